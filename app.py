@@ -1,0 +1,136 @@
+"""pkgd: takes a package from a name and a version to a program that runs.
+
+`create_app` is what gunicorn and the `flask` command load; it opens no connection and starts no
+thread, so that gunicorn can call it before it forks.
+"""
+
+import logging
+import threading
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from alembic.script import ScriptDirectory
+from flask import Flask, Response, g, request
+from flask_migrate import Migrate
+from flask_smorest import Api
+from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.routing import IntegerConverter, Map
+
+import auth
+import commands
+import config
+import health
+import nix
+import packages
+import problems
+import tasks
+import tokens
+from models import db
+from schemas import MAX_ID
+from version import VERSION
+from worker import Pool
+
+BODY_BYTES = 64 * 1024
+REQUEST_ID_LENGTH = 64
+MIGRATIONS = config.HERE / "migrations"
+
+
+class IdConverter(IntegerConverter):
+    """The id of a row; what no row can have is no such URL."""
+
+    def __init__(self, url_map: Map) -> None:
+        """Bound the number by what the database can hold."""
+        super().__init__(url_map, max=MAX_ID)
+
+
+def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
+    """Return the application; `overrides` stand in for environment variables of the same name.
+
+    Raises SystemExit with one line when the configuration can't be used.
+    """
+    app = Flask("pkgd", static_folder=None)
+    app.json.sort_keys = False  # type: ignore[attr-defined] # Flask's own provider has it
+    init_config(app, overrides)
+    init_extensions(app)
+
+    app.url_map.converters["id"] = IdConverter
+    app.before_request(begin_request)
+    app.before_request(auth.check_token)
+    app.before_request(refuse_other_bodies)
+    app.after_request(end_request)
+
+    api = Api(app)
+    problems.init_app(app)
+    for module in (health, packages, tasks, tokens):
+        api.register_blueprint(module.blueprint)
+    commands.init_app(app)
+    return app
+
+
+def init_config(app: Flask, overrides: Mapping[str, Any] | None) -> None:
+    """Read the configuration, and derive from it what the extensions want to be told."""
+    environ = config.environment() | {key: str(value) for key, value in (overrides or {}).items()}
+    try:
+        app.config.update(config.load(environ))
+    except config.ConfigError as error:
+        raise SystemExit(f"pkgd: {error}") from None
+    app.config.update(
+        MAX_CONTENT_LENGTH=BODY_BYTES,
+        SQLALCHEMY_DATABASE_URI=app.config["DATABASE_URL"],
+        SQLALCHEMY_ENGINE_OPTIONS=engine_options(app.config),
+        API_TITLE="pkgd",
+        API_VERSION=VERSION,
+        OPENAPI_VERSION="3.1.0",
+        OPENAPI_URL_PREFIX=None,
+    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def engine_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return SQLAlchemy's options: a connection for every thread, and bounded waits."""
+    threads = settings["WEB_THREADS"] + settings["WORKER_THREADS"] + 1
+    options: dict[str, Any] = {"pool_size": threads, "max_overflow": 2}
+    if settings["DATABASE_URL"].startswith("sqlite"):
+        return options | {"connect_args": {"isolation_level": "IMMEDIATE", "timeout": 30}}
+    return options | {
+        "pool_pre_ping": True,
+        "pool_timeout": 10,
+        "connect_args": {"connect_timeout": 5, "tcp_user_timeout": 10_000},
+    }
+
+
+def init_extensions(app: Flask) -> None:
+    """Attach the database, its migrations, the store with its catalogs, and the worker pool."""
+    db.init_app(app)
+    Migrate(app, db, directory=str(MIGRATIONS), render_as_batch=True)
+    app.extensions["schema"] = ScriptDirectory(str(MIGRATIONS)).get_current_head()
+
+    home = app.config["DATA_DIR"] / "home"
+    store_dir = app.config["STORE_DIR"]
+    store = nix.private_store(store_dir) if store_dir else nix.machine_store(home)
+    app.extensions["store"] = store
+    app.extensions["catalogs"] = app.config["CATALOGS"] or nix.default_catalogs(store)
+    app.extensions["pool"] = Pool(app)
+    app.extensions["followers"] = threading.BoundedSemaphore(app.config["MAX_FOLLOWERS"])
+
+
+def begin_request() -> None:
+    """Give the request an id: the client's own when it sent a plain one."""
+    given = request.headers.get("X-Request-ID", "")
+    plain = given.isascii() and given.replace("-", "").replace("_", "").isalnum()
+    g.request_id = given if plain and len(given) <= REQUEST_ID_LENGTH else str(uuid.uuid4())
+
+
+def refuse_other_bodies() -> None:
+    """Refuse a body that isn't JSON: to pass it over could do more than was asked for."""
+    has_body = request.content_length or "Transfer-Encoding" in request.headers
+    if has_body and not request.is_json:
+        raise UnsupportedMediaType("the body must be JSON, with Content-Type: application/json")
+
+
+def end_request(response: Response) -> Response:
+    """Tell the client its request's id."""
+    response.headers["X-Request-ID"] = g.request_id
+    return response

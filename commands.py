@@ -1,0 +1,74 @@
+"""The `flask` commands of an operator on the host."""
+
+import signal
+import threading
+from typing import Any
+
+import click
+import flask_migrate
+from flask import Flask, current_app
+from flask.cli import with_appcontext
+from sqlalchemy import MetaData
+
+import auth
+from models import Scope, db
+
+
+def init_app(app: Flask) -> None:
+    """Add the commands to `app`."""
+    for command in (init_db, create_token, run_worker):
+        app.cli.add_command(command)
+
+
+@click.command("init-db")
+@click.option("--drop", is_flag=True, help="Delete everything and start afresh.")
+@click.option("--yes", is_flag=True, help="Don't ask before deleting.")
+@with_appcontext
+def init_db(drop: bool, yes: bool) -> None:
+    """Create the database, or bring its schema up to date; safe to repeat."""
+    current_app.config["DATA_DIR"].mkdir(parents=True, exist_ok=True)
+    if drop:
+        where = db.engine.url.render_as_string()
+        if not yes:
+            click.confirm(f"Delete every package, task and token in {where}?", abort=True)
+        _drop_all()
+    flask_migrate.upgrade()
+    click.echo(f"The database is ready: {db.engine.url.render_as_string()}")
+
+
+@click.command("create-token")
+@click.option("--name", help="What the token is for.")
+@click.option("--scope", type=click.Choice([one.value for one in Scope]), default="admin")
+@with_appcontext
+def create_token(name: str | None, scope: str) -> None:
+    """Mint a token and print its secret, which is shown this once."""
+    _, secret = auth.mint(name, Scope(scope))
+    click.echo(secret)
+
+
+@click.command("run-worker")
+@with_appcontext
+def run_worker() -> None:
+    """Run the worker pool in a process of its own, until SIGTERM or SIGINT."""
+    pool = current_app.extensions["pool"]
+    if pool.size == 0:
+        raise click.ClickException("WORKER_THREADS is 0: there would be nothing to run")
+    over = threading.Event()
+
+    def end(_signal: int, _frame: Any) -> None:
+        over.set()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    pool.start()
+    click.echo(f"{pool.size} workers run")
+    over.wait()
+    pool.stop()
+
+
+def _drop_all() -> None:
+    """Drop every table there is, also those that today's models don't know."""
+    found = MetaData()
+    with db.engine.begin() as connection:
+        found.reflect(connection)
+        found.drop_all(connection)

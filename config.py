@@ -1,0 +1,144 @@
+"""Configuration: read once from the environment, or from a `.env` file in the working directory."""
+
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+
+HERE = Path(__file__).resolve().parent
+PRODUCTION = "production"
+DEVELOPMENT = "development"
+SECRET_KEY_BYTES = 32
+EXAMPLE_SECRET_KEYS = {"change-me", "changeme", "secret", "dev", "default"}
+MIB = 1024 * 1024
+
+
+class ConfigError(Exception):
+    """The environment asks for something that pkgd can't run with; the message is one line."""
+
+
+def _words(value: str) -> tuple[str, ...]:
+    return tuple(value.split())
+
+
+def _path(value: str) -> Path:
+    return Path(value).expanduser().absolute()
+
+
+def _count(value: str) -> int:
+    number = int(value)
+    if number < 0:
+        raise ValueError("negative")
+    return number
+
+
+def _positive(value: str) -> int:
+    number = _count(value)
+    if number == 0:
+        raise ValueError("zero")
+    return number
+
+
+def _app_env(value: str) -> str:
+    if value not in (DEVELOPMENT, PRODUCTION):
+        raise ValueError("unknown")
+    return value
+
+
+# name: (how to read it, what it is when unset, what a value must be)
+SETTINGS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
+    "APP_ENV": (_app_env, DEVELOPMENT, f"{DEVELOPMENT} or {PRODUCTION}"),
+    "DATABASE_URL": (str, "", "a database URL"),
+    "DB_PATH": (_path, None, "a path"),
+    "SECRET_KEY": (str, "", "a secret"),
+    "SECRET_KEY_FALLBACKS": (_words, (), "secrets, separated by spaces"),
+    "DATA_DIR": (_path, Path("data").absolute(), "a path"),
+    "PROFILE": (_path, None, "a path"),
+    "STORE_DIR": (_path, None, "a path"),
+    "CATALOGS": (_words, (), "paths or <names>, separated by spaces"),
+    "BUILDERS": (str, "", "a list of machines as in Nix's own setting"),
+    "WORKER_THREADS": (_count, 2, "a whole number from 0"),
+    "LEASE_SECONDS": (_positive, 30, "a whole number from 1"),
+    "BUILD_SECONDS": (_positive, 3600, "a whole number from 1"),
+    "SILENCE_SECONDS": (_positive, 600, "a whole number from 1"),
+    "LOG_BYTES": (_positive, 16 * MIB, "a whole number from 1"),
+    "MIN_FREE_BYTES": (_count, 512 * MIB, "a whole number from 0"),
+    "MAX_FOLLOWERS": (_count, 8, "a whole number from 0"),
+    "TOKEN_DAYS": (_positive, 90, "a whole number from 1"),
+    "BIND": (str, "127.0.0.1", "an address"),
+    "PORT": (_positive, 8000, "a port"),
+    "WEB_PROCESSES": (_positive, 2, "a whole number from 1"),
+    "WEB_THREADS": (_positive, 16, "a whole number from 1"),
+}
+
+
+def environment() -> dict[str, str]:
+    """Return the process environment laid over the `.env` file of the working directory."""
+    from_file = {name: value for name, value in dotenv_values(".env").items() if value}
+    return {**from_file, **os.environ}
+
+
+def load(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return every setting by name, typed, defaults filled in; raise ConfigError on a bad one."""
+    environ = environment() if environ is None else environ
+    settings = {name: _read(name, environ.get(name, "")) for name in SETTINGS}
+
+    data_dir: Path = settings["DATA_DIR"]
+    settings["PROFILE"] = settings["PROFILE"] or data_dir / "profile"
+    settings["DATABASE_URL"] = _database_url(settings)
+    settings["SECRET_KEY"] = _secret_key(settings)
+    return settings
+
+
+def _read(name: str, value: str) -> Any:
+    read, default, wanted = SETTINGS[name]
+    if value == "":
+        return default
+    try:
+        return read(value)
+    except ValueError:
+        raise ConfigError(f"{name} is {value!r}, but must be {wanted}") from None
+
+
+def _database_url(settings: Mapping[str, Any]) -> str:
+    url: str = settings["DATABASE_URL"]
+    if not url:
+        return f"sqlite:///{settings['DB_PATH'] or settings['DATA_DIR'] / 'app.db'}"
+    scheme, _, rest = url.partition("://")
+    return f"postgresql+psycopg://{rest}" if scheme in ("postgres", "postgresql") else url
+
+
+def _secret_key(settings: Mapping[str, Any]) -> str:
+    key: str = settings["SECRET_KEY"]
+    if settings["APP_ENV"] == DEVELOPMENT:
+        return key or _development_key(settings["DATA_DIR"] / "secret_key")
+
+    how = "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+    if not key:
+        raise ConfigError(f"SECRET_KEY is not set; {how}")
+    if key.lower() in EXAMPLE_SECRET_KEYS:
+        raise ConfigError(f"SECRET_KEY is an example's value; {how}")
+    if len(key.encode()) < SECRET_KEY_BYTES:
+        raise ConfigError(f"SECRET_KEY is shorter than {SECRET_KEY_BYTES} bytes; {how}")
+    return key
+
+
+def _development_key(path: Path) -> str:
+    """Return the key kept in `path`, making it first where there is none."""
+    mine = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            mine.touch(mode=0o600)
+            mine.write_text(secrets.token_urlsafe(SECRET_KEY_BYTES))
+            # a link, unlike a rename, lets the first of several processes win
+            with suppress(FileExistsError):
+                path.hardlink_to(mine)
+            mine.unlink()
+        return path.read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"DATA_DIR can't be used: {error}") from None

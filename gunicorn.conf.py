@@ -1,0 +1,44 @@
+"""How gunicorn serves pkgd; a bad configuration ends the start before a port opens."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+from config import ConfigError, load
+
+try:
+    settings = load()
+except ConfigError as error:
+    raise SystemExit(f"pkgd: {error}") from None
+
+bind = f"{settings['BIND']}:{settings['PORT']}"
+worker_class = "gthread"
+workers = settings["WEB_PROCESSES"]
+threads = settings["WEB_THREADS"]
+preload_app = True
+graceful_timeout = 30
+timeout = 60
+keepalive = 15
+limit_request_line = 4094
+limit_request_fields = 50
+limit_request_field_size = 4096
+control_socket_disable = True
+
+
+def post_worker_init(worker: Any) -> None:
+    """Start the worker pool: after the fork, since threads don't survive one."""
+    pool = worker.wsgi.extensions["pool"]
+    pool.start()
+    end_serving: Any = signal.getsignal(signal.SIGTERM)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        # at once, not when the last request has been answered: some of them follow a build
+        pool.stopping.set()
+        end_serving(number, frame)
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def worker_exit(_server: object, worker: Any) -> None:
+    """Put running tasks back in the queue and end their builds."""
+    worker.wsgi.extensions["pool"].stop()

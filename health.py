@@ -1,0 +1,75 @@
+"""The routes that say how the service is: greeting, liveness, readiness, version."""
+
+from typing import Any
+
+from alembic.migration import MigrationContext
+from flask import current_app
+
+import nix
+from blueprints import Blueprint
+from models import DATABASE_AWAY, db
+from problems import Problem
+from schemas import HealthSchema, MessageSchema, VersionSchema
+from version import BUILD, VERSION
+
+blueprint = Blueprint("health", __name__, description="How the service is")
+
+RETRY_SECONDS = 2
+
+
+@blueprint.get("/hello")
+@blueprint.response(200, MessageSchema)
+def hello() -> Any:
+    """Greet."""
+    return {"message": "Welcome to Package API"}
+
+
+@blueprint.get("/livez")
+@blueprint.response(200, HealthSchema)
+def livez() -> Any:
+    """Tell that the process answers."""
+    return {"status": "alive", "checks": {}}
+
+
+@blueprint.get("/readyz")
+@blueprint.response(200, HealthSchema)
+def readyz() -> Any:
+    """Tell whether the service can do its work, and which check fails when it can't."""
+    checks = {"database": _database(), "nix": _nix(), "workers": _workers()}
+    failed = {name: [said] for name, said in checks.items() if not said.startswith("ok")}
+    if failed:
+        raise Problem(503, "not ready", kind="not-ready", errors=failed, retry_after=RETRY_SECONDS)
+    return {"status": "ready", "checks": checks}
+
+
+@blueprint.get("/api/v1/version")
+@blueprint.response(200, VersionSchema)
+def version() -> Any:
+    """Tell which pkgd this is."""
+    return {"version": VERSION, "build": BUILD}
+
+
+def _database() -> str:
+    try:
+        with db.engine.connect() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+    except DATABASE_AWAY as error:
+        return f"the database does not answer: {getattr(error, 'orig', error)}"
+    newest = current_app.extensions["schema"]
+    if current != newest:
+        return f"the schema is {current}, not {newest}: run flask init-db"
+    return "ok"
+
+
+def _nix() -> str:
+    try:
+        return f"ok, {nix.version(current_app.extensions['store'])}"
+    except nix.NixError as error:
+        return str(error)
+
+
+def _workers() -> str:
+    pool = current_app.extensions["pool"]
+    if not pool.is_running:
+        return "a worker thread of this process is not running"
+    return "ok" if pool.size else "ok, in other processes"

@@ -1,0 +1,255 @@
+"""The queue: claiming tasks, and every change that a worker makes to one.
+
+A claim is one statement. What a worker writes afterwards is fenced: it counts only while the task
+is running under this lease's holder and attempt, and a worker whose lease is gone gets LeaseLost.
+"""
+
+import uuid
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Update, case, insert, null, or_, select, update
+
+from models import (
+    Package,
+    PackageStatus,
+    Task,
+    TaskLog,
+    TaskStatus,
+    db,
+    soon,
+    utcnow,
+)
+
+MAX_ATTEMPTS = 3
+
+
+class LeaseLost(Exception):
+    """The task is no longer this worker's: nothing more may be written for it."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a task failed: a code for programs, a message and a hint for people."""
+
+    code: str
+    message: str
+    hint: str
+
+
+LOST = Failure(
+    code="lost",
+    message=f"the worker was gone before the end in each of {MAX_ATTEMPTS} attempts",
+    hint="look in the service's log for what ends its workers, then download again",
+)
+
+
+@dataclass(frozen=True)
+class Realised:
+    """What a download came to: the derivation, where it was found, its store paths, main first."""
+
+    catalog: str
+    attr: str
+    drv_path: str
+    store_paths: tuple[str, ...]
+    closure_size: int
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A worker's claim on one attempt of a task, for a limited time."""
+
+    seq: int
+    task_id: uuid.UUID
+    attempt: int
+    holder: str
+    package_id: int
+    name: str
+    version: str
+
+    def renew(self, seconds: float, *, done: int, expected: int, phase: str) -> bool:
+        """Hold on for `seconds` more and show progress; tell whether a cancel was requested."""
+        requested: bool = self._write(
+            lease_until=soon(seconds), done=done, expected=expected, phase=phase
+        )
+        db.session.commit()
+        return requested
+
+    def is_cancel_requested(self) -> bool:
+        """Tell whether a cancel was requested; LeaseLost when the lease is gone."""
+        mine = select(Task.cancel_requested).where(*self._fence())
+        requested = db.session.scalar(mine)
+        db.session.rollback()
+        if requested is None:
+            raise LeaseLost
+        return requested
+
+    def append_log(self, start: int, data: bytes) -> None:
+        """Add a piece of log that begins at byte `start`, to be committed with a renewal."""
+        piece = {"task_seq": self.seq, "attempt": self.attempt, "start": start, "data": data}
+        db.session.execute(insert(TaskLog).values(piece))
+
+    def succeed(self, realised: Realised) -> None:
+        """End the task, and make its package downloaded, in one transaction."""
+        self._write(**_ended(TaskStatus.SUCCEEDED))
+        db.session.execute(
+            update(Package)
+            .where(Package.id == self.package_id, Package.status == PackageStatus.CREATED)
+            .values(
+                status=PackageStatus.DOWNLOADED,
+                catalog=realised.catalog,
+                attr=realised.attr,
+                drv_path=realised.drv_path,
+                store_path=realised.store_paths[0],
+                store_paths=list(realised.store_paths),
+                closure_size=realised.closure_size,
+            )
+        )
+        db.session.commit()
+
+    def fail(self, failure: Failure) -> None:
+        """End the task with the reason."""
+        self._write(**_ended(TaskStatus.FAILED), **_error(failure))
+        db.session.commit()
+
+    def cancel(self) -> None:
+        """End the task as its user asked."""
+        self._write(**_ended(TaskStatus.CANCELLED))
+        db.session.commit()
+
+    def requeue(self) -> None:
+        """Put the task back in the queue, this attempt not counted, as the service stops."""
+        self._write(**_returned(), attempt=self.attempt - 1)
+        db.session.commit()
+
+    def retry(self) -> None:
+        """Put the task back for its next attempt; after the last one it fails with `lost`."""
+        if self.attempt >= MAX_ATTEMPTS:
+            self.fail(LOST)
+        else:
+            self._write(**_returned())
+            db.session.commit()
+
+    def _fence(self) -> tuple[Any, ...]:
+        return (
+            Task.seq == self.seq,
+            Task.lease_holder == self.holder,
+            Task.attempt == self.attempt,
+            Task.status == TaskStatus.RUNNING,
+        )
+
+    def _write(self, **values: Any) -> bool:
+        fenced = update(Task).where(*self._fence()).values(**values)
+        requested: bool | None = db.session.scalar(fenced.returning(Task.cancel_requested))
+        if requested is None:
+            db.session.rollback()
+            raise LeaseLost
+        return requested
+
+
+def claim(holder: str, lease_seconds: float) -> Lease | None:
+    """Take the oldest queued task for `holder`; None when nothing is queued."""
+    oldest = select(Task.seq).where(Task.status == TaskStatus.QUEUED).order_by(Task.seq).limit(1)
+    # an empty queue is asked often: a read doesn't take SQLite's write lock
+    if db.session.scalar(oldest) is None:
+        db.session.rollback()
+        return None
+
+    taken = db.session.execute(
+        update(Task)
+        .where(Task.seq == oldest.with_for_update(skip_locked=True).scalar_subquery())
+        .values(
+            status=TaskStatus.RUNNING,
+            attempt=Task.attempt + 1,
+            waiting=None,
+            done=0,
+            expected=0,
+            phase=None,
+            started_at=utcnow(),
+            lease_holder=holder,
+            lease_until=soon(lease_seconds),
+        )
+        .returning(Task.seq, Task.id, Task.attempt, Task.package_id)
+    ).one_or_none()
+    if taken is None:
+        db.session.rollback()
+        return None
+
+    package = db.session.execute(
+        select(Package.name, Package.version).where(Package.id == taken.package_id)
+    ).one()
+    db.session.commit()
+    return Lease(
+        seq=taken.seq,
+        task_id=taken.id,
+        attempt=taken.attempt,
+        holder=holder,
+        package_id=taken.package_id,
+        name=package.name,
+        version=package.version,
+    )
+
+
+def holders() -> list[str]:
+    """Return who holds the running tasks."""
+    held = select(Task.lease_holder).where(Task.status == TaskStatus.RUNNING).distinct()
+    return [holder for holder in db.session.scalars(held) if holder is not None]
+
+
+def reap(dead: Collection[str] = ()) -> int:
+    """Requeue, fail or cancel the tasks whose lease ran out or whose holder is dead; count them."""
+    lost = (
+        Task.status == TaskStatus.RUNNING,
+        or_(Task.lease_until < utcnow(), Task.lease_holder.in_(dead)),
+    )
+    if db.session.scalar(select(Task.seq).where(*lost).limit(1)) is None:
+        db.session.rollback()
+        return 0
+
+    changes = [
+        _reaping(*lost, Task.cancel_requested, values=_ended(TaskStatus.CANCELLED)),
+        _reaping(
+            *lost,
+            Task.attempt >= MAX_ATTEMPTS,
+            values=_ended(TaskStatus.FAILED) | _error(LOST),
+        ),
+        _reaping(*lost, values=_returned()),
+    ]
+    reaped = sum(len(db.session.execute(change).all()) for change in changes)
+    db.session.commit()
+    return reaped
+
+
+def _reaping(*where: Any, values: dict[str, Any]) -> Update:
+    return update(Task).where(*where).values(**values).returning(Task.seq)
+
+
+def _ended(status: TaskStatus) -> dict[str, Any]:
+    return {
+        "status": status,
+        "finished_at": utcnow(),
+        "lease_holder": None,
+        "lease_until": None,
+        "phase": None,
+    }
+
+
+def _returned() -> dict[str, Any]:
+    """Values for the queue again, or for the end where a cancel waits to be carried out."""
+    wanted = Task.cancel_requested
+    return {
+        "status": case((wanted, TaskStatus.CANCELLED), else_=TaskStatus.QUEUED),
+        "finished_at": case((wanted, utcnow()), else_=null()),
+        "lease_holder": None,
+        "lease_until": None,
+        "phase": None,
+    }
+
+
+def _error(failure: Failure) -> dict[str, str]:
+    return {
+        "error_code": failure.code,
+        "error_message": failure.message,
+        "error_hint": failure.hint,
+    }

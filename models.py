@@ -1,0 +1,325 @@
+"""The tables, and the changes of state that requests make; a worker's are in leases.py.
+
+SQLite connections run in autocommit until the first INSERT, UPDATE or DELETE, which begins an
+immediate transaction. Each statement thus sees what was last committed, as under PostgreSQL's
+READ COMMITTED, and the same rule serves on both: what must not be raced is said in the WHERE of
+the statement that writes it, never read first and written later.
+"""
+
+import sqlite3
+import uuid
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Engine,
+    Enum,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    Select,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    Uuid,
+    case,
+    event,
+    false,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+# what SQLAlchemy raises for a database that is away, busy for too long, or full
+DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout)
+
+
+class Base(DeclarativeBase):
+    """The declarative base of all tables."""
+
+
+db = SQLAlchemy(model_class=Base)
+# flask-sqlalchemy makes its Model at run time, where a type checker can't see it
+if TYPE_CHECKING:
+    Model = Base
+else:
+    Model = db.Model
+
+
+class PackageStatus(StrEnum):
+    """How far a package has come."""
+
+    CREATED = "created"
+    DOWNLOADED = "downloaded"
+    ACTIVATED = "activated"
+
+
+class TaskStatus(StrEnum):
+    """Where a task stands; a task that has ended never moves again."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+LIVE = (TaskStatus.QUEUED, TaskStatus.RUNNING)
+
+
+class Scope(StrEnum):
+    """What a token may do; each includes the ones before it."""
+
+    READ = "read"
+    OPERATE = "operate"
+    ADMIN = "admin"
+
+    def includes(self, other: "Scope") -> bool:
+        """Tell whether this scope allows what `other` allows."""
+        order = list(Scope)
+        return order.index(self) >= order.index(other)
+
+
+@event.listens_for(Engine, "connect")
+def obey_foreign_keys(connection: object, _record: object) -> None:
+    """Have SQLite enforce foreign keys, which it does when asked on each connection."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA foreign_keys = ON")
+
+
+def utcnow() -> datetime:
+    """Return the time now, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+def soon(seconds: float) -> datetime:
+    """Return the time `seconds` from now, aware, in UTC."""
+    return utcnow() + timedelta(seconds=seconds)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime in UTC; SQLite, which knows no time zones, keeps it naive."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give the value the zone that it was stored in."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _choice(kind: type[StrEnum]) -> Enum:
+    return Enum(
+        kind, native_enum=False, length=16, values_callable=lambda all_: [one.value for one in all_]
+    )
+
+
+class Package(Model):
+    """A registered name and version, and what it was resolved to."""
+
+    __tablename__ = "packages"
+    __table_args__ = (
+        UniqueConstraint("name", "version", name="one_of_a_version"),
+        Index("packages_by_status", "status", "id"),
+        {"sqlite_autoincrement": True},  # an id names GC roots: it must never be used again
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(50))
+    version: Mapped[str] = mapped_column(String(64))
+    status: Mapped[PackageStatus] = mapped_column(
+        _choice(PackageStatus), default=PackageStatus.CREATED
+    )
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow, onupdate=utcnow)
+    catalog: Mapped[str | None] = mapped_column(Text)
+    attr: Mapped[str | None] = mapped_column(Text)
+    drv_path: Mapped[str | None] = mapped_column(Text)
+    store_path: Mapped[str | None] = mapped_column(Text)
+    store_paths: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    closure_size: Mapped[int | None] = mapped_column(BigInteger)
+
+    @staticmethod
+    def documents() -> Select[Any]:
+        """Select packages as clients see them, each with its latest task."""
+        latest = (
+            select(func.max(Task.seq))
+            .where(Task.package_id == Package.id)
+            .correlate(Package)
+            .scalar_subquery()
+        )
+        return select(
+            *Package.__table__.columns,
+            Task.id.label("task_id"),
+            Task.status.label("task_status"),
+            Task.error_code,
+            Task.error_message,
+            Task.error_hint,
+        ).outerjoin(Task, Task.seq == latest)
+
+    @staticmethod
+    def follow_profile(active: Collection[int]) -> None:
+        """Make `activated` exactly the packages with these ids, without a commit."""
+        gone = update(Package).where(Package.status == PackageStatus.ACTIVATED)
+        db.session.execute(
+            gone.where(Package.id.not_in(active)).values(status=PackageStatus.DOWNLOADED)
+        )
+        come = update(Package).where(Package.status == PackageStatus.DOWNLOADED)
+        db.session.execute(
+            come.where(Package.id.in_(active)).values(status=PackageStatus.ACTIVATED)
+        )
+
+
+class Task(Model):
+    """One requested download."""
+
+    __tablename__ = "tasks"
+    __table_args__ = (
+        Index("tasks_by_status", "status", "seq"),
+        Index("tasks_by_package", "package_id", "seq"),
+        {"sqlite_autoincrement": True},  # paging goes by seq: a new task must come last
+    )
+
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, unique=True, default=uuid.uuid4)
+    package_id: Mapped[int] = mapped_column(ForeignKey("packages.id", ondelete="CASCADE"))
+    status: Mapped[TaskStatus] = mapped_column(_choice(TaskStatus), default=TaskStatus.QUEUED)
+    attempt: Mapped[int] = mapped_column(default=0)
+    waiting: Mapped[str | None] = mapped_column(Text)
+    done: Mapped[int] = mapped_column(default=0)
+    expected: Mapped[int] = mapped_column(default=0)
+    phase: Mapped[str | None] = mapped_column(String(16))
+    error_code: Mapped[str | None] = mapped_column(String(32))
+    error_message: Mapped[str | None] = mapped_column(Text)
+    error_hint: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    lease_holder: Mapped[str | None] = mapped_column(String(64))
+    lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+    @staticmethod
+    def queue(package_id: int) -> uuid.UUID | None:
+        """Queue a download of a created package; None when one is live, or it isn't created."""
+        task_id = uuid.uuid4()
+        created = select(
+            literal(task_id, Uuid),
+            Package.id,
+            literal(TaskStatus.QUEUED, Task.status.type),
+            literal(0),
+            literal(0),
+            literal(0),
+            literal(utcnow(), UtcDateTime),
+            false(),
+        ).where(Package.id == package_id, Package.status == PackageStatus.CREATED)
+        columns = [
+            "id",
+            "package_id",
+            "status",
+            "attempt",
+            "done",
+            "expected",
+            "created_at",
+            "cancel_requested",
+        ]
+        try:
+            queued = db.session.execute(
+                insert(Task).from_select(columns, created).returning(Task.seq)
+            ).all()
+            db.session.commit()
+        except IntegrityError:
+            db.session.rollback()
+            return None
+        return task_id if queued else None
+
+    @staticmethod
+    def request_cancel(task_id: uuid.UUID) -> bool:
+        """Cancel the task at once when queued, ask its worker to when running; False if ended."""
+        queued = Task.status == TaskStatus.QUEUED
+        changed = db.session.execute(
+            update(Task)
+            .where(Task.id == task_id, Task.status.in_(LIVE))
+            .values(
+                cancel_requested=True,
+                waiting=None,
+                status=case((queued, TaskStatus.CANCELLED), else_=Task.status),
+                finished_at=case((queued, utcnow()), else_=Task.finished_at),
+            )
+            .returning(Task.seq)
+        ).all()
+        db.session.commit()
+        return bool(changed)
+
+    @staticmethod
+    def explain_wait(reason: str | None) -> None:
+        """Show on every queued task why it isn't taken; None when nothing holds it up."""
+        queued = Task.status == TaskStatus.QUEUED
+        stale = Task.waiting.is_distinct_from(reason)
+        if db.session.scalar(select(Task.seq).where(queued, stale).limit(1)) is not None:
+            db.session.execute(update(Task).where(queued, stale).values(waiting=reason))
+            db.session.commit()
+
+
+Index(
+    "one_live_task",
+    Task.package_id,
+    unique=True,
+    sqlite_where=Task.status.in_(LIVE),
+    postgresql_where=Task.status.in_(LIVE),
+)
+
+
+class TaskLog(Model):
+    """A piece of one attempt's build log: the bytes from `start` on."""
+
+    __tablename__ = "task_logs"
+
+    task_seq: Mapped[int] = mapped_column(
+        ForeignKey("tasks.seq", ondelete="CASCADE"), primary_key=True
+    )
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    start: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Token(Model):
+    """An API token, of which only the keyed digest is kept; a revoked one stays on record."""
+
+    __tablename__ = "tokens"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str | None] = mapped_column(String(100))
+    scope: Mapped[Scope] = mapped_column(_choice(Scope))
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    first: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+# what makes two first requests for a token at once end with one
+Index(
+    "one_first_token",
+    Token.first,
+    unique=True,
+    sqlite_where=Token.first,
+    postgresql_where=Token.first,
+)

@@ -1,0 +1,104 @@
+"""The routes of packages: register, look up, download, activate."""
+
+from typing import Any
+
+from flask import current_app, url_for
+from sqlalchemy import Row, select
+from sqlalchemy.exc import IntegrityError
+
+import profiles
+from blueprints import Blueprint
+from models import LIVE, Package, PackageStatus, Task, TaskStatus, db
+from paging import paginate
+from problems import Problem
+from schemas import (
+    DownloadSchema,
+    PackageInSchema,
+    PackageQuerySchema,
+    PackageSchema,
+    StatusSchema,
+)
+
+blueprint = Blueprint(
+    "packages", __name__, url_prefix="/api/v1", description="Register, download, activate"
+)
+
+
+@blueprint.get("/packages")
+@blueprint.arguments(PackageQuerySchema, location="query")
+@blueprint.response(200, PackageSchema(many=True))
+def index(query: dict[str, Any]) -> Any:
+    """List packages, oldest first."""
+    filters = [
+        column == query[name]
+        for name, column in (("name", Package.name), ("status", Package.status))
+        if name in query
+    ]
+    return paginate(
+        Package.documents(),
+        *filters,
+        key=Package.id,
+        after=query.get("after"),
+        limit=query["limit"],
+    )
+
+
+@blueprint.post("/packages")
+@blueprint.arguments(PackageInSchema)
+@blueprint.response(201, PackageSchema)
+def create(fields: dict[str, Any]) -> Any:
+    """Register a package; whether a catalog has it shows at its download."""
+    package = Package(**fields)
+    db.session.add(package)
+    try:
+        db.session.commit()
+    except IntegrityError:
+        db.session.rollback()
+        detail = f"{fields['name']} {fields['version']} is registered already"
+        raise Problem(409, detail, kind="package-exists") from None
+    return find(package.id), {"Location": url_for("packages.show", package_id=package.id)}
+
+
+@blueprint.get("/package/<id:package_id>")
+@blueprint.response(200, PackageSchema)
+def show(package_id: int) -> Any:
+    """Show one package."""
+    return find(package_id)
+
+
+@blueprint.post("/package/<id:package_id>/download")
+@blueprint.response(202, DownloadSchema)
+def download(package_id: int) -> Any:
+    """Schedule the download, unless one is live or was done."""
+    while True:
+        package = find(package_id)
+        if package.status != PackageStatus.CREATED:
+            return {"status": package.status, "task_id": _done_by(package_id)}, 200
+        if package.task_status in LIVE:
+            return package
+        if (task_id := Task.queue(package_id)) is not None:
+            current_app.extensions["pool"].wake()
+            return {"status": package.status, "task_id": task_id}
+
+
+@blueprint.post("/package/<id:package_id>/activate")
+@blueprint.response(200, StatusSchema)
+def activate(package_id: int) -> Any:
+    """Put the package in the profile, in place of another version of its name."""
+    find(package_id)
+    profiles.activate(package_id)
+    return {"status": PackageStatus.ACTIVATED}
+
+
+def find(package_id: int) -> Row[Any]:
+    """Return the package's row, with its latest task; raise a 404 Problem when there is none."""
+    row = db.session.execute(Package.documents().where(Package.id == package_id)).first()
+    if row is None:
+        raise Problem(404, f"there is no package {package_id}", kind="no-such-package")
+    return row
+
+
+def _done_by(package_id: int) -> Any:
+    """Return the id of the task that downloaded the package; None once it was pruned."""
+    done = select(Task.id).where(Task.package_id == package_id, Task.status == TaskStatus.SUCCEEDED)
+    return db.session.scalar(done.order_by(Task.seq.desc()).limit(1))

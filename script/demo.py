@@ -1,0 +1,386 @@
+"""Show pkgd's API on a server of its own: each request as the curl line to type, and its answer.
+
+`script/demo` sets up and runs it. It exits 0 when every step was as expected, and otherwise 1
+after saying what was expected and what came.
+"""
+
+import contextlib
+import fcntl
+import http
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from config import SETTINGS
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = ROOT / ".venv" / "bin"
+START_SECONDS = 30
+STOP_SECONDS = 30
+TASK_SECONDS = 120
+LIVE = ("queued", "running")
+
+BOLD, CYAN, RED, PLAIN = "\033[1m", "\033[36m", "\033[31m", "\033[0m"
+steps = 0
+
+
+class Unexpected(Exception):
+    """A step is not as it should be; the message says what was expected and what came."""
+
+
+# --- What is shown ---
+
+
+def story(api: "Api", profile: Path) -> None:
+    """Take a package from a name and a version to a program that runs, then switch to another."""
+    step("Is the service there?")
+    answer = api.get("/hello", 200)
+    expect("the greeting", answer, {"message": "Welcome to Package API"})
+
+    step("Mint the first token; on a new development server this needs none")
+    api.keep_token(api.post("/api/v1/tokens", 201)["token"])
+
+    step("From now on, who has no token is told nothing")
+    answer = api.post("/api/v1/tokens", 401, with_token=False)
+    expect("the problem's status", answer["status"], 401)
+
+    step("Register a package, by name and version")
+    newer = register(api, "hello", "2.12.1")
+
+    step("Download it: Nix builds it in the background, and a task tells how far it is")
+    task = download(api, newer)
+
+    step("Wait for the task to end")
+    task = wait(api, task)
+    expect("the task's status", task["status"], "succeeded")
+
+    step("Read what its build said")
+    api.get(f"/api/v1/task/{task['id']}/log", 200)
+
+    step("Activate it: the profile now has its programs")
+    activate(api, newer)
+
+    step("Run it")
+    first_greeting = run(profile / "bin" / "hello")
+
+    step("Register, download and activate another version of it")
+    older = register(api, "hello", "2.10.0")
+    task = wait(api, download(api, older))
+    expect("the task's status", task["status"], "succeeded")
+    activate(api, older)
+
+    step("Run the same program: it is the other version")
+    second_greeting = run(profile / "bin" / "hello")
+    expect("whether the greeting is another", second_greeting != first_greeting, True)
+
+    step("The version that it replaced is only downloaded again")
+    package = api.get(f"/api/v1/package/{newer}", 200)
+    expect("the package's status", package["status"], "downloaded")
+
+    step("Ask for a version that no catalog has: the task fails, and says what to do")
+    task = wait(api, download(api, register(api, "hello", "9.9.9")))
+    expect("the task's status", task["status"], "failed")
+    expect("the error's code", task["error"]["code"], "version_unavailable")
+    tell(f"{task['error']['message']}\n{task['error']['hint']}")
+
+    step("List the packages")
+    packages = api.get("/api/v1/packages", 200)
+    expect(
+        "the packages",
+        {package["version"]: package["status"] for package in packages},
+        {"2.12.1": "downloaded", "2.10.0": "activated", "9.9.9": "created"},
+    )
+
+
+def register(api: "Api", name: str, version: str) -> int:
+    """Register a package; return its id."""
+    package = api.post("/api/v1/packages", 201, {"name": name, "version": version})
+    expect("the package's status", package["status"], "created")
+    package_id: int = package["id"]
+    return package_id
+
+
+def download(api: "Api", package_id: int) -> dict[str, Any]:
+    """Schedule a package's download; return the answer, which names the task."""
+    answer: dict[str, Any] = api.post(f"/api/v1/package/{package_id}/download", 202)
+    return answer
+
+
+def wait(api: "Api", scheduled: dict[str, Any]) -> dict[str, Any]:
+    """Return the scheduled task once it has ended."""
+    deadline = time.monotonic() + TASK_SECONDS
+    while time.monotonic() < deadline:
+        task: dict[str, Any] = api.get(f"/api/v1/task/{scheduled['task_id']}?wait=30", 200)
+        if task["status"] not in LIVE:
+            return task
+    raise Unexpected(f"the task was to end within {TASK_SECONDS} s, but is {task['status']}")
+
+
+def activate(api: "Api", package_id: int) -> None:
+    """Put a package in the profile."""
+    answer = api.post(f"/api/v1/package/{package_id}/activate", 200)
+    expect("the answer", answer, {"status": "activated"})
+
+
+def run(program: Path) -> str:
+    """Run a program of the profile; return what it printed."""
+    tell(f"$ {shlex.quote(str(program))}", CYAN)
+    result = subprocess.run([program], capture_output=True, text=True, check=False, timeout=10)
+    tell(result.stdout + result.stderr)
+    expect("the program's exit status", result.returncode, 0)
+    expect("whether it printed something", bool(result.stdout.strip()), True)
+    return result.stdout
+
+
+# --- Requests and answers ---
+
+
+class Api:
+    """Sends requests, and shows each as a curl line, with the answer."""
+
+    def __init__(self, url: str) -> None:
+        """Talk to the server at `url`, at first with no token."""
+        self.url = url
+        self.token: str | None = None
+        # straight to the server, whatever proxy the environment names
+        self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def keep_token(self, token: str) -> None:
+        """Send `token` from now on; it is shown as $TOKEN alone."""
+        self.token = token
+        tell("$ TOKEN=…   # the token of the answer, which is never shown again", CYAN)
+
+    def get(self, path: str, status: int) -> Any:
+        """Return the answer to a GET, which is to have that status."""
+        return self._ask("GET", path, status)
+
+    def post(self, path: str, status: int, body: Any = None, *, with_token: bool = True) -> Any:
+        """Return the answer to a POST, which is to have that status."""
+        return self._ask("POST", path, status, body, with_token=with_token)
+
+    def _ask(
+        self, method: str, path: str, status: int, body: Any = None, *, with_token: bool = True
+    ) -> Any:
+        token = self.token if with_token else None
+        tell(f"$ {curl(method, self.url + path, body, has_token=token is not None)}", CYAN)
+
+        headers = {"Authorization": f"Token {token}"} if token else {}
+        data = None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            data = json.dumps(body).encode()
+        came, text = self.send(method, path, data, headers)
+
+        shown, answer = pretty(text)
+        tell(f"HTTP {came} {http.HTTPStatus(came).phrase}\n{shown}")
+        expect(f"the status of {method} {path}", came, status)
+        return answer
+
+    def send(
+        self, method: str, path: str, data: bytes | None, headers: dict[str, str]
+    ) -> tuple[int, str]:
+        """Return an answer's status and text, whatever the status is."""
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        try:
+            with self.opener.open(request, timeout=60) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as answer:
+            return answer.code, answer.read().decode()
+
+
+def curl(method: str, url: str, body: Any, *, has_token: bool) -> str:
+    """Return the command line that sends a request."""
+    parts = (
+        ["curl", shlex.quote(url)] if method == "GET" else [f"curl -X {method}", shlex.quote(url)]
+    )
+    if has_token:
+        parts.append('-H "Authorization: Token $TOKEN"')
+    if body is not None:
+        parts.append(f"--json {shlex.quote(json.dumps(body))}")
+    return " ".join(parts)
+
+
+def pretty(text: str) -> tuple[str, Any]:
+    """Return an answer as it is to be shown, without a token's secret, and what it says."""
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        return text, text
+    shown = answer
+    if isinstance(answer, dict) and "token" in answer:
+        shown = {**answer, "token": f"{answer['token'][:9]}…"}
+    return json.dumps(shown, indent=2, ensure_ascii=False), answer
+
+
+def step(title: str) -> None:
+    """Begin a step, and count it."""
+    global steps
+    steps += 1
+    tell(f"\n{steps}. {title}", BOLD)
+
+
+def expect(what: str, came: object, wanted: object) -> None:
+    """Raise Unexpected unless what came is what was wanted."""
+    if came != wanted:
+        raise Unexpected(f"{what}: expected {wanted!r}, but {came!r} came")
+
+
+def tell(text: str, colour: str = "") -> None:
+    """Print to whom watches; in colour on a terminal alone."""
+    text = text.rstrip("\n")
+    print(f"{colour}{text}{PLAIN}" if colour and sys.stdout.isatty() else text, flush=True)
+
+
+# --- The server ---
+
+
+def main(store: str) -> int:
+    """Tell the story on a server of its own; return the exit status."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+    began = time.monotonic()
+    try:
+        with own_folder() as folder, serving(folder, store) as (server, url):
+            story(Api(url), folder / "profile")
+            step("Stop the service")
+            expect("the service's exit status", stop(server), 0)
+    except KeyboardInterrupt:
+        return 130
+    except (Unexpected, OSError) as error:
+        tell(f"\ndemo: not as expected in step {steps}: {error}", RED)
+        return 1
+    except (LookupError, TypeError) as error:
+        tell(f"\ndemo: the answer in step {steps} has another shape: {error!r}", RED)
+        return 1
+    tell(f"\ndemo: all {steps} steps as expected, in {time.monotonic() - began:.1f} s", BOLD)
+    return 0
+
+
+@contextlib.contextmanager
+def own_folder() -> Iterator[Path]:
+    """Give a new folder, locked while it is used; remove those that earlier runs left."""
+    base = ROOT / "data" / "demo"
+    base.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as held:
+        with locked(base, fcntl.LOCK_EX):
+            for left in base.iterdir():
+                with contextlib.suppress(OSError), locked(left, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    # what is in a Nix store can't be written, not even by its owner
+                    subprocess.run(["chmod", "-R", "u+w", left], check=False)
+                    shutil.rmtree(left)
+            folder = Path(tempfile.mkdtemp(prefix="run-", dir=base))
+            held.enter_context(locked(folder, fcntl.LOCK_EX))
+        yield folder
+
+
+@contextlib.contextmanager
+def locked(folder: Path, how: int) -> Iterator[None]:
+    """Hold the lock of a folder; raise BlockingIOError when that would be to wait and may not."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def serving(folder: Path, store: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Give a server that is ready, and its URL; it is stopped at the end, whatever happens."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    environment = settings(folder, port, store)
+    log = folder / "server.log"
+    tell(f"The service keeps its data in {folder}", BOLD)
+    if store == "private":
+        tell("and a Nix store too, since this machine's own can't be written")
+
+    server = None
+    try:
+        with log.open("wb") as output:
+            init_db = start("flask", "--app", "app", "init-db", env=environment, output=output)
+            expect("the exit status of flask init-db", init_db.wait(START_SECONDS), 0)
+            server = start("gunicorn", "app:create_app()", env=environment, output=output)
+        wait_until_ready(server, url)
+        yield server, url
+    except (Unexpected, OSError):
+        tell(f"\nThe last lines of {log}:", BOLD)
+        tell("\n".join(log.read_text(errors="replace").splitlines()[-30:]))
+        raise
+    finally:
+        if server is not None:
+            stop(server)
+
+
+def start(
+    program: str, *arguments: str, env: dict[str, str], output: BinaryIO
+) -> subprocess.Popen[bytes]:
+    """Start a program of the virtual environment, in a session that Ctrl-C doesn't reach."""
+    return subprocess.Popen(
+        [BIN / program, *arguments],
+        cwd=ROOT,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
+
+
+def settings(folder: Path, port: int, store: str) -> dict[str, str]:
+    """Return the server's environment, in which the caller's and `.env`'s settings don't count."""
+    unset = dict.fromkeys([*SETTINGS, "GUNICORN_CMD_ARGS", "NIX_PATH"], "")
+    ours = {"APP_ENV": "development", "DATA_DIR": str(folder), "PORT": str(port)}
+    if store == "private":
+        ours["STORE_DIR"] = str(folder / "nix")
+    return {**os.environ, **unset, **ours}
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until_ready(server: subprocess.Popen[bytes], url: str) -> None:
+    """Wait for /readyz to answer 200."""
+    api = Api(url)
+    deadline = time.monotonic() + START_SECONDS
+    came: object = "no answer"
+    while time.monotonic() < deadline and server.poll() is None:
+        with contextlib.suppress(OSError):
+            came = api.send("GET", "/readyz", None, {})
+            if came[0] == 200:
+                return
+        time.sleep(0.05)
+    if server.poll() is not None:
+        raise Unexpected(f"the service was to start, but ended with {server.returncode}")
+    raise Unexpected(f"the service was to be ready within {START_SECONDS} s; /readyz: {came}")
+
+
+def stop(server: subprocess.Popen[bytes]) -> int:
+    """Have the server end, and return its exit status."""
+    server.terminate()
+    try:
+        return server.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)
+        return server.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

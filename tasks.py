@@ -1,0 +1,147 @@
+"""The routes of tasks: look up, wait for, cancel, and read the log of."""
+
+import time
+from collections.abc import Iterator
+from socket import MSG_DONTWAIT, MSG_PEEK, socket
+from typing import Any
+from uuid import UUID
+
+from flask import Response, current_app, request, stream_with_context
+from sqlalchemy import Row, select
+
+import logs
+from blueprints import Blueprint
+from models import LIVE, Task, db
+from paging import paginate
+from problems import Problem
+from schemas import LogQuerySchema, TaskQuerySchema, TaskSchema, WaitSchema
+
+blueprint = Blueprint(
+    "tasks", __name__, url_prefix="/api/v1", description="Follow and cancel downloads"
+)
+
+POLL_SECONDS = 0.1
+RETRY_SECONDS = 5
+
+
+@blueprint.get("/tasks")
+@blueprint.arguments(TaskQuerySchema, location="query")
+@blueprint.response(200, TaskSchema(many=True))
+def index(query: dict[str, Any]) -> Any:
+    """List tasks, newest first."""
+    filters = [
+        column == query[name]
+        for name, column in (("status", Task.status), ("package_id", Task.package_id))
+        if name in query
+    ]
+    after = _seq(query["after"]) if "after" in query else None
+    return paginate(
+        select(Task.__table__),
+        *filters,
+        key=Task.seq,
+        after=after,
+        limit=query["limit"],
+        newest_first=True,
+    )
+
+
+@blueprint.get("/task/<uuid:task_id>")
+@blueprint.arguments(WaitSchema, location="query")
+@blueprint.response(200, TaskSchema)
+def show(query: dict[str, Any], task_id: UUID) -> Any:
+    """Show one task, at once or as soon as it has ended."""
+    task = find(task_id)
+    if query["wait"] == 0 or task.status not in LIVE:
+        return task
+
+    slots = current_app.extensions["followers"]
+    if not slots.acquire(blocking=False):
+        return task, {"Retry-After": "1"}
+    try:
+        return _wait(task_id, time.monotonic() + query["wait"])
+    finally:
+        slots.release()
+
+
+@blueprint.post("/task/<uuid:task_id>/cancel")
+@blueprint.response(202, TaskSchema)
+def cancel(task_id: UUID) -> Any:
+    """Stop a task: at once while it is queued, within seconds while it runs."""
+    find(task_id)
+    if not Task.request_cancel(task_id):
+        raise Problem(409, f"task {task_id} has ended already", kind="task-ended")
+    return find(task_id)
+
+
+@blueprint.get("/task/<uuid:task_id>/log")
+@blueprint.arguments(LogQuerySchema, location="query")
+@blueprint.response(200, {"type": "string"}, content_type="text/plain")
+def log(query: dict[str, Any], task_id: UUID) -> Response:
+    """Send an attempt's build log, from a byte on; with `follow`, until the attempt ends."""
+    task = find(task_id)
+    attempt = query.get("attempt", max(task.attempt, 1))
+    if query["follow"]:
+        return _followed(task, attempt, query["offset"])
+    end = logs.end(task.seq, attempt)
+    start = min(query["offset"], end)
+    text = logs.read(task.seq, attempt, start, end)
+    headers = {"X-Next-Offset": str(end), "Content-Length": str(end - start)}
+    return _plain(stream_with_context(text), headers)
+
+
+def find(task_id: UUID) -> Row[Any]:
+    """Return the task's row; raise a 404 Problem when there is none."""
+    row = db.session.execute(select(Task.__table__).where(Task.id == task_id)).first()
+    db.session.rollback()
+    if row is None:
+        raise Problem(404, f"there is no task {task_id}", kind="no-such-task")
+    return row
+
+
+def _seq(task_id: UUID) -> int:
+    seq = db.session.scalar(select(Task.seq).where(Task.id == task_id))
+    if seq is None:
+        raise Problem(422, "no such task", errors={"after": [f"There is no task {task_id}."]})
+    return seq
+
+
+def _wait(task_id: UUID, deadline: float) -> Row[Any]:
+    """Return the task once it has ended, or nobody can or wants to wait any more."""
+    while (task := find(task_id)).status in LIVE and time.monotonic() < deadline:
+        if _pause():
+            break
+    return task
+
+
+def _followed(task: Row[Any], attempt: int, offset: int) -> Response:
+    """Stream a log for as long as its attempt runs, to a bounded number of readers at once."""
+    slots = current_app.extensions["followers"]
+    if not slots.acquire(blocking=False):
+        detail = "as many logs are being followed as this service allows; try again"
+        raise Problem(503, detail, kind="too-many-followers", retry_after=RETRY_SECONDS)
+    text = logs.follow(task.seq, attempt, offset, pause=_pause)
+    response = _plain(stream_with_context(text), {"X-Accel-Buffering": "no"})
+    response.call_on_close(slots.release)
+    return response
+
+
+def _pause() -> bool:
+    """Wait a moment; tell whether the service stops, or the client has gone."""
+    stopping = current_app.extensions["pool"].stopping.wait(POLL_SECONDS)
+    return stopping or _has_gone(request.environ.get("gunicorn.socket"))
+
+
+def _has_gone(client: socket | None) -> bool:
+    """Tell whether the client has closed its end: its thread is then free for another."""
+    if client is None:
+        return False
+    try:
+        return client.recv(1, MSG_PEEK | MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _plain(body: Iterator[bytes], headers: dict[str, str]) -> Response:
+    return Response(body, content_type="text/plain; charset=utf-8", headers=headers)
