@@ -18,14 +18,17 @@ from werkzeug.exceptions import UnsupportedMediaType
 from werkzeug.routing import IntegerConverter, Map
 
 import auth
+import catalogs
 import commands
 import config
+import generations
 import health
 import nix
 import packages
 import problems
 import tasks
 import tokens
+from catalogs import Catalogs
 from models import db
 from schemas import MAX_ID
 from version import VERSION
@@ -62,7 +65,7 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
 
     api = Api(app)
     problems.init_app(app)
-    for module in (health, packages, tasks, tokens):
+    for module in (health, packages, tasks, catalogs, generations, tokens):
         api.register_blueprint(module.blueprint)
     commands.init_app(app)
     return app
@@ -111,7 +114,7 @@ def init_extensions(app: Flask) -> None:
     store_dir = app.config["STORE_DIR"]
     store = nix.private_store(store_dir) if store_dir else nix.machine_store(home)
     app.extensions["store"] = store
-    app.extensions["catalogs"] = app.config["CATALOGS"] or nix.default_catalogs(store)
+    app.extensions["catalogs"] = Catalogs(store, app.config["CATALOGS"])
     app.extensions["pool"] = Pool(app)
     app.extensions["followers"] = threading.BoundedSemaphore(app.config["MAX_FOLLOWERS"])
 

@@ -1,9 +1,11 @@
 """One run of a task: it keeps the lease, the log and the progress while Nix works."""
 
+import errno
 import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from flask import Flask
@@ -11,6 +13,7 @@ from flask import Flask
 import logs
 import nix
 import process
+import roots
 from leases import Failure, Lease, LeaseLost, Realised
 from models import DATABASE_AWAY, db
 
@@ -36,10 +39,11 @@ class Attempt:
         self.lease = lease
         self.config = app.config
         self.store: nix.Store = app.extensions["store"]
-        self.catalogs: tuple[str, ...] = app.extensions["catalogs"]
+        self.catalogs: tuple[str, ...] = app.extensions["catalogs"].names
         self.stopping = stopping
         self.data_dir: Path = app.config["DATA_DIR"]
-        self.tmp = self.data_dir / "tmp" / str(lease.task_id)
+        # one for each attempt: who wakes up after losing the lease cleans up behind itself alone
+        self.tmp = self.data_dir / "tmp" / str(lease.task_id) / str(lease.attempt)
         self.progress = nix.Progress(done=0, expected=0, phase="resolving")
         self._shown: nix.Progress | None = None
         self._log = bytearray()
@@ -54,6 +58,9 @@ class Attempt:
         except LeaseLost:
             db.session.rollback()
             log.warning("task %s: its lease is gone, nothing more is written", self.lease.task_id)
+        finally:
+            with suppress(OSError):  # unless another attempt works in it
+                self.tmp.parent.rmdir()
 
     def realise(self) -> Realised:
         """Resolve the package, build or fetch it, and root it."""
@@ -61,7 +68,10 @@ class Attempt:
         self._say(f"attempt {self.lease.attempt}: resolving {name} {version}")
         found = nix.resolve(self.store, self.catalogs, name, version, tick=self.tick, tmp=self.tmp)
         self._say(f"found as {found.attr} in {found.catalog}: {found.drv_path}")
-        paths = tuple(self._realise_output(found.drv_path, output) for output in found.outputs)
+        paths = tuple(
+            self._realise_output(found.drv_path, output, number)
+            for number, output in enumerate(found.outputs)
+        )
 
         self.progress = nix.Progress(self.progress.done, self.progress.expected, "rooting")
         size = nix.closure_size(self.store, paths)
@@ -83,12 +93,12 @@ class Attempt:
         if time.monotonic() - self._flushed_at >= FLUSH_SECONDS or len(self._log) >= FLUSH_BYTES:
             self._flush_or_bear()
 
-    def _realise_output(self, drv_path: str, output: str) -> str:
+    def _realise_output(self, drv_path: str, output: str, number: int) -> str:
         return nix.realise(
             self.store,
             drv_path,
             output,
-            root=self.data_dir / "roots" / f"{self.lease.package_id}-{output}",
+            root=roots.link(self.data_dir, self.lease.package_id, number),
             builders=self.config["BUILDERS"],
             build_seconds=self.config["BUILD_SECONDS"],
             silence_seconds=self.config["SILENCE_SECONDS"],
@@ -100,7 +110,7 @@ class Attempt:
         """Run, and return the write that tells how it ended."""
         lease = self.lease
         try:
-            process.sweep(self.tmp)  # what a killed service has left of an earlier attempt
+            process.sweep(self.tmp.parent)  # what earlier attempts have left, if they were killed
             realised = self.realise()
         except Stopped:
             self._say("the service stops; the task goes back to the queue")
@@ -114,10 +124,18 @@ class Attempt:
             self._say(str(error))
             return lease.retry
         except nix.NixError as error:
-            failure = Failure(error.code, str(error), error.hint)
-            self._say(f"failed: {failure.code}")
-            return lambda: lease.fail(failure)
+            return self._failing(error)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return self._failing(nix.DiskFull(str(error)))
         return lambda: lease.succeed(realised)
+
+    def _failing(self, error: nix.NixError) -> Callable[[], None]:
+        """Return the write that says why the task failed."""
+        failure = Failure(error.code, str(error), error.hint)
+        self._say(f"failed: {failure.code}")
+        return lambda: self.lease.fail(failure)
 
     def _settle(self, write: Callable[[], None]) -> None:
         """Write the rest of the log and then the end, as soon as the database takes them."""

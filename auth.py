@@ -41,6 +41,11 @@ class Caller:
     name: str | None
     scope: Scope
 
+    @property
+    def label(self) -> str:
+        """What to call the caller in records of what was done."""
+        return self.name or f"token {self.id}"
+
 
 def check_token() -> None:
     """Refuse the request unless its token allows it; the one gate in front of every URL.

@@ -11,12 +11,14 @@ from flask.cli import with_appcontext
 from sqlalchemy import MetaData
 
 import auth
+import garbage
+import reconciliation
 from models import Scope, db
 
 
 def init_app(app: Flask) -> None:
     """Add the commands to `app`."""
-    for command in (init_db, create_token, run_worker):
+    for command in (init_db, create_token, run_worker, reconcile, gc):
         app.cli.add_command(command)
 
 
@@ -64,6 +66,27 @@ def run_worker() -> None:
     click.echo(f"{pool.size} workers run")
     over.wait()
     pool.stop()
+
+
+@click.command("reconcile")
+@with_appcontext
+def reconcile() -> None:
+    """Make the database say what is true of the profile and the store."""
+    for sentence in reconciliation.reconcile() or ["all as it should be"]:
+        click.echo(sentence)
+
+
+@click.command("gc")
+@click.option("--dry-run", is_flag=True, help="Only tell what would be removed and freed.")
+@with_appcontext
+def gc(dry_run: bool) -> None:
+    """Remove roots and generations that no package needs, and run Nix's garbage collector."""
+    done = garbage.collect(dry_run=dry_run)
+    would = "would be " if dry_run else ""
+    numbers = ", ".join(map(str, done.generations)) or "none"
+    click.echo(f"generations {would}removed: {numbers}")
+    click.echo(f"roots {would}removed: {len(done.roots)}")
+    click.echo(f"bytes {would}freed: {done.freed_bytes}")
 
 
 def _drop_all() -> None:

@@ -60,6 +60,8 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
     "PROFILE": (_path, None, "a path"),
     "STORE_DIR": (_path, None, "a path"),
     "CATALOGS": (_words, (), "paths or <names>, separated by spaces"),
+    "PROFILE_CHECK": (str, "", "a command"),
+    "KEEP_GENERATIONS": (_positive, 10, "a whole number from 1"),
     "BUILDERS": (str, "", "a list of machines as in Nix's own setting"),
     "WORKER_THREADS": (_count, 2, "a whole number from 0"),
     "LEASE_SECONDS": (_positive, 30, "a whole number from 1"),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from heapq import nlargest
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -252,4 +253,4 @@ def _near(question: Question, catalogs: Sequence[str]) -> tuple[str, ...]:
 
 
 def _parts(text: str) -> set[Any]:
-    return {*text, *zip(text, text[1:], strict=False)}
+    return {*text, *pairwise(text)}

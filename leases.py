@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Update, case, insert, null, or_, select, update
+from sqlalchemy import Update, case, delete, insert, null, or_, select, update
 
 from models import (
     Package,
@@ -86,7 +86,13 @@ class Lease:
         return requested
 
     def append_log(self, start: int, data: bytes) -> None:
-        """Add a piece of log that begins at byte `start`, to be committed with a renewal."""
+        """Add a piece of log that begins at byte `start`, to be committed with a renewal.
+
+        It takes the place of what is there from `start` on: a piece whose commit went through
+        without our hearing of it comes again, and longer.
+        """
+        mine = TaskLog.task_seq == self.seq, TaskLog.attempt == self.attempt
+        db.session.execute(delete(TaskLog).where(*mine, TaskLog.start >= start))
         piece = {"task_seq": self.seq, "attempt": self.attempt, "start": start, "data": data}
         db.session.execute(insert(TaskLog).values(piece))
 

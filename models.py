@@ -31,7 +31,9 @@ from sqlalchemy import (
     UniqueConstraint,
     Uuid,
     case,
+    delete,
     event,
+    exists,
     false,
     func,
     insert,
@@ -154,6 +156,17 @@ class Package(Model):
     store_paths: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     closure_size: Mapped[int | None] = mapped_column(BigInteger)
 
+    def take(self, store_paths: list[str], closure_size: int) -> None:
+        """Become downloaded, as these store paths, without a commit."""
+        self.status = PackageStatus.DOWNLOADED
+        self.store_path, self.store_paths = store_paths[0], store_paths
+        self.closure_size = closure_size
+
+    def lose(self) -> None:
+        """Become created again, the store paths being gone, without a commit."""
+        self.status = PackageStatus.CREATED
+        self.store_path = self.store_paths = self.closure_size = None
+
     @staticmethod
     def documents() -> Select[Any]:
         """Select packages as clients see them, each with its latest task."""
@@ -171,6 +184,18 @@ class Package(Model):
             Task.error_message,
             Task.error_hint,
         ).outerjoin(Task, Task.seq == latest)
+
+    @staticmethod
+    def forget(package_id: int) -> bool:
+        """Delete a package and its tasks; False while it is activated or downloading."""
+        live = exists().where(Task.package_id == Package.id, Task.status.in_(LIVE))
+        deleted = db.session.execute(
+            delete(Package)
+            .where(Package.id == package_id, Package.status != PackageStatus.ACTIVATED, ~live)
+            .returning(Package.id)
+        ).all()
+        db.session.commit()
+        return bool(deleted)
 
     @staticmethod
     def follow_profile(active: Collection[int]) -> None:
@@ -296,6 +321,43 @@ class TaskLog(Model):
     attempt: Mapped[int] = mapped_column(primary_key=True)
     start: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     data: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Reason(StrEnum):
+    """Why the profile changed."""
+
+    ACTIVATE = "activate"
+    REPLACE = "replace"
+    DEACTIVATE = "deactivate"
+    SWITCH = "switch"
+    ROLLBACK = "rollback"
+    FOUND = "found"  # changed by somebody else, or repaired: found at a reconciliation
+
+
+class Generation(Model):
+    """A numbered version of the profile, with what it holds as it was then."""
+
+    __tablename__ = "generations"
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
+    packages: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+
+
+class Change(Model):
+    """A switch of the profile to a generation: when, why, and who asked for it."""
+
+    __tablename__ = "changes"
+    __table_args__ = (
+        Index("changes_by_generation", "generation", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    generation: Mapped[int] = mapped_column(ForeignKey("generations.number", ondelete="CASCADE"))
+    at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
+    reason: Mapped[Reason] = mapped_column(_choice(Reason))
+    by: Mapped[str | None] = mapped_column(String(100))
 
 
 class Token(Model):

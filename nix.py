@@ -28,7 +28,7 @@ from evaluation import (
 )
 from journal import BuildFailed, DiskFull, HashMismatch, Journal, Progress, Tick, ignore
 from process import NixCrashed, NixError, NixMissing, TimedOut, run, workspace
-from store import Store, call, check, machine_store, private_store, text
+from store import CALL_SECONDS, Store, call, check, machine_store, private_store, text
 
 __all__ = [
     "BuildFailed",
@@ -77,6 +77,8 @@ COLLECT_SECONDS = 3600
 MARGIN_SECONDS = 5
 PATHS_A_CALL = 1000
 
+STORE_NAME = r"[0-9a-df-np-sv-z]{32}-[\w+.?=-]+"
+REPAIRING = Progress(0, 1, "building")
 GENERATION = re.compile(r"(\d+) +(\S+ \S+)(?: +(\(current\)))?")
 COLLISION = re.compile(
     r"'(/[^'\n]+)' and (?:non-directory )?'(/[^'\n]+)'"
@@ -167,6 +169,7 @@ def realise(
         raise journal.failure(done.code)
 
     path = done.stdout.decode().strip()
+    restore(store, path, seconds=build_seconds, tick=tick)
     if output != "out":
         _move_root(store, path, root.with_name(f"{root.name}-{output}"), root)
     tick(b"", replace(journal.progress, phase="rooting"))
@@ -193,9 +196,23 @@ def _build(
     return [*argv, "--builders", builders] if builders else argv
 
 
+def catalog_path(store: Store, catalog: str) -> Path:
+    """Return where a catalog is: for a <name>, where Nix finds it; it may be missing."""
+    if not catalog.startswith("<"):
+        return Path(catalog)
+    found = call(store, ["nix-instantiate", "--find-file", catalog.strip("<>")])
+    return Path("/nonexistent") if found.code else Path(text(found).strip())
+
+
+def add_root(store: Store, path: str, root: Path) -> None:
+    """Keep a valid store path alive by a link at `root`."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    text(call(store, ["nix-store", "--realise", path, "--add-root", str(root)]))
+
+
 def _move_root(store: Store, path: str, made: Path, root: Path) -> None:
     """Make `root` the GC root of a path; nix-build added the output's name to the one it made."""
-    text(call(store, ["nix-store", "--realise", path, "--add-root", str(root)]))
+    add_root(store, path, root)
     made.unlink()
 
 
@@ -207,9 +224,21 @@ def closure_size(store: Store, paths: Collection[str]) -> int:
 
 
 def valid_paths(store: Store, paths: Iterable[str]) -> set[str]:
-    """Return those of the store paths that the store holds."""
-    asked = set(paths)
-    return asked - set(_of_many(store, ["nix-store", "--check-validity", "--print-invalid"], asked))
+    """Return those of the store paths that the store has on record, and the disk holds."""
+    return {path for path in _registered(store, paths) if os.path.lexists(path)}
+
+
+def restore(store: Store, path: str, *, seconds: int = CALL_SECONDS, tick: Tick = ignore) -> None:
+    """Build again a path that the store has on record, but that is gone from the disk."""
+    if not os.path.lexists(path) and _registered(store, [path]):
+        argv = ["nix-store", "--repair-path", path]
+        text(call(store, argv, seconds=seconds, beat=lambda: tick(b"", REPAIRING)), BuildFailed)
+
+
+def _registered(store: Store, paths: Iterable[str]) -> set[str]:
+    folder = store.environ.get("NIX_STORE_DIR", "/nix/store")
+    own = {path for path in paths if re.fullmatch(f"{re.escape(folder)}/{STORE_NAME}", path)}
+    return own - set(_of_many(store, ["nix-store", "--check-validity", "--print-invalid"], own))
 
 
 def _of_many(store: Store, argv: Sequence[str], paths: Iterable[str]) -> Iterator[str]:
@@ -306,9 +335,30 @@ def delete_generations(store: Store, profile: Path, numbers: Iterable[int]) -> N
         text(call(store, ["nix-env", "--profile", str(profile), "--delete-generations", *given]))
 
 
-def garbage(store: Store) -> int:
-    """Return how many bytes collect_garbage would free."""
-    return _bytes_of(_dead(store))
+def garbage(store: Store, without: Collection[Path] = ()) -> int:
+    """Return how many bytes collect_garbage would free if these GC roots were gone."""
+    dead = set(_dead(store))
+    if without:
+        everything = dead | set(_collector(store, "--print-live"))
+        dead = everything - _live(store, {str(link) for link in without})
+    return _bytes_of(dead)
+
+
+def _live(store: Store, without: Collection[str]) -> set[str]:
+    """Return what the collector keeps when some of the roots are gone.
+
+    That is the closure of the other roots and, with it, the derivations it was built from
+    (keep-derivations, Nix's default).
+    """
+    lines = (line.partition(" -> ") for line in _collector(store, "--print-roots"))
+    kept = valid_paths(store, {path for link, _, path in lines if path and link not in without})
+    live = _closure(store, kept)
+    derivers = set(_of_many(store, ["nix-store", "--query", "--deriver"], live))
+    return live | _closure(store, valid_paths(store, derivers - {"unknown-deriver"}))
+
+
+def _closure(store: Store, paths: Iterable[str]) -> set[str]:
+    return set(_of_many(store, ["nix-store", "--query", "--requisites"], paths))
 
 
 def collect_garbage(store: Store) -> int:
@@ -320,8 +370,11 @@ def collect_garbage(store: Store) -> int:
 
 
 def _dead(store: Store) -> list[str]:
-    done = call(store, ["nix-store", "--gc", "--print-dead"], seconds=COLLECT_SECONDS)
-    return text(done).splitlines()
+    return _collector(store, "--print-dead")
+
+
+def _collector(store: Store, what: str) -> list[str]:
+    return text(call(store, ["nix-store", "--gc", what], seconds=COLLECT_SECONDS)).splitlines()
 
 
 def _bytes_of(paths: Iterable[str]) -> int:

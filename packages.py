@@ -2,20 +2,24 @@
 
 from typing import Any
 
-from flask import current_app, url_for
+from flask import current_app, g, jsonify, url_for
 from sqlalchemy import Row, select
 from sqlalchemy.exc import IntegrityError
 
 import profiles
+import roots
 from blueprints import Blueprint
 from models import LIVE, Package, PackageStatus, Task, TaskStatus, db
 from paging import paginate
 from problems import Problem
 from schemas import (
+    ActivationSchema,
     DownloadSchema,
+    EmptySchema,
     PackageInSchema,
     PackageQuerySchema,
     PackageSchema,
+    PlanSchema,
     StatusSchema,
 )
 
@@ -82,12 +86,41 @@ def download(package_id: int) -> Any:
 
 
 @blueprint.post("/package/<id:package_id>/activate")
+@blueprint.arguments(ActivationSchema, location="query")
 @blueprint.response(200, StatusSchema)
-def activate(package_id: int) -> Any:
-    """Put the package in the profile, in place of another version of its name."""
-    find(package_id)
-    profiles.activate(package_id)
+def activate(query: dict[str, Any], package_id: int) -> Any:
+    """Put the package in the profile, in place of another version of its name.
+
+    With `dry_run`, only tell what that would change.
+    """
+    package = find(package_id)
+    if query["dry_run"]:
+        return jsonify(PlanSchema().dump({"status": package.status} | profiles.plan(package_id)))
+    profiles.activate(package_id, by=g.caller.label)
     return {"status": PackageStatus.ACTIVATED}
+
+
+@blueprint.post("/package/<id:package_id>/deactivate")
+@blueprint.response(200, StatusSchema)
+def deactivate(package_id: int) -> Any:
+    """Take the package out of the profile; it stays downloaded."""
+    find(package_id)
+    profiles.deactivate(package_id, by=g.caller.label)
+    return {"status": find(package_id).status}
+
+
+@blueprint.delete("/package/<id:package_id>")
+@blueprint.response(200, EmptySchema)
+def forget(package_id: int) -> Any:
+    """Forget the package, its tasks and its GC roots; not while it is activated or downloading."""
+    with profiles.locked():
+        package = find(package_id)
+        if not Package.forget(package_id):
+            doing = "activated" if package.status == PackageStatus.ACTIVATED else "downloading"
+            detail = f"{package.name} {package.version} is {doing}"
+            raise Problem(409, detail, kind="package-in-use")
+        roots.remove(current_app.config["DATA_DIR"], package_id)
+    return {}
 
 
 def find(package_id: int) -> Row[Any]:

@@ -1,7 +1,8 @@
 """The one shape of every refusal and fault: a problem document (RFC 9457)."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from flask import Flask, Response, g, json
@@ -11,12 +12,18 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from models import DATABASE_AWAY, db
 from nix import Collision, NixError
-from profiles import NotDownloaded
+from profiles import CheckFailed, NoSuchGeneration, NotDownloaded
 
 log = logging.getLogger("pkgd.problems")
 
 CONTENT_TYPE = "application/problem+json"
 RETRY_SECONDS = 2
+REFUSALS: tuple[tuple[type[Exception], int, str], ...] = (
+    (Collision, 409, "collision"),
+    (NotDownloaded, 409, "not-downloaded"),
+    (CheckFailed, 409, "check-failed"),
+    (NoSuchGeneration, 404, "no-such-generation"),
+)
 # what webargs and marshmallow call the body as a whole
 WHOLE = ("_schema", "json")
 
@@ -32,12 +39,14 @@ class Problem(HTTPException):
         kind: str | None = None,
         errors: Mapping[str, list[str]] | None = None,
         retry_after: int | None = None,
+        near: Sequence[str] | None = None,
     ) -> None:
         super().__init__(detail)
         self.code = status
         self.kind = kind
         self.errors = errors
         self.retry_after = retry_after
+        self.near = near
 
 
 def init_app(app: Flask) -> None:
@@ -45,8 +54,8 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(HTTPException, refuse)
     for fault in DATABASE_AWAY:
         app.register_error_handler(fault, database_unavailable)
-    app.register_error_handler(Collision, files_collide)
-    app.register_error_handler(NotDownloaded, not_downloaded)
+    for error, status, kind in REFUSALS:
+        app.register_error_handler(error, partial(domain_refusal, status=status, kind=kind))
     app.register_error_handler(NixError, nix_failed)
 
 
@@ -64,6 +73,8 @@ def refuse(error: HTTPException) -> Response:
     }
     if errors:
         document["errors"] = errors
+    if getattr(error, "near", None) is not None:
+        document["near"] = error.near
     response.data = json.dumps(document)
     response.content_type = CONTENT_TYPE
     return response
@@ -77,14 +88,10 @@ def database_unavailable(error: Exception) -> Response:
     return refuse(Problem(503, detail, kind="database-unavailable", retry_after=RETRY_SECONDS))
 
 
-def files_collide(error: Collision) -> Response:
-    """Answer 409: two packages bring the same file."""
-    return refuse(Problem(409, str(error), kind="collision"))
-
-
-def not_downloaded(error: NotDownloaded) -> Response:
-    """Answer 409: only what is in the store can be in the profile."""
-    return refuse(Problem(409, str(error), kind="not-downloaded"))
+def domain_refusal(error: Exception, *, status: int, kind: str) -> Response:
+    """Answer what the service refuses for a reason of its own, which the error tells."""
+    db.session.rollback()
+    return refuse(Problem(status, str(error), kind=kind))
 
 
 def nix_failed(error: NixError) -> Response:

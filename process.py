@@ -151,7 +151,7 @@ def run(
     TimedOut past `seconds`, or past `silence_seconds` without a sign of life; NixMissing,
     NixCrashed.
     """
-    find(("setpriv", argv[0]), environ)
+    find([argv[0]], environ)
     log.debug("%s", shlex.join(argv))
 
     # The kernel does the same when the thread that waits is gone: a service that is killed takes
@@ -180,8 +180,8 @@ def run(
 
 
 def find(programs: Iterable[str], environ: Mapping[str, str]) -> None:
-    """Raise NixMissing for the first of the programs that is not on PATH."""
-    for program in programs:
+    """Raise NixMissing for the first of the programs, and what runs them, that is not on PATH."""
+    for program in ("setpriv", *programs):
         if shutil.which(program, path=environ.get("PATH")) is None:
             raise NixMissing(f"{program} is not on PATH")
 
@@ -282,10 +282,10 @@ def _working_in(tmp: Path) -> list[psutil.Process]:
     ours = re.compile(rb"(?:^|\0)(?:TMPDIR|NIX_BUILD_TOP)=" + place + rb"(?:/|\0|$)")
 
     found = []
-    for entry in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError, psutil.NoSuchProcess):
-            if ours.search(entry.read_bytes()):
-                found.append(psutil.Process(int(entry.parent.name)))
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError, psutil.NoSuchProcess), open(f"/proc/{pid}/environ", "rb") as environ:
+            if ours.search(environ.read()):
+                found.append(psutil.Process(int(pid)))
     return found
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import semver
 from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
-from models import PackageStatus, Scope, TaskStatus
+from models import PackageStatus, Reason, Scope, TaskStatus
 
 NAME_PATTERN = r"[A-Za-z_][A-Za-z0-9_+.-]*\Z"
 VERSION_LENGTH = 64
@@ -164,6 +164,91 @@ class StatusSchema(Schema):
     """A package's status."""
 
     status = fields.Enum(PackageStatus, by_value=True, required=True)
+
+
+class ActivationSchema(Strict):
+    """How to activate."""
+
+    dry_run = fields.Boolean(load_default=False, truthy={"true"}, falsy={"false"})
+
+
+class PackageReferenceSchema(Schema):
+    """A package, in short."""
+
+    id = fields.Integer(required=True)
+    name = fields.String(required=True)
+    version = fields.String(required=True)
+
+
+class ReplacementSchema(Schema):
+    """One version that takes another's place."""
+
+    name = fields.String(required=True)
+    old = fields.String(required=True)
+    new = fields.String(required=True)
+
+
+class PlanSchema(StatusSchema):
+    """What an activation would change; the change of the closure's size is in bytes."""
+
+    added = fields.List(fields.Nested(PackageReferenceSchema), required=True)
+    removed = fields.List(fields.Nested(PackageReferenceSchema), required=True)
+    replaced = fields.List(fields.Nested(ReplacementSchema), required=True)
+    closure_size_change = fields.Integer(required=True)
+
+
+class ChangeSchema(Schema):
+    """A switch of the profile to a generation: when, why, and the token that asked for it."""
+
+    at = Timestamp(required=True)
+    reason = fields.Enum(Reason, by_value=True, required=True)
+    by = fields.String(required=True, allow_none=True)
+
+
+class GenerationPackageSchema(PackageReferenceSchema):
+    """A package as a generation holds it."""
+
+    store_path = fields.String(required=True)
+
+
+class GenerationSchema(Schema):
+    """A numbered version of the profile, and the changes that led to it, newest first."""
+
+    number = fields.Integer(required=True)
+    active = fields.Boolean(required=True)
+    created_at = Timestamp(required=True)
+    packages = fields.List(fields.Nested(GenerationPackageSchema), required=True)
+    changes = fields.List(fields.Nested(ChangeSchema), required=True)
+
+
+class GenerationQuerySchema(Page):
+    """Which generations to list."""
+
+    after = Number(validate=validate.Range(0, MAX_ID))
+
+
+class OfferSchema(Schema):
+    """A version that a catalog has, and under which attribute."""
+
+    version = fields.String(required=True)
+    catalog = fields.String(required=True)
+    attr = fields.String(required=True)
+
+
+class CatalogFailureSchema(Schema):
+    """A catalog that could not be asked, with Nix's own message."""
+
+    catalog = fields.String(required=True)
+    code = fields.String(required=True)
+    message = fields.String(required=True)
+
+
+class CatalogSchema(Schema):
+    """Which versions of a name there are, newest first, and which catalogs could not be asked."""
+
+    name = fields.String(required=True)
+    versions = fields.List(fields.Nested(OfferSchema), required=True)
+    failures = fields.List(fields.Nested(CatalogFailureSchema), required=True)
 
 
 class ProgressSchema(Schema):

@@ -18,7 +18,9 @@ SECRETS = {"SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URL"}
 # What would lead Nix past a private store.
 POINTERS = {"NIX_REMOTE", "NIX_PATH", "NIX_PROFILES", "NIX_USER_CONF_FILES"}
 
-ERROR = re.compile(r"^error:\s*", re.MULTILINE)
+ERROR = re.compile(r"^error:\s", re.MULTILINE)
+TRACED_ERROR = re.compile(r"^ +error:\s", re.MULTILINE)
+MARGIN = re.compile(r"^ {7}", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ def text(done: Completed, otherwise: type[NixError] = NixError) -> str:
 
 
 def complaint(done: Completed) -> str:
-    """Return Nix's own message of why it failed."""
+    """Return Nix's own reason for failing, without the trace that leads to it."""
     said = "\n".join(decode(line) for line in done.stderr.split(b"\n"))
-    said = said.split("(use '--show-trace'")[0]
-    return ERROR.split(said, maxsplit=1)[-1].strip()
+    said = said.split("\n(use '--show-trace'")[0]
+    reason = ERROR.split(said, maxsplit=1)[-1]
+    return MARGIN.sub("", TRACED_ERROR.split(reason)[-1]).strip()

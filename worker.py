@@ -4,6 +4,7 @@ import logging
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from flask import Flask
@@ -11,6 +12,7 @@ from flask import Flask
 import holders
 import leases
 import nix
+import reconciliation
 from attempts import Attempt
 from holders import Holder
 from models import DATABASE_AWAY, Task
@@ -32,6 +34,7 @@ class Pool:
         self._queued = threading.Semaphore(0)
         self._threads: list[threading.Thread] = []
         self._holder: Holder | None = None
+        self._settled = False
 
     @property
     def size(self) -> int:
@@ -41,22 +44,21 @@ class Pool:
 
     @property
     def is_running(self) -> bool:
-        """Tell whether every thread that there should be is alive."""
-        wanted = self.size + 1 if self.size else 0
-        return sum(thread.is_alive() for thread in self._threads) == wanted
+        """Tell whether every thread that there should be is alive, and the start is over."""
+        if self.size == 0:
+            return True
+        alive = sum(thread.is_alive() for thread in self._threads)
+        return alive == self.size + 1 and self._settled
 
     def start(self) -> None:
-        """Requeue what dead processes held, then start the threads; only ever after a fork."""
+        """Start the threads; only ever after a fork."""
         if self.size == 0:
             return
         self._holder = Holder(self._holders)
-        with self.app.app_context():
-            self.reap()
-            holders.bury(self._holders)
-        targets = [(self.keep, "keeper")]
-        targets += [(self.run, f"worker-{number}") for number in range(1, self.size + 1)]
-        self._threads = [
-            threading.Thread(target=target, name=name, daemon=True) for target, name in targets
+        self._threads = [self._thread("keeper", self.keep_once, self._rest)]
+        self._threads += [
+            self._thread(f"worker-{number}", self.run_one, self._idle)
+            for number in range(1, self.size + 1)
         ]
         for thread in self._threads:
             thread.start()
@@ -76,18 +78,21 @@ class Pool:
         """Have an idle thread look at the queue now."""
         self._queued.release()
 
-    def run(self) -> None:
-        """Work off the queue until the pool stops."""
+    def run(self, step: Callable[[], bool], pause: Callable[[], object]) -> None:
+        """Take one step after another until the pool stops; pause when there was nothing to do."""
         while not self.stopping.is_set():
             try:
-                worked = self.run_one()
-            # The one broad except: a fault of ours must not end the thread. The task's lease runs
+                worked = step()
+            except (*DATABASE_AWAY, nix.NixError) as error:
+                log.warning("put off: %s", getattr(error, "orig", error))
+                worked = False
+            # The one broad except: a fault of ours must not end the thread. A task's lease runs
             # out, which requeues it, so there is no second way to deal with a failure here.
             except Exception:
-                log.exception("a worker failed; its task runs again when its lease is over")
+                log.exception("a step failed; what it left undone is done by a later one")
                 worked = False
             if not worked:
-                self._queued.acquire(timeout=POLL_SECONDS)
+                pause()
 
     def run_one(self) -> bool:
         """Take one task and see it through; tell whether there was one."""
@@ -100,19 +105,21 @@ class Pool:
             Attempt(lease, self.app, self.stopping).run()
             return True
 
-    def keep(self) -> None:
-        """Return lost tasks to the queue and say why tasks wait, until the pool stops."""
-        while not self.stopping.wait(KEEP_SECONDS):
-            self.keep_once()
-
-    def keep_once(self) -> None:
-        """Look after the queue once; while the database is away there is nothing to look after."""
+    def keep_once(self) -> bool:
+        """Return lost tasks to the queue and say why tasks wait; at first, also reconcile."""
         with self.app.app_context():
-            try:
-                self.reap()
-                Task.explain_wait(self.obstacle())
-            except DATABASE_AWAY as error:
-                log.warning("the queue can't be reached: %s", error)
+            self.reap()
+            Task.explain_wait(self.obstacle())
+            if not self._settled:
+                self._settle()
+        return False
+
+    def _settle(self) -> None:
+        """Set right, once after a start, what went wrong while nobody looked."""
+        holders.bury(self._holders)
+        for sentence in reconciliation.reconcile():
+            log.warning("reconciliation: %s", sentence)
+        self._settled = True
 
     def reap(self) -> None:
         """Requeue the tasks whose lease ran out, or whose holder is dead on this machine."""
@@ -133,6 +140,17 @@ class Pool:
             if free < needed:
                 return f"{folder} has {free} bytes free; tasks wait until there are {needed}"
         return None
+
+    def _thread(
+        self, name: str, step: Callable[[], bool], pause: Callable[[], object]
+    ) -> threading.Thread:
+        return threading.Thread(target=self.run, args=(step, pause), name=name, daemon=True)
+
+    def _rest(self) -> None:
+        self.stopping.wait(KEEP_SECONDS)
+
+    def _idle(self) -> None:
+        self._queued.acquire(timeout=POLL_SECONDS)
 
     @property
     def holder_id(self) -> str:

@@ -15,7 +15,9 @@ let
     in
     link {
       inherit name pname version;
-      trees = [ files ];
+      # Of one tree, bin would be a link to its folder; of two it is a folder of links to programs,
+      # by which a program finds the store path that it is linked from.
+      trees = [ files "${files}/." ];
       # The one link that buildenv makes where it is told to, and leaves out of a profile: a program
       # finds through it what it needs, and the profile doesn't hold that twice.
       manifest =
@@ -27,7 +29,9 @@ let
     derivation (removeAttrs attributes [ "trees" ] // {
       system = "builtin";
       builder = "builtin:buildenv";
-      derivations = map (tree: [ "true" 5 1 tree ]) trees;
+      # Where two trees have the same file, that of the first is taken.
+      derivations = builtins.genList (i: [ "true" (5 + i) 1 (builtins.elemAt trees i) ])
+        (builtins.length trees);
       preferLocalBuild = true;
       allowSubstitutes = false;
     });

@@ -238,9 +238,13 @@ def expect(what: str, came: object, wanted: object) -> None:
 
 
 def tell(text: str, colour: str = "") -> None:
-    """Print to whom watches; in colour on a terminal alone."""
+    """Print to whom watches, in colour on a terminal alone; exit when nobody reads it any more."""
     text = text.rstrip("\n")
-    print(f"{colour}{text}{PLAIN}" if colour and sys.stdout.isatty() else text, flush=True)
+    try:
+        print(f"{colour}{text}{PLAIN}" if colour and sys.stdout.isatty() else text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 # --- The server ---
@@ -252,7 +256,11 @@ def main(store: str) -> int:
         signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     began = time.monotonic()
     try:
-        with own_folder() as folder, serving(folder, store) as (server, url):
+        with (
+            own_folder() as folder,
+            own_store(folder, store) as store_dir,
+            serving(folder, store_dir) as (server, url),
+        ):
             story(Api(url), folder / "profile")
             step("Stop the service")
             expect("the service's exit status", stop(server), 0)
@@ -286,6 +294,18 @@ def own_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def own_store(folder: Path, store: str) -> Iterator[str]:
+    """Give a folder for a Nix store; an empty path where the machine's own is to be used."""
+    if store == "machine":
+        yield ""
+    elif " " in str(folder):  # which Nix's own builders can't bear in the path of their store
+        with tempfile.TemporaryDirectory(prefix="pkgd-demo-") as elsewhere:
+            yield f"{elsewhere}/nix"
+    else:
+        yield f"{folder}/nix"
+
+
+@contextlib.contextmanager
 def locked(folder: Path, how: int) -> Iterator[None]:
     """Hold the lock of a folder; raise BlockingIOError when that would be to wait and may not."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -297,15 +317,15 @@ def locked(folder: Path, how: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, store: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def serving(folder: Path, store_dir: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """Give a server that is ready, and its URL; it is stopped at the end, whatever happens."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    environment = settings(folder, port, store)
+    environment = settings(folder, port, store_dir)
     log = folder / "server.log"
     tell(f"The service keeps its data in {folder}", BOLD)
-    if store == "private":
-        tell("and a Nix store too, since this machine's own can't be written")
+    if store_dir:
+        tell(f"and a Nix store in {store_dir}, since this machine's own can't be written")
 
     server = None
     try:
@@ -339,12 +359,15 @@ def start(
     )
 
 
-def settings(folder: Path, port: int, store: str) -> dict[str, str]:
+def settings(folder: Path, port: int, store_dir: str) -> dict[str, str]:
     """Return the server's environment, in which the caller's and `.env`'s settings don't count."""
     unset = dict.fromkeys([*SETTINGS, "GUNICORN_CMD_ARGS", "NIX_PATH"], "")
-    ours = {"APP_ENV": "development", "DATA_DIR": str(folder), "PORT": str(port)}
-    if store == "private":
-        ours["STORE_DIR"] = str(folder / "nix")
+    ours = {
+        "APP_ENV": "development",
+        "DATA_DIR": str(folder),
+        "STORE_DIR": store_dir,
+        "PORT": str(port),
+    }
     return {**os.environ, **unset, **ours}
 
 

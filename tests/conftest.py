@@ -16,6 +16,7 @@ from models import Package, PackageStatus, db
 
 HERE = Path(__file__).parent
 CATALOGS = HERE / "catalogs"
+BUNDLED = HERE.parent / "catalog"
 IN_CI = os.environ.get("CI") == "true"
 
 
@@ -96,7 +97,7 @@ def empty(url):
     """Remove all rows: much quicker than a new database."""
     with psycopg.connect(url) as connection:
         connection.execute("SET lock_timeout = '10s'")
-        connection.execute("TRUNCATE packages, tokens RESTART IDENTITY CASCADE")
+        connection.execute("TRUNCATE packages, tokens, generations RESTART IDENTITY CASCADE")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -119,10 +120,18 @@ def settings(database_url, store_dir, tmp_path):
         "DATABASE_URL": database_url,
         "DATA_DIR": tmp_path / "data",
         "STORE_DIR": store_dir,
-        "CATALOGS": f"{pkgd.config.HERE / 'catalog'} {CATALOGS / 'trouble.nix'}",
+        "CATALOGS": f"{BUNDLED} {CATALOGS / 'trouble.nix'} {CATALOGS / 'tools.nix'}",
         "SECRET_KEY": "for-tests-only-and-long-enough-for-production",
         "MIN_FREE_BYTES": 1,
     }
+
+
+@pytest.fixture
+def own_store(settings, tmp_path):
+    """A store of the test's own, for one that damages it or collects its garbage."""
+    settings["STORE_DIR"] = tmp_path / "store"
+    yield nix.private_store(tmp_path / "store")
+    remove_store(tmp_path / "store")
 
 
 @pytest.fixture
@@ -211,6 +220,19 @@ def downloaded(client, register, pool):
         return package_id
 
     return downloaded
+
+
+@pytest.fixture
+def activated(client, downloaded):
+    """Return a function that takes a package as far as `activated` and returns its id."""
+
+    def activated(name="app", version="1.0.0"):
+        package_id = downloaded(name, version)
+        answer = client.post(f"/api/v1/package/{package_id}/activate")
+        assert (answer.status_code, answer.json) == (200, {"status": "activated"})
+        return package_id
+
+    return activated
 
 
 @pytest.fixture

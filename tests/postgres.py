@@ -2,10 +2,13 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
+START_SECONDS = 30
 SETTINGS = {
     "listen_addresses": "",
     "fsync": "off",
@@ -32,33 +35,50 @@ class Server:
         self.data = self.folder / "data"
         if os.geteuid() == 0:
             shutil.chown(self.folder, "postgres")
-        self._run("initdb", "--auth=trust", "--username=postgres", "--no-sync", "-D", self.data)
+        made = self._ask(
+            "initdb", "--auth=trust", "--username=postgres", "--no-sync", "-D", self.data
+        )
+        assert made == 0, "initdb failed"
 
     def start(self):
-        options = " ".join(f"-c {name}={value!r}" for name, value in SETTINGS.items())
-        options += f" -k {self.folder}"
-        self._run(
-            "pg_ctl", "start", "-w", "-D", self.data, "-o", options, "-l", self.folder / "log"
+        options = [f"-c{name}={value}" for name, value in SETTINGS.items()]
+        # whatever becomes of the tests, the server ends with them
+        self.process = subprocess.Popen(
+            self._unprivileged(
+                *("setpriv", "--pdeathsig", "QUIT", "--"),
+                *(find("postgres"), "-D", self.data, "-k", self.folder, *options),
+            ),
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
+        deadline = time.monotonic() + START_SECONDS
+        while self._ask("pg_isready", "-q", "-h", self.folder) != 0:
+            assert time.monotonic() < deadline, "PostgreSQL does not start"
+            time.sleep(0.05)
 
-    def stop(self, mode="fast"):
-        self._run("pg_ctl", "stop", "-w", "-D", self.data, "-m", mode)
+    def stop(self, number=signal.SIGINT):
+        """Stop: by SIGINT orderly, by SIGQUIT as if the machine had failed."""
+        self.process.send_signal(number)
+        self.process.wait()
 
     def restart(self):
-        self.stop("immediate")
+        self.stop(signal.SIGQUIT)
         self.start()
 
     def remove(self):
-        self.stop("immediate")
+        self.stop(signal.SIGQUIT)
         shutil.rmtree(self.folder)
 
     def url(self, database):
         return f"postgresql://postgres@/{database}?host={self.folder}"
 
-    def _run(self, program, *arguments):
-        argv = [find(program), *map(str, arguments)]
-        if os.geteuid() == 0:  # the server refuses to run as root
-            argv = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", *argv]
-        subprocess.run(
-            argv, check=True, cwd=self.folder, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL
-        )
+    def _ask(self, program, *arguments):
+        argv = self._unprivileged(find(program), *arguments)
+        return subprocess.run(argv, cwd=self.folder, stdout=subprocess.DEVNULL).returncode
+
+    def _unprivileged(self, *argv):
+        """Return a command as it has to be run: the server refuses to run as root."""
+        root = os.geteuid() == 0
+        user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]
+        return [*(user if root else []), *map(str, argv)]

@@ -46,9 +46,7 @@ def test_init_db_starts_afresh_only_after_a_confirmation(command, client, regist
     assert client.get("/api/v1/package/1").status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("arguments", "typed"), [(["--drop"], "y\n"), (["--drop", "--yes"], None)]
-)
+@pytest.mark.parametrize(("arguments", "typed"), [(["--drop"], "y\n"), (["--drop", "--yes"], None)])
 def test_init_db_starts_afresh_when_told_to(command, anonymous, client, register, arguments, typed):
     register()
 

@@ -129,6 +129,14 @@ def test_whoever_holds_the_output_open_is_not_waited_for(pids):
     os.kill(left, signal.SIGKILL)
 
 
+def test_whoever_floods_the_output_is_not_waited_for(pids, monkeypatch):
+    monkeypatch.setattr(process, "LAST_READS", 0)
+
+    assert sh(f"yes >&2 & touch {pids}/$!").code == 0
+
+    until(lambda: not is_running(pids_in(pids)[0]))
+
+
 def test_a_command_that_runs_too_long_is_ended():
     with pytest.raises(TimedOut, match=r"ran longer than 0\.3 s"):
         sh("while :; do echo; sleep 0.02; done", seconds=0.3)
@@ -255,3 +263,20 @@ def test_a_sweep_ends_what_forked_away_from_it(tmp_path, pids):
     until(lambda: not is_running(inside))
     assert is_running(outside)
     os.kill(outside, signal.SIGKILL)
+
+
+def test_a_sweep_ends_what_runs_in_our_own_group_and_not_us(tmp_path):
+    environ = {**os.environ, "TMPDIR": str(tmp_path / "one")}
+    with subprocess.Popen(["sleep", "60"], env=environ) as left:
+        sweep(tmp_path / "one")
+
+        assert not is_running(left.pid)
+
+
+def test_a_sweep_does_not_go_on_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "SWEEPS", 1)
+    environ = {**os.environ, "NIX_BUILD_TOP": str(tmp_path / "one")}
+    with subprocess.Popen(["sleep", "60"], env=environ, start_new_session=True):
+        sweep(tmp_path / "one")
+
+    assert not (tmp_path / "one").exists()

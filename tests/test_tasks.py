@@ -67,9 +67,7 @@ def test_a_query_that_makes_no_sense_is_refused(client, query):
     assert list(answer.json["errors"]) == [query.partition("=")[0]]
 
 
-@pytest.mark.parametrize(
-    ("method", "path"), [("GET", ""), ("GET", "/log"), ("POST", "/cancel")]
-)
+@pytest.mark.parametrize(("method", "path"), [("GET", ""), ("GET", "/log"), ("POST", "/cancel")])
 def test_an_unknown_task_is_not_found(client, method, path):
     answer = client.open(f"/api/v1/task/{NOWHERE}{path}", method=method)
 

@@ -1,0 +1,210 @@
+"""The service as an operator runs it: flask commands, gunicorn and workers in processes of their own.
+
+Every process that a Service starts has the service's folder in its environment, and so do Nix and
+the builders under it: that is how `left` finds them all, and nobody else's.
+"""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import requests
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+LIVE = ("queued", "running")
+START_SECONDS = 30
+STOP_SECONDS = 30
+
+
+class Service:
+    """One service on a DATA_DIR of its own; leaving its `with` block ends all of its processes."""
+
+    def __init__(self, settings):
+        """Take the settings by the names of their environment variables; nothing starts yet."""
+        self.data_dir = Path(settings["DATA_DIR"])
+        self.port = free_port()
+        self.settings = {"APP_ENV": "development", **settings, "PORT": self.port}
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = self.data_dir.parent / f"{self.data_dir.name}.log"
+        self.server = None
+        self.processes = []
+        self.session = requests.Session()
+        # each request may then reach another of the server's processes
+        self.session.headers["Connection"] = "close"
+        self.session.trust_env = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.session.close()
+        self.kill()
+
+    # --- processes ---
+
+    def environ(self, **more):
+        """Return the environment of the service's processes."""
+        settings = {name: str(value) for name, value in (self.settings | more).items()}
+        return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **settings}
+
+    def command(self, *arguments, **more):
+        """Run a `flask` command to its end, and return what it did."""
+        argv = [BIN / "flask", "--app", "app", *arguments]
+        return subprocess.run(
+            argv, env=self.environ(**more), cwd=self.folder(), capture_output=True, text=True
+        )
+
+    def start(self, *, ready=True):
+        """Start gunicorn; wait until it is ready, unless told not to."""
+        argv = [BIN / "gunicorn", "--config", ROOT / "gunicorn.conf.py", "app:create_app()"]
+        self.server = self._spawn(argv)
+        if ready:
+            self.await_ready()
+        return self
+
+    def start_worker(self, **more):
+        """Start `flask run-worker`, with settings of its own if need be; return its process."""
+        return self._spawn([BIN / "flask", "--app", "app", "run-worker"], **more)
+
+    def await_ready(self, seconds=START_SECONDS):
+        """Wait until a process of the server says that it is ready."""
+        deadline = time.monotonic() + seconds
+        while not self.is_ready():
+            assert self.server.poll() is None, f"gunicorn ended:\n{self.said()}"
+            assert time.monotonic() < deadline, f"not ready in {seconds} s:\n{self.said()}"
+            time.sleep(0.05)
+
+    def is_ready(self):
+        """Ask whether the service is ready."""
+        with suppress(requests.ConnectionError):
+            return self.session.get(f"{self.url}/readyz", timeout=10).status_code == 200
+        return False
+
+    def stop(self, number=signal.SIGTERM):
+        """Stop the server as an operator does; return its exit code."""
+        self.server.send_signal(number)
+        return self.server.wait(STOP_SECONDS)
+
+    def kill(self):
+        """Kill -9 everything that the service has started, however deep."""
+        for _ in range(100):
+            left = self.left()
+            if not left:
+                break
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=1)
+        for process in self.processes:
+            process.wait(STOP_SECONDS)
+        assert self.left() == []
+
+    def left(self):
+        """Return every process of the service, of its Nix and of its builders that still runs."""
+        ours = os.fsencode(self.data_dir)
+        found = []
+        for entry in Path("/proc").glob("[0-9]*/environ"):
+            # one that has ended but was not waited for has no environment any more
+            with suppress(OSError, psutil.NoSuchProcess):
+                if ours in entry.read_bytes():
+                    found.append(psutil.Process(int(entry.parent.name)))
+        return found
+
+    def web_processes(self):
+        """Return gunicorn's worker processes."""
+        children = psutil.Process(self.server.pid).children()
+        return [child for child in children if "gunicorn" in " ".join(child.cmdline())]
+
+    def said(self):
+        """Return what the processes have written."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def folder(self):
+        """Return the working directory of the processes: one without a `.env` file."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        return self.data_dir.parent
+
+    def _spawn(self, argv, **more):
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                argv,
+                env=self.environ(**more),
+                cwd=self.folder(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process
+
+    # --- requests ---
+
+    def request(self, method, path, **more):
+        """Send a request, with the token that `sign_in` took."""
+        return self.session.request(
+            method, f"{self.url}/api/v1/{path}", **{"timeout": 60, **more}
+        )
+
+    def get(self, path, **more):
+        """Send a GET, which has to succeed, and return its JSON."""
+        return told(self.request("GET", path, **more))
+
+    def post(self, path, **more):
+        """Send a POST, which has to succeed, and return its JSON."""
+        return told(self.request("POST", path, **more))
+
+    def sign_in(self):
+        """Mint the first token, keep it for all requests, and return it."""
+        secret = self.post("tokens")["token"]
+        self.session.headers["Authorization"] = f"Token {secret}"
+        return secret
+
+    def register(self, name="hello", version="2.12.1"):
+        """Register a package and return its id."""
+        return self.post("packages", json={"name": name, "version": version})["id"]
+
+    def schedule(self, name="hello", version="2.12.1"):
+        """Register a package, ask for its download, and return the task's id."""
+        return self.post(f"package/{self.register(name, version)}/download")["task_id"]
+
+    def task(self, task_id):
+        """Return the task as it is now."""
+        return self.get(f"task/{task_id}")
+
+    def ended(self, task_id, seconds=60):
+        """Wait until the task has ended, and return it."""
+        deadline = time.monotonic() + seconds
+        while (task := self.get(f"task/{task_id}?wait=1"))["status"] in LIVE:
+            assert time.monotonic() < deadline, f"{task}\n{self.said()[-5000:]}"
+            time.sleep(0.05)
+        return task
+
+    def task_log(self, task_id, **query):
+        """Return the task's log, the part of it that the query asks for."""
+        answer = self.request("GET", f"task/{task_id}/log", params=query)
+        assert answer.status_code == 200, answer.text
+        return answer.content
+
+
+def told(answer):
+    """Return the JSON of an answer that has to be a success."""
+    assert answer.ok, f"{answer.status_code}: {answer.text}"
+    return answer.json()
+
+
+def free_port():
+    """Return a port that nobody listens on, from below those that the kernel gives to clients."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port

@@ -1,0 +1,149 @@
+"""Which versions there are: over the API, from memory while the catalogs stay as they are."""
+
+import shutil
+
+import pytest
+
+from catalogs import MARKS, WATCHED_FILES, Catalogs
+
+ONE = '{{ app = {{ type = "derivation"; name = "app-{0}"; pname = "app"; version = "{0}"; }}; }}'
+
+
+def versions(client, name):
+    """Return what the catalogs offer of a name, as (version, attribute)."""
+    answer = client.get(f"/api/v1/catalog/{name}")
+    assert answer.status_code == 200, answer.json
+    return [(offer["version"], offer["attr"]) for offer in answer.json["versions"]]
+
+
+def test_every_version_on_offer_is_shown_newest_first(client, settings):
+    answer = client.get("/api/v1/catalog/hello")
+
+    assert answer.status_code == 200
+    bundled = settings["CATALOGS"].split()[0]
+    assert answer.json == {
+        "name": "hello",
+        "versions": [
+            {"version": "2.12.1", "catalog": bundled, "attr": "hello"},
+            {"version": "2.10.0", "catalog": bundled, "attr": "hello_2_10"},
+        ],
+        "failures": [],
+    }
+
+
+def test_a_name_that_no_catalog_has_is_a_problem_with_near_names(client):
+    answer = client.get("/api/v1/catalog/helo")
+
+    assert answer.status_code == 404
+    assert answer.json["near"][0] == "hello"
+    assert "did you mean hello" in answer.json["detail"]
+    assert answer.json["type"] == "urn:pkgd:problem:name-unknown"
+
+
+@pytest.mark.parametrize("name", ["x y", "1a", "$(id)", "é", "a%00b", "<nixpkgs>"])
+def test_what_cannot_be_a_name_is_never_looked_for(client, name):
+    answer = client.get(f"/api/v1/catalog/{name}")
+
+    assert (answer.status_code, answer.json["near"]) == (404, [])
+
+
+def test_a_catalog_that_does_not_evaluate_is_told_and_hides_no_other(make_app, client, tmp_path):
+    broken = tmp_path / "broken.nix"
+    broken.write_text("{ app = ")
+    app = make_app(CATALOGS=f"{broken} {client.application.config['CATALOGS'][0]}")
+    client.application = app
+
+    answer = client.get("/api/v1/catalog/hello")
+
+    assert [offer["version"] for offer in answer.json["versions"]] == ["2.12.1", "2.10.0"]
+    (failure,) = answer.json["failures"]
+    assert (failure["catalog"], failure["code"]) == (str(broken), "evaluation_failed")
+    assert "syntax error" in failure["message"]
+
+
+@pytest.fixture
+def own(store, tmp_path):
+    """A catalog of the test's own, in a file, and what looks into it."""
+    path = tmp_path / "own" / "catalog.nix"
+    path.parent.mkdir()
+    path.write_text(ONE.format("1.0.0"))
+    return path, Catalogs(store, [str(path)])
+
+
+def test_what_was_found_is_remembered(own):
+    _, catalogs = own
+
+    assert catalogs.offers("app") is catalogs.offers("app")
+
+
+def test_a_catalog_that_has_changed_is_asked_again(own):
+    path, catalogs = own
+    assert catalogs.offers("app").versions[0].version == "1.0.0"
+
+    path.write_text(ONE.format("1.10.0"))
+
+    assert catalogs.offers("app").versions[0].version == "1.10.0"
+
+
+def test_a_file_beside_the_catalog_belongs_to_it(own):
+    path, catalogs = own
+    before = catalogs.signature()
+
+    (path.parent / "more.nix").write_text("{ }")
+
+    assert catalogs.signature() != before
+
+
+def test_a_catalog_that_goes_away_is_told(own):
+    path, catalogs = own
+    catalogs.offers("app")
+
+    shutil.rmtree(path.parent)
+
+    ((catalog, message),) = catalogs.offers("app").failures
+    assert catalog == str(path)
+    assert message
+    assert catalogs.offers("app").failures
+
+
+@pytest.mark.parametrize("mark", MARKS[1:])
+def test_a_large_tree_has_changed_when_it_was_updated_as_a_whole(store, tmp_path, mark):
+    tree = tmp_path / "nixpkgs"
+    (tree / ".git").mkdir(parents=True)
+    for n in range(WATCHED_FILES + 1):
+        (tree / f"{n}.nix").touch()
+    catalogs = Catalogs(store, [str(tree)])
+    before = catalogs.signature()
+
+    (tree / "7.nix").write_text("1")
+    assert catalogs.signature() == before
+
+    (tree / mark).write_text("updated")
+    assert catalogs.signature() != before
+
+
+def test_only_so_many_names_are_remembered(own, monkeypatch):
+    _, catalogs = own
+    monkeypatch.setattr("catalogs.REMEMBERED", 1)
+    first = catalogs.offers("app")
+
+    catalogs.offers("other")
+
+    assert catalogs.offers("app") is not first
+
+
+def test_a_channel_is_watched_where_nix_finds_it(store_dir, tmp_path, monkeypatch):
+    import nix
+
+    pin = tmp_path / "pin"
+    pin.mkdir()
+    (pin / "default.nix").write_text(ONE.format("3.0.0"))
+    store = nix.private_store(store_dir)
+    there = nix.Store({**store.environ, "NIX_PATH": f"nixpkgs={pin}"})
+
+    catalogs = Catalogs(there, [])
+
+    assert catalogs.names == ("<nixpkgs>",)
+    assert catalogs.paths == (pin,)
+    assert catalogs.offers("app").versions[0].version == "3.0.0"
+    assert Catalogs(store, ["<nowhere>"]).signature() == ()

@@ -1,0 +1,90 @@
+"""Garbage: what no package needs goes, what any package needs stays."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import nix
+
+pytestmark = pytest.mark.usefixtures("own_store")
+
+
+@pytest.fixture
+def gc(app):
+    """Return a function that runs `flask gc` and returns its figures."""
+
+    def gc(*arguments):
+        done = app.test_cli_runner().invoke(args=["gc", *arguments], catch_exceptions=False)
+        (freed,) = re.findall(r"bytes (?:would be )?freed: (\d+)", done.output)
+        (roots,) = re.findall(r"roots (?:would be )?removed: (\d+)", done.output)
+        (numbers,) = re.findall(r"generations (?:would be )?removed: (.+)", done.output)
+        return numbers, int(roots), int(freed)
+
+    return gc
+
+
+@pytest.fixture
+def path_of(client):
+    """Return a function that returns a package's store path."""
+    return lambda package_id: Path(client.get(f"/api/v1/package/{package_id}").json["store_path"])
+
+
+def test_what_packages_need_is_kept_whatever_their_state(
+    activated, downloaded, schedule, gc, path_of, client, pool
+):
+    active, kept = path_of(activated("app", "1.0.0")), path_of(downloaded("hello"))
+    forgotten = downloaded("app", "2.0.0")
+    gone = path_of(forgotten)
+    client.delete(f"/api/v1/package/{forgotten}")
+    task_id = schedule("tool-1", "1.0.0")
+
+    gc()
+
+    assert (active.exists(), kept.exists(), gone.exists()) == (True, True, False)
+    assert pool.run_one()
+    assert client.get(f"/api/v1/task/{task_id}").json["status"] == "succeeded"
+
+
+def test_a_dry_run_predicts_what_is_freed_and_changes_nothing(
+    app, own_store, activated, downloaded, gc, path_of, client
+):
+    app.config["KEEP_GENERATIONS"] = 1
+    activated("app", "1.0.0")
+    activated("app", "2.0.0")
+    client.delete("/api/v1/package/1")
+    stray = app.config["DATA_DIR"] / "roots" / "99-0"
+    nix.add_root(own_store, str(path_of(2)), stray)
+
+    predicted = gc("--dry-run")
+
+    assert stray.is_symlink()
+    assert predicted[:2] == ("1", 1)
+    assert predicted[2] > 0
+    assert gc() == predicted
+    assert gc("--dry-run") == ("none", 0, 0)
+
+
+def test_the_newest_generations_and_the_active_one_are_kept(app, activated, gc, client):
+    app.config["KEEP_GENERATIONS"] = 2
+    for n in range(4):
+        activated(f"tool-{n}", "1.0.0")
+    client.post("/api/v1/generation/1/activate")
+
+    assert gc()[0] == "2"
+
+    numbers = [generation["number"] for generation in client.get("/api/v1/generations").json]
+    assert numbers == [4, 3, 1]
+    assert client.post("/api/v1/generations/rollback").json["number"] == 4
+
+
+def test_roots_of_packages_that_are_not_in_the_store_go(app, own_store, downloaded, gc, client):
+    package_id = downloaded()
+    root = app.config["DATA_DIR"] / "roots" / f"{package_id + 1}-0"
+    nix.add_root(own_store, client.get(f"/api/v1/package/{package_id}").json["store_path"], root)
+    (root.parent / "notes.txt").write_text("not a root")
+
+    assert gc()[1] == 1
+
+    assert not root.is_symlink()
+    assert (root.parent / "notes.txt").exists()
