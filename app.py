@@ -4,7 +4,7 @@
 thread, so that gunicorn can call it before it forks.
 """
 
-import logging
+import logging.config
 import threading
 import uuid
 from collections.abc import Mapping
@@ -14,7 +14,8 @@ from alembic.script import ScriptDirectory
 from flask import Flask, Response, g, request
 from flask_migrate import Migrate
 from flask_smorest import Api
-from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.exceptions import LengthRequired, UnsupportedMediaType
+from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import IntegerConverter, Map
 
 import auth
@@ -23,6 +24,8 @@ import commands
 import config
 import generations
 import health
+import logbook
+import metrics
 import nix
 import packages
 import problems
@@ -31,11 +34,19 @@ import tokens
 from catalogs import Catalogs
 from models import db
 from schemas import MAX_ID
+from throttle import Throttle
 from version import VERSION
 from worker import Pool
 
 BODY_BYTES = 64 * 1024
 REQUEST_ID_LENGTH = 64
+SECURITY_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
 MIGRATIONS = config.HERE / "migrations"
 
 
@@ -59,13 +70,18 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
 
     app.url_map.converters["id"] = IdConverter
     app.before_request(begin_request)
+    logbook.init_app(app)
+    metrics.init_app(app)
     app.before_request(auth.check_token)
     app.before_request(refuse_other_bodies)
     app.after_request(end_request)
+    if app.config["TRUSTED_PROXIES"]:
+        hops = app.config["TRUSTED_PROXIES"]
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
 
     api = Api(app)
     problems.init_app(app)
-    for module in (health, packages, tasks, catalogs, generations, tokens):
+    for module in (health, packages, tasks, catalogs, generations, tokens, metrics):
         api.register_blueprint(module.blueprint)
     commands.init_app(app)
     return app
@@ -87,8 +103,7 @@ def init_config(app: Flask, overrides: Mapping[str, Any] | None) -> None:
         OPENAPI_VERSION="3.1.0",
         OPENAPI_URL_PREFIX=None,
     )
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.config.dictConfig(logbook.config(production=app.config["APP_ENV"] == config.PRODUCTION))
 
 
 def engine_options(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,6 +131,7 @@ def init_extensions(app: Flask) -> None:
     app.extensions["store"] = store
     app.extensions["catalogs"] = Catalogs(store, app.config["CATALOGS"])
     app.extensions["pool"] = Pool(app)
+    app.extensions["throttle"] = Throttle()
     app.extensions["followers"] = threading.BoundedSemaphore(app.config["MAX_FOLLOWERS"])
 
 
@@ -127,13 +143,19 @@ def begin_request() -> None:
 
 
 def refuse_other_bodies() -> None:
-    """Refuse a body that isn't JSON: to pass it over could do more than was asked for."""
-    has_body = request.content_length or "Transfer-Encoding" in request.headers
-    if has_body and not request.is_json:
+    """Refuse a body that isn't JSON: to pass it over could do more than was asked for.
+
+    One of unannounced length is refused too: waiting for its end could take for ever.
+    """
+    if "Transfer-Encoding" in request.headers:
+        raise LengthRequired("the body's length must be announced, with Content-Length")
+    if request.content_length and not request.is_json:
         raise UnsupportedMediaType("the body must be JSON, with Content-Type: application/json")
 
 
 def end_request(response: Response) -> Response:
-    """Tell the client its request's id."""
+    """Tell the client its request's id, and its browser to be careful."""
     response.headers["X-Request-ID"] = g.request_id
+    for name, value in SECURITY_HEADERS.items():
+        response.headers.setdefault(name, value)
     return response

@@ -194,7 +194,8 @@ class Attempt:
             raise LeaseLost
 
     def _say(self, sentence: str) -> None:
-        """Add a line of our own to the log."""
+        """Add a line of our own to the task's log, and to the service's."""
+        log.info("%s", sentence)
         self._log += f"pkgd: {sentence}\n".encode()
 
     def _take(self, text: bytes) -> None:

@@ -52,12 +52,13 @@ def check_token() -> None:
 
     Raises Unauthorized without a live token, and a 403 Problem when its scope is too small.
     """
-    if request.endpoint in OPEN_ENDPOINTS:
+    if request.endpoint in OPEN_ENDPOINTS or _is_public_metrics():
         return
     g.caller = authenticate()
     if g.caller is None:
         if _may_mint_first():
             return
+        current_app.extensions["throttle"].note_failure(request.remote_addr or "")
         challenge = [WWWAuthenticate(scheme, {"realm": "pkgd"}) for scheme in ("bearer", "token")]
         raise Unauthorized("a live token is needed", www_authenticate=challenge)
 
@@ -124,6 +125,10 @@ def mint(
 
 def _keys() -> list[str]:
     return [current_app.config["SECRET_KEY"], *current_app.config["SECRET_KEY_FALLBACKS"]]
+
+
+def _is_public_metrics() -> bool:
+    return request.endpoint == "metrics.show" and current_app.config["METRICS_PUBLIC"]
 
 
 def _may_mint_first() -> bool:

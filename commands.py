@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,13 +13,15 @@ from sqlalchemy import MetaData
 
 import auth
 import garbage
+import health
 import reconciliation
+import retention
 from models import Scope, db
 
 
 def init_app(app: Flask) -> None:
     """Add the commands to `app`."""
-    for command in (init_db, create_token, run_worker, reconcile, gc):
+    for command in (init_db, create_token, run_worker, reconcile, gc, prune, backup):
         app.cli.add_command(command)
 
 
@@ -55,6 +58,7 @@ def run_worker() -> None:
     pool = current_app.extensions["pool"]
     if pool.size == 0:
         raise click.ClickException("WORKER_THREADS is 0: there would be nothing to run")
+    health.check_start(current_app)
     over = threading.Event()
 
     def end(_signal: int, _frame: Any) -> None:
@@ -87,6 +91,36 @@ def gc(dry_run: bool) -> None:
     click.echo(f"generations {would}removed: {numbers}")
     click.echo(f"roots {would}removed: {len(done.roots)}")
     click.echo(f"bytes {would}freed: {done.freed_bytes}")
+
+
+@click.command("prune")
+@click.option("--dry-run", is_flag=True, help="Only tell how many tasks would go.")
+@with_appcontext
+def prune(dry_run: bool) -> None:
+    """Delete tasks, with their logs, that ended more than TASK_DAYS ago; the pool does so hourly."""
+    days = current_app.config["TASK_DAYS"]
+    if dry_run:
+        click.echo(f"{retention.count(days)} tasks would be pruned")
+    else:
+        click.echo(f"{retention.prune(days)} tasks pruned")
+
+
+@click.command("backup")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@with_appcontext
+def backup(file: Path) -> None:
+    """Copy the SQLite database, consistently and while the service runs, to a new FILE."""
+    if db.engine.dialect.name != "sqlite":
+        raise click.ClickException("this database is PostgreSQL: use pg_dump DATABASE_URL > FILE")
+    if file.exists():
+        raise click.ClickException(f"{file} is there already: name a new file")
+    unfinished = file.with_name(f".{file.name}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    unfinished.touch(mode=0o600)
+    with db.engine.connect() as connection:
+        connection.exec_driver_sql("VACUUM INTO ?", (str(unfinished),))
+    unfinished.rename(file)
+    click.echo(f"{file}: {file.stat().st_size} bytes")
 
 
 def _drop_all() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -43,6 +44,12 @@ def _positive(value: str) -> int:
     return number
 
 
+def _yes_or_no(value: str) -> bool:
+    if value not in ("true", "false"):
+        raise ValueError("neither")
+    return value == "true"
+
+
 def _app_env(value: str) -> str:
     if value not in (DEVELOPMENT, PRODUCTION):
         raise ValueError("unknown")
@@ -55,6 +62,7 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
     "DATABASE_URL": (str, "", "a database URL"),
     "DB_PATH": (_path, None, "a path"),
     "SECRET_KEY": (str, "", "a secret"),
+    "SECRET_KEY_FILE": (_path, None, "a path"),
     "SECRET_KEY_FALLBACKS": (_words, (), "secrets, separated by spaces"),
     "DATA_DIR": (_path, Path("data").absolute(), "a path"),
     "PROFILE": (_path, None, "a path"),
@@ -70,6 +78,9 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
     "LOG_BYTES": (_positive, 16 * MIB, "a whole number from 1"),
     "MIN_FREE_BYTES": (_count, 512 * MIB, "a whole number from 0"),
     "MAX_FOLLOWERS": (_count, 8, "a whole number from 0"),
+    "TASK_DAYS": (_positive, 30, "a whole number from 1"),
+    "METRICS_PUBLIC": (_yes_or_no, False, "true or false"),
+    "TRUSTED_PROXIES": (_count, 0, "a whole number from 0"),
     "TOKEN_DAYS": (_positive, 90, "a whole number from 1"),
     "BIND": (str, "127.0.0.1", "an address"),
     "PORT": (_positive, 8000, "a port"),
@@ -115,7 +126,7 @@ def _database_url(settings: Mapping[str, Any]) -> str:
 
 
 def _secret_key(settings: Mapping[str, Any]) -> str:
-    key: str = settings["SECRET_KEY"]
+    key: str = settings["SECRET_KEY"] or _read_secret(settings["SECRET_KEY_FILE"])
     if settings["APP_ENV"] == DEVELOPMENT:
         return key or _development_key(settings["DATA_DIR"] / "secret_key")
 
@@ -129,9 +140,21 @@ def _secret_key(settings: Mapping[str, Any]) -> str:
     return key
 
 
+def _read_secret(path: Path | None) -> str:
+    """Return the secret in a file that nobody else may read; nothing for no file."""
+    if path is None:
+        return ""
+    try:
+        if path.stat().st_mode & stat.S_IROTH:
+            raise ConfigError(f"SECRET_KEY_FILE {path} can be read by everyone; chmod 600 it")
+        return path.read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"SECRET_KEY_FILE can't be read: {error}") from None
+
+
 def _development_key(path: Path) -> str:
     """Return the key kept in `path`, making it first where there is none."""
-    mine = path.with_name(f"{path.name}.{os.getpid()}")
+    mine = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():

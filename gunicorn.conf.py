@@ -1,18 +1,30 @@
 """How gunicorn serves pkgd; a bad configuration ends the start before a port opens."""
 
+import os
+import shutil
 import signal
 from types import FrameType
 from typing import Any
 
-from config import ConfigError, load
+import health
+import logbook
+from config import PRODUCTION, ConfigError, load
 
 try:
     settings = load()
 except ConfigError as error:
     raise SystemExit(f"pkgd: {error}") from None
 
+production = settings["APP_ENV"] == PRODUCTION
+metrics_dir = settings["DATA_DIR"] / "metrics"
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+if SHARED not in os.environ:  # it is there when gunicorn reads this again, for a reload
+    shutil.rmtree(metrics_dir, ignore_errors=True)
+    metrics_dir.mkdir(parents=True)
+    os.environ[SHARED] = str(metrics_dir)  # before anything imports prometheus_client
+
 bind = f"{settings['BIND']}:{settings['PORT']}"
-worker_class = "gthread"
+worker_class = "reception.PatientWorker"
 workers = settings["WEB_PROCESSES"]
 threads = settings["WEB_THREADS"]
 preload_app = True
@@ -23,6 +35,12 @@ limit_request_line = 4094
 limit_request_fields = 50
 limit_request_field_size = 4096
 control_socket_disable = True
+logconfig_dict = logbook.config(production=production)
+
+
+def on_starting(server: Any) -> None:
+    """End the start, before a port opens, where it could not go well."""
+    health.check_start(server.app.wsgi())
 
 
 def post_worker_init(worker: Any) -> None:

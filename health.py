@@ -1,12 +1,14 @@
 """The routes that say how the service is: greeting, liveness, readiness, version."""
 
+import os
 from typing import Any
 
 from alembic.migration import MigrationContext
-from flask import current_app
+from flask import Flask, current_app
 
 import nix
 from blueprints import Blueprint
+from config import PRODUCTION
 from models import DATABASE_AWAY, db
 from problems import Problem
 from schemas import HealthSchema, MessageSchema, VersionSchema
@@ -47,6 +49,23 @@ def readyz() -> Any:
 def version() -> Any:
     """Tell which pkgd this is."""
     return {"version": VERSION, "build": BUILD}
+
+
+def check_start(app: Flask) -> None:
+    """End a start in production that could not go well; SystemExit says why in one line.
+
+    A database that is away is no reason: it may come back.
+    """
+    if app.config["APP_ENV"] != PRODUCTION:
+        return
+    with app.app_context():
+        said = _database()
+        db.engine.dispose()  # nothing may be open across a fork
+    if said.startswith("the schema is"):
+        raise SystemExit(f"pkgd: {said}")
+    folder = app.config["DATA_DIR"]
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SystemExit(f"pkgd: DATA_DIR {folder} can't be written")
 
 
 def _database() -> str:

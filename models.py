@@ -225,6 +225,7 @@ class Task(Model):
     package_id: Mapped[int] = mapped_column(ForeignKey("packages.id", ondelete="CASCADE"))
     status: Mapped[TaskStatus] = mapped_column(_choice(TaskStatus), default=TaskStatus.QUEUED)
     attempt: Mapped[int] = mapped_column(default=0)
+    request_id: Mapped[str | None] = mapped_column(String(64))
     waiting: Mapped[str | None] = mapped_column(Text)
     done: Mapped[int] = mapped_column(default=0)
     expected: Mapped[int] = mapped_column(default=0)
@@ -240,7 +241,7 @@ class Task(Model):
     lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     @staticmethod
-    def queue(package_id: int) -> uuid.UUID | None:
+    def queue(package_id: int, request_id: str | None = None) -> uuid.UUID | None:
         """Queue a download of a created package; None when one is live, or it isn't created."""
         task_id = uuid.uuid4()
         created = select(
@@ -252,6 +253,7 @@ class Task(Model):
             literal(0),
             literal(utcnow(), UtcDateTime),
             false(),
+            literal(request_id, String),
         ).where(Package.id == package_id, Package.status == PackageStatus.CREATED)
         columns = [
             "id",
@@ -262,6 +264,7 @@ class Task(Model):
             "expected",
             "created_at",
             "cancel_requested",
+            "request_id",
         ]
         try:
             queued = db.session.execute(

@@ -300,15 +300,14 @@ def _owner(path: str, packages: Iterable[ProfilePackage]) -> tuple[str, str]:
 
 def installed(store: Store, profile: Path) -> list[tuple[str, str]]:
     """Return the name and the main store path of what a profile, or a generation's link, holds."""
-    argv = [
-        "nix-env",
-        *("--profile", str(profile)),
-        "--query",
-        "--json",
-        "--out-path",
+    argv = ["nix-env", "--profile", str(profile), "--query", "--json", "--out-path"]
+    elements = json.loads(text(call(store, argv))).values()
+
+    # Who changed the profile by hand may have put in what has no output of that name.
+    return [
+        (element["name"], element["outputs"].get("out") or next(iter(element["outputs"].values())))
+        for element in elements
     ]
-    elements = json.loads(text(call(store, argv)))
-    return [(element["name"], element["outputs"]["out"]) for element in elements.values()]
 
 
 def generations(store: Store, profile: Path) -> list[Generation]:

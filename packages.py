@@ -80,7 +80,7 @@ def download(package_id: int) -> Any:
             return {"status": package.status, "task_id": _done_by(package_id)}, 200
         if package.task_status in LIVE:
             return package
-        if (task_id := Task.queue(package_id)) is not None:
+        if (task_id := Task.queue(package_id, g.request_id)) is not None:
             current_app.extensions["pool"].wake()
             return {"status": package.status, "task_id": task_id}
 

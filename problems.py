@@ -73,8 +73,9 @@ def refuse(error: HTTPException) -> Response:
     }
     if errors:
         document["errors"] = errors
-    if getattr(error, "near", None) is not None:
-        document["near"] = error.near
+    near = getattr(error, "near", None)
+    if near is not None:
+        document["near"] = near
     response.data = json.dumps(document)
     response.content_type = CONTENT_TYPE
     return response

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from flask import current_app
-from sqlalchemy import Row, Select, select
+from sqlalchemy import Row, select
 
 import nix
 import process
@@ -103,7 +103,7 @@ def active() -> list[Row[Any]]:
     return list(db.session.execute(columns().where(status).order_by(Package.id)).all())
 
 
-def columns() -> Select[Any]:
+def columns() -> Any:
     """Select what the profile needs to know of packages."""
     return select(Package.id, Package.name, Package.version, Package.status, Package.store_paths)
 

@@ -265,6 +265,7 @@ class TaskSchema(Schema):
     id = fields.UUID(required=True)
     package_id = fields.Integer(required=True)
     status = fields.Enum(TaskStatus, by_value=True, required=True)
+    request_id = fields.String(required=True, allow_none=True)
     attempt = fields.Integer(required=True)
     waiting = fields.String(required=True, allow_none=True)
     progress = Columns(ProgressSchema, required=True)

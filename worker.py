@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from flask import Flask
+from flask import Flask, g
 
 import holders
 import leases
 import nix
 import reconciliation
+import retention
 from attempts import Attempt
 from holders import Holder
 from models import DATABASE_AWAY, Task
@@ -21,6 +22,7 @@ log = logging.getLogger("pkgd.worker")
 
 POLL_SECONDS = 0.8
 KEEP_SECONDS = 1.0
+PRUNE_SECONDS = 3600
 STOP_SECONDS = 20
 
 
@@ -35,6 +37,7 @@ class Pool:
         self._threads: list[threading.Thread] = []
         self._holder: Holder | None = None
         self._settled = False
+        self._prune_at = 0.0
 
     @property
     def size(self) -> int:
@@ -102,16 +105,20 @@ class Pool:
             lease = leases.claim(self.holder_id, self.app.config["LEASE_SECONDS"])
             if lease is None:
                 return False
+            g.task_id = lease.task_id
             Attempt(lease, self.app, self.stopping).run()
             return True
 
     def keep_once(self) -> bool:
-        """Return lost tasks to the queue and say why tasks wait; at first, also reconcile."""
+        """Return lost tasks to the queue and say why tasks wait; at times, more."""
         with self.app.app_context():
             self.reap()
             Task.explain_wait(self.obstacle())
             if not self._settled:
                 self._settle()
+            if time.monotonic() >= self._prune_at:
+                self._prune_at = time.monotonic() + PRUNE_SECONDS
+                retention.prune(self.app.config["TASK_DAYS"])
         return False
 
     def _settle(self) -> None:

@@ -47,6 +47,7 @@ class Service:
     def __exit__(self, *_):
         self.session.close()
         self.kill()
+        print(self.said())  # shown when the test fails
 
     # --- processes ---
 
@@ -120,8 +121,7 @@ class Service:
 
     def web_processes(self):
         """Return gunicorn's worker processes."""
-        children = psutil.Process(self.server.pid).children()
-        return [child for child in children if "gunicorn" in " ".join(child.cmdline())]
+        return psutil.Process(self.server.pid).children()
 
     def said(self):
         """Return what the processes have written."""

@@ -1,6 +1,8 @@
 """The commands of an operator on the host."""
 
 import sqlite3
+import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import bearing
@@ -79,3 +81,58 @@ def test_run_worker_refuses_to_run_nothing(make_app):
 
     assert refused.exit_code == 1
     assert "WORKER_THREADS is 0" in refused.output
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_backup_taken_while_others_write_is_a_whole_database(command, client, many, tmp_path):
+    many(100)
+    with ThreadPoolExecutor(4) as threads:
+        writes = [threads.submit(register_made, client, n) for n in range(200)]
+        done = command("backup", str(tmp_path / "copy.db"))
+    assert {write.result() for write in writes} == {201}
+
+    assert done.exit_code == 0, done.output
+    copy = sqlite3.connect(tmp_path / "copy.db")
+    assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert 100 <= copy.execute("SELECT count(*) FROM packages").fetchone()[0] <= 300
+    copy.close()
+    assert stat.S_IMODE((tmp_path / "copy.db").stat().st_mode) == 0o600
+
+
+def register_made(client, number):
+    one = bearing(client.application, client.secret)
+    body = {"name": "app", "version": f"{number}.0.0"}
+    return one.post("/api/v1/packages", json=body).status_code
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_backup_never_overwrites(command, tmp_path, settings):
+    (tmp_path / "copy.db").write_text("precious")
+
+    refused = command("backup", str(tmp_path / "copy.db"))
+
+    assert refused.exit_code == 1
+    assert (tmp_path / "copy.db").read_text() == "precious"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_restored_backup_passes_its_reconciliation(
+    make_app, settings, client, activated, tmp_path
+):
+    activated()
+    copy = tmp_path / "copy.db"
+    client.application.test_cli_runner().invoke(args=["backup", str(copy)], catch_exceptions=False)
+
+    restored = make_app(DATABASE_URL=f"sqlite:///{copy}")
+
+    assert restored.test_cli_runner().invoke(args=["reconcile"]).output == "all as it should be\n"
+    (package,) = bearing(restored, client.secret).get("/api/v1/packages").json
+    assert package["status"] == "activated"
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_backup_of_postgresql_is_pg_dumps_work(command, settings, tmp_path):
+    refused = command("backup", str(tmp_path / "copy.db"))
+
+    assert refused.exit_code == 1
+    assert "use pg_dump" in refused.output

@@ -111,3 +111,34 @@ def test_a_dot_env_file_is_read_and_the_environment_goes_before_it(tmp_path, mon
     settings = config.load()
 
     assert (settings["PORT"], settings["TOKEN_DAYS"], settings["BUILDERS"]) == (82, 7, "")
+
+
+def test_a_secret_key_may_come_from_a_file(tmp_path):
+    file = tmp_path / "key"
+    file.touch(mode=0o600)
+    file.write_text(f"{LONG}\n")
+
+    settings = load(tmp_path, APP_ENV="production", SECRET_KEY_FILE=str(file))
+
+    assert settings["SECRET_KEY"] == LONG
+
+
+def test_a_secret_file_that_everyone_can_read_is_refused(tmp_path):
+    file = tmp_path / "key"
+    file.write_text(LONG)
+    file.chmod(0o644)
+
+    with pytest.raises(config.ConfigError, match="can be read by everyone; chmod 600 it"):
+        load(tmp_path, APP_ENV="production", SECRET_KEY_FILE=str(file))
+
+
+def test_a_secret_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(config.ConfigError, match="SECRET_KEY_FILE can't be read"):
+        load(tmp_path, SECRET_KEY_FILE=str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(("value", "meant"), [("true", True), ("false", False)])
+def test_a_switch_is_true_or_false(tmp_path, value, meant):
+    assert load(tmp_path, METRICS_PUBLIC=value)["METRICS_PUBLIC"] is meant
+    with pytest.raises(config.ConfigError, match="must be true or false"):
+        load(tmp_path, METRICS_PUBLIC="yes")

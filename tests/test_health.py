@@ -4,6 +4,7 @@ import pytest
 from conftest import until
 
 from app import create_app
+from health import check_start
 from version import BUILD, VERSION
 
 
@@ -80,3 +81,39 @@ def test_with_an_old_schema_the_service_is_not_ready(tmp_path, store_dir):
 
     (said,) = failing(app)["database"]
     assert said.endswith("run flask init-db")
+
+
+def start_in_production(app):
+    """Check the start, as gunicorn and run-worker do, and return what was said."""
+    app.config["APP_ENV"] = "production"
+    with pytest.raises(SystemExit) as end:
+        check_start(app)
+    assert "\n" not in end.value.code
+    return end.value.code
+
+
+def test_production_does_not_start_on_an_old_schema(tmp_path):
+    said = start_in_production(create_app({"DATA_DIR": tmp_path}))
+
+    assert said.startswith("pkgd: the schema is None")
+    assert said.endswith("run flask init-db")
+
+
+def test_production_does_not_start_without_its_data_folder(app, tmp_path):
+    app.config["DATA_DIR"] = tmp_path / "nowhere"
+
+    assert start_in_production(app) == f"pkgd: DATA_DIR {tmp_path}/nowhere can't be written"
+
+
+def test_production_starts_when_all_is_well_or_the_database_may_come_back(app, tmp_path):
+    app.config["APP_ENV"] = "production"
+    check_start(app)
+
+    url = "postgresql://nobody@/nothing?host=/nonexistent"
+    away = create_app({"DATA_DIR": tmp_path, "DATABASE_URL": url})
+    away.config["APP_ENV"] = "production"
+    check_start(away)
+
+
+def test_development_starts_without_a_schema_and_says_so_when_asked(tmp_path):
+    check_start(create_app({"DATA_DIR": tmp_path}))

@@ -152,6 +152,27 @@ def test_odd_names_are_only_names(own, package, put, profile):
     assert nix.installed(own, profile) == [(f"{odd}-1.0.0", path)]
 
 
+BY_HAND = """{ hand = derivation {
+  name = "hand-1.0";
+  system = builtins.currentSystem;
+  outputs = [ "bin" "lib" ];
+  builder = "/bin/sh";
+  args = [ "-c" "PATH=/usr/bin:/bin; mkdir $bin $lib" ];
+}; }"""
+
+
+def test_what_was_installed_by_hand_is_told_too(own, package, put, profile, tmp_path):
+    put(package("one", "bin/one"))
+    (tmp_path / "hand.nix").write_text(BY_HAND)
+
+    argv = ["nix-env", "--profile", str(profile), "--file", str(tmp_path / "hand.nix")]
+    nix.text(nix.call(own, [*argv, "--install", "--attr", "hand"]))
+
+    hand, one = sorted(nix.installed(own, profile))
+    assert (hand[0], one[0]) == ("hand-1.0", "one-1.0.0")
+    assert hand[1].endswith("-hand-1.0-bin")
+
+
 def test_two_packages_with_a_file_in_common_are_refused(own, package, put, profile):
     one, two = package("one", "bin/same name", "b"), package("two", "bin/same name", "c")
     put(one)

@@ -1,0 +1,85 @@
+"""The log: one line an event, for people in development, as JSON in production.
+
+Every line written while a request or a task is dealt with carries its id. Nobody's secret is ever
+handed to a logger: headers and bodies of requests are not logged.
+"""
+
+import logging
+import time
+from typing import Any
+
+from flask import Flask, Response, g, has_app_context, request
+
+log = logging.getLogger("pkgd.requests")
+
+READABLE = "%(asctime)s %(levelname)-7s %(name)s %(message)s%(ids)s"
+FIELDS = "%(asctime)s %(levelname)s %(name)s %(message)s %(request_id)s %(task_id)s"
+
+
+class Ids(logging.Filter):
+    """Adds to a line the request and the task that it is about."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add the ids; no line is held back."""
+        here = has_app_context()
+        ids = {name: g.get(name) if here else None for name in ("request_id", "task_id")}
+        record.__dict__.update(ids)
+        record.ids = "".join(f" {name}={value}" for name, value in ids.items() if value)
+        return True
+
+
+def config(*, production: bool) -> dict[str, Any]:
+    """Return the configuration of logging (logging.config.dictConfig), ours and gunicorn's."""
+    json_lines = {
+        "()": "pythonjsonlogger.json.JsonFormatter",
+        "format": FIELDS,
+        "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
+        "datefmt": "%Y-%m-%dT%H:%M:%SZ",
+    }
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "filters": {"ids": {"()": Ids}},
+        "formatters": {"readable": {"format": READABLE}, "json": json_lines},
+        "handlers": {
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "formatter": "json" if production else "readable",
+                "filters": ["ids"],
+            }
+        },
+        "root": {"level": "INFO", "handlers": ["stderr"]},
+        "loggers": {
+            "alembic": {"level": "WARNING"},
+            "gunicorn.error": {"level": "INFO", "handlers": [], "propagate": True},
+            "gunicorn.access": {"level": "WARNING", "handlers": [], "propagate": True},
+        },
+    }
+
+
+def init_app(app: Flask) -> None:
+    """Log the requests to `app` that change something or fail; the others at level DEBUG."""
+    app.before_request(_begin)
+    app.after_request(_end)
+
+
+def _begin() -> None:
+    g.started = time.perf_counter()
+
+
+def _end(response: Response) -> Response:
+    dull = request.method in ("GET", "HEAD") and response.status_code < 400
+    level = logging.DEBUG if dull else logging.INFO
+    if log.isEnabledFor(level):
+        duration = round((time.perf_counter() - g.started) * 1000, 1)
+        facts = {
+            "method": request.method,
+            "path": request.path,
+            "status": response.status_code,
+            "milliseconds": duration,
+            "address": request.remote_addr,
+            "token": getattr(g.get("caller"), "id", None),
+        }
+        line = "%(method)s %(path)s %(status)d %(milliseconds).1f ms"
+        log.log(level, line, facts, extra=facts)
+    return response

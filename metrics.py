@@ -1,0 +1,121 @@
+"""Metrics for Prometheus: requests as every process counted them, and the rest as it is now.
+
+Counts are kept in files that gunicorn's processes share (prometheus_client's multiprocess mode).
+What the database, the profile and the disk know is asked of them at each scrape, and so is right
+for any number of processes and hosts.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Flask, Response, current_app, g, request
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+from sqlalchemy import func, select
+from sqlalchemy.orm import InstrumentedAttribute
+
+import profiles
+from blueprints import Blueprint
+from models import Package, Task, TaskStatus, db, utcnow
+
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+
+blueprint = Blueprint("metrics", __name__, description="Metrics for Prometheus")
+
+COUNTED = CollectorRegistry()
+REQUESTS = Counter(
+    "pkgd_requests", "Requests answered.", ["method", "route", "code"], registry=COUNTED
+)
+LATENCY = Histogram(
+    "pkgd_request_seconds", "Time to answer, in seconds.", ["method", "route"], registry=COUNTED
+)
+
+
+@blueprint.get("/metrics")
+def show() -> Response:
+    """Answer in Prometheus' text format."""
+    counted = COUNTED
+    if SHARED in os.environ:
+        counted = CollectorRegistry()
+        MultiProcessCollector(counted)  # type: ignore[no-untyped-call] # it has no hints
+    known = CollectorRegistry()
+    known.register(Known())
+    text = generate_latest(counted) + generate_latest(known)
+    return Response(text, content_type=CONTENT_TYPE_LATEST)
+
+
+def init_app(app: Flask) -> None:
+    """Count the requests to `app`."""
+    app.after_request(_count)
+
+
+def _count(response: Response) -> Response:
+    route = request.url_rule.rule if request.url_rule else "none"
+    REQUESTS.labels(request.method, route, response.status_code).inc()
+    LATENCY.labels(request.method, route).observe(time.perf_counter() - g.started)
+    return response
+
+
+class Known(Collector):
+    """What the database, the profile and the disk tell at the moment."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield a metric for each."""
+        yield _counts("pkgd_tasks", "Tasks on record, by status.", Task.status)
+        yield _counts("pkgd_task_errors", "Failed tasks on record, by code.", Task.error_code)
+        yield _counts("pkgd_packages", "Packages, by status.", Package.status)
+        yield _gauge("pkgd_task_attempts", "Attempts of the tasks on record.", _attempts())
+        yield _build_seconds()
+        yield _gauge("pkgd_oldest_queued_seconds", "Age of the oldest queued task.", _oldest())
+        generation = profiles.current() or 0
+        yield _gauge("pkgd_profile_generation", "The active generation, or 0.", generation)
+        free = shutil.disk_usage(current_app.config["DATA_DIR"]).free
+        yield _gauge("pkgd_free_bytes", "Free disk space under DATA_DIR.", free)
+
+
+def _gauge(name: str, about: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, about, value=value)
+
+
+def _counts(name: str, about: str, column: InstrumentedAttribute[Any]) -> Metric:
+    """Count rows by a column; a state that no row is in counts as 0."""
+    family = GaugeMetricFamily(name, about, labels=[column.key.removeprefix("error_")])
+    rows = db.session.execute(
+        select(column, func.count()).where(column.is_not(None)).group_by(column)
+    ).all()
+    found: dict[str, int] = dict(map(tuple, rows))
+    states = getattr(column.type, "enums", ())
+    for value, count in {**dict.fromkeys(states, 0), **found}.items():
+        family.add_metric([value], count)
+    return family
+
+
+def _attempts() -> int:
+    return db.session.scalar(select(func.sum(Task.attempt))) or 0
+
+
+def _oldest() -> float:
+    queued = select(func.min(Task.created_at)).where(Task.status == TaskStatus.QUEUED)
+    oldest = db.session.scalar(queued)
+    return (utcnow() - oldest).total_seconds() if oldest else 0.0
+
+
+def _build_seconds() -> Metric:
+    """Sum up how long the last attempts of the succeeded tasks on record took."""
+    times = db.session.execute(
+        select(Task.started_at, Task.finished_at).where(Task.status == TaskStatus.SUCCEEDED)
+    ).all()
+    taken = sum((row.finished_at - row.started_at).total_seconds() for row in times)
+    about = "Time of the successful attempts on record."
+    return SummaryMetricFamily("pkgd_build_seconds", about, count_value=len(times), sum_value=taken)

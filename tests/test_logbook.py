@@ -1,0 +1,75 @@
+"""The log: readable or JSON, with the ids that lines belong together by."""
+
+import json
+import logging
+import logging.config
+
+import pytest
+from conftest import until
+from service import Service
+
+import logbook
+
+
+@pytest.fixture
+def written(capsys):
+    """Return a function that logs under a configuration and returns the line."""
+
+    def written(*, production):
+        logging.config.dictConfig(logbook.config(production=production))
+        logging.getLogger("pkgd.test").warning("it is %s", "so")
+        return capsys.readouterr().err
+
+    yield written
+    logging.getLogger().handlers.clear()
+
+
+def test_production_writes_one_json_object_a_line(written):
+    line = written(production=True)
+
+    assert line.count("\n") == 1
+    event = json.loads(line)
+    assert (event["level"], event["logger"], event["message"]) == (
+        "WARNING",
+        "pkgd.test",
+        "it is so",
+    )
+    assert event["time"].endswith("Z")
+
+
+def test_development_writes_for_people(written):
+    assert written(production=False).endswith("WARNING pkgd.test it is so\n")
+
+
+def test_a_request_that_changes_something_is_logged_and_a_look_is_not(client, caplog):
+    client.get("/api/v1/packages")
+    client.post("/api/v1/packages", json={"name": "hello", "version": "1.0.0"})
+    client.get("/nope")
+
+    lines = [record.getMessage() for record in caplog.records if record.name == "pkgd.requests"]
+    assert [line.rpartition(" ")[0].rpartition(" ")[0] for line in lines][-2:] == [
+        "POST /api/v1/packages 201",
+        "GET /nope 404",
+    ]
+
+
+def test_a_request_can_be_followed_to_its_task_and_their_log_lines(settings):
+    settings |= {"APP_ENV": "production", "WEB_PROCESSES": 1}
+    with Service(settings) as service:
+        service.command("init-db")
+        secret = service.command("create-token").stdout.strip()
+        service.start()
+        service.session.headers["Authorization"] = f"Token {secret}"
+        package_id = service.register("nosuch", "1.0.0")
+        answer = service.request(
+            "POST", f"package/{package_id}/download", headers={"X-Request-ID": "abc-1"}
+        )
+        task = service.ended(answer.json()["task_id"])
+        until(lambda: "abc-1" in service.said())
+        lines = [json.loads(line) for line in service.said().splitlines()]
+
+    assert (answer.headers["X-Request-ID"], task["request_id"]) == ("abc-1", "abc-1")
+    (event,) = [line for line in lines if line.get("request_id") == "abc-1"]
+    assert (event["method"], event["status"], event["token"]) == ("POST", 202, 1)
+    assert [line for line in lines if line.get("task_id") == task["id"]]
+    assert secret not in service.said()

@@ -1,0 +1,109 @@
+"""Metrics: they agree with the database, over any number of processes."""
+
+import re
+
+import pytest
+from conftest import bearing
+from prometheus_client.parser import text_string_to_metric_families
+from service import Service
+
+
+def metrics(text):
+    """Return every sample, by its name and its labels' values in the order of their names."""
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+@pytest.fixture
+def scrape(client):
+    """Return a function that asks for the metrics."""
+
+    def scrape():
+        answer = client.get("/metrics")
+        assert answer.status_code == 200
+        assert answer.content_type.startswith("text/plain; version=")
+        return metrics(answer.text)
+
+    return scrape
+
+
+def test_the_queue_is_shown(scrape, schedule, pool):
+    schedule("nosuch", "1.0.0")
+    pool.run_one()
+    schedule()
+    pool.run_one()
+    schedule(version="2.10.0")
+
+    told = scrape()
+
+    assert [told["pkgd_tasks", status] for status in ("queued", "succeeded", "failed")] == [1] * 3
+    assert told["pkgd_tasks", "running"] == 0
+    assert told["pkgd_task_errors", "name_unknown"] == 1
+    assert told["pkgd_task_attempts",] == 2
+    assert told["pkgd_build_seconds_count",] == 1
+    assert told["pkgd_build_seconds_sum",] > 0
+    assert told["pkgd_oldest_queued_seconds",] > 0
+
+
+def test_an_empty_queue_has_no_age(scrape):
+    assert scrape()["pkgd_oldest_queued_seconds",] == 0
+
+
+def test_packages_the_profile_and_the_disk_are_shown(scrape, activated, register):
+    activated()
+    register()
+
+    told = scrape()
+
+    assert (told["pkgd_packages", "activated"], told["pkgd_packages", "created"]) == (1, 1)
+    assert told["pkgd_profile_generation",] == 1
+    assert told["pkgd_free_bytes",] > 0
+
+
+def test_metrics_need_a_token(anonymous):
+    assert anonymous.get("/metrics").status_code == 401
+
+
+def test_metrics_can_be_made_public(make_app):
+    assert make_app(METRICS_PUBLIC="true").test_client().get("/metrics").status_code == 200
+
+
+def test_requests_are_counted_by_all_processes(settings):
+    """A hundred mixed requests over two processes are a hundred in the metrics."""
+    with Service(settings | {"WEB_PROCESSES": 2, "WORKER_THREADS": 0}) as service:
+        service.command("init-db")
+        service.start()
+        service.sign_in()
+        for n in range(25):
+            service.register("made", f"{n}.0.0")
+            service.get(f"package/{n + 1}")
+            assert service.request("GET", f"package/{n + 1000}").status_code == 404
+            assert service.request("POST", "packages", json={}).status_code == 422
+
+        told = metrics(service.session.get(f"{service.url}/metrics").text)
+
+    one = "/api/v1/package/<id:package_id>"
+    assert told["pkgd_requests_total", "201", "POST", "/api/v1/packages"] == 25
+    assert told["pkgd_requests_total", "422", "POST", "/api/v1/packages"] == 25
+    assert told["pkgd_requests_total", "200", "GET", one] == 25
+    assert told["pkgd_requests_total", "404", "GET", one] == 25
+    assert told["pkgd_request_seconds_count", "GET", one] == 50
+    assert told["pkgd_packages", "created"] == 25
+
+
+def test_unknown_addresses_do_not_make_metrics_grow(client, scrape):
+    for n in range(5):
+        client.get(f"/nope/{n}")
+
+    routes = {labels[-1] for labels in scrape() if labels[0] == "pkgd_requests_total"}
+
+    assert not [route for route in routes if re.search("nope", route)]
+
+
+def test_a_reader_may_scrape(app, client):
+    reader = client.post("/api/v1/tokens", json={"scope": "read"}).json["token"]
+
+    assert bearing(app, reader).get("/metrics").status_code == 200

@@ -1,0 +1,76 @@
+"""Migrations: a database of the first schema, with data, becomes one of today's."""
+
+import flask_migrate
+import pytest
+import sqlalchemy as sa
+from conftest import bearing
+
+from auth import digest
+from models import db
+
+WHEN = "2026-01-01 00:00:00.000000"
+COUNT = 1000
+
+
+@pytest.fixture
+def first_schema(make_app, settings):
+    """An application whose database has the first schema, and data of that time."""
+    app = make_app()
+    with app.app_context():
+        app.test_cli_runner().invoke(args=["init-db", "--drop", "--yes"], catch_exceptions=False)
+        db.session.remove()
+        found = sa.MetaData()
+        with db.engine.begin() as connection:
+            found.reflect(connection)
+            found.drop_all(connection)
+        flask_migrate.upgrade(revision="0001")
+        with db.engine.begin() as connection:
+            fill(connection, settings["SECRET_KEY"])
+    return app
+
+
+def fill(connection, key):
+    """Add packages, each with a task and its log, and tokens."""
+    tables = sa.MetaData()
+    tables.reflect(connection)
+    time = sa.literal_column(f"'{WHEN}'")
+    for name, rows in {
+        "packages": [{"id": n, "name": f"made-{n}", "version": "1.0.0"} for n in range(1, COUNT)],
+        "tasks": [{"seq": n, "package_id": n, "attempt": 1} for n in range(1, COUNT)],
+        "tokens": [{"id": 1, "scope": "admin", "digest": digest("pkgd_old", key)}],
+    }.items():
+        columns = {
+            "packages": {"status": "created", "created_at": time, "updated_at": time},
+            "tasks": {"status": "failed", "done": 0, "expected": 0, "created_at": time},
+            "tokens": {"created_at": time, "expires_at": sa.literal_column("'2126-01-01'")},
+        }[name]
+        extra = {"tasks": {"cancel_requested": False}, "tokens": {"first": True}}.get(name, {})
+        for row in rows:
+            if name == "tasks":
+                row = row | {"id": f"{row['seq']:032x}"}
+            connection.execute(tables.tables[name].insert().values(**row, **columns, **extra))
+
+
+def test_everything_is_there_after_an_upgrade(first_schema):
+    upgraded = first_schema.test_cli_runner().invoke(args=["init-db"], catch_exceptions=False)
+
+    assert upgraded.exit_code == 0
+    client = bearing(first_schema, "pkgd_old")
+    packages = client.get("/api/v1/packages?limit=1000")
+    assert packages.headers["X-Total-Count"] == str(COUNT - 1)
+    assert packages.json[-1]["task"]["status"] == "failed"
+    assert client.get("/api/v1/tasks").headers["X-Total-Count"] == str(COUNT - 1)
+    assert client.post("/api/v1/package/1/download").status_code == 202
+
+
+def test_the_models_are_what_the_migrations_make(app):
+    with app.app_context():
+        flask_migrate.check()
+
+
+def test_an_old_schema_is_not_served_in_production(first_schema, make_app):
+    app = make_app(APP_ENV="production", WORKER_THREADS=0)
+
+    answer = app.test_client().get("/readyz")
+
+    assert answer.json["errors"]["database"][0].startswith("the schema is 0001, not ")

@@ -1,0 +1,98 @@
+"""Retention: old tasks go with their logs, the newest of each package stays."""
+
+import pytest
+from sqlalchemy import func, select, update
+
+import retention
+from models import Package, Task, TaskLog, TaskStatus, db, soon
+
+DAY = 86_400
+
+
+@pytest.fixture
+def ended(app):
+    """Return a function that adds a task with a log which ended so many days ago."""
+    with app.app_context():
+        db.session.add(Package(name="made", version="1.0.0"))
+        db.session.commit()
+
+        def ended(days, status=TaskStatus.FAILED, package_id=1):
+            task = Task(package_id=package_id, status=status, finished_at=soon(-days * DAY))
+            db.session.add(task)
+            db.session.flush()
+            db.session.add(TaskLog(task_seq=task.seq, attempt=1, start=0, data=b"line\n"))
+            db.session.commit()
+            return task.seq
+
+        yield ended
+
+
+def left():
+    return list(db.session.scalars(select(Task.seq).order_by(Task.seq)))
+
+
+def test_tasks_of_long_ago_are_pruned_with_their_logs(ended):
+    ended(31)
+    kept = [ended(29), ended(1)]
+
+    assert retention.count(30) == 1
+    assert retention.prune(30) == 1
+
+    assert left() == kept
+    assert db.session.scalar(select(func.count()).select_from(TaskLog)) == 2
+
+
+def test_the_newest_task_of_a_package_stays_however_old(ended):
+    ended(400)
+    newest = ended(399)
+
+    assert retention.prune(30) == 1
+
+    assert left() == [newest]
+
+
+def test_the_task_that_downloaded_a_package_stays(ended):
+    did_it = ended(400, TaskStatus.SUCCEEDED)
+    later = [ended(399), ended(1)]
+
+    assert retention.prune(30) == 1
+
+    assert left() == [did_it, later[1]]
+
+
+def test_a_live_task_is_never_pruned(ended):
+    queued = ended(0, TaskStatus.QUEUED)
+    db.session.execute(update(Task).values(created_at=soon(-400 * DAY), finished_at=None))
+    db.session.commit()
+
+    assert retention.prune(30) == 0
+    assert left() == [queued]
+
+
+def test_many_tasks_are_pruned_in_batches(ended, monkeypatch):
+    monkeypatch.setattr(retention, "BATCH", 2)
+    for _ in range(6):
+        ended(40)
+
+    assert retention.prune(30) == 5
+    assert left() == [6]
+
+
+def test_the_pool_prunes(ended, pool):
+    ended(31)
+    newest = ended(31)
+
+    pool.keep_once()
+
+    db.session.rollback()
+    assert left() == [newest]
+
+
+def test_prune_can_be_asked_for_and_foretold(app, ended):
+    ended(31)
+    ended(31)
+    command = app.test_cli_runner()
+
+    assert command.invoke(args=["prune", "--dry-run"]).output == "1 tasks would be pruned\n"
+    assert command.invoke(args=["prune"]).output == "1 tasks pruned\n"
+    assert command.invoke(args=["prune"]).output == "0 tasks pruned\n"

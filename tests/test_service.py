@@ -1,0 +1,268 @@
+"""The service under gunicorn, as its users and its operator meet it."""
+
+import signal
+import subprocess
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+
+import psutil
+import pytest
+import requests
+from conftest import until
+from recipes import Recipes
+from service import Service
+
+SLOW = "echo started; sleep 60"
+
+
+@pytest.fixture
+def recipes(tmp_path):
+    """Packages that the test makes up."""
+    return Recipes(tmp_path)
+
+
+@pytest.fixture
+def settings(settings, recipes):
+    """The configuration, with the test's own packages among what the catalogs offer."""
+    return settings | {"CATALOGS": f"{settings['CATALOGS']} {recipes.catalog}"}
+
+
+@pytest.fixture
+def service(settings):
+    """A service that isn't started yet; the test may change its settings first."""
+    with Service(settings) as service:
+        yield service
+
+
+@pytest.fixture
+def running(service):
+    """A service that runs, and knows its administrator."""
+    service.start().sign_in()
+    return service
+
+
+@pytest.fixture
+def single(service):
+    """A service of a single process, so that what it counts is all there is to count."""
+    service.settings |= {"WEB_PROCESSES": 1, "MAX_FOLLOWERS": 1}
+    service.start().sign_in()
+    return service
+
+
+def test_a_package_goes_from_a_name_and_a_version_to_a_program_that_runs(service):
+    assert service.command("init-db").returncode == 0
+    service.start().sign_in()
+    package_id = service.register("hello", "2.12.1")
+
+    task_id = service.post(f"package/{package_id}/download")["task_id"]
+    assert service.ended(task_id)["status"] == "succeeded"
+    assert service.post(f"package/{package_id}/activate") == {"status": "activated"}
+
+    hello = service.data_dir / "profile" / "bin" / "hello"
+    assert "2.12.1" in subprocess.check_output([hello, "--version"], text=True)
+
+
+def test_another_version_takes_the_place_of_the_first(running):
+    for version in ("2.12.1", "2.10.0"):
+        package_id = running.register("hello", version)
+        running.ended(running.post(f"package/{package_id}/download")["task_id"])
+        running.post(f"package/{package_id}/activate")
+
+    hello = running.data_dir / "profile" / "bin" / "hello"
+    assert "2.10.0" in subprocess.check_output([hello, "--version"], text=True)
+    assert [each["status"] for each in running.get("packages")] == ["downloaded", "activated"]
+
+
+def test_a_version_that_there_is_not_fails_with_those_there_are(running):
+    task = running.ended(running.schedule("hello", "9.9.9"))
+
+    assert (task["status"], task["error"]["code"]) == ("failed", "version_unavailable")
+    assert "there is 2.12.1, 2.10.0" in task["error"]["message"]
+
+
+@pytest.mark.parametrize("key", ["", "change-me", "too-short"])
+def test_production_does_not_start_without_a_real_secret_key(service, key):
+    service.settings |= {"APP_ENV": "production", "SECRET_KEY": key}
+
+    service.start(ready=False)
+
+    assert service.server.wait(30) == 1
+    assert service.said().startswith("pkgd: SECRET_KEY is ")
+    assert service.said().count("\n") == 1
+
+
+def test_a_token_that_is_revoked_is_refused_by_every_process(settings, running, tmp_path):
+    token = running.post("tokens", json={"name": "robot"})
+    robot = {"Authorization": f"Token {token['token']}"}
+    with Service(settings | {"DATA_DIR": tmp_path / "other", "WEB_PROCESSES": 1}) as other:
+        other.start()
+        assert other.request("GET", "packages", headers=robot).status_code == 200
+
+        assert running.request("DELETE", f"token/{token['id']}").status_code == 200
+
+        assert other.request("GET", "packages", headers=robot).status_code == 401
+        assert running.request("GET", "packages", headers=robot).status_code == 401
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_puts_running_tasks_back_and_leaves_no_process(running, recipes, number):
+    task_id = running.schedule(recipes.add_watched("slow", SLOW), "1.0.0")
+    until(lambda: recipes.is_building("slow"))
+
+    running.stop(number)
+
+    assert running.left() == []
+    assert not recipes.is_building("slow")
+    running.start()
+    until(lambda: recipes.said("slow") == ["start", "start"])
+    assert (running.task(task_id)["status"], running.task(task_id)["attempt"]) == ("running", 1)
+
+
+def test_a_reload_puts_running_tasks_back_for_the_new_processes(running, recipes):
+    task_id = running.schedule(recipes.add_watched("slow", SLOW), "1.0.0")
+    until(lambda: recipes.is_building("slow"))
+    before = {process.pid for process in running.web_processes()}
+
+    running.server.send_signal(signal.SIGHUP)
+
+    until(lambda: before.isdisjoint(process.pid for process in running.web_processes()))
+    until(lambda: recipes.said("slow") == ["start", "start"])
+    assert (running.task(task_id)["status"], running.task(task_id)["attempt"]) == ("running", 1)
+    assert recipes.built_twice_at_once() == []
+
+
+def test_workers_whose_master_was_killed_put_their_tasks_back(running, recipes):
+    running.schedule(recipes.add_watched("slow", SLOW), "1.0.0")
+    until(lambda: recipes.is_building("slow"))
+
+    running.server.kill()
+
+    until(lambda: running.left() == [])
+    assert not recipes.is_building("slow")
+
+
+def test_a_worker_process_works_for_a_server_that_only_serves(service, recipes):
+    service.settings["WORKER_THREADS"] = 0
+    service.start().sign_in()
+    ids = [service.schedule(recipes.add(f"quick-{n}"), "1.0.0") for n in range(3)]
+
+    worker = service.start_worker(WORKER_THREADS=2)
+
+    assert [service.ended(task_id)["status"] for task_id in ids] == ["succeeded"] * 3
+    worker.terminate()
+    assert worker.wait(30) == 0
+
+
+def test_a_worker_process_that_is_stopped_puts_its_tasks_back(service, recipes):
+    service.settings["WORKER_THREADS"] = 0
+    service.start().sign_in()
+    worker = service.start_worker(WORKER_THREADS=2)
+    task_id = service.schedule(recipes.add_watched("slow", SLOW), "1.0.0")
+    until(lambda: recipes.is_building("slow"))
+
+    worker.terminate()
+
+    assert worker.wait(30) == 0
+    assert (service.task(task_id)["status"], service.task(task_id)["attempt"]) == ("queued", 0)
+    assert not recipes.is_building("slow")
+
+
+def test_a_task_queued_in_another_process_is_taken_within_a_second(service, recipes):
+    service.settings["WORKER_THREADS"] = 0
+    service.start().sign_in()
+    service.start_worker(WORKER_THREADS=2)
+    service.ended(service.schedule(recipes.add("first"), "1.0.0"))
+
+    task_id = service.schedule(recipes.add("second"), "1.0.0")
+
+    assert waited(service.ended(task_id)) < 1
+
+
+def waited(task):
+    """Return for how many seconds the task lay in the queue."""
+    created, started = (datetime.fromisoformat(task[key]) for key in ("created_at", "started_at"))
+    return (started - created).total_seconds()
+
+
+def test_a_line_is_followed_while_its_build_runs(running, recipes, tmp_path):
+    script = f"echo first; until [ -e {tmp_path}/go ]; do sleep 0.05; done; echo last; touch $out"
+    task_id = running.schedule(recipes.add("talks", script), "1.0.0")
+
+    with running.request("GET", f"task/{task_id}/log?follow=true", stream=True) as stream:
+        lines = stream.iter_lines(chunk_size=1)
+        followed = list(iter(lambda: next(lines), b"first"))
+        assert running.task(task_id)["status"] == "running"
+        (tmp_path / "go").touch()
+        followed += [b"first", *lines]
+
+    assert b"last" in followed
+    assert running.task_log(task_id).splitlines() == followed
+
+
+def test_a_followed_log_is_the_same_in_one_piece_and_by_offsets(running, recipes):
+    script = "for n in $(seq 300); do echo line $n caf\N{LATIN SMALL LETTER E WITH ACUTE}; sleep 0.005; done; touch $out"
+    task_id = running.schedule(recipes.add("talks", script), "1.0.0")
+
+    followed = running.task_log(task_id, follow="true")
+
+    whole = running.task_log(task_id)
+    assert followed == whole
+    assert b"line 300 caf" in whole
+    for offset in range(0, len(whole), 1009):
+        assert running.task_log(task_id, offset=offset) == whole[offset:]
+
+
+def test_only_so_many_follow_at_once(single, recipes):
+    task_id = single.schedule(recipes.add("slow", SLOW), "1.0.0")
+    url = f"task/{task_id}/log?follow=true"
+
+    with single.request("GET", url, stream=True) as stream:
+        next(stream.iter_lines())
+        refused = single.request("GET", url)
+
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+
+
+def test_a_follower_of_a_silent_build_that_goes_away_leaves_its_place(single, recipes):
+    task_id = single.schedule(recipes.add("slow", SLOW), "1.0.0")
+    until(lambda: b"started" in single.task_log(task_id))
+    url = f"task/{task_id}/log?follow=true"
+    with single.request("GET", url, stream=True) as stream:
+        next(stream.iter_lines())
+
+    def follow():
+        with single.request("GET", url, stream=True) as stream:
+            return stream.status_code == 200
+
+    assert until(follow, 5)
+
+
+def test_a_stop_ends_the_streams_of_followers(single, recipes):
+    task_id = single.schedule(recipes.add("slow", SLOW), "1.0.0")
+
+    with single.request("GET", f"task/{task_id}/log?follow=true", stream=True) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        single.server.terminate()
+
+        assert b"the service stops" in list(lines)[-1]
+    assert single.server.wait(30) == 0
+
+
+def test_many_requests_at_once_are_answered_while_builds_run(running, recipes):
+    for n in range(8):
+        running.schedule(recipes.add(f"busy-{n}", "seq 20000; sleep 1; touch $out"), "1.0.0")
+
+    def ask(n):
+        if n % 4 == 0:
+            body = {"name": "many", "version": f"{n}.0.0"}
+            return running.request("POST", "packages", json=body).status_code
+        return running.request("GET", ("packages", "tasks", "version", "tokens")[n % 4]).status_code
+
+    with ThreadPoolExecutor(200) as clients:
+        answers = Counter(clients.map(ask, range(200)))
+
+    assert set(answers) <= {200, 201, 503}
+    assert answers[503] == 0
