@@ -13,7 +13,6 @@ from typing import Any
 from alembic.script import ScriptDirectory
 from flask import Flask, Response, g, request
 from flask_migrate import Migrate
-from flask_smorest import Api
 from werkzeug.exceptions import LengthRequired, UnsupportedMediaType
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import IntegerConverter, Map
@@ -22,6 +21,7 @@ import auth
 import catalogs
 import commands
 import config
+import docs
 import generations
 import health
 import logbook
@@ -35,7 +35,6 @@ from catalogs import Catalogs
 from models import db
 from schemas import MAX_ID
 from throttle import Throttle
-from version import VERSION
 from worker import Pool
 
 BODY_BYTES = 64 * 1024
@@ -79,10 +78,9 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
         hops = app.config["TRUSTED_PROXIES"]
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
 
-    api = Api(app)
     problems.init_app(app)
-    for module in (health, packages, tasks, catalogs, generations, tokens, metrics):
-        api.register_blueprint(module.blueprint)
+    for module in (packages, tasks, catalogs, generations, tokens, health, metrics, docs):
+        app.register_blueprint(module.blueprint)
     commands.init_app(app)
     return app
 
@@ -98,10 +96,6 @@ def init_config(app: Flask, overrides: Mapping[str, Any] | None) -> None:
         MAX_CONTENT_LENGTH=BODY_BYTES,
         SQLALCHEMY_DATABASE_URI=app.config["DATABASE_URL"],
         SQLALCHEMY_ENGINE_OPTIONS=engine_options(app.config),
-        API_TITLE="pkgd",
-        API_VERSION=VERSION,
-        OPENAPI_VERSION="3.1.0",
-        OPENAPI_URL_PREFIX=None,
     )
     logging.config.dictConfig(logbook.config(production=app.config["APP_ENV"] == config.PRODUCTION))
 

@@ -64,14 +64,15 @@ class Attempt:
 
     def realise(self) -> Realised:
         """Resolve the package, build or fetch it, and root it."""
-        name, version = self.lease.name, self.lease.version
-        self._say(f"attempt {self.lease.attempt}: resolving {name} {version}")
-        found = nix.resolve(self.store, self.catalogs, name, version, tick=self.tick, tmp=self.tmp)
-        self._say(f"found as {found.attr} in {found.catalog}: {found.drv_path}")
-        paths = tuple(
-            self._realise_output(found.drv_path, output, number)
-            for number, output in enumerate(found.outputs)
-        )
+        found = self._resolve()
+        try:
+            paths = self._realise_outputs(found)
+        except nix.BuildFailed:
+            if nix.valid_paths(self.store, [found.drv_path]):
+                raise
+            # no root holds a derivation: a garbage collection may take it before the build begins
+            found = self._resolve()
+            paths = self._realise_outputs(found)
 
         self.progress = nix.Progress(self.progress.done, self.progress.expected, "rooting")
         size = nix.closure_size(self.store, paths)
@@ -92,6 +93,19 @@ class Attempt:
             raise Stopped
         if time.monotonic() - self._flushed_at >= FLUSH_SECONDS or len(self._log) >= FLUSH_BYTES:
             self._flush_or_bear()
+
+    def _resolve(self) -> nix.Resolution:
+        name, version = self.lease.name, self.lease.version
+        self._say(f"attempt {self.lease.attempt}: resolving {name} {version}")
+        found = nix.resolve(self.store, self.catalogs, name, version, tick=self.tick, tmp=self.tmp)
+        self._say(f"found as {found.attr} in {found.catalog}: {found.drv_path}")
+        return found
+
+    def _realise_outputs(self, found: nix.Resolution) -> tuple[str, ...]:
+        return tuple(
+            self._realise_output(found.drv_path, output, number)
+            for number, output in enumerate(found.outputs)
+        )
 
     def _realise_output(self, drv_path: str, output: str, number: int) -> str:
         return nix.realise(

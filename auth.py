@@ -15,7 +15,7 @@ from flask import current_app, g, request
 from sqlalchemy import exists, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 from werkzeug.datastructures import WWWAuthenticate
-from werkzeug.exceptions import Unauthorized
+from werkzeug.exceptions import MethodNotAllowed, Unauthorized
 
 from config import DEVELOPMENT
 from models import Scope, Token, db, soon, utcnow
@@ -28,7 +28,15 @@ SECRET_BYTES = 32
 MASKED = f"{SECRET_PREFIX}{'*' * 8}"
 TOUCH_SECONDS = 60
 
-OPEN_ENDPOINTS = {"health.hello", "health.livez", "health.readyz"}
+OPEN_ENDPOINTS = {
+    "docs.asset",
+    "docs.openapi",
+    "docs.redoc",
+    "docs.swagger_ui",
+    "health.hello",
+    "health.livez",
+    "health.readyz",
+}
 ADMIN_BLUEPRINTS = {"tokens"}
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
@@ -52,7 +60,7 @@ def check_token() -> None:
 
     Raises Unauthorized without a live token, and a 403 Problem when its scope is too small.
     """
-    if request.endpoint in OPEN_ENDPOINTS or _is_public_metrics():
+    if _endpoint() in OPEN_ENDPOINTS or _is_public_metrics():
         return
     g.caller = authenticate()
     if g.caller is None:
@@ -62,16 +70,16 @@ def check_token() -> None:
         challenge = [WWWAuthenticate(scheme, {"realm": "pkgd"}) for scheme in ("bearer", "token")]
         raise Unauthorized("a live token is needed", www_authenticate=challenge)
 
-    needed = required_scope()
+    needed = required_scope(request.blueprint, request.method)
     if not g.caller.scope.includes(needed):
         raise Problem(403, f"this needs scope {needed}; the token's is {g.caller.scope}")
 
 
-def required_scope() -> Scope:
-    """Return what the request at hand needs: tokens are for admins, changes for operators."""
-    if request.blueprint in ADMIN_BLUEPRINTS:
+def required_scope(blueprint: str | None, method: str) -> Scope:
+    """Return what a request needs: tokens are for admins, changes for operators."""
+    if blueprint in ADMIN_BLUEPRINTS:
         return Scope.ADMIN
-    return Scope.READ if request.method in SAFE_METHODS else Scope.OPERATE
+    return Scope.READ if method in SAFE_METHODS else Scope.OPERATE
 
 
 def authenticate() -> Caller | None:
@@ -125,6 +133,16 @@ def mint(
 
 def _keys() -> list[str]:
     return [current_app.config["SECRET_KEY"], *current_app.config["SECRET_KEY_FALLBACKS"]]
+
+
+def _endpoint() -> str | None:
+    """Return the endpoint of the URL, even if it is not for this method: that is a 405, then."""
+    error = request.routing_exception
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        adapter = current_app.create_url_adapter(request)
+        method = next(iter(error.valid_methods))
+        return str(adapter.match(method=method)[0]) if adapter else None
+    return request.endpoint
 
 
 def _is_public_metrics() -> bool:

@@ -97,7 +97,7 @@ def gc(dry_run: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Only tell how many tasks would go.")
 @with_appcontext
 def prune(dry_run: bool) -> None:
-    """Delete tasks, with their logs, that ended more than TASK_DAYS ago; the pool does so hourly."""
+    """Delete tasks that ended more than TASK_DAYS ago; the pool does so, too, each hour."""
     days = current_app.config["TASK_DAYS"]
     if dry_run:
         click.echo(f"{retention.count(days)} tasks would be pruned")

@@ -8,7 +8,7 @@ from flask import g
 from sqlalchemy import Row, select
 
 import profiles
-from blueprints import Blueprint
+from blueprints import Blueprint, headers
 from models import Change, Generation, db
 from paging import paginate
 from schemas import GenerationQuerySchema, GenerationSchema
@@ -20,7 +20,7 @@ blueprint = Blueprint(
 
 @blueprint.get("/generations")
 @blueprint.arguments(GenerationQuerySchema, location="query")
-@blueprint.response(200, GenerationSchema(many=True))
+@blueprint.response(200, GenerationSchema(many=True), headers=headers("Link", "X-Total-Count"))
 def index(query: dict[str, Any]) -> Any:
     """List the profile's generations, newest first."""
     rows, headers = paginate(
@@ -35,6 +35,7 @@ def index(query: dict[str, Any]) -> Any:
 
 @blueprint.post("/generation/<id:number>/activate")
 @blueprint.response(200, GenerationSchema)
+@blueprint.refuses("no-such-generation", "check-failed", "nix-failed")
 def activate(number: int) -> Any:
     """Switch to a generation; being there already is a success."""
     profiles.switch(number, by=g.caller.label)
@@ -43,6 +44,7 @@ def activate(number: int) -> Any:
 
 @blueprint.post("/generations/rollback")
 @blueprint.response(200, GenerationSchema)
+@blueprint.refuses("no-such-generation", "check-failed", "nix-failed")
 def rollback() -> Any:
     """Switch to the generation that was active before this one."""
     return _one(profiles.rollback(by=g.caller.label))

@@ -35,6 +35,7 @@ def livez() -> Any:
 
 @blueprint.get("/readyz")
 @blueprint.response(200, HealthSchema)
+@blueprint.refuses("not-ready")
 def readyz() -> Any:
     """Tell whether the service can do its work, and which check fails when it can't."""
     checks = {"database": _database(), "nix": _nix(), "workers": _workers()}

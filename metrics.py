@@ -43,6 +43,11 @@ LATENCY = Histogram(
 
 
 @blueprint.get("/metrics")
+@blueprint.response(
+    200,
+    {"type": "string", "examples": ['pkgd_packages{status="activated"} 3.0\n']},
+    content_type="text/plain",
+)
 def show() -> Response:
     """Answer in Prometheus' text format."""
     counted = COUNTED

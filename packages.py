@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from flask import current_app, g, jsonify, url_for
+from flask import current_app, g, url_for
 from sqlalchemy import Row, select
 from sqlalchemy.exc import IntegrityError
 
 import profiles
 import roots
-from blueprints import Blueprint
+from blueprints import Blueprint, headers
 from models import LIVE, Package, PackageStatus, Task, TaskStatus, db
 from paging import paginate
 from problems import Problem
@@ -30,7 +30,7 @@ blueprint = Blueprint(
 
 @blueprint.get("/packages")
 @blueprint.arguments(PackageQuerySchema, location="query")
-@blueprint.response(200, PackageSchema(many=True))
+@blueprint.response(200, PackageSchema(many=True), headers=headers("Link", "X-Total-Count"))
 def index(query: dict[str, Any]) -> Any:
     """List packages, oldest first."""
     filters = [
@@ -49,7 +49,8 @@ def index(query: dict[str, Any]) -> Any:
 
 @blueprint.post("/packages")
 @blueprint.arguments(PackageInSchema)
-@blueprint.response(201, PackageSchema)
+@blueprint.response(201, PackageSchema, headers=headers("Location"))
+@blueprint.refuses("package-exists")
 def create(fields: dict[str, Any]) -> Any:
     """Register a package; whether a catalog has it shows at its download."""
     package = Package(**fields)
@@ -65,13 +66,16 @@ def create(fields: dict[str, Any]) -> Any:
 
 @blueprint.get("/package/<id:package_id>")
 @blueprint.response(200, PackageSchema)
+@blueprint.refuses("no-such-package")
 def show(package_id: int) -> Any:
     """Show one package."""
     return find(package_id)
 
 
 @blueprint.post("/package/<id:package_id>/download")
-@blueprint.response(202, DownloadSchema)
+@blueprint.response(202, DownloadSchema, description="Scheduled, now or before")
+@blueprint.alt_response(200, schema=DownloadSchema, description="Done before", success=True)
+@blueprint.refuses("no-such-package")
 def download(package_id: int) -> Any:
     """Schedule the download, unless one is live or was done."""
     while True:
@@ -87,7 +91,8 @@ def download(package_id: int) -> Any:
 
 @blueprint.post("/package/<id:package_id>/activate")
 @blueprint.arguments(ActivationSchema, location="query")
-@blueprint.response(200, StatusSchema)
+@blueprint.response(200, PlanSchema, example={"status": "activated"})
+@blueprint.refuses("no-such-package", "not-downloaded", "collision", "check-failed", "nix-failed")
 def activate(query: dict[str, Any], package_id: int) -> Any:
     """Put the package in the profile, in place of another version of its name.
 
@@ -95,13 +100,14 @@ def activate(query: dict[str, Any], package_id: int) -> Any:
     """
     package = find(package_id)
     if query["dry_run"]:
-        return jsonify(PlanSchema().dump({"status": package.status} | profiles.plan(package_id)))
+        return {"status": package.status} | profiles.plan(package_id)
     profiles.activate(package_id, by=g.caller.label)
     return {"status": PackageStatus.ACTIVATED}
 
 
 @blueprint.post("/package/<id:package_id>/deactivate")
 @blueprint.response(200, StatusSchema)
+@blueprint.refuses("no-such-package", "check-failed", "nix-failed")
 def deactivate(package_id: int) -> Any:
     """Take the package out of the profile; it stays downloaded."""
     find(package_id)
@@ -111,6 +117,7 @@ def deactivate(package_id: int) -> Any:
 
 @blueprint.delete("/package/<id:package_id>")
 @blueprint.response(200, EmptySchema)
+@blueprint.refuses("no-such-package", "package-in-use")
 def forget(package_id: int) -> Any:
     """Forget the package, its tasks and its GC roots; not while it is activated or downloading."""
     with profiles.locked():

@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -144,7 +145,8 @@ def set_packages(profile: Path, packages: list[Row[Any]]) -> None:
 def record(number: int, packages: list[Row[Any]], reason: Reason, by: str | None) -> None:
     """Write down that the profile has become this generation, with these packages."""
     if db.session.get(Generation, number) is None:
-        db.session.add(Generation(number=number, packages=[entry(one) for one in packages]))
+        held = sorted(map(entry, packages), key=itemgetter("id"))
+        db.session.add(Generation(number=number, packages=held))
         db.session.flush()
     db.session.add(Change(generation=number, reason=reason, by=by))
     Package.follow_profile([package.id for package in packages])

@@ -1,14 +1,16 @@
-"""What goes in and out, in JSON: the only place where input is validated."""
+"""What goes in and out, in JSON: the only place where input is validated.
 
-from datetime import UTC, datetime
-from typing import Any
+What each field means, and an example of it, is said beside it: the API document is made of that.
+"""
 
 import semver
 from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
 from models import PackageStatus, Reason, Scope, TaskStatus
+from shapes import Choice, Columns, Number, Seconds, Timestamp, Whole, about, always, nullable
 
 NAME_PATTERN = r"[A-Za-z_][A-Za-z0-9_+.-]*\Z"
+NAME_LENGTH = 50
 VERSION_LENGTH = 64
 PLAIN_TEXT = "[^\\x00-\\x1f\\x7f\\ud800-\\udfff]*\\Z"
 MAX_ID = 2**31 - 1
@@ -16,44 +18,27 @@ MAX_OFFSET = 2**53 - 1
 MAX_LIFE_SECONDS = 10 * 365 * 86_400
 MAX_WAIT_SECONDS = 30
 
+# the same rules as JSON Schema's regular expressions have them, for the API document
+NAME_RULE = "^[A-Za-z_][A-Za-z0-9_+.-]*$"
+PLAIN_TEXT_RULE = "^[^\\u0000-\\u001f\\u007f]*$"
+NUMERAL = "(0|[1-9][0-9]*)"
+PART = f"({NUMERAL}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
+VERSION_RULE = (
+    rf"^{NUMERAL}\.{NUMERAL}\.{NUMERAL}"
+    rf"(-{PART}(\.{PART})*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$"
+)
+
+# what the examples have in common
+TASK_ID = "0b9f2c1e-7d43-4c5a-9a52-6f1f0f6f8f2d"
+DERIVATION = "/nix/store/8jm0wsmmhzgrvkkrcwqzmiihpgy6b3vj-hello-2.12.1.drv"
+STORE_PATH = "/nix/store/b5qvdl8xw7n3q5v1rlkz0fpyq1a3n6hz-hello-2.12.1"
+BEGUN, DONE = "2024-05-05T09:30:00.000Z", "2024-05-05T09:30:04.250Z"
+
 
 def semantic_version(value: str) -> None:
     """Raise ValidationError unless the value is a Semantic Version 2.0.0 (semver.org)."""
     if not semver.Version.is_valid(value):
         raise ValidationError("Not a semantic version such as 1.25.3 (see semver.org).")
-
-
-class Timestamp(fields.AwareDateTime):
-    """A time as RFC 3339 has it, in UTC, with milliseconds and Z."""
-
-    def _serialize(
-        self, value: datetime | None, attr: str | None, obj: Any, **kwargs: Any
-    ) -> str | None:
-        if value is None:
-            return None
-        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-class Number(fields.Integer):
-    """A whole number in a URL: plain decimal digits, nothing else that Python would read as one."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
-        if not (value.isascii() and value.isdigit()):
-            raise self.make_error("invalid", input=value)
-        return super()._deserialize(value, attr, data, **kwargs)
-
-
-class Columns(fields.Nested):
-    """An object made of columns of the same row; null when the column `key` is."""
-
-    def __init__(self, nested: type[Schema], *, key: str | None = None, **kwargs: Any) -> None:
-        super().__init__(nested, **kwargs)
-        self.key = key
-
-    def get_value(self, obj: Any, attr: str, accessor: Any = None, default: Any = None) -> Any:
-        """Hand the whole row to the nested schema."""
-        there = self.key is None or getattr(obj, self.key) is not None
-        return obj if there else None
 
 
 class Strict(Schema):
@@ -68,27 +53,59 @@ class Strict(Schema):
 class Page(Strict):
     """Which page of a list is asked for."""
 
-    limit = Number(load_default=100, validate=validate.Range(1, 1000))
+    limit = Number(
+        load_default=100, validate=validate.Range(1, 1000), **about("At most this many.", 100)
+    )
+
+
+class ProblemSchema(Schema):
+    """What went wrong: a problem document (RFC 9457)."""
+
+    type = fields.String(
+        **always(
+            "What kind of problem it is, for programs; `about:blank` when the status says it all.",
+            "urn:pkgd:problem:no-such-package",
+        )
+    )
+    title = fields.String(**always("The status, in words.", "Not Found"))
+    status = fields.Integer(**always("The status of the answer.", 404))
+    detail = fields.String(
+        **always("What is wrong, and what to do about it.", "there is no package 7")
+    )
+    instance = fields.String(**always("The id of the request, as in X-Request-ID.", TASK_ID))
+    errors = fields.Dict(
+        keys=fields.String(),
+        values=fields.List(fields.String()),
+        **about(
+            "What is wrong with each field or query parameter; `body` for the body as a whole.",
+            {"version": ["Not a semantic version such as 1.25.3 (see semver.org)."]},
+        ),
+    )
+    near = fields.List(fields.String(), **about("The names there are like this one.", ["hello"]))
 
 
 class MessageSchema(Schema):
     """A greeting."""
 
-    message = fields.String(required=True)
+    message = fields.String(**always("The greeting.", "Welcome to Package API"))
 
 
 class VersionSchema(Schema):
     """Which pkgd this is."""
 
-    version = fields.String(required=True)
-    build = fields.String(required=True)
+    version = fields.String(**always("The version of the server.", "1.0.0"))
+    build = fields.String(**always("The day it was made, as YYYYMMDD.", "20240505"))
 
 
 class HealthSchema(Schema):
     """What was looked at, and that it is as it should be."""
 
-    status = fields.String(required=True)
-    checks = fields.Dict(keys=fields.String(), values=fields.String(), required=True)
+    status = fields.String(**always("`alive` or `ready`.", "ready"))
+    checks = fields.Dict(
+        keys=fields.String(),
+        values=fields.String(),
+        **always("What each check found.", {"database": "ok", "workers": "ok"}),
+    )
 
 
 class EmptySchema(Schema):
@@ -98,209 +115,283 @@ class EmptySchema(Schema):
 class TaskErrorSchema(Schema):
     """Why a task failed."""
 
-    code = fields.String(attribute="error_code", required=True)
-    message = fields.String(attribute="error_message", required=True)
-    hint = fields.String(attribute="error_hint", required=True)
+    code = fields.String(
+        attribute="error_code", **always("The cause, for programs.", "version_unavailable")
+    )
+    message = fields.String(
+        attribute="error_message",
+        **always(
+            "What happened, with the last lines of the build log where there is one.",
+            "hello has no version 9.9.9; there are 2.12.1 and 2.10.0",
+        ),
+    )
+    hint = fields.String(
+        attribute="error_hint",
+        **always("What to do about it.", "register one of the versions there are"),
+    )
 
 
 class LatestTaskSchema(Schema):
     """A package's latest task."""
 
-    id = fields.UUID(attribute="task_id", required=True)
-    status = fields.Enum(TaskStatus, by_value=True, attribute="task_status", required=True)
-    error = Columns(TaskErrorSchema, key="error_code", required=True, allow_none=True)
+    id = fields.UUID(attribute="task_id", **always("Its id.", TASK_ID))
+    status = Choice(TaskStatus, attribute="task_status", **always("Where it stands.", "succeeded"))
+    error = Columns(
+        TaskErrorSchema, key="error_code", **nullable("Why it failed, if it did.", None)
+    )
 
 
 class PackageInSchema(Strict):
     """A package to register."""
 
     name = fields.String(
-        required=True,
         validate=[
-            validate.Length(2, 50),
+            validate.Length(2, NAME_LENGTH),
             validate.Regexp(
                 NAME_PATTERN, error="Must begin with a letter or _, and hold A-Za-z0-9_+.- only."
             ),
         ],
+        **always(
+            "The name in the catalogs; a dot descends into a nested set.",
+            "hello",
+            pattern=NAME_RULE,
+        ),
     )
     version = fields.String(
-        required=True, validate=[validate.Length(max=VERSION_LENGTH), semantic_version]
+        validate=[validate.Length(max=VERSION_LENGTH), semantic_version],
+        **always(
+            "A semantic version (semver.org); it stands for a catalog's 2.10 when it is 2.10.0.",
+            "2.12.1",
+            pattern=VERSION_RULE,
+        ),
     )
 
 
 class PackageSchema(Schema):
     """A registered package."""
 
-    id = fields.Integer(required=True)
-    name = fields.String(required=True)
-    version = fields.String(required=True)
-    status = fields.Enum(PackageStatus, by_value=True, required=True)
-    created_at = Timestamp(required=True)
-    updated_at = Timestamp(required=True)
-    catalog = fields.String(required=True, allow_none=True)
-    attr = fields.String(required=True, allow_none=True)
-    drv_path = fields.String(required=True, allow_none=True)
-    store_path = fields.String(required=True, allow_none=True)
-    closure_size = fields.Integer(required=True, allow_none=True)
-    task = Columns(LatestTaskSchema, key="task_id", required=True, allow_none=True)
+    id = fields.Integer(**always("Its id.", 1))
+    name = fields.String(**always("Its name.", "hello"))
+    version = fields.String(**always("Its version.", "2.12.1"))
+    status = Choice(PackageStatus, **always("How far it has come.", "downloaded"))
+    created_at = Timestamp(**always("When it was registered.", BEGUN))
+    updated_at = Timestamp(**always("When its status changed last.", DONE))
+    catalog = fields.String(**nullable("The catalog that had it.", "<nixpkgs>"))
+    attr = fields.String(**nullable("The attribute it is under there.", "hello"))
+    drv_path = fields.String(**nullable("Its derivation.", DERIVATION))
+    store_path = fields.String(**nullable("Where it is, once it is downloaded.", STORE_PATH))
+    closure_size = fields.Integer(
+        **nullable("The size of it and all that it needs to run, in bytes.", 33_554_432)
+    )
+    task = Columns(
+        LatestTaskSchema, key="task_id", **nullable("Its latest task, if there was any.")
+    )
 
 
 class PackageQuerySchema(Page):
     """Which packages to list."""
 
-    name = fields.String()
-    status = fields.Enum(PackageStatus, by_value=True)
-    after = Number(validate=validate.Range(0, MAX_ID))
+    name = fields.String(
+        validate=validate.Length(max=NAME_LENGTH), **about("Only packages of this name.", "hello")
+    )
+    status = Choice(PackageStatus, **about("Only packages of this status.", "downloaded"))
+    after = Number(
+        validate=validate.Range(0, MAX_ID), **about("The id of the last package before.", 0)
+    )
 
 
 class DownloadSchema(Schema):
     """What became of a request to download."""
 
-    status = fields.Enum(PackageStatus, by_value=True, required=True)
-    task_id = fields.UUID(required=True, allow_none=True)
+    status = Choice(PackageStatus, **always("The package's status.", "created"))
+    task_id = fields.UUID(
+        **nullable("The task that does it or did it; null when that one is forgotten.", TASK_ID)
+    )
 
 
 class StatusSchema(Schema):
     """A package's status."""
 
-    status = fields.Enum(PackageStatus, by_value=True, required=True)
+    status = Choice(PackageStatus, **always("The package's status.", "downloaded"))
 
 
 class ActivationSchema(Strict):
     """How to activate."""
 
-    dry_run = fields.Boolean(load_default=False, truthy={"true"}, falsy={"false"})
+    dry_run = fields.Boolean(
+        load_default=False,
+        truthy={"true"},
+        falsy={"false"},
+        **about("Only tell what would change.", False),
+    )
 
 
 class PackageReferenceSchema(Schema):
     """A package, in short."""
 
-    id = fields.Integer(required=True)
-    name = fields.String(required=True)
-    version = fields.String(required=True)
+    id = fields.Integer(**always("Its id.", 1))
+    name = fields.String(**always("Its name.", "hello"))
+    version = fields.String(**always("Its version.", "2.12.1"))
 
 
 class ReplacementSchema(Schema):
     """One version that takes another's place."""
 
-    name = fields.String(required=True)
-    old = fields.String(required=True)
-    new = fields.String(required=True)
+    name = fields.String(**always("The name of both.", "hello"))
+    old = fields.String(**always("The version that goes.", "2.10.0"))
+    new = fields.String(**always("The version that comes.", "2.12.1"))
 
 
 class PlanSchema(StatusSchema):
-    """What an activation would change; the change of the closure's size is in bytes."""
+    """A package's status and, of a dry run, what an activation would change."""
 
-    added = fields.List(fields.Nested(PackageReferenceSchema), required=True)
-    removed = fields.List(fields.Nested(PackageReferenceSchema), required=True)
-    replaced = fields.List(fields.Nested(ReplacementSchema), required=True)
-    closure_size_change = fields.Integer(required=True)
+    added = fields.List(fields.Nested(PackageReferenceSchema), **about("What would come."))
+    removed = fields.List(fields.Nested(PackageReferenceSchema), **about("What would go."))
+    replaced = fields.List(
+        fields.Nested(ReplacementSchema), **about("What would change its version.")
+    )
+    closure_size_change = fields.Integer(
+        **about("How much larger the closure would be, in bytes.", 4096)
+    )
 
 
 class ChangeSchema(Schema):
     """A switch of the profile to a generation: when, why, and the token that asked for it."""
 
-    at = Timestamp(required=True)
-    reason = fields.Enum(Reason, by_value=True, required=True)
-    by = fields.String(required=True, allow_none=True)
+    at = Timestamp(**always("When it was.", DONE))
+    reason = Choice(Reason, **always("Why it was.", "activate"))
+    by = fields.String(**nullable("The name of the token that asked.", "robot"))
 
 
 class GenerationPackageSchema(PackageReferenceSchema):
     """A package as a generation holds it."""
 
-    store_path = fields.String(required=True)
+    store_path = fields.String(**always("Where it is.", STORE_PATH))
 
 
 class GenerationSchema(Schema):
     """A numbered version of the profile, and the changes that led to it, newest first."""
 
-    number = fields.Integer(required=True)
-    active = fields.Boolean(required=True)
-    created_at = Timestamp(required=True)
-    packages = fields.List(fields.Nested(GenerationPackageSchema), required=True)
-    changes = fields.List(fields.Nested(ChangeSchema), required=True)
+    number = fields.Integer(**always("Its number.", 3))
+    active = fields.Boolean(**always("Whether the profile is this one.", True))
+    created_at = Timestamp(**always("When it was made.", DONE))
+    packages = fields.List(fields.Nested(GenerationPackageSchema), **always("What it holds."))
+    changes = fields.List(
+        fields.Nested(ChangeSchema), **always("The switches to it, newest first.")
+    )
 
 
 class GenerationQuerySchema(Page):
     """Which generations to list."""
 
-    after = Number(validate=validate.Range(0, MAX_ID))
+    after = Number(
+        validate=validate.Range(0, MAX_ID),
+        **about("The number of the last generation before.", 100),
+    )
 
 
 class OfferSchema(Schema):
     """A version that a catalog has, and under which attribute."""
 
-    version = fields.String(required=True)
-    catalog = fields.String(required=True)
-    attr = fields.String(required=True)
+    version = fields.String(**always("The version.", "2.12.1"))
+    catalog = fields.String(**always("The catalog that has it.", "<nixpkgs>"))
+    attr = fields.String(**always("Its attribute there.", "hello"))
 
 
 class CatalogFailureSchema(Schema):
     """A catalog that could not be asked, with Nix's own message."""
 
-    catalog = fields.String(required=True)
-    code = fields.String(required=True)
-    message = fields.String(required=True)
+    catalog = fields.String(**always("The catalog.", "/srv/catalogs/ours"))
+    code = fields.String(**always("The cause.", "evaluation_failed"))
+    message = fields.String(**always("What Nix said.", "error: undefined variable 'hello'"))
 
 
 class CatalogSchema(Schema):
     """Which versions of a name there are, newest first, and which catalogs could not be asked."""
 
-    name = fields.String(required=True)
-    versions = fields.List(fields.Nested(OfferSchema), required=True)
-    failures = fields.List(fields.Nested(CatalogFailureSchema), required=True)
+    name = fields.String(**always("The name.", "hello"))
+    versions = fields.List(fields.Nested(OfferSchema), **always("Newest first."))
+    failures = fields.List(
+        fields.Nested(CatalogFailureSchema), **always("The catalogs that could not be asked.", [])
+    )
 
 
 class ProgressSchema(Schema):
     """How far a task is: derivations and paths done, of those expected, and the phase."""
 
-    done = fields.Integer(required=True)
-    expected = fields.Integer(required=True)
-    phase = fields.String(required=True, allow_none=True)
+    done = fields.Integer(**always("How many are done.", 2))
+    expected = fields.Integer(**always("How many there are to do.", 3))
+    phase = fields.String(
+        **nullable("`resolving`, `fetching`, `building` or `rooting`.", "building")
+    )
 
 
 class TaskSchema(Schema):
     """A requested download."""
 
-    id = fields.UUID(required=True)
-    package_id = fields.Integer(required=True)
-    status = fields.Enum(TaskStatus, by_value=True, required=True)
-    request_id = fields.String(required=True, allow_none=True)
-    attempt = fields.Integer(required=True)
-    waiting = fields.String(required=True, allow_none=True)
-    progress = Columns(ProgressSchema, required=True)
-    error = Columns(TaskErrorSchema, key="error_code", required=True, allow_none=True)
-    created_at = Timestamp(required=True)
-    started_at = Timestamp(required=True, allow_none=True)
-    finished_at = Timestamp(required=True, allow_none=True)
+    id = fields.UUID(**always("Its id.", TASK_ID))
+    package_id = fields.Integer(**always("The id of the package.", 1))
+    status = Choice(TaskStatus, **always("Where it stands.", "running"))
+    request_id = fields.String(
+        **nullable("The X-Request-ID of the request that asked for it.", "nightly-17")
+    )
+    attempt = fields.Integer(**always("How often it was begun.", 1))
+    waiting = fields.String(
+        **nullable("Why it isn't begun, if something holds up the queue.", None)
+    )
+    progress = Columns(ProgressSchema, **always("How far it is."))
+    error = Columns(
+        TaskErrorSchema, key="error_code", **nullable("Why it failed, if it did.", None)
+    )
+    created_at = Timestamp(**always("When it was asked for.", BEGUN))
+    started_at = Timestamp(**nullable("When its latest attempt began.", BEGUN))
+    finished_at = Timestamp(**nullable("When it ended.", None))
 
 
 class TaskQuerySchema(Page):
     """Which tasks to list."""
 
-    status = fields.Enum(TaskStatus, by_value=True)
-    package_id = Number(validate=validate.Range(0, MAX_ID))
-    after = fields.UUID()
+    status = Choice(TaskStatus, **about("Only tasks of this status.", "failed"))
+    package_id = Number(
+        validate=validate.Range(0, MAX_ID), **about("Only tasks of this package.", 1)
+    )
+    after = fields.UUID(**about("The id of the last task before.", TASK_ID))
 
 
 class WaitSchema(Strict):
     """How long to wait for a task's end."""
 
-    wait = fields.Float(load_default=0.0, validate=validate.Range(0, MAX_WAIT_SECONDS))
+    wait = Seconds(
+        load_default=0.0,
+        validate=validate.Range(0, MAX_WAIT_SECONDS),
+        **about("Answer when it has ended, or after this many seconds.", 0.5),
+    )
 
 
 class LogQuerySchema(Strict):
     """Which part of a task's log to send."""
 
-    attempt = Number(validate=validate.Range(1, MAX_ID))
-    offset = Number(load_default=0, validate=validate.Range(0, MAX_OFFSET))
-    follow = fields.Boolean(load_default=False, truthy={"true"}, falsy={"false"})
+    attempt = Number(
+        validate=validate.Range(1, MAX_ID),
+        **about("Which attempt's; the latest one's by default.", 1),
+    )
+    offset = Number(
+        load_default=0, validate=validate.Range(0, MAX_OFFSET), **about("From this byte on.", 0)
+    )
+    follow = fields.Boolean(
+        load_default=False,
+        truthy={"true"},
+        falsy={"false"},
+        **about("Go on until the attempt has ended.", False),
+    )
 
 
 class TokenQuerySchema(Page):
     """Which tokens to list."""
 
-    after = Number(validate=validate.Range(0, MAX_ID))
+    after = Number(
+        validate=validate.Range(0, MAX_ID), **about("The id of the last token before.", 0)
+    )
 
 
 class TokenInSchema(Strict):
@@ -313,24 +404,39 @@ class TokenInSchema(Strict):
             validate.Length(1, 100),
             validate.Regexp(PLAIN_TEXT, error="Must hold no control characters."),
         ],
+        **about("What it is for.", "robot", pattern=PLAIN_TEXT_RULE),
     )
-    scope = fields.Enum(Scope, by_value=True, load_default=None, allow_none=True)
-    expires_in = fields.Integer(
+    scope = Choice(
+        Scope,
+        load_default=None,
+        allow_none=True,
+        **about("What it may do; the minting token's own scope by default.", "operate"),
+    )
+    expires_in = Whole(
         load_default=None,
         allow_none=True,
         strict=True,
         validate=validate.Range(1, MAX_LIFE_SECONDS),
+        **about("How long it lives, in seconds; TOKEN_DAYS by default.", 3600),
     )
 
 
 class TokenSchema(Schema):
     """A token, its secret masked."""
 
-    id = fields.Integer(required=True)
-    name = fields.String(required=True, allow_none=True)
-    scope = fields.Enum(Scope, by_value=True, required=True)
-    token = fields.String(required=True)
-    created_at = Timestamp(required=True)
-    expires_at = Timestamp(required=True)
-    last_used_at = Timestamp(required=True, allow_none=True)
-    current = fields.Boolean(required=True)
+    id = fields.Integer(**always("Its id.", 2))
+    name = fields.String(**nullable("What it is for.", "robot"))
+    scope = Choice(Scope, **always("What it may do.", "operate"))
+    token = fields.String(**always("Its secret, masked.", "pkgd_********"))
+    created_at = Timestamp(**always("When it was minted.", BEGUN))
+    expires_at = Timestamp(**always("When it stops to count.", "2024-05-05T10:30:00.000Z"))
+    last_used_at = Timestamp(**nullable("When it was used, to the minute.", None))
+    current = fields.Boolean(**always("Whether this request came with it.", False))
+
+
+class MintedTokenSchema(TokenSchema):
+    """A new token, with its secret."""
+
+    token = fields.String(
+        **always("Its secret: shown here, and never again.", "pkgd_8V1qk0b4W3nB5xq2eYt7mZc9pLr6sJd")
+    )

@@ -10,7 +10,7 @@ from flask import Response, current_app, request, stream_with_context
 from sqlalchemy import Row, select
 
 import logs
-from blueprints import Blueprint
+from blueprints import Blueprint, headers
 from models import LIVE, Task, db
 from paging import paginate
 from problems import Problem
@@ -26,7 +26,7 @@ RETRY_SECONDS = 5
 
 @blueprint.get("/tasks")
 @blueprint.arguments(TaskQuerySchema, location="query")
-@blueprint.response(200, TaskSchema(many=True))
+@blueprint.response(200, TaskSchema(many=True), headers=headers("Link", "X-Total-Count"))
 def index(query: dict[str, Any]) -> Any:
     """List tasks, newest first."""
     filters = [
@@ -47,7 +47,8 @@ def index(query: dict[str, Any]) -> Any:
 
 @blueprint.get("/task/<uuid:task_id>")
 @blueprint.arguments(WaitSchema, location="query")
-@blueprint.response(200, TaskSchema)
+@blueprint.response(200, TaskSchema, headers=headers("Retry-After"))
+@blueprint.refuses("no-such-task")
 def show(query: dict[str, Any], task_id: UUID) -> Any:
     """Show one task, at once or as soon as it has ended."""
     task = find(task_id)
@@ -65,6 +66,7 @@ def show(query: dict[str, Any], task_id: UUID) -> Any:
 
 @blueprint.post("/task/<uuid:task_id>/cancel")
 @blueprint.response(202, TaskSchema)
+@blueprint.refuses("no-such-task", "task-ended")
 def cancel(task_id: UUID) -> Any:
     """Stop a task: at once while it is queued, within seconds while it runs."""
     find(task_id)
@@ -75,9 +77,18 @@ def cancel(task_id: UUID) -> Any:
 
 @blueprint.get("/task/<uuid:task_id>/log")
 @blueprint.arguments(LogQuerySchema, location="query")
-@blueprint.response(200, {"type": "string"}, content_type="text/plain")
+@blueprint.response(
+    200,
+    {"type": "string", "examples": ["building hello-2.12.1 ...\n"]},
+    content_type="text/plain",
+    headers=headers("X-Next-Offset"),
+)
+@blueprint.refuses("no-such-task", "too-many-followers")
 def log(query: dict[str, Any], task_id: UUID) -> Response:
-    """Send an attempt's build log, from a byte on; with `follow`, until the attempt ends."""
+    """Send an attempt's build log.
+
+    From byte `offset` on and, with `follow`, until the attempt has ended.
+    """
     task = find(task_id)
     attempt = query.get("attempt", max(task.attempt, 1))
     if query["follow"]:

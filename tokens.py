@@ -7,18 +7,18 @@ from sqlalchemy import select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 import auth
-from blueprints import Blueprint
+from blueprints import Blueprint, headers
 from models import Scope, Token, db, soon, utcnow
 from paging import paginate
 from problems import Problem
-from schemas import EmptySchema, TokenInSchema, TokenQuerySchema, TokenSchema
+from schemas import EmptySchema, MintedTokenSchema, TokenInSchema, TokenQuerySchema, TokenSchema
 
 blueprint = Blueprint("tokens", __name__, url_prefix="/api/v1", description="Mint and revoke")
 
 
 @blueprint.get("/tokens")
 @blueprint.arguments(TokenQuerySchema, location="query")
-@blueprint.response(200, TokenSchema(many=True))
+@blueprint.response(200, TokenSchema(many=True), headers=headers("Link", "X-Total-Count"))
 def index(query: dict[str, Any]) -> Any:
     """List the live tokens, their secrets masked."""
     rows, headers = paginate(
@@ -33,7 +33,7 @@ def index(query: dict[str, Any]) -> Any:
 
 @blueprint.post("/tokens")
 @blueprint.arguments(TokenInSchema, required=False)
-@blueprint.response(201, TokenSchema)
+@blueprint.response(201, MintedTokenSchema)
 def create(fields: dict[str, Any]) -> Any:
     """Mint a token: the answer is the only one that ever shows its secret."""
     first = g.caller is None
@@ -57,6 +57,7 @@ def revoke_others() -> Any:
 
 @blueprint.delete("/token/<id:token_id>")
 @blueprint.response(200, EmptySchema)
+@blueprint.refuses("no-such-token")
 def revoke(token_id: int) -> Any:
     """Revoke one token."""
     if not _revoke(Token.id == token_id):

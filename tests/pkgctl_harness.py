@@ -19,7 +19,8 @@ from service import ROOT, Service
 import pkgctl
 
 COMMAND = [sys.executable, "-m", "pkgctl"]
-PATIENCE = 30
+PATIENCE = 60
+TASK_ID = "5f8d1f4e-6c3f-4c5b-9d38-0f6a3c1f9a55"
 
 # packages whose builders need a shell; a gated one goes on when its file is there
 CATALOG = """
@@ -79,6 +80,7 @@ class Ctl:
     def __init__(self, folder, url=None, token=None):
         self.folder = folder
         self.environ = {"PKGCTL_URL": url, "PKGCTL_TOKEN": token, "XDG_CONFIG_HOME": str(folder)}
+        self.environ |= {"NO_PROXY": "127.0.0.1", "TERM": "xterm", "COLUMNS": "100"}
 
     def __call__(self, *arguments, **more):
         """Run it here, as in a pipe; whatever goes wrong is a line and an exit code."""
@@ -89,12 +91,12 @@ class Ctl:
 
     def start(self, *arguments, **more):
         """Start it in a process of its own, in a pipe unless told otherwise."""
-        environ = {name: said for name, said in self.environ.items() if said is not None}
+        environ = {**os.environ, **self.environ}
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         return subprocess.Popen(
             [*COMMAND, *map(str, arguments)],
             cwd=ROOT,
-            env={**os.environ, "TERM": "xterm", "COLUMNS": "100", **environ},
+            env={name: said for name, said in environ.items() if said is not None},
             **{**pipes, **more},
         )
 
@@ -150,6 +152,20 @@ class Answer:
     status: int = 200
     headers: dict = None
     is_pkgd: bool = True
+
+
+def task(status="running", **more):
+    """Return a task as a server shows it."""
+    known = {
+        "id": TASK_ID,
+        "package_id": 1,
+        "status": status,
+        "attempt": 1,
+        "waiting": None,
+        "progress": {"done": 0, "expected": 0, "phase": None},
+        "error": None,
+    }
+    return known | more
 
 
 def problem(status, detail):

@@ -1,4 +1,4 @@
-"""The service as an operator runs it: flask commands, gunicorn and workers in processes of their own.
+"""The service as an operator runs it: `flask` commands, gunicorn and workers as processes.
 
 Every process that a Service starts has the service's folder in its environment, and so do Nix and
 the builders under it: that is how `left` finds them all, and nobody else's.
@@ -150,9 +150,7 @@ class Service:
 
     def request(self, method, path, **more):
         """Send a request, with the token that `sign_in` took."""
-        return self.session.request(
-            method, f"{self.url}/api/v1/{path}", **{"timeout": 60, **more}
-        )
+        return self.session.request(method, f"{self.url}/api/v1/{path}", **{"timeout": 60, **more})
 
     def get(self, path, **more):
         """Send a GET, which has to succeed, and return its JSON."""

@@ -1,6 +1,8 @@
 """Garbage: what no package needs goes, what any package needs stays."""
 
+import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,33 @@ def test_roots_of_packages_that_are_not_in_the_store_go(app, own_store, download
 
     assert not root.is_symlink()
     assert (root.parent / "notes.txt").exists()
+
+
+@pytest.fixture
+def hasty_collector(monkeypatch, tmp_path, own_store):
+    """A nix-build before which, the first time, a collection takes the derivation."""
+    fake = tmp_path / "bin" / "nix-build"
+    fake.parent.mkdir()
+    fake.write_text(
+        f"""#!/bin/sh
+        [ -e {tmp_path}/once ] || nix-store --delete "${{1%%!*}}" >&2
+        touch {tmp_path}/once
+        exec {shutil.which("nix-build")} "$@"
+        """
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(fake.parent), prepend=os.pathsep)
+    return tmp_path / "once"
+
+
+def test_a_collection_between_resolving_and_building_is_made_good(
+    hasty_collector, client, schedule, pool
+):
+    task_id = schedule()
+
+    pool.run_one()
+
+    assert hasty_collector.exists()
+    assert client.get(f"/api/v1/task/{task_id}").json["status"] == "succeeded"
+    log = client.get(f"/api/v1/task/{task_id}/log").text
+    assert log.count("resolving hello 2.12.1") == 2

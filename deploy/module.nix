@@ -1,0 +1,151 @@
+# The NixOS module: services.pkgd, with the hardening of deploy/pkgd.service.
+#
+# The Python packages are those of requirements.txt, to the very version: pkgd extends gunicorn,
+# whose insides change with each. They are fetched as wheels, of which Nix wants to know the hash:
+# where it is another, the build says which it is.
+{ config, lib, pkgs, ... }:
+
+let
+  inherit (lib) mkEnableOption mkIf mkOption types;
+
+  cfg = config.services.pkgd;
+  home = "/var/lib/pkgd";
+  requirements = ../requirements.txt;
+  source = builtins.path {
+    name = "pkgd";
+    path = ../.;
+    filter = path: _: ! builtins.elem (baseNameOf path) [ ".git" ".venv" "data" "tests" ];
+  };
+
+  wheels = pkgs.stdenvNoCC.mkDerivation {
+    name = "pkgd-wheels";
+    nativeBuildInputs = [ cfg.python.pkgs.pip ];
+    SSL_CERT_FILE = "${pkgs.cacert}/etc/ssl/certs/ca-bundle.crt";
+    buildCommand = ''
+      HOME=$TMPDIR pip download --no-cache-dir --only-binary :all: --dest $out -r ${requirements}
+    '';
+    outputHashMode = "recursive";
+    outputHashAlgo = "sha256";
+    outputHash = cfg.wheelsHash;
+  };
+
+  environment = pkgs.runCommand "pkgd-environment" { } ''
+    ${cfg.python}/bin/python -m venv $out
+    HOME=$TMPDIR $out/bin/pip install --no-index --find-links ${wheels} -r ${requirements}
+  '';
+
+  settings = {
+    APP_ENV = "production";
+    DATA_DIR = home;
+    SECRET_KEY_FILE = cfg.secretKeyFile;
+  } // cfg.settings;
+
+  variables = {
+    # what the wheels' compiled parts link to
+    LD_LIBRARY_PATH = lib.makeLibraryPath [ pkgs.stdenv.cc.cc.lib ];
+  } // lib.mapAttrs (_: toString) settings;
+
+  flask = pkgs.writeShellScriptBin "pkgd-flask" ''
+    cd ${source} && umask 077
+    export ${lib.escapeShellArgs (lib.mapAttrsToList (name: value: "${name}=${value}") variables)}
+    exec ${pkgs.util-linux}/bin/runuser -u pkgd -- ${environment}/bin/flask "$@"
+  '';
+in
+{
+  options.services.pkgd = {
+    enable = mkEnableOption "pkgd, which takes a package from a name and a version to a program";
+
+    secretKeyFile = mkOption {
+      type = types.str;
+      description = "The file with the secret key: 32 bytes or more, readable by the group pkgd.";
+    };
+
+    settings = mkOption {
+      type = types.attrsOf (types.oneOf [ types.str types.int types.path ]);
+      default = { };
+      example = { TRUSTED_PROXIES = 1; CATALOGS = "<nixpkgs>"; };
+      description = "Settings, by the names that README.md lists.";
+    };
+
+    python = mkOption {
+      type = types.package;
+      default = pkgs.python3;
+      defaultText = "pkgs.python3";
+      description = "The Python to run on, 3.11 or newer.";
+    };
+
+    wheelsHash = mkOption {
+      type = types.str;
+      default = lib.fakeHash;
+      defaultText = "lib.fakeHash";
+      description = "The hash of the wheels; the first build says it.";
+    };
+  };
+
+  config = mkIf cfg.enable {
+    environment.systemPackages = [ flask ];
+
+    users.users.pkgd = { isSystemUser = true; group = "pkgd"; inherit home; };
+    users.groups.pkgd = { };
+
+    systemd.services.pkgd = {
+      description = "pkgd, from a package's name and version to a program that runs";
+      wantedBy = [ "multi-user.target" ];
+      wants = [ "nix-daemon.socket" ];
+      after = [ "network.target" "nix-daemon.socket" "postgresql.service" ];
+      startLimitIntervalSec = 0;
+      path = [ config.nix.package pkgs.util-linux ];
+      environment = variables // {
+        NIX_PATH = "nixpkgs=${pkgs.path}";
+        SECRET_KEY_FILE = "%d/secret_key";
+      };
+
+      serviceConfig = {
+        Type = "notify";
+        User = "pkgd";
+        Group = "pkgd";
+        WorkingDirectory = source;
+        LoadCredential = "secret_key:${cfg.secretKeyFile}";
+        StateDirectory = "pkgd";
+        StateDirectoryMode = "0711";
+        UMask = "0077";
+        ExecStartPre = "${environment}/bin/flask --app app init-db";
+        ExecStart = "${environment}/bin/gunicorn app:create_app()";
+        Restart = "always";
+        RestartSec = 5;
+        KillMode = "mixed";
+        TimeoutStopSec = 45;
+        OOMPolicy = "continue";
+        LimitNOFILE = 8192;
+
+        AmbientCapabilities = "";
+        CapabilityBoundingSet = "";
+        DevicePolicy = "closed";
+        KeyringMode = "private";
+        LockPersonality = true;
+        MemoryDenyWriteExecute = true;
+        NoNewPrivileges = true;
+        PrivateDevices = true;
+        PrivateTmp = true;
+        PrivateUsers = true;
+        ProtectClock = true;
+        ProtectControlGroups = true;
+        ProtectHome = true;
+        ProtectHostname = true;
+        ProtectKernelLogs = true;
+        ProtectKernelModules = true;
+        ProtectKernelTunables = true;
+        ProtectProc = "invisible";
+        ProtectSystem = "strict";
+        RemoveIPC = true;
+        RestrictAddressFamilies = [ "AF_UNIX" "AF_INET" "AF_INET6" ];
+        RestrictNamespaces = true;
+        RestrictRealtime = true;
+        RestrictSUIDSGID = true;
+        SystemCallArchitectures = "native";
+        SystemCallErrorNumber = "EPERM";
+        SystemCallFilter = [ "@system-service" "~@privileged" "capset" ];
+      };
+    };
+  };
+}

@@ -1,0 +1,213 @@
+"""What a service does without: its database for a while, room on its disk."""
+
+import itertools
+import os
+import signal
+import subprocess
+import threading
+import time
+from contextlib import suppress
+
+import figures
+import psycopg
+import pytest
+from conftest import until
+from postgres import Server, find
+from recipes import Recipes
+from service import Service
+
+CLIENTS = 8
+REQUESTS = [("GET", "packages?limit=1"), ("POST", "packages"), ("GET", "tasks?limit=1")]
+JSON, PROBLEM = "application/json", "application/problem+json"
+SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+class Load:
+    """Requests from several clients at once, one after the other, until the `with` block ends."""
+
+    def __init__(self, service):
+        self.service, self.over = service, threading.Event()
+        self.answers = []
+        self.clients = [threading.Thread(target=self._ask) for _ in range(CLIENTS)]
+
+    def __enter__(self):
+        for client in self.clients:
+            client.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        for client in self.clients:
+            client.join()
+
+    def _ask(self):
+        for number in itertools.count():
+            if self.over.is_set():
+                break
+            method, path = REQUESTS[number % len(REQUESTS)]
+            body = {"name": "load", "version": f"{time.monotonic_ns()}.0.0"}
+            started = time.monotonic()
+            answer = self.service.request(method, path, json=body, timeout=30)
+            seconds = time.monotonic() - started
+            self.answers.append((answer.status_code, answer.headers["Content-Type"], seconds))
+
+    def count(self, status):
+        """Return how many answers had this status."""
+        return sum(answer[0] == status for answer in self.answers)
+
+    def wrong(self):
+        """Return the answers that are neither a success nor a declared 503."""
+        return [
+            answer for answer in self.answers if answer[:2] != (503, PROBLEM) and answer[0] != 200
+        ]
+
+    def slowest(self):
+        """Return how long the slowest answer took, in seconds."""
+        return max(seconds for _, _, seconds in self.answers)
+
+
+@pytest.fixture
+def own_postgres():
+    """A PostgreSQL server of the test's own, to be done ill to."""
+    if find("initdb") is None:
+        pytest.skip("PostgreSQL is not installed")
+    server = Server()
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def service(settings, tmp_path):
+    """A service that isn't started yet, whose only packages are those that the test makes up."""
+    recipes = Recipes(tmp_path)
+    with Service(settings | {"CATALOGS": recipes.catalog}) as service:
+        service.recipes = recipes
+        yield service
+
+
+@SQLITE
+def test_a_database_that_restarts_under_load_costs_no_task(service, own_postgres):
+    service.settings["DATABASE_URL"] = own_postgres.url("postgres")
+    make_durable(own_postgres)
+    assert service.command("init-db").returncode == 0
+    service.start().sign_in()
+
+    with Load(service) as load:
+        tasks = [
+            task
+            for number in range(figures.ROUNDS)
+            for task in over_an_outage(service, own_postgres, load, number)
+        ]
+
+    assert {(task["status"], task["attempt"]) for task in tasks} == {("succeeded", 1)}
+    assert load.wrong() == []
+    figures.keep(
+        "PostgreSQL stopped as by a crash and started again, under requests and builds",
+        "postgresql",
+        f"{figures.ROUNDS} rounds, {len(tasks)} tasks, {len(load.answers)} requests",
+        f"0 tasks lost; {load.count(503)} requests got 503 with a problem body, the others 200; "
+        f"the slowest took {load.slowest():.1f} s",
+    )
+
+
+def make_durable(server):
+    """Have the server keep what it has acknowledged, which the tests' servers else do not."""
+    with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+        connection.execute("ALTER DATABASE postgres SET synchronous_commit = on")
+
+
+def over_an_outage(service, server, load, number):
+    """Have the database crash and come back while tasks run and wait; return the tasks' ends."""
+    script = service.recipes.gate(f"go-{number}")
+    names = [service.recipes.add_watched(f"round-{number}-{n}", script) for n in range(6)]
+    ids = [service.schedule(name, "1.0.0") for name in names]
+    until(lambda: sum(map(service.recipes.is_building, names)) == 4)
+    refused = load.count(503)
+
+    server.stop(signal.SIGQUIT)
+    until(lambda: load.count(503) > refused)
+    server.start()
+    service.await_ready()
+    service.recipes.open(f"go-{number}")
+
+    return [service.ended(task_id) for task_id in ids]
+
+
+@pytest.fixture
+def small_disk(service):
+    """The service's DATA_DIR, which is a disk of 32 MiB."""
+    folder = service.data_dir.with_name("small")
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", folder]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting needs root's rights")
+    service.settings |= {"DATA_DIR": folder, "DATABASE_URL": ""}
+    service.data_dir = folder
+    assert service.command("init-db").returncode == 0
+    yield folder
+    service.kill()
+    subprocess.run(["umount", folder], check=True)
+
+
+def fill(folder, leave=0):
+    """Fill the disk up until so many bytes are left; return the file that does it."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    os.truncate(filler, filler.stat().st_size - leave)
+    return filler
+
+
+@SQLITE
+def test_without_room_on_the_disk_tasks_wait_and_then_go_on(service, small_disk, database_url):
+    service.settings["MIN_FREE_BYTES"] = 4 * 1024 * 1024
+    service.start().sign_in()
+    filler = fill(small_disk, leave=1024 * 1024)
+
+    task_id = service.schedule(service.recipes.add("patient"), "1.0.0")
+    waiting = until(lambda: service.task(task_id)["waiting"])
+    filler.unlink()
+
+    assert "bytes free; tasks wait until there are 4194304" in waiting
+    assert service.ended(task_id)["status"] == "succeeded"
+    figures.keep(
+        "DATA_DIR on a disk of 32 MiB filled past MIN_FREE_BYTES",
+        database_url,
+        "once",
+        "the task waited with the reason shown, and went on with room again",
+    )
+
+
+@SQLITE
+def test_a_disk_that_fills_up_during_builds_costs_no_task(service, small_disk, database_url):
+    service.settings |= {"MIN_FREE_BYTES": 0, "LEASE_SECONDS": 3}
+    service.start().sign_in()
+    script = service.recipes.gate("go").replace("do ", "do echo said; ")
+    names = [service.recipes.add_watched(f"talks-{n}", script) for n in range(6)]
+    ids = [service.schedule(name, "1.0.0") for name in names]
+    until(lambda: sum(map(service.recipes.is_building, names)) == 4)
+
+    filler = fill(small_disk)
+    refused = until(lambda: refusal(service))
+    until(lambda: not any(map(service.recipes.is_building, names)))
+    filler.unlink()
+    service.recipes.open("go")
+
+    assert refused == PROBLEM
+    assert {service.ended(task_id)["status"] for task_id in ids} == {"succeeded"}
+    assert service.recipes.built_twice_at_once() == []
+    figures.keep(
+        "the disk under DATA_DIR and the database full to the last byte for longer than a lease",
+        database_url,
+        f"once, {len(ids)} tasks",
+        "requests that write got 503; 0 tasks lost",
+    )
+
+
+def refusal(service):
+    """Register a package; return the kind of the answer if it is a 503."""
+    body = {"name": "more", "version": f"{time.monotonic_ns()}.0.0"}
+    answer = service.request("POST", "packages", json=body)
+    return answer.headers["Content-Type"] if answer.status_code == 503 else None
