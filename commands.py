@@ -37,6 +37,9 @@ def init_db(drop: bool, yes: bool) -> None:
         if not yes:
             click.confirm(f"Delete every package, task and token in {where}?", abort=True)
         _drop_all()
+    file = Path(db.engine.url.database or "") if db.engine.dialect.name == "sqlite" else None
+    if file is not None:
+        file.touch(mode=0o600)  # it holds the tokens' digests: nobody else needs to read it
     flask_migrate.upgrade()
     click.echo(f"The database is ready: {db.engine.url.render_as_string()}")
 
@@ -47,6 +50,9 @@ def init_db(drop: bool, yes: bool) -> None:
 @with_appcontext
 def create_token(name: str | None, scope: str) -> None:
     """Mint a token and print its secret, which is shown this once."""
+    state = health.database_state()
+    if state != "ok":
+        raise click.ClickException(state)
     _, secret = auth.mint(name, Scope(scope))
     click.echo(secret)
 

@@ -246,12 +246,15 @@ def add_words(parameter: Part) -> None:
 
 
 def add_examples(part: Any, known: Part) -> None:
-    """Give everything that has a schema an example, made of those of the fields."""
+    """Give everything that has a schema an example, made of those of the fields.
+
+    Not the parts of a query, which are optional: Swagger UI would fill them all in.
+    """
     if isinstance(part, list):
         for one in part:
             add_examples(one, known)
     elif isinstance(part, dict):
-        if "schema" in part and not part.keys() & {"example", "examples"}:
+        if "schema" in part and not part.keys() & {"example", "examples", "in"}:
             part["example"] = example(part["schema"], known)
         for one in part.values():
             add_examples(one, known)

@@ -16,7 +16,7 @@ except ConfigError as error:
     raise SystemExit(f"pkgd: {error}") from None
 
 production = settings["APP_ENV"] == PRODUCTION
-metrics_dir = settings["DATA_DIR"] / "metrics"
+metrics_dir = settings["DATA_DIR"] / "metrics" / str(settings["PORT"])
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 if SHARED not in os.environ:  # it is there when gunicorn reads this again, for a reload
     shutil.rmtree(metrics_dir, ignore_errors=True)

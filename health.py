@@ -38,7 +38,7 @@ def livez() -> Any:
 @blueprint.refuses("not-ready")
 def readyz() -> Any:
     """Tell whether the service can do its work, and which check fails when it can't."""
-    checks = {"database": _database(), "nix": _nix(), "workers": _workers()}
+    checks = {"database": database_state(), "nix": _nix(), "workers": _workers()}
     failed = {name: [said] for name, said in checks.items() if not said.startswith("ok")}
     if failed:
         raise Problem(503, "not ready", kind="not-ready", errors=failed, retry_after=RETRY_SECONDS)
@@ -60,7 +60,7 @@ def check_start(app: Flask) -> None:
     if app.config["APP_ENV"] != PRODUCTION:
         return
     with app.app_context():
-        said = _database()
+        said = database_state()
         db.engine.dispose()  # nothing may be open across a fork
     if said.startswith("the schema is"):
         raise SystemExit(f"pkgd: {said}")
@@ -69,7 +69,7 @@ def check_start(app: Flask) -> None:
         raise SystemExit(f"pkgd: DATA_DIR {folder} can't be written")
 
 
-def _database() -> str:
+def database_state() -> str:
     try:
         with db.engine.connect() as connection:
             current = MigrationContext.configure(connection).get_current_revision()

@@ -9,10 +9,12 @@ import time
 from typing import Any
 
 from flask import Flask, Response, g, has_app_context, request
+from pythonjsonlogger.json import JsonFormatter
 
 log = logging.getLogger("pkgd.requests")
 
-READABLE = "%(asctime)s %(levelname)-7s %(name)s %(message)s%(ids)s"
+READABLE = "%(asctime)s %(levelname)-7s %(name)s %(message)s"
+IDS = ("request_id", "task_id")
 FIELDS = "%(asctime)s %(levelname)s %(name)s %(message)s %(request_id)s %(task_id)s"
 
 
@@ -22,16 +24,32 @@ class Ids(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Add the ids; no line is held back."""
         here = has_app_context()
-        ids = {name: g.get(name) if here else None for name in ("request_id", "task_id")}
-        record.__dict__.update(ids)
-        record.ids = "".join(f" {name}={value}" for name, value in ids.items() if value)
+        record.__dict__.update({name: g.get(name) if here else None for name in IDS})
         return True
+
+
+class Readable(logging.Formatter):
+    """A line for people, with the ids at its end."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        ids = ((name, getattr(record, name, None)) for name in IDS)
+        return super().format(record) + "".join(f" {name}={one}" for name, one in ids if one)
+
+
+class JsonLine(JsonFormatter):
+    """A line for programs, its time in UTC."""
+
+    @staticmethod
+    def converter(timestamp: float | None) -> time.struct_time:
+        """Return the time in UTC, as the Z behind it says."""
+        return time.gmtime(timestamp)
 
 
 def config(*, production: bool) -> dict[str, Any]:
     """Return the configuration of logging (logging.config.dictConfig), ours and gunicorn's."""
     json_lines = {
-        "()": "pythonjsonlogger.json.JsonFormatter",
+        "()": JsonLine,
         "format": FIELDS,
         "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
         "datefmt": "%Y-%m-%dT%H:%M:%SZ",
@@ -40,7 +58,7 @@ def config(*, production: bool) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "filters": {"ids": {"()": Ids}},
-        "formatters": {"readable": {"format": READABLE}, "json": json_lines},
+        "formatters": {"readable": {"()": Readable, "format": READABLE}, "json": json_lines},
         "handlers": {
             "stderr": {
                 "class": "logging.StreamHandler",

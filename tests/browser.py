@@ -76,7 +76,9 @@ class Browser:
         os.close(self.answers)
 
     def open(self, url):
-        """Go to a page."""
+        """Go to a page, and forget the one before."""
+        self.urls.clear()
+        self.complaints.clear()
         self.send("Page.navigate", url=url)
 
     def evaluate(self, script):

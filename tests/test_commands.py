@@ -36,6 +36,7 @@ def test_init_db_makes_the_data_folder_and_a_journal_that_readers_do_not_wait_fo
 
     with sqlite3.connect(tmp_path / "new" / "app.db") as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert stat.S_IMODE((tmp_path / "new" / "app.db").stat().st_mode) == 0o600
     connection.close()
 
 
@@ -72,6 +73,15 @@ def test_create_token_makes_an_admin_by_default(app, command):
 
     (token,) = admin.get("/api/v1/tokens").json
     assert (token["scope"], token["name"]) == ("admin", None)
+
+
+def test_create_token_says_what_to_do_first(tmp_path):
+    app = create_app({"DATA_DIR": tmp_path})
+
+    refused = app.test_cli_runner().invoke(args=["create-token"])
+
+    assert refused.exit_code == 1
+    assert refused.output.endswith("run flask init-db\n")
 
 
 def test_run_worker_refuses_to_run_nothing(make_app):

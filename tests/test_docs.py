@@ -5,6 +5,8 @@ from browser import Browser, find
 from conftest import IN_CI
 from service import Service
 
+from app import create_app
+
 PAGES = ("/docs", "/redoc")
 ASSETS = ("redoc.js", "redocly.svg", "show-swagger-ui.js", "swagger-ui.css", "swagger-ui.js")
 # in the page of Swagger UI
@@ -29,13 +31,19 @@ def service(tmp_path_factory, store_dir):
         yield service
 
 
-@pytest.fixture
-def browser(tmp_path):
+@pytest.fixture(scope="module")
+def anonymous(tmp_path_factory):
+    """A client without a token, of a service without a database: the pages need none."""
+    return create_app({"DATA_DIR": tmp_path_factory.mktemp("pages")}).test_client()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
     """A browser; a missing one is an error in CI, and a skip elsewhere."""
     if find() is None:
         assert not IN_CI, "Chromium is not installed"
         pytest.skip("Chromium is not installed")
-    with Browser(tmp_path) as browser:
+    with Browser(tmp_path_factory.mktemp("browser")) as browser:
         yield browser
 
 
@@ -115,7 +123,7 @@ def test_a_request_can_be_tried_out_with_a_token(browser, service):
     click(browser, "#operations-packages-packages_show .try-out__btn")
     click(browser, "#operations-packages-packages_show .execute")
 
-    shown = "document.querySelector('.live-responses-table .response-col_status')?.innerText"
+    shown = "document.querySelector('.live-responses-table tbody .response-col_status')?.innerText"
     assert browser.until(shown).startswith("200")
     assert '"name": "hello"' in browser.evaluate("document.body.innerText")
     assert browser.complaints == []

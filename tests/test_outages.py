@@ -57,9 +57,8 @@ class Load:
 
     def wrong(self):
         """Return the answers that are neither a success nor a declared 503."""
-        return [
-            answer for answer in self.answers if answer[:2] != (503, PROBLEM) and answer[0] != 200
-        ]
+        right = {(200, JSON), (201, JSON), (503, PROBLEM)}
+        return [answer for answer in self.answers if answer[:2] not in right]
 
     def slowest(self):
         """Return how long the slowest answer took, in seconds."""

@@ -15,6 +15,7 @@ def test_a_queued_task_is_shown_whole(client, schedule):
     task = client.get(f"/api/v1/task/{task_id}").json
 
     assert task.pop("created_at").endswith("Z")
+    assert len(task.pop("request_id")) == 36
     assert task == {
         "id": task_id,
         "package_id": 1,
