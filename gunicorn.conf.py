@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -16,11 +17,12 @@ except ConfigError as error:
     raise SystemExit(f"pkgd: {error}") from None
 
 production = settings["APP_ENV"] == PRODUCTION
-metrics_dir = settings["DATA_DIR"] / "metrics" / str(settings["PORT"])
+# in memory: to write to a file that is mapped from a full disk would end the process
+metrics_dir = Path("/dev/shm") / f"pkgd-{os.getuid()}-{settings['PORT']}"  # noqa: S108 # it's ours
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 if SHARED not in os.environ:  # it is there when gunicorn reads this again, for a reload
     shutil.rmtree(metrics_dir, ignore_errors=True)
-    metrics_dir.mkdir(parents=True)
+    metrics_dir.mkdir(mode=0o700)
     os.environ[SHARED] = str(metrics_dir)  # before anything imports prometheus_client
 
 bind = f"{settings['BIND']}:{settings['PORT']}"
@@ -55,6 +57,11 @@ def post_worker_init(worker: Any) -> None:
         end_serving(number, frame)
 
     signal.signal(signal.SIGTERM, end)
+
+
+def on_exit(_server: object) -> None:
+    """Leave nothing in memory."""
+    shutil.rmtree(metrics_dir, ignore_errors=True)
 
 
 def worker_exit(_server: object, worker: Any) -> None:

@@ -6,6 +6,7 @@ the builders under it: that is how `left` finds them all, and nobody else's.
 
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -47,6 +48,8 @@ class Service:
     def __exit__(self, *_):
         self.session.close()
         self.kill()
+        # what a killed gunicorn has left in memory
+        shutil.rmtree(f"/dev/shm/pkgd-{os.getuid()}-{self.port}", ignore_errors=True)
         print(self.said())  # shown when the test fails
 
     # --- processes ---

@@ -38,6 +38,7 @@ def server_alone(service):
     return service
 
 
+@SQLITE
 def test_a_build_that_was_killed_with_everything_runs_again_at_once(running, database_url):
     task_id = running.schedule(running.recipes.add_watched("slow", "sleep 5"), "1.0.0")
     until(lambda: running.recipes.is_building("slow"))

@@ -205,6 +205,36 @@ def test_a_disk_that_fills_up_during_builds_costs_no_task(service, small_disk, d
     )
 
 
+@SQLITE
+def test_on_a_full_disk_every_request_is_answered(service, small_disk, database_url):
+    service.settings["MIN_FREE_BYTES"] = 0
+    service.start().sign_in()
+    before = service.web_processes()
+    fill(small_disk)
+
+    answers = [
+        service.request(method, path, json={"name": "some", "version": "1.0.0"})
+        for method in ("GET", "POST", "PUT", "DELETE")
+        for path in ("packages", "package/1", "tasks", "task/1", "tokens", "token/9", "nothing")
+        for _ in range(4)
+    ]
+
+    wrong = [answer for answer in answers if answer.status_code >= 500 and not declared(answer)]
+    assert wrong == []
+    assert service.web_processes() == before
+    figures.keep(
+        "requests of every kind with the disk under DATA_DIR and the database full",
+        database_url,
+        f"{len(answers)} requests",
+        "all answered, no 5xx but 503 with a problem body, no process lost",
+    )
+
+
+def declared(answer):
+    """Tell whether an answer is a 503 that says what is wrong."""
+    return (answer.status_code, answer.headers["Content-Type"]) == (503, PROBLEM)
+
+
 def refusal(service):
     """Register a package; return the kind of the answer if it is a 503."""
     body = {"name": "more", "version": f"{time.monotonic_ns()}.0.0"}

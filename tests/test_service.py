@@ -1,7 +1,10 @@
 """The service under gunicorn, as its users and its operator meet it."""
 
+import re
 import signal
+import statistics
 import subprocess
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -233,6 +236,22 @@ def test_a_line_is_followed_while_its_build_runs(running, recipes, tmp_path):
 
     assert b"last" in followed
     assert running.task_log(task_id).splitlines() == followed
+
+
+@SQLITE
+def test_a_line_is_seen_within_a_second_of_being_written(running, recipes):
+    script = "for n in 1 2 3 4 5 6 7; do date +%s.%N; sleep 0.2; done; touch $out"
+    task_id = running.schedule(recipes.add("talks", script), "1.0.0")
+
+    with running.request("GET", f"task/{task_id}/log?follow=true", stream=True) as stream:
+        delays = [
+            time.time() - float(line)
+            for line in stream.iter_lines(chunk_size=1)
+            if re.fullmatch(rb"\d+\.\d+", line)
+        ]
+
+    assert len(delays) == 7
+    assert statistics.median(delays) < 1
 
 
 @SQLITE

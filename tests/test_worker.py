@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 
+import figures
 import psycopg
 import pytest
 from conftest import CATALOGS, until
@@ -205,7 +206,7 @@ def test_with_room_again_tasks_go_on(app, schedule, pool, look):
 
 
 @pytest.mark.parametrize("program", ["nix-build", "setpriv"])
-def test_without_nix_tasks_wait_and_say_why(programs, program, schedule, pool, look):
+def test_without_nix_tasks_wait_and_say_why(programs, program, schedule, pool, look, database_url):
     real = (programs / program).readlink()
     (programs / program).unlink()
     task_id = schedule()
@@ -218,6 +219,12 @@ def test_without_nix_tasks_wait_and_say_why(programs, program, schedule, pool, l
     (programs / program).symlink_to(real)
     assert pool.run_one()
     assert look(task_id)["status"] == "succeeded"
+    figures.keep(
+        f"{program} missing, then there again",
+        database_url,
+        "once",
+        "the task waited with the reason shown, and went on; no attempt counted",
+    )
 
 
 def test_nix_that_goes_missing_meanwhile_costs_no_attempt(programs, run):
@@ -228,7 +235,9 @@ def test_nix_that_goes_missing_meanwhile_costs_no_attempt(programs, run):
     assert (task["status"], task["attempt"]) == ("queued", 0)
 
 
-def test_when_nix_crashes_three_times_the_task_is_lost(programs, recipes, run, pool, look):
+def test_when_nix_crashes_three_times_the_task_is_lost(
+    programs, recipes, run, pool, look, database_url
+):
     fake(programs, "nix-build", "kill -SEGV $$")
 
     task = run(recipes.add("unlucky"))
@@ -239,6 +248,7 @@ def test_when_nix_crashes_three_times_the_task_is_lost(programs, recipes, run, p
     task = look(task["id"])
     assert (task["status"], task["attempt"], task["error"]["code"]) == ("failed", 3, "lost")
     assert not pool.run_one()
+    figures.keep("nix-build ended by SIGSEGV", database_url, "3 attempts", "failed with `lost`")
 
 
 def test_each_attempt_has_a_log_of_its_own(programs, recipes, run, pool, read_log):

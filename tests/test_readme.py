@@ -1,0 +1,96 @@
+"""Every example of curl and pkgctl in the README, as printed, on a server with nothing in it."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import BUNDLED
+from service import ROOT, Service
+
+PORT = 8000
+README = (ROOT / "README.md").read_text()
+TOOLS = ("curl", "pkgctl")
+BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# what is done where there is no server yet, or to one
+OTHER = re.compile(r"(\S*script/|\.venv/|pip|git|cd|sudo|docker|systemctl|flask)\b")
+# a person looks how far a download is before going on
+SETTLED = """
+import sqlite3, time
+live = "SELECT 1 FROM tasks WHERE status IN ('queued', 'running')"
+while sqlite3.connect("data/app.db").execute(live).fetchone():
+    time.sleep(0.1)
+"""
+
+
+def commands(block):
+    """Return the commands of a block, each in one line."""
+    lines = block.replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def uses(tool, command):
+    """Tell whether a command is an example of a tool."""
+    return re.match(rf"(\w+=\$\()?{tool}\b", command) is not None
+
+
+def examples(tool):
+    """Return the commands to run, in order, of the blocks that show a tool."""
+    found = [commands(block) for block in BLOCK.findall(README)]
+    shown = [block for block in found if any(uses(tool, command) for command in block)]
+    return [command for block in shown for command in block if not OTHER.match(command)]
+
+
+def is_free(port):
+    """Tell whether nobody listens on a port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.fixture
+def service(tmp_path, store_dir):
+    """A server as the README has it: its folder is `data`, its port 8000, unless that is taken."""
+    settings = {"STORE_DIR": store_dir, "CATALOGS": BUNDLED, "MIN_FREE_BYTES": 1}
+    with Service({"DATA_DIR": tmp_path / "data", **settings}) as service:
+        if is_free(PORT):
+            service.port = service.settings["PORT"] = PORT
+            service.url = f"http://127.0.0.1:{PORT}"
+        service.command("init-db")
+        yield service.start()
+
+
+@pytest.fixture
+def environ(tmp_path):
+    """What a person has set up: both tools on PATH; curl tells by its exit code what failed."""
+    (tmp_path / ".curlrc").write_text("fail-with-body\n")
+    command = tmp_path / "pkgctl"
+    command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m pkgctl "$@"\n')
+    command.chmod(0o755)
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {"HOME": str(tmp_path), "PATH": path, "LANG": "C.UTF-8"}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_examples_work_as_printed(service, environ, tmp_path, tool):
+    printed = [one.replace(f":{PORT}", f":{service.port}") for one in examples(tool)]
+    script = "\nsettled\n".join(["settled() { python3 settled.py; }", *printed])
+    (tmp_path / "settled.py").write_text(SETTLED)
+
+    run = subprocess.run(
+        ["bash", "-euxo", "pipefail", "-c", script],
+        **{"cwd": tmp_path, "env": environ, "stdin": subprocess.DEVNULL, "text": True},
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "timeout": 300},
+    )
+
+    assert run.returncode == 0, run.stdout
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_no_example_is_left_out(tool):
+    shown = [line for line in README.splitlines() if uses(tool, line)]
+
+    assert shown
+    assert len(shown) == sum(uses(tool, command) for command in examples(tool))
