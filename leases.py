@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Update, case, delete, insert, null, or_, select, update
 
 from models import (
+    LIVE,
     Package,
     PackageStatus,
     Task,
@@ -201,6 +202,14 @@ def holders() -> list[str]:
     """Return who holds the running tasks."""
     held = select(Task.lease_holder).where(Task.status == TaskStatus.RUNNING).distinct()
     return [holder for holder in db.session.scalars(held) if holder is not None]
+
+
+def live(task_ids: Collection[str]) -> set[str]:
+    """Return those of the tasks that are queued or running."""
+    if not task_ids:
+        return set()
+    asked = Task.id.in_(map(uuid.UUID, task_ids))
+    return set(map(str, db.session.scalars(select(Task.id).where(asked, Task.status.in_(LIVE)))))
 
 
 def reap(dead: Collection[str] = ()) -> int:

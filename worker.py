@@ -12,6 +12,7 @@ from flask import Flask, g
 import holders
 import leases
 import nix
+import process
 import reconciliation
 import retention
 from attempts import Attempt
@@ -113,6 +114,7 @@ class Pool:
         """Return lost tasks to the queue and say why tasks wait; at times, more."""
         with self.app.app_context():
             self.reap()
+            self._sweep()
             Task.explain_wait(self.obstacle())
             if not self._settled:
                 self._settle()
@@ -135,6 +137,12 @@ class Pool:
         if reaped:
             log.warning("took %d tasks back from workers that are gone", reaped)
 
+    def _sweep(self) -> None:
+        """End and remove what killed processes have left of tasks that won't run again."""
+        left = {path.name: path for path in (self.app.config["DATA_DIR"] / "tmp").glob("*-*-*-*-*")}
+        for task_id in left.keys() - leases.live(left):
+            process.sweep(left[task_id])
+
     def obstacle(self) -> str | None:
         """Return why no task should be taken at the moment; None when all is well."""
         try:
@@ -143,9 +151,8 @@ class Pool:
             return str(error)
         needed = self.app.config["MIN_FREE_BYTES"]
         for folder in (self.app.config["DATA_DIR"], self.app.extensions["store"].folder):
-            free = shutil.disk_usage(folder).free
-            if free < needed:
-                return f"{folder} has {free} bytes free; tasks wait until there are {needed}"
+            if shutil.disk_usage(folder).free < needed:
+                return f"{folder} has less than {needed} bytes free; tasks wait until it has more"
         return None
 
     def _thread(

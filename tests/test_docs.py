@@ -60,6 +60,14 @@ def test_a_page_needs_no_token(anonymous, page):
     assert (answer.status_code, answer.mimetype) == (200, "text/html")
 
 
+@pytest.mark.parametrize("page", [*PAGES, "/openapi.json", "/hello"])
+def test_a_wrong_method_is_told_to_anybody_where_no_token_is_needed(anonymous, page):
+    answer = anonymous.delete(page)
+
+    assert answer.status_code == 405
+    assert set(answer.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_may_load_scripts_from_the_service_alone(anonymous, page):
     policy = anonymous.get(page).headers["Content-Security-Policy"].split("; ")

@@ -169,7 +169,7 @@ def test_without_room_on_the_disk_tasks_wait_and_then_go_on(service, small_disk,
     waiting = until(lambda: service.task(task_id)["waiting"])
     filler.unlink()
 
-    assert "bytes free; tasks wait until there are 4194304" in waiting
+    assert "has less than 4194304 bytes free; tasks wait" in waiting
     assert service.ended(task_id)["status"] == "succeeded"
     figures.keep(
         "DATA_DIR on a disk of 32 MiB filled past MIN_FREE_BYTES",

@@ -1,0 +1,39 @@
+"""The kinds of fields: what they take for a number, and what they don't."""
+
+import pytest
+from marshmallow import ValidationError
+
+from shapes import Number, Seconds, Whole
+
+
+@pytest.mark.parametrize(("given", "number"), [("0", 0), ("007", 7), ("100", 100)])
+def test_a_number_in_a_url_is_its_digits(given, number):
+    assert Number().deserialize(given) == number
+
+
+@pytest.mark.parametrize("given", ["", "-1", "+1", "1.0", "1_0", " 1", "\u0661", "one"])
+def test_nothing_else_is_a_number_in_a_url(given):
+    with pytest.raises(ValidationError):
+        Number().deserialize(given)
+
+
+@pytest.mark.parametrize(("given", "seconds"), [("0", 0), ("2.5", 2.5), ("1e1", 10), ("3E-1", 0.3)])
+def test_seconds_in_a_url_are_as_json_has_its_numbers(given, seconds):
+    assert Seconds().deserialize(given) == seconds
+
+
+@pytest.mark.parametrize("given", ["", "nan", "inf", "1_0", " 1", "\uff11", "1,5", "e"])
+def test_nothing_else_is_seconds_in_a_url(given):
+    with pytest.raises(ValidationError):
+        Seconds().deserialize(given)
+
+
+@pytest.mark.parametrize(("given", "number"), [(60, 60), (60.0, 60)])
+def test_a_whole_number_in_json_may_be_written_with_a_point(given, number):
+    assert Whole(strict=True).deserialize(given) == number
+
+
+@pytest.mark.parametrize("given", [60.5, "60", True, float("inf"), [60], None])
+def test_nothing_else_is_a_whole_number_in_json(given):
+    with pytest.raises(ValidationError):
+        Whole(strict=True).deserialize(given)
