@@ -6,12 +6,14 @@ thread, so that gunicorn can call it before it forks.
 
 import logging.config
 import threading
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from alembic.script import ScriptDirectory
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response, g, request
+from flask.sessions import SessionInterface
 from flask_migrate import Migrate
 from werkzeug.exceptions import LengthRequired, UnsupportedMediaType
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -40,13 +42,37 @@ from worker import Pool
 BODY_BYTES = 64 * 1024
 REQUEST_ID_LENGTH = 64
 SECURITY_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+DATA_HEADERS = {
+    **SECURITY_HEADERS,
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+PAGE_HEADERS = {**SECURITY_HEADERS, "Content-Security-Policy": docs.POLICY}
 MIGRATIONS = config.HERE / "migrations"
+
+
+class NoSession(SessionInterface):
+    """No cookie, and none of the work that Flask does for one wherever there is a SECRET_KEY."""
+
+    def open_session(self, app: Flask, request: Request) -> None:
+        """Open nothing: Flask then puts a session in place that refuses to be written."""
+
+    def save_session(self, app: Flask, session: object, response: Response) -> None:
+        """Save nothing."""
+
+
+class Pkgd(Flask):
+    """A Flask application without what nothing here uses."""
+
+    session_interface = NoSession()
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function: none is a coroutine, and to look costs each request a twentieth."""
+        return func
 
 
 class IdConverter(IntegerConverter):
@@ -62,7 +88,7 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
 
     Raises SystemExit with one line when the configuration can't be used.
     """
-    app = Flask("pkgd", static_folder=None)
+    app = Pkgd("pkgd", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined] # Flask's own provider has it
     init_config(app, overrides)
     init_extensions(app)
@@ -130,7 +156,8 @@ def init_extensions(app: Flask) -> None:
 
 
 def begin_request() -> None:
-    """Give the request an id: the client's own when it sent a plain one."""
+    """Note the time, and give the request an id: the client's own when it sent a plain one."""
+    g.started = time.perf_counter()
     given = request.headers.get("X-Request-ID", "")
     plain = given.isascii() and given.replace("-", "").replace("_", "").isalnum()
     g.request_id = given if plain and len(given) <= REQUEST_ID_LENGTH else str(uuid.uuid4())
@@ -141,15 +168,14 @@ def refuse_other_bodies() -> None:
 
     One of unannounced length is refused too: waiting for its end could take for ever.
     """
-    if "Transfer-Encoding" in request.headers:
+    if "HTTP_TRANSFER_ENCODING" in request.environ:
         raise LengthRequired("the body's length must be announced, with Content-Length")
-    if request.content_length and not request.is_json:
+    if "CONTENT_LENGTH" in request.environ and request.content_length and not request.is_json:
         raise UnsupportedMediaType("the body must be JSON, with Content-Type: application/json")
 
 
 def end_request(response: Response) -> Response:
     """Tell the client its request's id, and its browser to be careful."""
-    response.headers["X-Request-ID"] = g.request_id
-    for name, value in SECURITY_HEADERS.items():
-        response.headers.setdefault(name, value)
+    response.headers.add("X-Request-ID", g.request_id)
+    response.headers.extend(PAGE_HEADERS if request.blueprint == "docs" else DATA_HEADERS)
     return response

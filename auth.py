@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import MethodNotAllowed, Unauthorized
 
+import lookups
 from config import DEVELOPMENT
 from models import Scope, Token, db, soon, utcnow
 from problems import Problem
@@ -87,18 +88,15 @@ def authenticate() -> Caller | None:
     given = request.authorization
     if given is None or given.type not in ("token", "bearer") or not given.token:
         return None
-    digests = [digest(given.token, key) for key in _keys()]
-    row = db.session.execute(
-        select(Token.id, Token.name, Token.scope, Token.digest, Token.last_used_at).where(
-            Token.digest.in_(digests), Token.revoked_at.is_(None), Token.expires_at > utcnow()
-        )
-    ).first()
-    if row is None:
-        return None
-    stale = row.last_used_at is None or row.last_used_at < soon(-TOUCH_SECONDS)
-    if stale or row.digest != digests[0]:
-        _touch(row.id, digests[0])
-    return Caller(row.id, row.name, row.scope)
+    for key in _keys():
+        row = lookups.live_token(digest(given.token, key))
+        if row is None:
+            continue
+        stale = row.last_used_at is None or row.last_used_at < soon(-TOUCH_SECONDS)
+        if stale or key != _keys()[0]:
+            _touch(row.id, digest(given.token, _keys()[0]))
+        return Caller(row.id, row.name, row.scope)
+    return None
 
 
 def digest(secret: str, key: str) -> str:

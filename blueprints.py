@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import flask_smorest
-from marshmallow import RAISE
+from marshmallow import RAISE, Schema
 from webargs.flaskparser import FlaskParser
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -42,6 +42,7 @@ REFUSALS = {
     "task-ended": Refusal(409, "task 0b9f2c1e-7d43-4c5a-9a52-6f1f0f6f8f2d has ended already"),
     "no-length": Refusal(411, "the body must say its length", False),
     "large-body": Refusal(413, "The data value transmitted exceeds the capacity limit.", False),
+    "long-url": Refusal(414, "Request Line is too large (4353 > 4094)", False),
     "other-body": Refusal(415, "the body must be JSON, with Content-Type: application/json", False),
     "invalid": Refusal(
         422, "limit: Not a valid integer.", False, {"limit": ["Not a valid integer."]}
@@ -75,6 +76,12 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc] # it ships no ty
     """A group of routes that are in the API document."""
 
     ARGUMENTS_PARSER = Parser()
+
+    def arguments(self, schema: type[Schema], **options: Any) -> Callable[[View], View]:
+        """Have a view called with what the schema makes of a part of the request."""
+        # an instance: of a class, a new one would be made for each request
+        decorate: Callable[[View], View] = super().arguments(schema(), **options)
+        return decorate
 
     def refuses(self, *kinds: str) -> Callable[[View], View]:
         """Have the API document say in which ways of its own a route may refuse."""

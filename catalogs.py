@@ -32,7 +32,7 @@ Signature = tuple[tuple[str, int, int, int], ...]
 
 @blueprint.get("/catalog/<name>")
 @blueprint.response(200, CatalogSchema)
-@blueprint.refuses("name-unknown", "nix-failed")
+@blueprint.refuses("name-unknown", "long-url", "nix-failed")
 def show(name: str) -> Any:
     """Show every version of a name that the catalogs offer, newest first."""
     offers = nix.Offers()

@@ -35,6 +35,7 @@ In development, the first token needs none: `POST /api/v1/tokens`.
 **Problems.** Whatever isn't a success is a problem document (RFC 9457), `application/problem+json`.
 Unknown query parameters and unknown fields are errors. A method that a path doesn't have is
 answered by 405, with the header `Allow`. `HEAD` goes wherever `GET` does, `OPTIONS` everywhere.
+What is no proper HTTP is answered by 400, too long a header by 431.
 
 **Lists** come in pages, with the header `Link` to the next one.
 
@@ -52,7 +53,7 @@ SECURITY = {
     },
 }
 
-# name: (what it is, its JSON Schema)
+# what each is, and an example
 HEADERS = {
     "Link": ("The next page, if there is one (RFC 8288).", '</api/v1/tasks?after=7>; rel="next"'),
     "Location": ("Where the new package is.", "/api/v1/package/1"),
@@ -186,7 +187,8 @@ def add_refusals(operation: Part, endpoint: str, method: str) -> None:
     if "requestBody" in operation:
         kinds += ["no-json", "no-length", "large-body", "other-body"]
     # flask-smorest notes the status by itself where there are arguments
-    kinds += ["invalid"] * (operation["responses"].pop("422", None) is not None)
+    if operation["responses"].pop("422", None):
+        kinds += ["invalid"] if "requestBody" in operation else ["invalid", "long-url"]
 
     by_status = defaultdict(list)
     for kind in kinds:

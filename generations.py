@@ -25,7 +25,7 @@ def index(query: dict[str, Any]) -> Any:
     """List the profile's generations, newest first."""
     rows, headers = paginate(
         select(Generation.__table__, Generation.number.label("id")),
-        key=Generation.number,
+        key=Generation.__table__.c.number,
         after=query.get("after"),
         limit=query["limit"],
         newest_first=True,

@@ -1,5 +1,6 @@
 """How gunicorn serves pkgd; a bad configuration ends the start before a port opens."""
 
+import gc
 import os
 import shutil
 import signal
@@ -7,8 +8,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import gunicorn.util
+
 import health
 import logbook
+import problems
 from config import PRODUCTION, ConfigError, load
 
 try:
@@ -27,6 +31,7 @@ if SHARED not in os.environ:  # it is there when gunicorn reads this again, for 
 
 bind = f"{settings['BIND']}:{settings['PORT']}"
 worker_class = "reception.PatientWorker"
+logger_class = "reception.QuietLogger"
 workers = settings["WEB_PROCESSES"]
 threads = settings["WEB_THREADS"]
 preload_app = True
@@ -38,11 +43,18 @@ limit_request_fields = 50
 limit_request_field_size = 4096
 control_socket_disable = True
 logconfig_dict = logbook.config(production=production)
+gunicorn.util.write_error = problems.write_error
 
 
 def on_starting(server: Any) -> None:
     """End the start, before a port opens, where it could not go well."""
     health.check_start(server.app.wsgi())
+
+
+def pre_fork(_server: object, _worker: object) -> None:
+    """Have the garbage collector pass over what is loaded by now: it stays, and stays shared."""
+    gc.collect()
+    gc.freeze()
 
 
 def post_worker_init(worker: Any) -> None:

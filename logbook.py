@@ -77,12 +77,7 @@ def config(*, production: bool) -> dict[str, Any]:
 
 def init_app(app: Flask) -> None:
     """Log the requests to `app` that change something or fail; the others at level DEBUG."""
-    app.before_request(_begin)
     app.after_request(_end)
-
-
-def _begin() -> None:
-    g.started = time.perf_counter()
 
 
 def _end(response: Response) -> Response:

@@ -15,7 +15,6 @@ from flask import Flask, Response, current_app, g, request
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
-    Counter,
     Histogram,
     generate_latest,
 )
@@ -34,11 +33,11 @@ SHARED = "PROMETHEUS_MULTIPROC_DIR"
 blueprint = Blueprint("metrics", __name__, description="Metrics for Prometheus")
 
 COUNTED = CollectorRegistry()
-REQUESTS = Counter(
-    "pkgd_requests", "Requests answered.", ["method", "route", "code"], registry=COUNTED
-)
-LATENCY = Histogram(
-    "pkgd_request_seconds", "Time to answer, in seconds.", ["method", "route"], registry=COUNTED
+REQUESTS = Histogram(
+    "pkgd_request_seconds",
+    "Time to answer a request, in seconds.",
+    ["method", "route", "code"],
+    registry=COUNTED,
 )
 
 
@@ -67,8 +66,8 @@ def init_app(app: Flask) -> None:
 
 def _count(response: Response) -> Response:
     route = request.url_rule.rule if request.url_rule else "none"
-    REQUESTS.labels(request.method, route, response.status_code).inc()
-    LATENCY.labels(request.method, route).observe(time.perf_counter() - g.started)
+    seconds = time.perf_counter() - g.started
+    REQUESTS.labels(request.method, route, response.status_code).observe(seconds)
     return response
 
 

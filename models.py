@@ -24,7 +24,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     LargeBinary,
-    Select,
+    Row,
     String,
     Text,
     TypeDecorator,
@@ -35,9 +35,9 @@ from sqlalchemy import (
     event,
     exists,
     false,
-    func,
     insert,
     literal,
+    null,
     select,
     update,
 )
@@ -156,6 +156,15 @@ class Package(Model):
     store_paths: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     closure_size: Mapped[int | None] = mapped_column(BigInteger)
 
+    @staticmethod
+    def register(name: str, version: str) -> Row[Any] | None:
+        """Add a package and return it as clients see it; None when there is one already."""
+        try:
+            with db.engine.begin() as connection:
+                return connection.execute(NEW_PACKAGE, {"name": name, "version": version}).one()
+        except IntegrityError:
+            return None
+
     def take(self, store_paths: list[str], closure_size: int) -> None:
         """Become downloaded, as these store paths, without a commit."""
         self.status = PackageStatus.DOWNLOADED
@@ -166,24 +175,6 @@ class Package(Model):
         """Become created again, the store paths being gone, without a commit."""
         self.status = PackageStatus.CREATED
         self.store_path = self.store_paths = self.closure_size = None
-
-    @staticmethod
-    def documents() -> Select[Any]:
-        """Select packages as clients see them, each with its latest task."""
-        latest = (
-            select(func.max(Task.seq))
-            .where(Task.package_id == Package.id)
-            .correlate(Package)
-            .scalar_subquery()
-        )
-        return select(
-            *Package.__table__.columns,
-            Task.id.label("task_id"),
-            Task.status.label("task_status"),
-            Task.error_code,
-            Task.error_message,
-            Task.error_hint,
-        ).outerjoin(Task, Task.seq == latest)
 
     @staticmethod
     def forget(package_id: int) -> bool:
@@ -208,6 +199,12 @@ class Package(Model):
         db.session.execute(
             come.where(Package.id.in_(active)).values(status=PackageStatus.ACTIVATED)
         )
+
+
+# built once: that takes longer than to execute it
+NEW_PACKAGE = insert(db.metadata.tables["packages"]).returning(
+    *Package.__table__.c, null().label("task_id")
+)
 
 
 class Task(Model):

@@ -4,11 +4,12 @@ from typing import Any
 
 from flask import current_app, g, url_for
 from sqlalchemy import Row, select
-from sqlalchemy.exc import IntegrityError
 
+import lookups
 import profiles
 import roots
 from blueprints import Blueprint, headers
+from lookups import PACKAGES
 from models import LIVE, Package, PackageStatus, Task, TaskStatus, db
 from paging import paginate
 from problems import Problem
@@ -35,13 +36,13 @@ def index(query: dict[str, Any]) -> Any:
     """List packages, oldest first."""
     filters = [
         column == query[name]
-        for name, column in (("name", Package.name), ("status", Package.status))
+        for name, column in (("name", PACKAGES.name), ("status", PACKAGES.status))
         if name in query
     ]
     return paginate(
-        Package.documents(),
+        lookups.ALL_PACKAGES,
         *filters,
-        key=Package.id,
+        key=PACKAGES.id,
         after=query.get("after"),
         limit=query["limit"],
     )
@@ -53,15 +54,11 @@ def index(query: dict[str, Any]) -> Any:
 @blueprint.refuses("package-exists")
 def create(fields: dict[str, Any]) -> Any:
     """Register a package; whether a catalog has it shows at its download."""
-    package = Package(**fields)
-    db.session.add(package)
-    try:
-        db.session.commit()
-    except IntegrityError:
-        db.session.rollback()
+    package = Package.register(**fields)
+    if package is None:
         detail = f"{fields['name']} {fields['version']} is registered already"
-        raise Problem(409, detail, kind="package-exists") from None
-    return find(package.id), {"Location": url_for("packages.show", package_id=package.id)}
+        raise Problem(409, detail, kind="package-exists")
+    return package, {"Location": url_for("packages.show", package_id=package.id)}
 
 
 @blueprint.get("/package/<id:package_id>")
@@ -132,7 +129,7 @@ def forget(package_id: int) -> Any:
 
 def find(package_id: int) -> Row[Any]:
     """Return the package's row, with its latest task; raise a 404 Problem when there is none."""
-    row = db.session.execute(Package.documents().where(Package.id == package_id)).first()
+    row = lookups.package(package_id)
     if row is None:
         raise Problem(404, f"there is no package {package_id}", kind="no-such-package")
     return row

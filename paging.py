@@ -5,7 +5,7 @@ from urllib.parse import urlencode
 
 from flask import request
 from sqlalchemy import ColumnElement, Row, Select, func, select
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.sql.elements import KeyedColumnElement
 
 from models import db
 
@@ -13,7 +13,7 @@ from models import db
 def paginate(
     statement: Select[Any],
     *filters: ColumnElement[bool],
-    key: InstrumentedAttribute[int],
+    key: KeyedColumnElement[int],
     after: int | None,
     limit: int,
     newest_first: bool = False,
@@ -23,7 +23,7 @@ def paginate(
     `key` is the unique column that the list is ordered by, `after` its value in the last row of
     the page before; each row has an `id` for clients to continue from.
     """
-    total = db.session.scalar(select(func.count(key)).where(*filters))
+    total = db.session.scalar(select(func.count()).select_from(key.table).where(*filters))
     wanted = statement.where(*filters).order_by(key.desc() if newest_first else key)
     if after is not None:
         wanted = wanted.where(key < after if newest_first else key > after)

@@ -1,11 +1,14 @@
 """The one shape of every refusal and fault: a problem document (RFC 9457)."""
 
 import logging
+import uuid
 from collections.abc import Mapping, Sequence
 from functools import partial
+from socket import socket
 from typing import Any
 
 from flask import Flask, Response, g, json
+from gunicorn.util import write_nonblock
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
@@ -64,13 +67,8 @@ def refuse(error: HTTPException) -> Response:
     response = Response(headers=_kept_headers(error), status=error.code)
     errors = getattr(error, "errors", None) or _validation_errors(error)
     kind = getattr(error, "kind", None)
-    document: dict[str, Any] = {
-        "type": f"urn:pkgd:problem:{kind}" if kind else "about:blank",
-        "title": HTTP_STATUS_CODES[response.status_code],
-        "status": response.status_code,
-        "detail": _validation_detail(errors) if errors else error.description,
-        "instance": g.request_id,
-    }
+    detail = _validation_detail(errors) if errors else error.description
+    document = _document(response.status_code, detail, g.request_id, kind)
     if errors:
         document["errors"] = errors
     near = getattr(error, "near", None)
@@ -79,6 +77,20 @@ def refuse(error: HTTPException) -> Response:
     response.data = json.dumps(document)
     response.content_type = CONTENT_TYPE
     return response
+
+
+def write_error(sock: socket, status: int, reason: str, detail: str) -> None:
+    """Answer, in gunicorn's stead, what gunicorn refuses: it is no HTTP, or too long."""
+    instance = str(uuid.uuid4())
+    text = json.dumps(_document(status, detail, instance))
+    head = [
+        f"HTTP/1.1 {status} {reason}",
+        "Connection: close",
+        f"Content-Type: {CONTENT_TYPE}",
+        f"Content-Length: {len(text)}",
+        f"X-Request-ID: {instance}",
+    ]
+    write_nonblock(sock, "\r\n".join([*head, "", text]).encode("ascii"))
 
 
 def database_unavailable(error: Exception) -> Response:
@@ -99,6 +111,18 @@ def nix_failed(error: NixError) -> Response:
     """Answer 503: Nix could not do what a request needed of it."""
     log.error("nix: %s", error)
     return refuse(Problem(503, str(error), kind="nix-failed", retry_after=RETRY_SECONDS))
+
+
+def _document(
+    status: int, detail: str | None, instance: str, kind: str | None = None
+) -> dict[str, Any]:
+    return {
+        "type": f"urn:pkgd:problem:{kind}" if kind else "about:blank",
+        "title": HTTP_STATUS_CODES[status],
+        "status": status,
+        "detail": detail,
+        "instance": instance,
+    }
 
 
 def _kept_headers(error: HTTPException) -> Headers:

@@ -13,6 +13,7 @@ import time
 from functools import partial
 from typing import Any
 
+from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 HEAD_END = b"\r\n\r\n"
@@ -20,6 +21,13 @@ LENGTH = re.compile(rb"\r\nContent-Length:[ \t]*(\d{1,9})[ \t]*\r\n", re.IGNOREC
 PEEK_BYTES = 160 * 1024
 BODY_BYTES = 64 * 1024
 ARRIVE_SECONDS = 10
+
+
+class QuietLogger(Logger):  # type: ignore[misc] # gunicorn ships no types
+    """gunicorn's log without its access log, which it would put together even for nobody to see."""
+
+    def access(self, *_: Any) -> None:
+        """Say nothing: the service has a log of requests itself."""
 
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types

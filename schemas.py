@@ -7,7 +7,18 @@ import semver
 from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
 from models import PackageStatus, Reason, Scope, TaskStatus
-from shapes import Choice, Columns, Number, Seconds, Timestamp, Whole, about, always, nullable
+from shapes import (
+    Choice,
+    Columns,
+    Document,
+    Number,
+    Seconds,
+    Timestamp,
+    Whole,
+    about,
+    always,
+    nullable,
+)
 
 NAME_PATTERN = r"[A-Za-z_][A-Za-z0-9_+.-]*\Z"
 NAME_LENGTH = 50
@@ -58,7 +69,7 @@ class Page(Strict):
     )
 
 
-class ProblemSchema(Schema):
+class ProblemSchema(Document):
     """What went wrong: a problem document (RFC 9457)."""
 
     type = fields.String(
@@ -84,20 +95,20 @@ class ProblemSchema(Schema):
     near = fields.List(fields.String(), **about("The names there are like this one.", ["hello"]))
 
 
-class MessageSchema(Schema):
+class MessageSchema(Document):
     """A greeting."""
 
     message = fields.String(**always("The greeting.", "Welcome to Package API"))
 
 
-class VersionSchema(Schema):
+class VersionSchema(Document):
     """Which pkgd this is."""
 
     version = fields.String(**always("The version of the server.", "1.0.0"))
     build = fields.String(**always("The day it was made, as YYYYMMDD.", "20240505"))
 
 
-class HealthSchema(Schema):
+class HealthSchema(Document):
     """What was looked at, and that it is as it should be."""
 
     status = fields.String(**always("`alive` or `ready`.", "ready"))
@@ -108,11 +119,11 @@ class HealthSchema(Schema):
     )
 
 
-class EmptySchema(Schema):
+class EmptySchema(Document):
     """Nothing to say."""
 
 
-class TaskErrorSchema(Schema):
+class TaskErrorSchema(Document):
     """Why a task failed."""
 
     code = fields.String(
@@ -131,7 +142,7 @@ class TaskErrorSchema(Schema):
     )
 
 
-class LatestTaskSchema(Schema):
+class LatestTaskSchema(Document):
     """A package's latest task."""
 
     id = fields.UUID(attribute="task_id", **always("Its id.", TASK_ID))
@@ -167,7 +178,7 @@ class PackageInSchema(Strict):
     )
 
 
-class PackageSchema(Schema):
+class PackageSchema(Document):
     """A registered package."""
 
     id = fields.Integer(**always("Its id.", 1))
@@ -200,7 +211,7 @@ class PackageQuerySchema(Page):
     )
 
 
-class DownloadSchema(Schema):
+class DownloadSchema(Document):
     """What became of a request to download."""
 
     status = Choice(PackageStatus, **always("The package's status.", "created"))
@@ -209,7 +220,7 @@ class DownloadSchema(Schema):
     )
 
 
-class StatusSchema(Schema):
+class StatusSchema(Document):
     """A package's status."""
 
     status = Choice(PackageStatus, **always("The package's status.", "downloaded"))
@@ -226,7 +237,7 @@ class ActivationSchema(Strict):
     )
 
 
-class PackageReferenceSchema(Schema):
+class PackageReferenceSchema(Document):
     """A package, in short."""
 
     id = fields.Integer(**always("Its id.", 1))
@@ -234,7 +245,7 @@ class PackageReferenceSchema(Schema):
     version = fields.String(**always("Its version.", "2.12.1"))
 
 
-class ReplacementSchema(Schema):
+class ReplacementSchema(Document):
     """One version that takes another's place."""
 
     name = fields.String(**always("The name of both.", "hello"))
@@ -255,7 +266,7 @@ class PlanSchema(StatusSchema):
     )
 
 
-class ChangeSchema(Schema):
+class ChangeSchema(Document):
     """A switch of the profile to a generation: when, why, and the token that asked for it."""
 
     at = Timestamp(**always("When it was.", DONE))
@@ -269,7 +280,7 @@ class GenerationPackageSchema(PackageReferenceSchema):
     store_path = fields.String(**always("Where it is.", STORE_PATH))
 
 
-class GenerationSchema(Schema):
+class GenerationSchema(Document):
     """A numbered version of the profile, and the changes that led to it, newest first."""
 
     number = fields.Integer(**always("Its number.", 3))
@@ -290,7 +301,7 @@ class GenerationQuerySchema(Page):
     )
 
 
-class OfferSchema(Schema):
+class OfferSchema(Document):
     """A version that a catalog has, and under which attribute."""
 
     version = fields.String(**always("The version.", "2.12.1"))
@@ -298,7 +309,7 @@ class OfferSchema(Schema):
     attr = fields.String(**always("Its attribute there.", "hello"))
 
 
-class CatalogFailureSchema(Schema):
+class CatalogFailureSchema(Document):
     """A catalog that could not be asked, with Nix's own message."""
 
     catalog = fields.String(**always("The catalog.", "/srv/catalogs/ours"))
@@ -306,7 +317,7 @@ class CatalogFailureSchema(Schema):
     message = fields.String(**always("What Nix said.", "error: undefined variable 'hello'"))
 
 
-class CatalogSchema(Schema):
+class CatalogSchema(Document):
     """Which versions of a name there are, newest first, and which catalogs could not be asked."""
 
     name = fields.String(**always("The name.", "hello"))
@@ -316,7 +327,7 @@ class CatalogSchema(Schema):
     )
 
 
-class ProgressSchema(Schema):
+class ProgressSchema(Document):
     """How far a task is: derivations and paths done, of those expected, and the phase."""
 
     done = fields.Integer(**always("How many are done.", 2))
@@ -326,7 +337,7 @@ class ProgressSchema(Schema):
     )
 
 
-class TaskSchema(Schema):
+class TaskSchema(Document):
     """A requested download."""
 
     id = fields.UUID(**always("Its id.", TASK_ID))
@@ -421,7 +432,7 @@ class TokenInSchema(Strict):
     )
 
 
-class TokenSchema(Schema):
+class TokenSchema(Document):
     """A token, its secret masked."""
 
     id = fields.Integer(**always("Its id.", 2))

@@ -3,11 +3,15 @@
 What is told is for the API document: a field's meaning, and an example of it.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from marshmallow import Schema, fields
+from sqlalchemy import Row
 
 
 def about(description: str, *examples: Any, **more: Any) -> dict[str, Any]:
@@ -24,6 +28,34 @@ def always(description: str, *examples: Any, **more: Any) -> dict[str, Any]:
 def nullable(description: str, *examples: Any) -> dict[str, Any]:
     """Return the arguments of a field that is always there but may be null, and what it is."""
     return {"allow_none": True, **always(description, *examples)}
+
+
+class Document(Schema):
+    """What goes out; a row by a plan that is made once, which takes a tenth of the time."""
+
+    def _serialize(self, obj: Any, *, many: bool = False) -> Any:
+        if many:
+            return [self._serialize(one) for one in obj]
+        if not isinstance(obj, Row):
+            return super()._serialize(obj)
+        return {key: write(obj) for key, write in self._plan}
+
+    @cached_property
+    def _plan(self) -> list[tuple[str, Callable[[Row[Any]], Any]]]:
+        return [
+            (field.data_key or name, _writer(name, field))
+            for name, field in self.dump_fields.items()
+        ]
+
+
+def _writer(name: str, field: fields.Field[Any]) -> Callable[[Row[Any]], Any]:
+    """Return the function that takes a field's value from a row, and has it as JSON has it."""
+    read = attrgetter(field.attribute or name)
+    if type(field) in (fields.String, fields.Integer, Choice):
+        return read
+    if isinstance(field, Columns):
+        return field.take_from
+    return lambda row: field._serialize(read(row), name, row)
 
 
 class Timestamp(fields.AwareDateTime):
@@ -77,7 +109,7 @@ class Columns(fields.Nested):
         super().__init__(nested, **kwargs)
         self.key = key
 
-    def get_value(self, obj: Any, attr: str, accessor: Any = None, default: Any = None) -> Any:
-        """Hand the whole row to the nested schema."""
-        there = self.key is None or getattr(obj, self.key) is not None
-        return obj if there else None
+    def take_from(self, row: Row[Any]) -> Any:
+        """Return the object that the row's columns make."""
+        there = self.key is None or getattr(row, self.key) is not None
+        return self.schema.dump(row) if there else None

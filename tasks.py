@@ -10,7 +10,9 @@ from flask import Response, current_app, request, stream_with_context
 from sqlalchemy import Row, select
 
 import logs
+import lookups
 from blueprints import Blueprint, headers
+from lookups import TASKS
 from models import LIVE, Task, db
 from paging import paginate
 from problems import Problem
@@ -31,14 +33,14 @@ def index(query: dict[str, Any]) -> Any:
     """List tasks, newest first."""
     filters = [
         column == query[name]
-        for name, column in (("status", Task.status), ("package_id", Task.package_id))
+        for name, column in (("status", TASKS.status), ("package_id", TASKS.package_id))
         if name in query
     ]
     after = _seq(query["after"]) if "after" in query else None
     return paginate(
-        select(Task.__table__),
+        lookups.ALL_TASKS,
         *filters,
-        key=Task.seq,
+        key=TASKS.seq,
         after=after,
         limit=query["limit"],
         newest_first=True,
@@ -102,8 +104,7 @@ def log(query: dict[str, Any], task_id: UUID) -> Response:
 
 def find(task_id: UUID) -> Row[Any]:
     """Return the task's row; raise a 404 Problem when there is none."""
-    row = db.session.execute(select(Task.__table__).where(Task.id == task_id)).first()
-    db.session.rollback()
+    row = lookups.task(task_id)
     if row is None:
         raise Problem(404, f"there is no task {task_id}", kind="no-such-task")
     return row

@@ -24,7 +24,7 @@ def index(query: dict[str, Any]) -> Any:
     rows, headers = paginate(
         select(Token.__table__),
         *_live(),
-        key=Token.id,
+        key=Token.__table__.c.id,
         after=query.get("after"),
         limit=query["limit"],
     )

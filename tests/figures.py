@@ -13,6 +13,11 @@ TASKS = int(os.environ.get("FAULT_TASKS", "12"))
 FLOOD_MIB = int(os.environ.get("FAULT_FLOOD_MIB", "20"))
 
 
+def rounds(*more):
+    """Say how many rounds there were, and how much more."""
+    return ", ".join(["1 round" if ROUNDS == 1 else f"{ROUNDS} rounds", *more])
+
+
 def keep(fault, database_url, tried, outcome):
     """Keep a line for the table: the fault, on which database, how much of it, what came of it."""
     if path := os.environ.get("FAULT_FIGURES"):

@@ -13,42 +13,17 @@ from uuid import UUID
 import figures
 import pytest
 from conftest import until
-from recipes import Recipes
 from service import Service
 from sqlalchemy import select
 
 from models import Task, db
 
+pytest_plugins = ["workbench"]
+
 SLOW = "echo started; sleep 60"
 
 # for what has nothing to do with the kind of database
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-
-
-@pytest.fixture
-def recipes(tmp_path):
-    """Packages that the test makes up."""
-    return Recipes(tmp_path)
-
-
-@pytest.fixture
-def settings(settings, recipes):
-    """The configuration, with the test's own packages among what the catalogs offer."""
-    return settings | {"CATALOGS": f"{settings['CATALOGS']} {recipes.catalog}"}
-
-
-@pytest.fixture
-def service(settings):
-    """A service that isn't started yet; the test may change its settings first."""
-    with Service(settings) as service:
-        yield service
-
-
-@pytest.fixture
-def running(service):
-    """A service that runs, and knows its administrator."""
-    service.start().sign_in()
-    return service
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ def recipes(settings, tmp_path):
 def service(settings, recipes):
     """A service that isn't started yet; the test may change its settings first."""
     with Service(settings) as service:
+        service.recipes = recipes
         yield service
 
 
