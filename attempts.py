@@ -20,7 +20,7 @@ from models import DATABASE_AWAY, db
 log = logging.getLogger("pkgd.worker")
 
 FLUSH_SECONDS = 0.4
-FLUSH_BYTES = 64 * 1024
+FLUSH_BYTES = 256 * 1024
 
 
 class Stopped(Exception):
@@ -124,7 +124,8 @@ class Attempt:
         """Run, and return the write that tells how it ended."""
         lease = self.lease
         try:
-            process.sweep(self.tmp.parent)  # what earlier attempts have left, if they were killed
+            if lease.attempt > 1 or self.tmp.parent.exists():
+                process.sweep(self.tmp.parent)  # what killed attempts have left
             realised = self.realise()
         except Stopped:
             self._say("the service stops; the task goes back to the queue")
@@ -152,10 +153,10 @@ class Attempt:
         return lambda: self.lease.fail(failure)
 
     def _settle(self, write: Callable[[], None]) -> None:
-        """Write the rest of the log and then the end, as soon as the database takes them."""
+        """Write the rest of the log and the end at once, as soon as the database takes them."""
         while True:
             try:
-                self._flush()
+                self._stage()
                 write()
             except DATABASE_AWAY as error:
                 self._bear(error)
@@ -177,28 +178,27 @@ class Attempt:
         now = time.monotonic()
         due = now - self._renewed_at >= self.config["LEASE_SECONDS"] / 3
         if self._log or self.progress != self._shown or due:
-            requested = self._write(bytes(self._log))
+            requested = self._stage()
+            db.session.commit()
+            self._log_start += len(self._log)
+            self._log.clear()
+            self._shown = self.progress
             self._renewed_at = now
         else:
             requested = self.lease.is_cancel_requested()
         self._flushed_at = now
         return requested
 
-    def _write(self, text: bytes) -> bool:
-        """Commit a piece of log, the progress and a longer lease, all or nothing."""
-        shown = self.progress
-        if text:
-            self.lease.append_log(self._log_start, text)
-        requested = self.lease.renew(
+    def _stage(self) -> bool:
+        """Write a piece of log, the progress and a longer lease, for a commit of all or nothing."""
+        if self._log:
+            self.lease.append_log(self._log_start, bytes(self._log))
+        return self.lease.renew(
             self.config["LEASE_SECONDS"],
-            done=shown.done,
-            expected=shown.expected,
-            phase=shown.phase,
+            done=self.progress.done,
+            expected=self.progress.expected,
+            phase=self.progress.phase,
         )
-        self._log_start += len(text)
-        del self._log[: len(text)]
-        self._shown = shown
-        return requested
 
     def _bear(self, error: Exception) -> None:
         """Put up with a database that is away, but not past the time others may take the task."""

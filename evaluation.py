@@ -12,7 +12,7 @@ from typing import Any
 from semver import Version
 
 from journal import Progress, Tick, ignore
-from process import NixCrashed, NixError, TimedOut, workspace
+from process import NixCrashed, NixError, TimedOut, scratch
 from store import CALL_SECONDS, Store, call, text
 
 RESOLVE = Path(__file__).resolve().parent / "expressions" / "resolve.nix"
@@ -139,7 +139,7 @@ def resolve(
     A catalog that fails is left out, with a line in the log, as long as another one serves.
     Raises NameUnknown, VersionUnavailable, EvaluationFailed.
     """
-    with workspace(tmp) as place:
+    with scratch(tmp) as place:
         question = Question(store.with_tmp(place), name, version, seconds, tick)
         try:
             answer = question.ask("answer", *catalogs)

@@ -7,7 +7,6 @@ import json
 import re
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,6 +64,9 @@ class Progress:
     phase: str
 
 
+# less ceremony than json.loads: a long log has a hundred thousand lines
+read_json = json.JSONDecoder().raw_decode
+
 Tick = Callable[[bytes, Progress], None]
 Event = dict[str, Any]
 
@@ -75,7 +77,7 @@ def ignore(_log: bytes, _progress: Progress) -> None:
 
 def plain(text: str) -> str:
     """Return `text` as a terminal would show it, without colours and control characters."""
-    return CONTROL.sub("", ESCAPE.sub("", text))
+    return text if text.isprintable() else CONTROL.sub("", ESCAPE.sub("", text))
 
 
 def decode(data: bytes) -> str:
@@ -100,6 +102,7 @@ class Journal:
 
     def __init__(self) -> None:
         self.progress = Progress(0, 0, "fetching")
+        self.has_built = False
         self._activities: dict[int, tuple[int, str]] = {}
         self._counted: dict[int, int] = {}
         self._counts: dict[int, tuple[int, int]] = {}
@@ -140,15 +143,17 @@ class Journal:
             return self._say(f"[a line of more than {LINE_BYTES} bytes is left out]")
 
         # A builder has Nix pass on events of its own making: no field in them is sure.
-        with suppress(ValueError, LookupError, TypeError, AttributeError):
-            event = json.loads(line.removeprefix(PREFIX).decode("utf-8", "replace"))
+        try:
+            event, _ = read_json(line.removeprefix(PREFIX).decode("utf-8", "replace"))
             return READERS[event["action"]](self, event)
-        return b""
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return b""
 
     def _start(self, event: Event) -> bytes:
         kind, text = event["type"], plain(event["text"])
         subject = str(event["fields"][0]) if kind == BUILD else ""
         self._activities[event["id"]] = kind, subject
+        self.has_built |= kind == BUILD
         # A remote builder relays counts of its own: the first ones are those of the whole.
         if kind in (BUILDS, COPY_PATHS):
             self._counted.setdefault(kind, event["id"])

@@ -13,10 +13,8 @@ from sqlalchemy import Update, case, delete, insert, null, or_, select, update
 
 from models import (
     LIVE,
-    Package,
     PackageStatus,
     Task,
-    TaskLog,
     TaskStatus,
     db,
     soon,
@@ -24,6 +22,9 @@ from models import (
 )
 
 MAX_ATTEMPTS = 3
+
+# tables, not models: the ORM would look through its session after each statement
+PACKAGES, TASKS, LOGS = map(db.metadata.tables.__getitem__, ("packages", "tasks", "task_logs"))
 
 
 class LeaseLost(Exception):
@@ -70,39 +71,38 @@ class Lease:
     version: str
 
     def renew(self, seconds: float, *, done: int, expected: int, phase: str) -> bool:
-        """Hold on for `seconds` more and show progress; tell whether a cancel was requested."""
-        requested: bool = self._write(
-            lease_until=soon(seconds), done=done, expected=expected, phase=phase
-        )
-        db.session.commit()
-        return requested
+        """Hold on for `seconds` more and show progress, to be committed by the caller.
+
+        Tell whether a cancel was requested.
+        """
+        return self._write(lease_until=soon(seconds), done=done, expected=expected, phase=phase)
 
     def is_cancel_requested(self) -> bool:
         """Tell whether a cancel was requested; LeaseLost when the lease is gone."""
-        mine = select(Task.cancel_requested).where(*self._fence())
-        requested = db.session.scalar(mine)
+        mine = select(TASKS.c.cancel_requested).where(*self._fence())
+        requested: bool | None = db.session.scalar(mine)
         db.session.rollback()
         if requested is None:
             raise LeaseLost
         return requested
 
     def append_log(self, start: int, data: bytes) -> None:
-        """Add a piece of log that begins at byte `start`, to be committed with a renewal.
+        """Add a piece of log that begins at byte `start`, to be committed by the caller.
 
         It takes the place of what is there from `start` on: a piece whose commit went through
         without our hearing of it comes again, and longer.
         """
-        mine = TaskLog.task_seq == self.seq, TaskLog.attempt == self.attempt
-        db.session.execute(delete(TaskLog).where(*mine, TaskLog.start >= start))
+        mine = LOGS.c.task_seq == self.seq, LOGS.c.attempt == self.attempt
+        db.session.execute(delete(LOGS).where(*mine, LOGS.c.start >= start))
         piece = {"task_seq": self.seq, "attempt": self.attempt, "start": start, "data": data}
-        db.session.execute(insert(TaskLog).values(piece))
+        db.session.execute(insert(LOGS).values(piece))
 
     def succeed(self, realised: Realised) -> None:
         """End the task, and make its package downloaded, in one transaction."""
         self._write(**_ended(TaskStatus.SUCCEEDED))
         db.session.execute(
-            update(Package)
-            .where(Package.id == self.package_id, Package.status == PackageStatus.CREATED)
+            update(PACKAGES)
+            .where(PACKAGES.c.id == self.package_id, PACKAGES.c.status == PackageStatus.CREATED)
             .values(
                 status=PackageStatus.DOWNLOADED,
                 catalog=realised.catalog,
@@ -140,15 +140,15 @@ class Lease:
 
     def _fence(self) -> tuple[Any, ...]:
         return (
-            Task.seq == self.seq,
-            Task.lease_holder == self.holder,
-            Task.attempt == self.attempt,
-            Task.status == TaskStatus.RUNNING,
+            TASKS.c.seq == self.seq,
+            TASKS.c.lease_holder == self.holder,
+            TASKS.c.attempt == self.attempt,
+            TASKS.c.status == TaskStatus.RUNNING,
         )
 
     def _write(self, **values: Any) -> bool:
-        fenced = update(Task).where(*self._fence()).values(**values)
-        requested: bool | None = db.session.scalar(fenced.returning(Task.cancel_requested))
+        fenced = update(TASKS).where(*self._fence()).values(**values)
+        requested: bool | None = db.session.scalar(fenced.returning(TASKS.c.cancel_requested))
         if requested is None:
             db.session.rollback()
             raise LeaseLost
@@ -157,18 +157,23 @@ class Lease:
 
 def claim(holder: str, lease_seconds: float) -> Lease | None:
     """Take the oldest queued task for `holder`; None when nothing is queued."""
-    oldest = select(Task.seq).where(Task.status == TaskStatus.QUEUED).order_by(Task.seq).limit(1)
+    oldest = (
+        select(TASKS.c.seq)
+        .where(TASKS.c.status == TaskStatus.QUEUED)
+        .order_by(TASKS.c.seq)
+        .limit(1)
+    )
     # an empty queue is asked often: a read doesn't take SQLite's write lock
     if db.session.scalar(oldest) is None:
         db.session.rollback()
         return None
 
     taken = db.session.execute(
-        update(Task)
-        .where(Task.seq == oldest.with_for_update(skip_locked=True).scalar_subquery())
+        update(TASKS)
+        .where(TASKS.c.seq == oldest.with_for_update(skip_locked=True).scalar_subquery())
         .values(
             status=TaskStatus.RUNNING,
-            attempt=Task.attempt + 1,
+            attempt=TASKS.c.attempt + 1,
             waiting=None,
             done=0,
             expected=0,
@@ -177,14 +182,14 @@ def claim(holder: str, lease_seconds: float) -> Lease | None:
             lease_holder=holder,
             lease_until=soon(lease_seconds),
         )
-        .returning(Task.seq, Task.id, Task.attempt, Task.package_id)
+        .returning(TASKS.c.seq, TASKS.c.id, TASKS.c.attempt, TASKS.c.package_id)
     ).one_or_none()
     if taken is None:
         db.session.rollback()
         return None
 
     package = db.session.execute(
-        select(Package.name, Package.version).where(Package.id == taken.package_id)
+        select(PACKAGES.c.name, PACKAGES.c.version).where(PACKAGES.c.id == taken.package_id)
     ).one()
     db.session.commit()
     return Lease(

@@ -27,7 +27,7 @@ from evaluation import (
     resolve,
 )
 from journal import BuildFailed, DiskFull, HashMismatch, Journal, Progress, Tick, ignore
-from process import NixCrashed, NixError, NixMissing, TimedOut, run, workspace
+from process import NixCrashed, NixError, NixMissing, TimedOut, run, scratch, sweep
 from store import CALL_SECONDS, Store, call, check, machine_store, private_store, text
 
 __all__ = [
@@ -79,6 +79,7 @@ PATHS_A_CALL = 1000
 
 STORE_NAME = r"[0-9a-df-np-sv-z]{32}-[\w+.?=-]+"
 REPAIRING = Progress(0, 1, "building")
+NAR_SIZE = re.compile(r'<data key="narSize">(\d+)</data>')
 GENERATION = re.compile(r"(\d+) +(\S+ \S+)(?: +(\(current\)))?")
 COLLISION = re.compile(
     r"'(/[^'\n]+)' and (?:non-directory )?'(/[^'\n]+)'"
@@ -153,7 +154,8 @@ def realise(
         tick(journal.read(lines), journal.progress)
 
     root.parent.mkdir(parents=True, exist_ok=True)
-    with workspace(tmp) as place:
+    done = None
+    with scratch(tmp) as place:
         try:
             # Nix is to be the first to see a limit passed: its message says in which derivation.
             done = run(
@@ -165,6 +167,10 @@ def realise(
             )
         except TimedOut as error:
             raise TimedOut(journal.quote(str(error))) from None
+        finally:
+            # what was ended may have begun a build that the journal has not heard of
+            if journal.has_built or done is None:
+                sweep(place)
     if done.code:
         raise journal.failure(done.code)
 
@@ -218,9 +224,9 @@ def _move_root(store: Store, path: str, made: Path, root: Path) -> None:
 
 def closure_size(store: Store, paths: Collection[str]) -> int:
     """Return the bytes of all that these store paths need, themselves included."""
-    closure = text(call(store, ["nix-store", "--query", "--requisites", *paths])).split()
-    sizes = _of_many(store, ["nix-store", "--query", "--size"], closure)
-    return sum(map(int, sizes))
+    # the one query that gives the sizes of a closure in one call
+    graph = text(call(store, ["nix-store", "--query", "--graphml", *paths]))
+    return sum(map(int, NAR_SIZE.findall(graph)))
 
 
 def valid_paths(store: Store, paths: Iterable[str]) -> set[str]:

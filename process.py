@@ -194,11 +194,13 @@ def _watch(output: Output, heard: Heard, seconds: float, silence_seconds: float)
         lines = output.read(TICK_SECONDS)
         heard(lines or [])
 
-        # A builder that only redraws a line (a progress bar) is read by Nix and not passed on.
-        before, read = read, bytes_read(output.child.pid)
         now = time.monotonic()
-        if lines is not None or read != before:
+        if lines is not None:
             sound = now
+        else:
+            # A builder that only redraws a line (a progress bar) is read by Nix and not passed on.
+            before, read = read, bytes_read(output.child.pid)
+            sound = now if read != before else sound
         if now - start > seconds:
             raise TimedOut(f"it ran longer than {seconds:g} s")
         if now - sound > silence_seconds:
@@ -249,15 +251,15 @@ def _kill(process: psutil.Process) -> None:
 
 
 @contextmanager
-def workspace(tmp: Path) -> Iterator[Path]:
-    """Make the directory `tmp` for one run; sweep it before and after."""
+def scratch(tmp: Path) -> Iterator[Path]:
+    """Make the directory `tmp`, empty, and remove it afterwards."""
     tmp = tmp.resolve()
-    sweep(tmp)
+    _remove(tmp)
     tmp.mkdir(parents=True)
     try:
         yield tmp
     finally:
-        sweep(tmp)
+        _remove(tmp)
 
 
 def sweep(tmp: Path) -> None:
@@ -278,13 +280,14 @@ def sweep(tmp: Path) -> None:
 
 
 def _working_in(tmp: Path) -> list[psutil.Process]:
-    place = re.escape(os.fsencode(tmp.resolve()))
-    ours = re.compile(rb"(?:^|\0)(?:TMPDIR|NIX_BUILD_TOP)=" + place + rb"(?:/|\0|$)")
+    place = os.fsencode(tmp.resolve())
+    ours = re.compile(rb"(?:^|\0)(?:TMPDIR|NIX_BUILD_TOP)=" + re.escape(place) + rb"(?:/|\0|$)")
 
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
-        with suppress(OSError, psutil.NoSuchProcess), open(f"/proc/{pid}/environ", "rb") as environ:
-            if ours.search(environ.read()):
+        with suppress(OSError, psutil.NoSuchProcess), open(f"/proc/{pid}/environ", "rb") as file:
+            environ = file.read()
+            if place in environ and ours.search(environ):
                 found.append(psutil.Process(int(pid)))
     return found
 

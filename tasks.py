@@ -23,6 +23,8 @@ blueprint = Blueprint(
 )
 
 POLL_SECONDS = 0.1
+LEAST_POLL_SECONDS = 0.005
+EAGERNESS = 0.1
 RETRY_SECONDS = 5
 
 
@@ -119,8 +121,10 @@ def _seq(task_id: UUID) -> int:
 
 def _wait(task_id: UUID, deadline: float) -> Row[Any]:
     """Return the task once it has ended, or nobody can or wants to wait any more."""
+    began = time.monotonic()
     while (task := find(task_id)).status in LIVE and time.monotonic() < deadline:
-        if _pause():
+        # who waits for little is told at once; who waits for long, not much later
+        if _pause(EAGERNESS * (time.monotonic() - began)):
             break
     return task
 
@@ -137,9 +141,10 @@ def _followed(task: Row[Any], attempt: int, offset: int) -> Response:
     return response
 
 
-def _pause() -> bool:
+def _pause(seconds: float = POLL_SECONDS) -> bool:
     """Wait a moment; tell whether the service stops, or the client has gone."""
-    stopping = current_app.extensions["pool"].stopping.wait(POLL_SECONDS)
+    moment = min(max(seconds, LEAST_POLL_SECONDS), POLL_SECONDS)
+    stopping = current_app.extensions["pool"].stopping.wait(moment)
     return stopping or _has_gone(request.environ.get("gunicorn.socket"))
 
 

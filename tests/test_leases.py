@@ -89,6 +89,7 @@ def test_a_renewal_shows_progress_and_lengthens_the_lease(queue):
     lease = claim(seconds=5)
 
     assert lease.renew(60, done=1, expected=4, phase="building") is False
+    db.session.commit()
 
     row = task(lease)
     assert (row.done, row.expected, row.phase) == (1, 4, "building")

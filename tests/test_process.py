@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 import process
-from process import Completed, NixCrashed, NixMissing, TimedOut, run, sweep, workspace
+from process import Completed, NixCrashed, NixMissing, TimedOut, run, scratch, sweep
 from tests.conftest import until
 
 HERE = Path(process.__file__).parent
@@ -225,12 +225,12 @@ def test_a_command_ends_with_the_service_that_is_killed(pids):
     until(lambda: not is_running(pid))
 
 
-def test_a_workspace_is_empty_and_gone_afterwards(tmp_path):
+def test_a_scratch_directory_is_empty_and_gone_afterwards(tmp_path):
     place = tmp_path / "tmp" / "one"
     place.mkdir(parents=True)
     (place / "left").touch()
 
-    with workspace(place) as folder:
+    with scratch(place) as folder:
         assert list(folder.iterdir()) == []
         (folder / "new").touch()
 
