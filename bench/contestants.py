@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 
 import psutil
@@ -19,9 +19,17 @@ THREADS = 4
 START_SECONDS = 60
 
 
+class QuietService(Service):
+    """A service that, when it is over, does not print its log as it does for tests."""
+
+    def __exit__(self, *_):
+        with redirect_stdout(None):
+            super().__exit__()
+
+
 def pkgd(folder, **settings):
     """Return the service, not started yet, on a new folder."""
-    return Service(
+    return QuietService(
         {
             "DATA_DIR": folder / "data",
             "STORE_DIR": folder / "nix",

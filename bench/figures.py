@@ -28,7 +28,7 @@ class Figure:
     @property
     def spread(self):
         """The least and the most, as text."""
-        return f"{shown(min(self.values))}–{shown(max(self.values))}"
+        return f"{shown(min(self.values))} to {shown(max(self.values))}"
 
 
 class Figures:
@@ -44,6 +44,10 @@ class Figures:
     def median(self, what, of):
         """Return a figure's median."""
         return self._all[what, of].median
+
+    def all(self):
+        """Return all figures."""
+        return self._all.values()
 
     def table(self):
         """Return everything as a Markdown table."""

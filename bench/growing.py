@@ -9,6 +9,7 @@ from working import stopwatch
 import leases
 from models import Task
 
+WHAT = ("list", "get", "claim", "download")
 SIZES = (1_000, 10_000, 100_000)
 REPEATS = 200
 DOWNLOADS = 8

@@ -13,6 +13,9 @@ import contestants
 import filling
 
 CONNECTIONS = 8
+RATE = "requests/s"
+FIRST_PAGE = "GET packages, first page"
+DEEPEST_PAGE = "GET packages, deepest page"
 ROWS = 100_000
 PAGE = 50
 RUNS = count()
@@ -40,7 +43,7 @@ def measure(figures, seconds, rounds):
         for _ in range(rounds):
             for case in cases:
                 load = send(case, seconds)
-                figure = figures.of(case.what, case.of, "requests/s")
+                figure = figures.of(case.what, case.of, RATE)
                 rate = load["requests"] / load["seconds"]
                 figure.add(rate, p50=load["p50"], p99=load["p99"])
         for name, process in processes.items():
@@ -79,9 +82,9 @@ def _routes(of, url, token, task_id):
     return [
         Case("GET /hello", of, f"{url}/hello", token),
         Case("GET package", of, f"{api}/package/{ROWS // 2}", token),
-        Case("GET packages, first page", of, f"{api}/packages?limit={PAGE}", token),
+        Case(FIRST_PAGE, of, f"{api}/packages?limit={PAGE}", token),
         Case(
-            "GET packages, deepest page",
+            DEEPEST_PAGE,
             of,
             f"{api}/packages?limit={PAGE}&after={ROWS - PAGE - 1}",
             token,

@@ -40,5 +40,5 @@ def measure_growth(figures, requests=REQUESTS, tasks=TASKS):
                 sent += serving.send(serving.Case("GET", "pkgd", url, token), 2)["requests"]
             it.download(it.register(it.packages(tasks)))
             time.sleep(SETTLE_SECONDS)
-            what = f"memory after {number} × {requests:,} requests and {tasks} tasks"
+            what = f"memory after {number} times {requests:,} requests and {tasks} tasks"
             figures.of(what, "pkgd", "MiB PSS").add(contestants.pss_mib(it.service.server))

@@ -11,8 +11,13 @@ from recipes import Recipes
 
 import nix
 
-MANY = 64
-TALKERS = 8
+PACKAGES = 64
+TALKERS = 4
+STORED = "a download of what is in the store"
+MANY = f"{PACKAGES} packages, 4 at once"
+TALKATIVE_ONES = f"{TALKERS} packages with a log of 10 MiB, 4 at once"
+BARE = "nix-instantiate, nix-build"
+XARGS = "xargs -P 4"
 LOG_BYTES = 10 * contestants.MIB
 WAIT_SECONDS = 600
 TRIVIAL = "echo made >$out"
@@ -83,7 +88,7 @@ def stopwatch():
 
 
 @contextmanager
-def bench(prepare=lambda service: None, **settings):
+def bench(prepare=lambda _: None, **settings):
     """Yield a Bench whose service runs; `prepare` is called with the service before it starts."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
@@ -101,25 +106,24 @@ def bench(prepare=lambda service: None, **settings):
         subprocess.run(["chmod", "-R", "u+w", folder / "nix"], check=True)
 
 
-def measure(figures, rounds):
+def measure(figures, rounds, batches):
     """Measure everything so many times, the service and the bare commands in turn."""
     with bench() as it:
         for _ in range(rounds):
             _built(figures, it)
             _activation(figures, it)
-        for _ in range(min(rounds, 3)):
-            _many(figures, it, f"{MANY} packages, 4 at once", MANY, TRIVIAL)
-            _many(figures, it, f"{TALKERS} with a log of 10 MiB, 4 at once", TALKERS, TALKATIVE)
+        for _ in range(batches):
+            _many(figures, it, MANY, PACKAGES, TRIVIAL)
+            _many(figures, it, TALKATIVE_ONES, TALKERS, TALKATIVE)
 
 
 def _built(figures, it):
     """Download what is in the store already."""
-    what = "a download of what is in the store"
     (name,) = it.packages(1)
     (package_id,) = it.register([name])
     it.build([name])
-    figures.of(what, "nix-instantiate, nix-build", "ms").add(1000 * it.build([name]))
-    figures.of(what, "pkgd", "ms").add(1000 * it.download([package_id]))
+    figures.of(STORED, BARE, "ms").add(1000 * it.build([name]))
+    figures.of(STORED, "pkgd", "ms").add(1000 * it.download([package_id]))
 
 
 def _activation(figures, it):
@@ -137,4 +141,4 @@ def _many(figures, it, what, count, script):
     package_ids = it.register(it.packages(count, script))
     figures.of(what, "pkgd", "s").add(it.download(package_ids))
     bare = it.build(it.packages(count, script), at_once=4)
-    figures.of(what, "xargs -P 4", "s").add(bare)
+    figures.of(what, XARGS, "s").add(bare)
