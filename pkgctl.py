@@ -236,6 +236,8 @@ def search(setup: Setup, name: str) -> None:
       pkgctl search hello
       pkgctl search python3Packages.requests
     """
+    if "/" in name or not name.strip("."):  # which a URL can't carry
+        raise Failure(f"no catalog has {name!r}", Exit.NOT_FOUND)
     catalog = setup.client.get(f"catalog/{quote(name, safe='')}")
     setup.screen.rows(catalog["versions"], VERSIONS, whole=catalog)
     faults = [f"{failed['catalog']}: {failed['message']}" for failed in catalog.get("failures", [])]

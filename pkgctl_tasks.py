@@ -211,6 +211,8 @@ def logs(
       pkgctl logs hello@2.12.1
       pkgctl logs -f 5f8d1f4e-6c3f-4c5b-9d38-0f6a3c1f9a55
     """
+    if follow and attempt:
+        raise click.UsageError("--follow goes through all attempts, and takes no --attempt")
     task_id = setup.task_id(task)
     if follow:
         waiting = Waiting(timeout, setup.again("logs", "-f", task), whole_log=True)
@@ -218,7 +220,11 @@ def logs(
         setup.screen.document(ended)
         return
     shown = setup.client.task(task_id, wait=0)
-    data, _ = setup.client.log(task_id, attempt or max(shown["attempt"], 1), 0)
+    latest = max(shown["attempt"], 1)
+    if attempt and attempt > latest:
+        hint = f"the latest is {latest}"
+        raise Failure(f"task {task_id} has no attempt {attempt}", Exit.NOT_FOUND, hint)
+    data, _ = setup.client.log(task_id, attempt or latest, 0)
     setup.screen.log(data)
     setup.screen.document(shown | {"log": data.decode("utf-8", "replace")})
 

@@ -205,6 +205,14 @@ def test_a_search_for_nothing_there_tells_near_names(ctl):
     assert "did you mean hello" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["", "..", "hello/world"])
+def test_a_search_for_what_no_url_can_name_finds_nothing(ctl, name):
+    done = ctl("search", name)
+
+    assert (done.exit_code, done.stdout) == (Exit.NOT_FOUND, "")
+    assert done.stderr == f"Error: no catalog has {name!r}\n"
+
+
 # --- tasks ---
 
 
@@ -245,6 +253,22 @@ def test_a_log_is_printed_as_it_is(ctl, service, installed):
     assert ctl("logs", "hello@2.12.1").stdout_bytes == log
     assert ctl("logs", package["task"]["id"], "--attempt", 1).stdout_bytes == log
     assert json.loads(ctl("logs", package["id"], "--json").stdout)["log"] == log.decode()
+
+
+def test_a_log_of_an_attempt_that_there_was_not_is_not_found(ctl, installed):
+    task_id = installed("hello@2.12.1")["task"]["id"]
+
+    done = ctl("logs", task_id, "--attempt", 2)
+
+    assert (done.exit_code, done.stdout) == (Exit.NOT_FOUND, "")
+    assert done.stderr == f"Error: task {task_id} has no attempt 2 (the latest is 1)\n"
+
+
+def test_a_log_is_followed_through_all_attempts_at_once(ctl):
+    done = ctl("logs", "-f", "hello@2.12.1", "--attempt", 1)
+
+    assert (done.exit_code, done.stdout) == (Exit.USAGE, "")
+    assert "takes no --attempt" in done.stderr
 
 
 def test_a_log_that_is_followed_ends_as_its_task_does(ctl, service):
