@@ -114,6 +114,7 @@ class Client:
         self.url = url
         self.patience = patience or Patience()
         self._met = False
+        self._has_token = token is not None
         self._http = requests.Session()
         self._http.auth = Bearer(token)
 
@@ -231,6 +232,8 @@ class Client:
         hint = ""
         if status == HTTPStatus.UNAUTHORIZED:
             hint = "pkgctl login, --token or PKGCTL_TOKEN give one"
+            if self._has_token:
+                hint = "the one that was given is unknown, expired or revoked"
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
             hint = f"the server's log says more of request {response.headers.get('X-Request-ID')}"
         return Failure(self._said(response), EXITS.get(status, Exit.REFUSED), hint, status)

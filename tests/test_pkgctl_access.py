@@ -82,7 +82,7 @@ def test_a_login_without_a_token_gets_a_new_servers_first_one(newcomer):
     ("typed", "code", "said"),
     [
         ("", Exit.NOT_ALLOWED, "wants a token (an admin's is minted by pkgctl token create"),
-        ("pkgd_wrong", Exit.NOT_ALLOWED, "a live token is needed"),
+        ("pkgd_wrong", Exit.NOT_ALLOWED, "(the one that was given is unknown, expired or revoked)"),
         ("two words", Exit.NOT_ALLOWED, "the token has characters that no token has"),
     ],
 )
