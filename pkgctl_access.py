@@ -105,7 +105,13 @@ def _first_token(url: str) -> str:
 
 @click.group()
 def server() -> None:
-    """The servers that were logged in to."""
+    """The servers that were logged in to.
+
+    \b
+    Examples:
+      pkgctl server list
+      pkgctl server use prod
+    """
 
 
 @server.command("list")
@@ -178,7 +184,13 @@ def status(setup: Setup) -> None:
 
 @click.group()
 def token() -> None:
-    """Tokens: mint, list, revoke."""
+    """Tokens: mint, list, revoke.
+
+    \b
+    Examples:
+      pkgctl token create --name robot --scope operate --expires-in 30d
+      pkgctl token revoke 2
+    """
 
 
 @token.command()

@@ -171,7 +171,7 @@ def waits(command: Command) -> Command:
         _kept(
             "--patience",
             type=DurationType(),
-            default="60",
+            default="60s",
             show_default=True,
             help="How long the server may be away meanwhile.",
         ),

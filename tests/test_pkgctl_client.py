@@ -131,12 +131,11 @@ def test_a_failed_task_is_a_failure_of_its_kind(code, exit_code):
 
 
 def commands(group=pkgctl.cli, words=()):
-    """Return the words of every command there is."""
+    """Return the words of every command and every group of commands there is."""
     for name, command in group.commands.items():
+        yield (*words, name)
         if isinstance(command, click.Group):
             yield from commands(command, (*words, name))
-        else:
-            yield (*words, name)
 
 
 @pytest.mark.parametrize("words", list(commands()), ids=" ".join)
