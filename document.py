@@ -55,7 +55,10 @@ SECURITY = {
 
 # what each is, and an example
 HEADERS = {
-    "Link": ("The next page, if there is one (RFC 8288).", '</api/v1/tasks?after=7>; rel="next"'),
+    "Link": (
+        "The next page, if there is one (RFC 8288).",
+        '</api/v1/packages?after=7>; rel="next"',
+    ),
     "Location": ("Where the new package is.", "/api/v1/package/1"),
     "Retry-After": ("Try again after this many seconds.", 2),
     "WWW-Authenticate": ("How to say who you are.", 'Bearer realm="pkgd", Token realm="pkgd"'),

@@ -92,7 +92,9 @@ class ProblemSchema(Document):
             {"version": ["Not a semantic version such as 1.25.3 (see semver.org)."]},
         ),
     )
-    near = fields.List(fields.String(), **about("The names there are like this one.", ["hello"]))
+    near = fields.List(
+        fields.String(), **about("Names that there are and that are like this one.", ["hello"])
+    )
 
 
 class MessageSchema(Document):
@@ -133,7 +135,7 @@ class TaskErrorSchema(Document):
         attribute="error_message",
         **always(
             "What happened, with the last lines of the build log where there is one.",
-            "hello has no version 9.9.9; there are 2.12.1 and 2.10.0",
+            "no catalog has hello 9.9.9; there is 2.12.1, 2.10.0",
         ),
     )
     hint = fields.String(
@@ -440,7 +442,7 @@ class TokenSchema(Document):
     scope = Choice(Scope, **always("What it may do.", "operate"))
     token = fields.String(**always("Its secret, masked.", "pkgd_********"))
     created_at = Timestamp(**always("When it was minted.", BEGUN))
-    expires_at = Timestamp(**always("When it stops to count.", "2024-05-05T10:30:00.000Z"))
+    expires_at = Timestamp(**always("When it stops counting.", "2024-05-05T10:30:00.000Z"))
     last_used_at = Timestamp(**nullable("When it was used, to the minute.", None))
     current = fields.Boolean(**always("Whether this request came with it.", False))
 
