@@ -146,7 +146,7 @@ def _read_secret(path: Path | None) -> str:
         return ""
     try:
         if path.stat().st_mode & stat.S_IROTH:
-            raise ConfigError(f"SECRET_KEY_FILE {path} can be read by everyone; chmod 600 it")
+            raise ConfigError(f"SECRET_KEY_FILE {path} can be read by everyone: chmod o-r it")
         return path.read_text().strip()
     except OSError as error:
         raise ConfigError(f"SECRET_KEY_FILE can't be read: {error}") from None

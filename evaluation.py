@@ -222,7 +222,7 @@ def _miss(question: Question, catalogs: Sequence[str], versions: list[Any]) -> N
     named = ", ".join(there[:NAMED_VERSIONS])
     more = f" and {len(there) - NAMED_VERSIONS} more" if len(there) > NAMED_VERSIONS else ""
     return VersionUnavailable(
-        f"no catalog has {question.name} {question.version}; there is {named}{more}"
+        f"no catalog has {question.name} {question.version}; to be had: {named}{more}"
     )
 
 

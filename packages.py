@@ -14,6 +14,7 @@ from models import LIVE, Package, PackageStatus, Task, TaskStatus, db
 from paging import paginate
 from problems import Problem
 from schemas import (
+    TASK_ID,
     ActivationSchema,
     DownloadSchema,
     EmptySchema,
@@ -71,7 +72,13 @@ def show(package_id: int) -> Any:
 
 @blueprint.post("/package/<id:package_id>/download")
 @blueprint.response(202, DownloadSchema, description="Scheduled, now or before")
-@blueprint.alt_response(200, schema=DownloadSchema, description="Done before", success=True)
+@blueprint.alt_response(
+    200,
+    schema=DownloadSchema,
+    description="Done before",
+    success=True,
+    example={"status": "downloaded", "task_id": TASK_ID},
+)
 @blueprint.refuses("no-such-package")
 def download(package_id: int) -> Any:
     """Schedule the download, unless one is live or was done."""

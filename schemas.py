@@ -129,13 +129,18 @@ class TaskErrorSchema(Document):
     """Why a task failed."""
 
     code = fields.String(
-        attribute="error_code", **always("The cause, for programs.", "version_unavailable")
+        attribute="error_code",
+        **always(
+            "The cause, for programs: `name_unknown`, `version_unavailable`, `evaluation_failed`, "
+            "`build_failed`, `timed_out`, `hash_mismatch`, `disk_full` or `lost`.",
+            "version_unavailable",
+        ),
     )
     message = fields.String(
         attribute="error_message",
         **always(
             "What happened, with the last lines of the build log where there is one.",
-            "no catalog has hello 9.9.9; there is 2.12.1, 2.10.0",
+            "no catalog has hello 9.9.9; to be had: 2.12.1, 2.10.0",
         ),
     )
     hint = fields.String(

@@ -41,7 +41,7 @@ def test_a_download_leaves_no_process_and_no_temporary_files(app, recipes, run):
     ("name", "version", "code", "words"),
     [
         ("nosuch", "1.0.0", "name_unknown", "no catalog has nosuch"),
-        ("hello", "9.9.9", "version_unavailable", "there is 2.12.1, 2.10.0"),
+        ("hello", "9.9.9", "version_unavailable", "to be had: 2.12.1, 2.10.0"),
         ("unfree", "1.0.0", "evaluation_failed", "a licence that is not allowed"),
         ("fails", "1.0.0", "build_failed", "> step 3\n> no rule to make target 'all'"),
     ],

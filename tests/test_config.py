@@ -128,7 +128,7 @@ def test_a_secret_file_that_everyone_can_read_is_refused(tmp_path):
     file.write_text(LONG)
     file.chmod(0o644)
 
-    with pytest.raises(config.ConfigError, match="can be read by everyone; chmod 600 it"):
+    with pytest.raises(config.ConfigError, match="can be read by everyone: chmod o-r it"):
         load(tmp_path, APP_ENV="production", SECRET_KEY_FILE=str(file))
 
 

@@ -90,7 +90,7 @@ def test_a_missing_version_is_answered_with_a_line_that_names_those_there_are(ct
     code, output, errors = ctl.run("install", "hello@9.9.9", "--json")
 
     assert (code, output, errors.count("\n")) == (Exit.NOT_FOUND, "", 1)
-    assert errors.startswith("Error: no catalog has hello 9.9.9; there is 2.12.1, 2.10.0 (")
+    assert errors.startswith("Error: no catalog has hello 9.9.9; to be had: 2.12.1, 2.10.0 (")
 
 
 @pytest.mark.parametrize(

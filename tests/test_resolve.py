@@ -176,7 +176,7 @@ def test_an_unknown_version_is_told_with_those_there_are(resolve, catalog):
         resolve("foo", "99.0.0", catalog(f"{{ {text} }}"))
 
     there = ", ".join(f"{n}.0.0" for n in range(12, 2, -1))
-    assert str(caught.value) == f"no catalog has foo 99.0.0; there is {there} and 2 more"
+    assert str(caught.value) == f"no catalog has foo 99.0.0; to be had: {there} and 2 more"
     assert caught.value.code == "version_unavailable"
 
 

@@ -76,7 +76,7 @@ def test_a_version_that_there_is_not_fails_with_those_there_are(running):
     task = running.ended(running.schedule("hello", "9.9.9"))
 
     assert (task["status"], task["error"]["code"]) == ("failed", "version_unavailable")
-    assert "there is 2.12.1, 2.10.0" in task["error"]["message"]
+    assert "to be had: 2.12.1, 2.10.0" in task["error"]["message"]
 
 
 @SQLITE
