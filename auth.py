@@ -13,13 +13,13 @@ from datetime import datetime, timedelta
 
 from flask import current_app, g, request
 from sqlalchemy import exists, select, update
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import MethodNotAllowed, Unauthorized
 
 import lookups
 from config import DEVELOPMENT
-from models import Scope, Token, db, soon, utcnow
+from models import DATABASE_AWAY, Scope, Token, db, soon, utcnow
 from problems import Problem
 
 log = logging.getLogger("pkgd.auth")
@@ -162,6 +162,7 @@ def _touch(token_id: int, current_digest: str) -> None:
     try:
         db.session.execute(used.values(last_used_at=utcnow(), digest=current_digest))
         db.session.commit()
-    except OperationalError as error:
+    except DATABASE_AWAY as error:
         db.session.rollback()
-        log.warning("the use of token %d was not noted: %s", token_id, error.orig)
+        reason = getattr(error, "orig", error)
+        log.warning("the use of token %d was not noted: %s", token_id, reason)

@@ -41,12 +41,12 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-# what SQLAlchemy raises for a database that is away, busy for too long, or full
-DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout)
+# what SQLAlchemy raises for a database that is away, busy for too long, full, or read-only
+DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
 
 
 class Base(DeclarativeBase):

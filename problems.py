@@ -94,7 +94,7 @@ def write_error(sock: socket, status: int, reason: str, detail: str) -> None:
 
 
 def database_unavailable(error: Exception) -> Response:
-    """Answer 503: the database is away, or busy for longer than a request may wait."""
+    """Answer 503: the database is away, takes no writes, or is busy for too long."""
     db.session.rollback()
     log.error("database: %s", getattr(error, "orig", error))
     detail = "the database can't be used at the moment; try again"

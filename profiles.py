@@ -132,14 +132,15 @@ def locked() -> Iterator[None]:
         yield
 
 
-def set_packages(profile: Path, packages: list[Row[Any]]) -> None:
-    """Make a profile hold exactly these packages. Raises nix.Collision."""
+def set_packages(profile: Path, packages: list[Row[Any]]) -> int:
+    """Make a profile hold exactly these packages; return its generation. Raises nix.Collision."""
     entries = [
         nix.ProfilePackage(package.name, package.version, tuple(package.store_paths))
         for package in sorted(packages, key=lambda package: package.id)
     ]
     store = current_app.extensions["store"]
     nix.set_profile(store, profile, entries, tmp=current_app.config["DATA_DIR"] / "tmp")
+    return int(profile.readlink().name.split("-")[-2])
 
 
 def record(number: int, packages: list[Row[Any]], reason: Reason, by: str | None) -> None:
@@ -168,9 +169,8 @@ def _after_activation(package_id: int) -> tuple[Row[Any], list[Row[Any]]]:
 
 def _set(packages: list[Row[Any]], reason: Reason, by: str | None) -> None:
     before = current()
-    set_packages(current_app.config["PROFILE"], packages)
-    after = current()
-    if after is not None and after != before:
+    after = set_packages(current_app.config["PROFILE"], packages)
+    if after != before:
         _check(before, after)
         record(after, packages, reason, by)
 

@@ -69,10 +69,8 @@ def _broken_profile() -> Iterator[str]:
     packages = profiles.active()
     target = profiles.generation_link(number).readlink()
     nix.restore(current_app.extensions["store"], str(target))
-    profiles.set_packages(current_app.config["PROFILE"], packages)
-    now = profiles.current()
-    if now is not None:
-        profiles.record(now, packages, Reason.FOUND, None)
+    now = profiles.set_packages(current_app.config["PROFILE"], packages)
+    profiles.record(now, packages, Reason.FOUND, None)
     yield f"generation {number} had lost a part; generation {now} is built of what is left"
 
 

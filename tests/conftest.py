@@ -19,6 +19,9 @@ CATALOGS = HERE / "catalogs"
 BUNDLED = HERE.parent / "catalog"
 IN_CI = os.environ.get("CI") == "true"
 
+# for what has nothing to do with the kind of database
+SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 
 def until(claim, seconds=20):
     """Wait for `claim` to return something true, and return it."""

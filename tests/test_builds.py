@@ -5,14 +5,13 @@ from pathlib import Path
 
 import figures
 import pytest
-from conftest import until
+from conftest import SQLITE, until
 from service import LIVE
 
 pytest_plugins = ["workbench"]
 
 CANCEL_SECONDS = 10
 MIB = 1024 * 1024
-SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 MISBEHAVED = {
     "hangs": "sleep 60",

@@ -5,13 +5,12 @@ import time
 
 import figures
 import pytest
-from conftest import until
+from conftest import SQLITE, until
 
 pytest_plugins = ["workbench"]
 
 LEASE_SECONDS = 3
 RETURN_SECONDS = 15
-SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from contextlib import suppress
 import figures
 import psycopg
 import pytest
-from conftest import IN_CI, until
+from conftest import IN_CI, SQLITE, until
 from postgres import Server, find
 
 pytest_plugins = ["workbench"]
@@ -21,7 +21,6 @@ REQUESTS = [("GET", "packages?limit=1"), ("POST", "packages"), ("GET", "tasks?li
 JSON, PROBLEM = "application/json", "application/problem+json"
 METHODS = ("GET", "POST", "PUT", "DELETE")
 PATHS = ("packages", "package/1", "tasks", "task/1", "tokens", "token/9", "nothing")
-SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 class Load:

@@ -1,10 +1,12 @@
 """Every refusal is a problem document, and changes nothing."""
 
 import pytest
+from conftest import SQLITE, bearing
 
 from app import create_app
 
 
+@SQLITE
 @pytest.mark.parametrize(
     ("method", "path", "status", "title"),
     [
@@ -27,6 +29,15 @@ def test_a_wrong_address_is_a_problem(client, method, path, status, title):
     assert answer.json["instance"] == answer.headers["X-Request-ID"]
 
 
+@pytest.fixture
+def standby(make_app, database_url):
+    """An application on the same database, which takes no writes, as after a failover."""
+    file = database_url.removeprefix("sqlite:///")
+    if file != database_url:
+        return make_app(DATABASE_URL=f"sqlite:///file:{file}?mode=ro&uri=true")
+    return make_app(DATABASE_URL=f"{database_url}&options=-c%20default_transaction_read_only%3Don")
+
+
 def test_a_wrong_method_says_which_are_right(client):
     answer = client.put("/api/v1/packages")
 
@@ -37,6 +48,7 @@ def test_an_unknown_address_tells_a_stranger_nothing(anonymous):
     assert anonymous.get("/nope").status_code == 401
 
 
+@SQLITE
 @pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b'{"name": "hello"', b"nothing"])
 def test_broken_json_is_a_problem(client, body):
     answer = client.post("/api/v1/packages", data=body, content_type="application/json")
@@ -45,6 +57,7 @@ def test_broken_json_is_a_problem(client, body):
     assert answer.json["errors"] == {"body": ["Invalid JSON body."]}
 
 
+@SQLITE
 def test_a_body_that_is_not_json_is_refused(client):
     answer = client.post("/api/v1/tokens", data={"scope": "read"})
 
@@ -53,6 +66,14 @@ def test_a_body_that_is_not_json_is_refused(client):
     assert len(client.get("/api/v1/tokens").json) == 1
 
 
+@SQLITE
+def test_a_body_of_unannounced_length_is_refused(client):
+    answer = client.post("/api/v1/packages", headers={"Transfer-Encoding": "chunked"})
+
+    assert (answer.status_code, answer.json["title"]) == (411, "Length Required")
+
+
+@SQLITE
 @pytest.mark.parametrize("size", [65_537, 1_000_000])
 def test_a_body_over_the_limit_is_refused(client, size):
     body = b'"' + b"a" * size + b'"'
@@ -63,6 +84,7 @@ def test_a_body_over_the_limit_is_refused(client, size):
     assert answer.content_type == "application/problem+json"
 
 
+@SQLITE
 @pytest.mark.parametrize("given", ["abc-123", "X_9"])
 def test_a_clients_request_id_is_kept(anonymous, given):
     answer = anonymous.get("/nope", headers={"X-Request-ID": given})
@@ -70,6 +92,7 @@ def test_a_clients_request_id_is_kept(anonymous, given):
     assert answer.headers["X-Request-ID"] == answer.json["instance"] == given
 
 
+@SQLITE
 @pytest.mark.parametrize("given", ["a b", "x" * 65, "a\tb", "é", "<script>"])
 def test_a_request_id_that_is_not_plain_is_replaced(anonymous, given):
     answer = anonymous.get("/hello", headers={"X-Request-ID": given.encode().decode("latin-1")})
@@ -87,3 +110,20 @@ def test_a_database_that_is_away_is_a_503_that_says_when_to_come_back(tmp_path):
     assert answer.content_type == "application/problem+json"
     assert answer.json["type"] == "urn:pkgd:problem:database-unavailable"
     assert answer.headers["Retry-After"] == "2"
+
+
+def test_a_reader_is_answered_though_its_use_cannot_be_noted(client, standby, caplog):
+    answer = bearing(standby, client.secret).get("/api/v1/packages")
+
+    assert (answer.status_code, answer.json) == (200, [])
+    assert "the use of token 1 was not noted" in caplog.text
+
+
+def test_a_change_to_a_database_that_takes_no_writes_is_a_503(client, standby):
+    package = {"name": "hello", "version": "2.12.1"}
+
+    answer = bearing(standby, client.secret).post("/api/v1/packages", json=package)
+
+    assert answer.status_code == 503
+    assert answer.json["type"] == "urn:pkgd:problem:database-unavailable"
+    assert client.get("/api/v1/packages").json == []

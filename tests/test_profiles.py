@@ -4,7 +4,9 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import bearing
+from conftest import SQLITE, bearing
+
+pytest_plugins = ["workbench"]
 
 
 @pytest.fixture
@@ -37,6 +39,7 @@ def generations(client):
     ]
 
 
+@SQLITE
 def test_an_activated_package_runs_from_the_profile(client, activated, profile):
     activated("hello", "2.12.1")
 
@@ -85,6 +88,7 @@ def test_a_deactivated_package_leaves_the_profile(client, activated, profile):
     assert generations(client)[0] == (3, ["hello 2.12.1"], ["deactivate"])
 
 
+@SQLITE
 def test_deactivating_what_is_not_active_changes_nothing(client, downloaded):
     answer = client.post(f"/api/v1/package/{downloaded()}/deactivate")
 
@@ -92,6 +96,7 @@ def test_deactivating_what_is_not_active_changes_nothing(client, downloaded):
     assert generations(client) == []
 
 
+@SQLITE
 def test_every_output_to_install_is_in_the_profile(activated, profile):
     activated("parted", "1.0.0")
 
@@ -99,6 +104,7 @@ def test_every_output_to_install_is_in_the_profile(activated, profile):
     assert (profile / "share" / "data").exists()
 
 
+@SQLITE
 def test_two_packages_with_the_same_file_do_not_go_together(client, activated, downloaded, profile):
     activated("clash-one", "1.0.0")
     second = downloaded("clash-two", "1.0.0")
@@ -111,6 +117,21 @@ def test_two_packages_with_the_same_file_do_not_go_together(client, activated, d
         assert part in answer.json["detail"]
     assert run(profile, "clash") == "clash-one 1.0.0"
     assert statuses(client) == {"clash-one 1.0.0": "activated", "clash-two 1.0.0": "downloaded"}
+
+
+@SQLITE
+def test_an_activation_that_nix_fails_changes_nothing(fake, client, activated, downloaded, profile):
+    activated("app", "1.0.0")
+    before = profile.resolve()
+    package_id = downloaded("hello")
+    fake("nix-env", "exit 1")
+
+    answer = client.post(f"/api/v1/package/{package_id}/activate")
+
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+    assert answer.json["type"] == "urn:pkgd:problem:nix-failed"
+    assert profile.resolve() == before
+    assert client.get(f"/api/v1/package/{package_id}").json["status"] == "downloaded"
 
 
 def test_packages_activated_at_once_are_all_in_the_profile(app, client, downloaded, profile):
@@ -140,6 +161,7 @@ def test_a_switch_brings_a_generation_back(client, activated, profile):
     assert statuses(client) == {"app 1.0.0": "activated", "app 2.0.0": "downloaded"}
 
 
+@SQLITE
 def test_a_switch_to_the_active_generation_changes_nothing(client, activated):
     activated()
 
@@ -194,6 +216,7 @@ def test_pages_of_generations_follow_one_another(client, activated):
     assert [one["number"] for one in first.json + second.json] == [3, 2, 1]
 
 
+@SQLITE
 def test_a_dry_run_tells_what_would_change_and_changes_nothing(client, activated, downloaded):
     first = activated("app", "1.0.0")
     second = downloaded("app", "2.0.0")
@@ -211,12 +234,14 @@ def test_a_dry_run_tells_what_would_change_and_changes_nothing(client, activated
     assert generations(client) == [(1, ["app 1.0.0"], ["activate"])]
 
 
+@SQLITE
 def test_a_dry_run_of_what_is_active_adds_nothing(client, activated):
     answer = client.post(f"/api/v1/package/{activated()}/activate?dry_run=true")
 
     assert (answer.json["added"], answer.json["closure_size_change"]) == ([], 0)
 
 
+@SQLITE
 def test_a_dry_run_on_an_empty_profile_adds_the_whole_closure(client, downloaded):
     package_id = downloaded()
     size = client.get(f"/api/v1/package/{package_id}").json["closure_size"]
@@ -226,6 +251,7 @@ def test_a_dry_run_on_an_empty_profile_adds_the_whole_closure(client, downloaded
     assert answer.json["closure_size_change"] == size
 
 
+@SQLITE
 def test_a_dry_run_finds_a_collision(client, activated, downloaded):
     activated("clash-one", "1.0.0")
     second = downloaded("clash-two", "1.0.0")
@@ -245,6 +271,7 @@ def check(tmp_path, settings):
     return script
 
 
+@SQLITE
 def test_a_change_that_the_check_refuses_is_undone(check, client, activated, downloaded, profile):
     activated("app", "1.0.0")
     second = downloaded("app", "2.0.0")
@@ -259,6 +286,7 @@ def test_a_change_that_the_check_refuses_is_undone(check, client, activated, dow
     assert generations(client) == [(1, ["app 1.0.0"], ["activate"])]
 
 
+@SQLITE
 def test_a_first_generation_that_the_check_refuses_leaves_no_profile(
     check, client, downloaded, profile
 ):
@@ -285,6 +313,7 @@ def test_a_switch_that_the_check_refuses_is_undone(make_app, check, client, acti
     assert [number for number, *_ in generations(client)] == [2, 1]
 
 
+@SQLITE
 def test_a_check_that_cannot_be_run_refuses(settings, client, downloaded, profile):
     client.application.config["PROFILE_CHECK"] = "no-such-program"
 
@@ -295,6 +324,7 @@ def test_a_check_that_cannot_be_run_refuses(settings, client, downloaded, profil
     assert not profile.is_symlink()
 
 
+@SQLITE
 def test_a_forgotten_package_leaves_its_store_path_to_the_collector(app, client, downloaded):
     package_id = downloaded()
     assert len(list((app.config["DATA_DIR"] / "roots").iterdir())) == 1

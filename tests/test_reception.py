@@ -23,6 +23,7 @@ def service(tmp_path_factory, store_dir):
     with Service(settings | {"WEB_THREADS": 4, "WORKER_THREADS": 0}) as service:
         service.command("init-db")
         yield service.start()
+        service.stop()
 
 
 @pytest.fixture

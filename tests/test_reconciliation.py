@@ -5,6 +5,7 @@ import shutil
 import subprocess
 
 import pytest
+from conftest import SQLITE
 from sqlalchemy import delete, update
 
 import nix
@@ -48,6 +49,7 @@ def statuses(client):
     return {f"{package['name']} {package['version']}": package["status"] for package in packages}
 
 
+@SQLITE
 def test_a_sound_service_has_nothing_to_find(client, activated, downloaded, found):
     activated()
     downloaded("hello")
@@ -56,10 +58,12 @@ def test_a_sound_service_has_nothing_to_find(client, activated, downloaded, foun
     assert statuses(client) == {"app 1.0.0": "activated", "hello 2.12.1": "downloaded"}
 
 
+@SQLITE
 def test_a_service_that_has_just_begun_has_nothing_to_find(own_store, found):
     assert found() == []
 
 
+@SQLITE
 def test_a_profile_that_was_removed_holds_nothing(app, client, activated, found):
     activated()
     app.config["PROFILE"].unlink()
@@ -124,6 +128,26 @@ def test_a_generation_that_was_removed_is_forgotten(app, client, own_store, acti
     assert client.post("/api/v1/generations/rollback").status_code == 404
 
 
+@SQLITE
+def test_a_generation_that_was_made_by_hand_and_lost_is_recorded_as_empty(
+    app, client, own_store, activated, found, tmp_path
+):
+    activated("app", "1.0.0")
+    profile = app.config["PROFILE"]
+    other = nix.ProfilePackage("other", "1.0.0", (foreign(own_store, tmp_path),))
+    nix.set_profile(own_store, profile, [other], tmp=tmp_path / "tmp")
+    lose(own_store, profile.resolve())
+    nix.switch_generation(own_store, profile, 1)
+
+    assert found() == [
+        "generation 2 was made by somebody else, of 0 packages, and of what is gone from the store"
+    ]
+
+    assert client.get("/api/v1/generations").json[0]["packages"] == []
+    assert statuses(client) == {"app 1.0.0": "activated"}
+
+
+@SQLITE
 @pytest.mark.parametrize("remove", [collect_away, lose])
 def test_a_package_whose_store_path_is_gone_is_created_and_can_be_downloaded_again(
     client, own_store, downloaded, found, pool, remove
@@ -158,6 +182,7 @@ def test_a_profile_that_has_lost_a_package_goes_on_with_the_others(
     assert found() == []
 
 
+@SQLITE
 @pytest.mark.parametrize("remove", [collect_away, lose])
 def test_a_profile_whose_own_tree_is_gone_is_built_again(
     app, client, own_store, activated, found, remove
@@ -171,6 +196,7 @@ def test_a_profile_whose_own_tree_is_gone_is_built_again(
     assert statuses(client) == {"app 1.0.0": "activated"}
 
 
+@SQLITE
 def test_a_lost_root_is_made_again(app, client, downloaded, own_store, found):
     package_id = downloaded()
     root = app.config["DATA_DIR"] / "roots" / f"{package_id}-0"
@@ -196,6 +222,7 @@ def test_a_database_of_last_week_catches_up_with_the_profile(app, client, activa
     assert found() == []
 
 
+@SQLITE
 def test_the_pool_reconciles_when_it_starts(app, client, activated, pool, caplog):
     activated()
     app.config["PROFILE"].unlink()
@@ -206,6 +233,7 @@ def test_the_pool_reconciles_when_it_starts(app, client, activated, pool, caplog
     assert statuses(client) == {"app 1.0.0": "downloaded"}
 
 
+@SQLITE
 def test_reconcile_can_be_asked_for(app, activated):
     activated()
     command = app.test_cli_runner()

@@ -14,6 +14,7 @@ def service(tmp_path_factory, store_dir):
     with Service({"DATA_DIR": data_dir, "STORE_DIR": store_dir, "WORKER_THREADS": 0}) as service:
         service.command("init-db")
         yield service.start()
+        service.stop()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import figures
 import pytest
-from conftest import until
+from conftest import SQLITE, until
 from service import Service
 from sqlalchemy import select
 
@@ -21,9 +21,6 @@ from models import Task, db
 pytest_plugins = ["workbench"]
 
 SLOW = "echo started; sleep 60"
-
-# for what has nothing to do with the kind of database
-SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
@@ -137,6 +134,7 @@ def test_a_reload_puts_running_tasks_back_for_the_new_processes(running, recipes
     until(lambda: recipes.said("slow") == ["start", "start"])
     assert (running.task(task_id)["status"], running.task(task_id)["attempt"]) == ("running", 1)
     assert recipes.built_twice_at_once() == []
+    assert running.stop() == 0
 
 
 @SQLITE

@@ -1,10 +1,12 @@
 """Tasks over the API: looking up, waiting for, cancelling, reading the log of."""
 
+import socket
 import time
 import uuid
 from threading import Timer
 
 import pytest
+from conftest import SQLITE
 
 NOWHERE = uuid.UUID(int=0)
 
@@ -101,6 +103,21 @@ def test_a_wait_ends_when_the_service_stops(client, schedule, pool):
 
     started = time.monotonic()
     client.get(f"/api/v1/task/{task_id}?wait=30")
+
+    assert time.monotonic() - started < 30
+
+
+@SQLITE
+@pytest.mark.parametrize("unread", [b"", b"x"])
+def test_a_wait_ends_when_its_client_has_gone(client, schedule, unread):
+    task_id = schedule()
+    here, there = socket.socketpair()
+    here.sendall(unread)  # to go with something unread is to go by a reset
+    Timer(0.2, there.close).start()
+
+    started = time.monotonic()
+    with here:
+        client.get(f"/api/v1/task/{task_id}?wait=30", environ_overrides={"gunicorn.socket": here})
 
     assert time.monotonic() - started < 30
 
