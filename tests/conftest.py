@@ -22,6 +22,20 @@ IN_CI = os.environ.get("CI") == "true"
 # for what has nothing to do with the kind of database
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
+# one that began last would keep everybody waiting
+LONGEST_FIRST = (
+    "test_fuzz",
+    "test_service",
+    "test_faults",
+    "test_profiles",
+    "test_attempts",
+    "test_reconciliation",
+    "test_pkgctl_waiting",
+    "test_builds",
+    "test_outages",
+    "test_reception",
+)
+
 
 def until(claim, seconds=20):
     """Wait for `claim` to return something true, and return it."""
@@ -36,6 +50,13 @@ def pytest_configure():
     """Keep the developer's own settings out of the tests."""
     for name in [*pkgd.config.SETTINGS, *(name for name in os.environ if name.startswith("NIX_"))]:
         os.environ.pop(name, None)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest; `--no-loadscope-reorder` has xdist heed it."""
+    rest = len(LONGEST_FIRST)
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, rest))
 
 
 @pytest.fixture(scope="session")

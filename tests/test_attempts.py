@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 
 import psycopg
 import pytest
-from conftest import until
+from conftest import SQLITE, until
 from sqlalchemy import event, update
 
 import leases
@@ -30,6 +30,7 @@ def test_a_download_ends_with_a_valid_and_rooted_store_path(app, client, recipes
     assert [root.readlink().as_posix() for root in roots] == [package["store_path"]]
 
 
+@SQLITE
 def test_a_download_leaves_no_process_and_no_temporary_files(app, recipes, run):
     run(recipes.add_watched("forks", "setsid sleep 60 >/dev/null 2>&1 &"))
 
@@ -37,6 +38,7 @@ def test_a_download_leaves_no_process_and_no_temporary_files(app, recipes, run):
     assert list((app.config["DATA_DIR"] / "tmp").rglob("*")) == []
 
 
+@SQLITE
 @pytest.mark.parametrize(
     ("name", "version", "code", "words"),
     [
@@ -55,6 +57,7 @@ def test_a_failure_says_what_went_wrong(run, read_log, name, version, code, word
     assert read_log(task["id"]).endswith(f"pkgd: failed: {code}\n")
 
 
+@SQLITE
 def test_a_wrong_hash_is_told_with_both_hashes(run):
     error = run("wrong-hash")["error"]
 
@@ -62,6 +65,7 @@ def test_a_wrong_hash_is_told_with_both_hashes(run):
     assert re.search(r"specified: +sha256-AAAA\S+\s+got: +sha256-\S{44}", error["message"])
 
 
+@SQLITE
 @pytest.mark.parametrize(
     ("limit", "script", "words"),
     [
@@ -103,6 +107,7 @@ def test_each_attempt_has_a_log_of_its_own(fake, recipes, run, pool, read_log):
     assert read_log(task_id) == second
 
 
+@SQLITE
 def test_a_log_past_its_limit_is_cut_and_the_build_goes_on(app, recipes, run, read_log):
     app.config["LOG_BYTES"] = 600
 
@@ -253,6 +258,7 @@ def test_a_build_ends_with_an_outage_that_is_longer_than_its_lease(
     assert (look(task_id)["status"], look(task_id)["attempt"]) == ("succeeded", 2)
 
 
+@SQLITE
 def test_a_disk_without_room_for_temporary_files_fails_the_task(app, schedule, pool, look):
     task_id = schedule()
     with full(app.config["DATA_DIR"] / "tmp"):

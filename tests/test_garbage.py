@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from conftest import SQLITE
 
 import nix
 
@@ -32,6 +33,7 @@ def path_of(client):
     return lambda package_id: Path(client.get(f"/api/v1/package/{package_id}").json["store_path"])
 
 
+@SQLITE
 def test_what_packages_need_is_kept_whatever_their_state(
     activated, downloaded, schedule, gc, path_of, client, pool
 ):
@@ -48,6 +50,7 @@ def test_what_packages_need_is_kept_whatever_their_state(
     assert client.get(f"/api/v1/task/{task_id}").json["status"] == "succeeded"
 
 
+@SQLITE
 def test_a_dry_run_predicts_what_is_freed_and_changes_nothing(
     app, own_store, activated, downloaded, gc, path_of, client
 ):
@@ -109,6 +112,7 @@ def hasty_collector(monkeypatch, tmp_path, own_store):
     return tmp_path / "once"
 
 
+@SQLITE
 def test_a_collection_between_resolving_and_building_is_made_good(
     hasty_collector, client, schedule, pool
 ):

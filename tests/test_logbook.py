@@ -5,7 +5,7 @@ import logging
 import logging.config
 
 import pytest
-from conftest import until
+from conftest import SQLITE, until
 from service import Service
 
 import logbook
@@ -41,6 +41,7 @@ def test_development_writes_for_people(written):
     assert written(production=False).endswith("WARNING pkgd.test it is so\n")
 
 
+@SQLITE
 def test_a_request_that_changes_something_is_logged_and_a_look_is_not(client, caplog):
     client.get("/api/v1/packages")
     client.post("/api/v1/packages", json={"name": "hello", "version": "1.0.0"})
@@ -53,6 +54,7 @@ def test_a_request_that_changes_something_is_logged_and_a_look_is_not(client, ca
     ]
 
 
+@SQLITE
 def test_a_request_can_be_followed_to_its_task_and_their_log_lines(settings):
     settings |= {"APP_ENV": "production", "WEB_PROCESSES": 1}
     with Service(settings) as service:

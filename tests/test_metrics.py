@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from conftest import bearing
+from conftest import SQLITE, bearing
 from prometheus_client.parser import text_string_to_metric_families
 from service import Service
 
@@ -71,6 +71,7 @@ def test_metrics_can_be_made_public(make_app):
     assert make_app(METRICS_PUBLIC="true").test_client().get("/metrics").status_code == 200
 
 
+@SQLITE
 def test_requests_are_counted_by_all_processes(settings):
     """A hundred mixed requests over two processes are a hundred in the metrics."""
     with Service(settings | {"WEB_PROCESSES": 2, "WORKER_THREADS": 0}) as service:

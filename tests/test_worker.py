@@ -7,7 +7,7 @@ from pathlib import Path
 
 import figures
 import pytest
-from conftest import CATALOGS, until
+from conftest import CATALOGS, SQLITE, until
 
 import leases
 import nix
@@ -19,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("recipes")
 ENDLESS = "echo started; while :; do sleep 0.1; done"
 
 
+@SQLITE
 def test_without_room_on_the_disk_tasks_wait_and_say_why(app, schedule, pool, look):
     app.config["MIN_FREE_BYTES"] = 2**60
     task_id = schedule()
@@ -42,6 +43,7 @@ def test_with_room_again_tasks_go_on(app, schedule, pool, look):
     assert (look(task_id)["status"], look(task_id)["waiting"]) == ("succeeded", None)
 
 
+@SQLITE
 @pytest.mark.parametrize("program", ["nix-build", "setpriv"])
 def test_without_nix_tasks_wait_and_say_why(programs, program, schedule, pool, look, database_url):
     real = (programs / program).readlink()
@@ -64,6 +66,7 @@ def test_without_nix_tasks_wait_and_say_why(programs, program, schedule, pool, l
     )
 
 
+@SQLITE
 def test_nix_that_goes_missing_meanwhile_costs_no_attempt(programs, fake, run):
     fake("nix-instantiate", f'rm {programs}/nix-build; exec $real "$@"')
 
@@ -100,6 +103,7 @@ def test_a_stop_puts_the_task_back_and_ends_its_build(recipes, started, pool, lo
     assert read_log(task_id).endswith("pkgd: the service stops; the task goes back to the queue\n")
 
 
+@SQLITE
 @pytest.mark.skipif(os.geteuid() != 0, reason="a store elsewhere needs root's rights to build")
 def test_builds_go_to_the_machines_in_builders(make_app, tmp_path):
     elsewhere = tmp_path / "elsewhere"
@@ -151,6 +155,7 @@ def test_what_a_living_pool_holds_is_left_to_it(app, make_app, schedule, pool, l
     assert (look(task_id)["status"], look(task_id)["attempt"]) == ("running", 1)
 
 
+@SQLITE
 def test_what_a_killed_process_has_left_of_a_cancelled_task_is_ended(
     app, client, schedule, pool, recipes
 ):
@@ -181,6 +186,7 @@ def test_an_idle_thread_wakes_for_a_task_of_its_own_process(
         until(lambda task_id=answer.json["task_id"]: look(task_id)["finished_at"])
 
 
+@SQLITE
 @pytest.mark.parametrize("fault", [RuntimeError("a fault of ours"), nix.NixError("odd")])
 def test_a_step_that_fails_does_not_end_its_thread(pool, fault):
     steps = []
