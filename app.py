@@ -34,7 +34,7 @@ import problems
 import tasks
 import tokens
 from catalogs import Catalogs
-from models import db
+from models import DATABASE_AWAY, db
 from schemas import MAX_ID
 from throttle import Throttle
 from worker import Pool
@@ -73,6 +73,14 @@ class Pkgd(Flask):
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function: none is a coroutine, and to look costs each request a twentieth."""
         return func
+
+    def do_teardown_appcontext(self, *exc: Any) -> None:
+        """Give the database session back; one whose connection is lost has nothing to take back."""
+        try:
+            super().do_teardown_appcontext(*exc)
+        except DATABASE_AWAY as error:
+            self.logger.warning("database: %s", getattr(error, "orig", error))
+            db.session.remove()  # what was begun is over now: this time it is dropped
 
 
 class IdConverter(IntegerConverter):

@@ -1,5 +1,6 @@
 """pkgctl: the command for people, robots and pipes that use a pkgd server, near or far."""
 
+import os
 import signal
 import sys
 from dataclasses import asdict
@@ -99,6 +100,8 @@ class Cli(click.Group):
             raise  # click's to deal with: a reader that has enough is no trouble
         except OSError as error:
             click.echo(f"Error: the output can't be written: {error.strerror}", err=True)
+            # what is still in the buffer would make Python end with an exit code of its own
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return ctx.exit(Exit.REFUSED)
         except (Interrupted, KeyboardInterrupt, click.Abort) as interrupt:
             after_key = "\n" if sys.stderr.isatty() else ""  # the terminal is in a line with ^C

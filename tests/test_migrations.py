@@ -26,7 +26,9 @@ def first_schema(make_app, settings):
         flask_migrate.upgrade(revision="0001")
         with db.engine.begin() as connection:
             fill(connection, settings["SECRET_KEY"])
-    return app
+    yield app
+    with app.app_context():
+        flask_migrate.upgrade()  # the next test on this server counts on it
 
 
 def fill(connection, key):

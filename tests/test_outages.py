@@ -13,6 +13,10 @@ import psycopg
 import pytest
 from conftest import IN_CI, SQLITE, until
 from postgres import Server, find
+from sqlalchemy import text
+
+from app import create_app
+from models import db
 
 pytest_plugins = ["workbench"]
 
@@ -228,3 +232,16 @@ def refusal(service):
     body = {"name": "more", "version": f"{time.monotonic_ns()}.0.0"}
     answer = service.request("POST", "packages", json=body)
     return answer.headers["Content-Type"] if answer.status_code == 503 else None
+
+
+def test_a_database_that_goes_away_as_a_request_ends_costs_nothing(own_postgres, tmp_path, capsys):
+    url = own_postgres.url("postgres")
+    app = create_app({"DATA_DIR": tmp_path, "DATABASE_URL": url})
+    with app.app_context():
+        pid = db.session.scalar(text("SELECT pg_backend_pid()"))
+        with psycopg.connect(url, autocommit=True) as other:
+            other.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+
+    assert "terminating connection" in capsys.readouterr().err
+    with app.app_context():
+        assert db.session.scalar(text("SELECT 1")) == 1

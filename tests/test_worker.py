@@ -12,6 +12,7 @@ from conftest import CATALOGS, SQLITE, until
 import leases
 import nix
 from models import Package, Task, db
+from tests.sandbox import sandboxed_store
 
 pytest_plugins = ["workbench"]
 pytestmark = pytest.mark.usefixtures("recipes")
@@ -111,7 +112,7 @@ def test_builds_go_to_the_machines_in_builders(make_app, tmp_path):
         BUILDERS=f"ssh-ng://localhost?remote-store={elsewhere} builtin",
         CATALOGS=CATALOGS / "builtin.nix",
     )
-    app.extensions["store"] = nix.private_store(tmp_path / "store", sandbox="true")
+    app.extensions["store"] = sandboxed_store(tmp_path / "store")
     with app.app_context():
         package = queue("anywhere")
 
