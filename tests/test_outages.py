@@ -15,7 +15,6 @@ from conftest import IN_CI, SQLITE, until
 from postgres import Server, find
 from sqlalchemy import text
 
-from app import create_app
 from models import db
 
 pytest_plugins = ["workbench"]
@@ -234,9 +233,10 @@ def refusal(service):
     return answer.headers["Content-Type"] if answer.status_code == 503 else None
 
 
-def test_a_database_that_goes_away_as_a_request_ends_costs_nothing(own_postgres, tmp_path, capsys):
+@SQLITE
+def test_a_database_that_goes_away_as_a_request_ends_costs_nothing(own_postgres, make_app, capsys):
     url = own_postgres.url("postgres")
-    app = create_app({"DATA_DIR": tmp_path, "DATABASE_URL": url})
+    app = make_app(DATABASE_URL=url)
     with app.app_context():
         pid = db.session.scalar(text("SELECT pg_backend_pid()"))
         with psycopg.connect(url, autocommit=True) as other:
