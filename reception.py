@@ -21,6 +21,7 @@ LENGTH = re.compile(rb"\r\nContent-Length:[ \t]*(\d{1,9})[ \t]*\r\n", re.IGNOREC
 PEEK_BYTES = 160 * 1024
 BODY_BYTES = 64 * 1024
 ARRIVE_SECONDS = 10
+STOP_SECONDS = 1
 
 
 class QuietLogger(Logger):  # type: ignore[misc] # gunicorn ships no types
@@ -47,7 +48,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no typ
     def murder_pending(self) -> None:
         """Close the connections whose request took too long to arrive, too."""
         super().murder_pending()
-        late = time.monotonic() - ARRIVE_SECONDS
+        late = time.monotonic() - (ARRIVE_SECONDS if self.alive else STOP_SECONDS)
         for conn in [conn for conn, since in self.arriving.items() if since < late]:
             self._leave(conn)
             self.nr_conns -= 1

@@ -20,13 +20,13 @@ def main():
         raise SystemExit("usage: script/bench [--quick]")
 
     figures = Figures()
-    rounds = 2 if quick else 7
+    rounds = 2 if quick else 5
     say("the start, and the memory when idle")
     staying.measure_start(figures, rounds)
     say("serving")
-    serving.measure(figures, seconds=1 if quick else 3, rounds=rounds)
+    serving.measure(figures, seconds=1 if quick else 2, rounds=rounds)
     say("working")
-    working.measure(figures, rounds=rounds, batches=1 if quick else 3)
+    working.measure(figures, rounds=rounds, batches=1 if quick else 2)
     if quick:
         print(figures.table())
         return

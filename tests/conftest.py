@@ -159,20 +159,26 @@ def own_store(settings, tmp_path):
 
 
 @pytest.fixture
-def make_app(settings):
-    """Return a function that makes an application with some settings of its own."""
+def create_app():
+    """Return a function that makes an application of these settings alone."""
     made = []
 
-    def make_app(**overrides):
-        made.append(pkgd.create_app(settings | overrides))
+    def create_app(settings):
+        made.append(pkgd.create_app(settings))
         return made[-1]
 
-    yield make_app
+    yield create_app
     for app in made:
         app.extensions["pool"].stop()
         with app.app_context():
             db.session.remove()
             db.engine.dispose()
+
+
+@pytest.fixture
+def make_app(create_app, settings):
+    """Return a function that makes an application with some settings of its own."""
+    return lambda **overrides: create_app(settings | overrides)
 
 
 @pytest.fixture

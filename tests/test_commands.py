@@ -7,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import bearing
 
-from app import create_app
-
 
 @pytest.fixture
 def command(app):
@@ -29,7 +27,9 @@ def test_init_db_keeps_what_there_is(command, client, register):
     assert client.get("/api/v1/package/1").status_code == 200
 
 
-def test_init_db_makes_the_data_folder_and_a_journal_that_readers_do_not_wait_for(tmp_path):
+def test_init_db_makes_the_data_folder_and_a_journal_that_readers_do_not_wait_for(
+    tmp_path, create_app
+):
     app = create_app({"DATA_DIR": tmp_path / "new"})
 
     app.test_cli_runner().invoke(args=["init-db"], catch_exceptions=False)
@@ -75,7 +75,7 @@ def test_create_token_makes_an_admin_by_default(app, command):
     assert (token["scope"], token["name"]) == ("admin", None)
 
 
-def test_create_token_says_what_to_do_first(tmp_path):
+def test_create_token_says_what_to_do_first(tmp_path, create_app):
     app = create_app({"DATA_DIR": tmp_path})
 
     refused = app.test_cli_runner().invoke(args=["create-token"])

@@ -3,7 +3,6 @@
 import pytest
 from conftest import until
 
-from app import create_app
 from health import check_start
 from version import BUILD, VERSION
 
@@ -67,7 +66,7 @@ def test_without_nix_the_service_is_not_ready(make_app, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "url", ["sqlite:////nonexistent/app.db", "postgresql://nobody@/nothing?host=/nonexistent"]
 )
-def test_without_its_database_the_service_is_not_ready(tmp_path, store_dir, url):
+def test_without_its_database_the_service_is_not_ready(tmp_path, store_dir, url, create_app):
     settings = {"DATA_DIR": tmp_path, "DATABASE_URL": url, "STORE_DIR": store_dir}
     app = create_app(settings | {"WORKER_THREADS": 0})
 
@@ -75,7 +74,7 @@ def test_without_its_database_the_service_is_not_ready(tmp_path, store_dir, url)
     assert said.startswith("the database does not answer: ")
 
 
-def test_with_an_old_schema_the_service_is_not_ready(tmp_path, store_dir):
+def test_with_an_old_schema_the_service_is_not_ready(tmp_path, store_dir, create_app):
     settings = {"DATA_DIR": tmp_path, "STORE_DIR": store_dir, "WORKER_THREADS": 0}
     app = create_app(settings)
 
@@ -92,7 +91,7 @@ def start_in_production(app):
     return end.value.code
 
 
-def test_production_does_not_start_on_an_old_schema(tmp_path):
+def test_production_does_not_start_on_an_old_schema(tmp_path, create_app):
     said = start_in_production(create_app({"DATA_DIR": tmp_path}))
 
     assert said.startswith("pkgd: the schema is None")
@@ -105,7 +104,9 @@ def test_production_does_not_start_without_its_data_folder(app, tmp_path):
     assert start_in_production(app) == f"pkgd: DATA_DIR {tmp_path}/nowhere can't be written"
 
 
-def test_production_starts_when_all_is_well_or_the_database_may_come_back(app, tmp_path):
+def test_production_starts_when_all_is_well_or_the_database_may_come_back(
+    app, tmp_path, create_app
+):
     app.config["APP_ENV"] = "production"
     check_start(app)
 
@@ -115,5 +116,5 @@ def test_production_starts_when_all_is_well_or_the_database_may_come_back(app, t
     check_start(away)
 
 
-def test_development_starts_without_a_schema_and_says_so_when_asked(tmp_path):
+def test_development_starts_without_a_schema_and_says_so_when_asked(tmp_path, create_app):
     check_start(create_app({"DATA_DIR": tmp_path}))

@@ -3,8 +3,6 @@
 import pytest
 from conftest import SQLITE, bearing
 
-from app import create_app
-
 
 @SQLITE
 @pytest.mark.parametrize(
@@ -100,7 +98,7 @@ def test_a_request_id_that_is_not_plain_is_replaced(anonymous, given):
     assert len(answer.headers["X-Request-ID"]) == 36
 
 
-def test_a_database_that_is_away_is_a_503_that_says_when_to_come_back(tmp_path):
+def test_a_database_that_is_away_is_a_503_that_says_when_to_come_back(tmp_path, create_app):
     url = "postgresql://nobody@/nothing?host=/nonexistent"
     app = create_app({"DATA_DIR": tmp_path, "DATABASE_URL": url})
 
