@@ -11,10 +11,8 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from alembic.script import ScriptDirectory
 from flask import Flask, Request, Response, g, request
 from flask.sessions import SessionInterface
-from flask_migrate import Migrate
 from werkzeug.exceptions import LengthRequired, UnsupportedMediaType
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import IntegerConverter, Map
@@ -52,7 +50,6 @@ DATA_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
 PAGE_HEADERS = {**SECURITY_HEADERS, "Content-Security-Policy": docs.POLICY}
-MIGRATIONS = config.HERE / "migrations"
 
 
 class NoSession(SessionInterface):
@@ -148,10 +145,8 @@ def engine_options(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def init_extensions(app: Flask) -> None:
-    """Attach the database, its migrations, the store with its catalogs, and the worker pool."""
+    """Attach the database, the store with its catalogs, and the worker pool."""
     db.init_app(app)
-    Migrate(app, db, directory=str(MIGRATIONS), render_as_batch=True)
-    app.extensions["schema"] = ScriptDirectory(str(MIGRATIONS)).get_current_head()
 
     home = app.config["DATA_DIR"] / "home"
     store_dir = app.config["STORE_DIR"]

@@ -1,12 +1,12 @@
 """The `flask` commands of an operator on the host."""
 
+import importlib
 import signal
 import threading
 from pathlib import Path
 from typing import Any
 
 import click
-import flask_migrate
 from flask import Flask, current_app
 from flask.cli import with_appcontext
 from sqlalchemy import MetaData
@@ -16,7 +16,10 @@ import garbage
 import health
 import reconciliation
 import retention
+from config import HERE
 from models import Scope, db
+
+MIGRATIONS = HERE / "migrations"
 
 
 def init_app(app: Flask) -> None:
@@ -40,7 +43,7 @@ def init_db(drop: bool, yes: bool) -> None:
     file = Path(db.engine.url.database or "") if db.engine.dialect.name == "sqlite" else None
     if file is not None:
         file.touch(mode=0o600)  # it holds the tokens' digests: nobody else needs to read it
-    flask_migrate.upgrade()
+    _upgrade()
     click.echo(f"The database is ready: {db.engine.url.render_as_string()}")
 
 
@@ -127,6 +130,13 @@ def backup(file: Path) -> None:
         connection.exec_driver_sql("VACUUM INTO ?", (str(unfinished),))
     unfinished.rename(file)
     click.echo(f"{file}: {file.stat().st_size} bytes")
+
+
+def _upgrade() -> None:
+    # imported here: serving has no use for Alembic, which takes a fifth of the time to start
+    flask_migrate = importlib.import_module("flask_migrate")
+    flask_migrate.Migrate(current_app, db, directory=str(MIGRATIONS), render_as_batch=True)
+    flask_migrate.upgrade()
 
 
 def _drop_all() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -113,7 +114,8 @@ def machine(rounds):
         platform.machine(),
     )
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
-    nix_version = nix.version(nix.machine_store(Path("/nonexistent")))
+    with tempfile.TemporaryDirectory() as home:
+        nix_version = nix.version(nix.machine_store(Path(home)))
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return [
         f"- {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {rounds} rounds, "
