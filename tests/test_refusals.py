@@ -11,7 +11,9 @@ from service import Service
 def service(tmp_path_factory, store_dir):
     """A running service."""
     data_dir = tmp_path_factory.mktemp("refusals") / "data"
-    with Service({"DATA_DIR": data_dir, "STORE_DIR": store_dir, "WORKER_THREADS": 0}) as service:
+    settings = {"DATA_DIR": data_dir, "STORE_DIR": store_dir, "WORKER_THREADS": 0}
+    # one process: gunicorn loses a signal that comes while it starts another
+    with Service(settings | {"WEB_PROCESSES": 1}) as service:
         service.command("init-db")
         yield service.start()
         service.stop()
