@@ -68,7 +68,7 @@ class Pkgd(Flask):
     session_interface = NoSession()
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function: none is a coroutine, and to look costs each request a twentieth."""
+        """Return the function: none is a coroutine, and to look would take time in each request."""
         return func
 
     def do_teardown_appcontext(self, *exc: Any) -> None:

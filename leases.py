@@ -157,12 +157,8 @@ class Lease:
 
 def claim(holder: str, lease_seconds: float) -> Lease | None:
     """Take the oldest queued task for `holder`; None when nothing is queued."""
-    oldest = (
-        select(TASKS.c.seq)
-        .where(TASKS.c.status == TaskStatus.QUEUED)
-        .order_by(TASKS.c.seq)
-        .limit(1)
-    )
+    queued = TASKS.c.status == TaskStatus.QUEUED
+    oldest = select(TASKS.c.seq).where(queued).order_by(TASKS.c.seq).limit(1)
     # an empty queue is asked often: a read doesn't take SQLite's write lock
     if db.session.scalar(oldest) is None:
         db.session.rollback()
