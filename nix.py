@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
 
+from closures import closure_size
 from evaluation import (
     EvaluationFailed,
     NameUnknown,
@@ -79,7 +80,6 @@ PATHS_A_CALL = 1000
 
 STORE_NAME = r"[0-9a-df-np-sv-z]{32}-[\w+.?=-]+"
 REPAIRING = Progress(0, 1, "building")
-NAR_SIZE = re.compile(r'<data key="narSize">(\d+)</data>')
 GENERATION = re.compile(r"(\d+) +(\S+ \S+)(?: +(\(current\)))?")
 COLLISION = re.compile(
     r"'(/[^'\n]+)' and (?:non-directory )?'(/[^'\n]+)'"
@@ -220,13 +220,6 @@ def _move_root(store: Store, path: str, made: Path, root: Path) -> None:
     """Make `root` the GC root of a path; nix-build added the output's name to the one it made."""
     add_root(store, path, root)
     made.unlink()
-
-
-def closure_size(store: Store, paths: Collection[str]) -> int:
-    """Return the bytes of all that these store paths need, themselves included."""
-    # the one query that gives the sizes of a closure in one call
-    graph = text(call(store, ["nix-store", "--query", "--graphml", *paths]))
-    return sum(map(int, NAR_SIZE.findall(graph)))
 
 
 def valid_paths(store: Store, paths: Iterable[str]) -> set[str]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from flask import current_app, g, url_for
-from sqlalchemy import Row, select
+from sqlalchemy import select
 
 import lookups
 import profiles
@@ -134,7 +134,7 @@ def forget(package_id: int) -> Any:
     return {}
 
 
-def find(package_id: int) -> Row[Any]:
+def find(package_id: int) -> Any:
     """Return the package's row, with its latest task; raise a 404 Problem when there is none."""
     row = lookups.package(package_id)
     if row is None:

@@ -36,19 +36,19 @@ class Document(Schema):
     def _serialize(self, obj: Any, *, many: bool = False) -> Any:
         if many:
             return [self._serialize(one) for one in obj]
-        if not isinstance(obj, Row):
+        if not isinstance(obj, (Row, tuple)):
             return super()._serialize(obj)
         return {key: write(obj) for key, write in self._plan}
 
     @cached_property
-    def _plan(self) -> list[tuple[str, Callable[[Row[Any]], Any]]]:
+    def _plan(self) -> list[tuple[str, Callable[[Any], Any]]]:
         return [
             (field.data_key or name, _writer(name, field))
             for name, field in self.dump_fields.items()
         ]
 
 
-def _writer(name: str, field: fields.Field[Any]) -> Callable[[Row[Any]], Any]:
+def _writer(name: str, field: fields.Field[Any]) -> Callable[[Any], Any]:
     """Return the function that takes a field's value from a row, and has it as JSON has it."""
     read = attrgetter(field.attribute or name)
     if type(field) in (fields.String, fields.Integer, Choice):
@@ -109,7 +109,7 @@ class Columns(fields.Nested):
         super().__init__(nested, **kwargs)
         self.key = key
 
-    def take_from(self, row: Row[Any]) -> Any:
+    def take_from(self, row: Any) -> Any:
         """Return the object that the row's columns make."""
         there = self.key is None or getattr(row, self.key) is not None
         return self.schema.dump(row) if there else None

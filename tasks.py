@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from flask import Response, current_app, request, stream_with_context
-from sqlalchemy import Row, select
+from sqlalchemy import select
 
 import logs
 import lookups
@@ -104,7 +104,7 @@ def log(query: dict[str, Any], task_id: UUID) -> Response:
     return _plain(stream_with_context(text), headers)
 
 
-def find(task_id: UUID) -> Row[Any]:
+def find(task_id: UUID) -> Any:
     """Return the task's row; raise a 404 Problem when there is none."""
     row = lookups.task(task_id)
     if row is None:
@@ -119,7 +119,7 @@ def _seq(task_id: UUID) -> int:
     return seq
 
 
-def _wait(task_id: UUID, deadline: float) -> Row[Any]:
+def _wait(task_id: UUID, deadline: float) -> Any:
     """Return the task once it has ended, or nobody can or wants to wait any more."""
     began = time.monotonic()
     while (task := find(task_id)).status in LIVE and time.monotonic() < deadline:
@@ -129,7 +129,7 @@ def _wait(task_id: UUID, deadline: float) -> Row[Any]:
     return task
 
 
-def _followed(task: Row[Any], attempt: int, offset: int) -> Response:
+def _followed(task: Any, attempt: int, offset: int) -> Response:
     """Stream a log for as long as its attempt runs, to a bounded number of readers at once."""
     slots = current_app.extensions["followers"]
     if not slots.acquire(blocking=False):

@@ -68,13 +68,39 @@ def names(found):
     return sorted(name for name, _ in found)
 
 
-def test_a_closure_counts_each_path_once(own, package):
+@pytest.fixture(params=["here", "elsewhere", "out of reach"])
+def asked(own, request, tmp_path):
+    """The store as it is, with a database of another store beside it, and with none."""
+    if request.param == "here":
+        return own
+    places = {"NIX_STATE_DIR": "state", "NIX_STORE_DIR": "store", "NIX_LOG_DIR": "log"}
+    query = "&".join(f"{name}={own.environ[variable]}" for variable, name in places.items())
+    state = tmp_path / "state"
+    if request.param == "elsewhere":
+        nix.text(nix.call(nix.private_store(tmp_path), ["nix-store", "--init"]))
+        state = tmp_path / "var" / "nix"
+    environ = {**own.environ, "NIX_REMOTE": f"local?{query}", "NIX_STATE_DIR": str(state)}
+    return nix.Store(environ)
+
+
+def test_a_closure_counts_each_path_once(asked, package):
     paths = [package(name, "file", content="x" * 1000).paths[0] for name in ("one", "two")]
 
-    one, two, both = (nix.closure_size(own, some) for some in (paths[:1], paths[1:], paths * 2))
+    one, two, both = (nix.closure_size(asked, some) for some in (paths[:1], paths[1:], paths * 2))
 
     assert one == two > 1000
     assert both == one + two
+
+
+def test_a_closure_holds_what_a_path_needs_and_nix_agrees(own):
+    needing = nix.text(
+        nix.call(own, ["nix-build", str(nix.BUNDLED_CATALOG), "--no-out-link"])
+    ).split()
+    requisites = nix.text(nix.call(own, ["nix-store", "--query", "--requisites", *needing]))
+    sizes = nix.text(nix.call(own, ["nix-store", "--query", "--size", *requisites.split()]))
+
+    assert len(requisites.split()) > 1
+    assert nix.closure_size(own, needing) == sum(map(int, sizes.split()))
 
 
 def test_the_closure_of_a_path_that_is_gone_is_an_error(own):
