@@ -88,13 +88,14 @@ def authenticate() -> Caller | None:
     given = request.authorization
     if given is None or given.type not in ("token", "bearer") or not given.token:
         return None
-    for key in _keys():
+    keys = _keys()
+    for key in keys:
         row = lookups.live_token(digest(given.token, key))
         if row is None:
             continue
         stale = row.last_used_at is None or row.last_used_at < soon(-TOUCH_SECONDS)
-        if stale or key != _keys()[0]:
-            _touch(row.id, digest(given.token, _keys()[0]))
+        if stale or key != keys[0]:
+            _touch(row.id, digest(given.token, keys[0]))
         return Caller(row.id, row.name, row.scope)
     return None
 

@@ -57,6 +57,11 @@ def pre_fork(_server: object, _worker: object) -> None:
     gc.freeze()
 
 
+def post_fork(_server: object, _worker: object) -> None:
+    """Have a signal to stop end the process from its first moment, not get lost until it boots."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def post_worker_init(worker: Any) -> None:
     """Start the worker pool: after the fork, since threads don't survive one."""
     pool = worker.wsgi.extensions["pool"]

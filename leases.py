@@ -9,7 +9,18 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Update, case, delete, insert, null, or_, select, update
+from sqlalchemy import (
+    Update,
+    bindparam,
+    case,
+    delete,
+    insert,
+    null,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from models import (
     LIVE,
@@ -20,11 +31,55 @@ from models import (
     soon,
     utcnow,
 )
+from statements import Statement
 
 MAX_ATTEMPTS = 3
 
 # tables, not models: the ORM would look through its session after each statement
 PACKAGES, TASKS, LOGS = map(db.metadata.tables.__getitem__, ("packages", "tasks", "task_logs"))
+
+# Built once, which takes longer than to execute them. What an update sets is, but for what is said
+# here, what it is given values for.
+OLDEST = (
+    select(TASKS.c.seq).where(TASKS.c.status == TaskStatus.QUEUED).order_by(TASKS.c.seq).limit(1)
+)
+ANY_QUEUED = Statement(OLDEST)
+TAKE = (
+    update(TASKS)
+    .where(TASKS.c.seq == OLDEST.with_for_update(skip_locked=True).scalar_subquery())
+    .values(attempt=TASKS.c.attempt + 1)
+    .returning(TASKS.c.seq, TASKS.c.id, TASKS.c.attempt, TASKS.c.package_id)
+)
+PACKAGE = select(PACKAGES.c.name, PACKAGES.c.version).where(PACKAGES.c.id == bindparam("its_id"))
+FENCE = (
+    TASKS.c.seq == bindparam("its_seq"),
+    TASKS.c.lease_holder == bindparam("its_holder"),
+    TASKS.c.attempt == bindparam("its_attempt"),
+    TASKS.c.status == TaskStatus.RUNNING,
+)
+HOLDERS = select(TASKS.c.lease_holder).where(TASKS.c.status == TaskStatus.RUNNING).distinct()
+ANY_LOST = (
+    select(TASKS.c.seq)
+    .where(
+        TASKS.c.status == TaskStatus.RUNNING,
+        or_(
+            TASKS.c.lease_until < bindparam("now"),
+            TASKS.c.lease_holder.in_(bindparam("dead", expanding=True)),
+        ),
+    )
+    .limit(1)
+)
+CANCEL_REQUESTED = select(TASKS.c.cancel_requested).where(*FENCE)
+CHANGE = update(TASKS).where(*FENCE).returning(TASKS.c.cancel_requested)
+CUT_LOG = delete(LOGS).where(
+    LOGS.c.task_seq == bindparam("its_seq"),
+    LOGS.c.attempt == bindparam("its_attempt"),
+    LOGS.c.start >= bindparam("its_start"),
+)
+ADD_LOG = insert(LOGS)
+DOWNLOADED = update(PACKAGES).where(
+    PACKAGES.c.id == bindparam("its_id"), PACKAGES.c.status == PackageStatus.CREATED
+)
 
 
 class LeaseLost(Exception):
@@ -75,12 +130,12 @@ class Lease:
 
         Tell whether a cancel was requested.
         """
-        return self._write(lease_until=soon(seconds), done=done, expected=expected, phase=phase)
+        shown = {"done": done, "expected": expected, "phase": phase}
+        return self._write({"lease_until": soon(seconds), **shown})
 
     def is_cancel_requested(self) -> bool:
         """Tell whether a cancel was requested; LeaseLost when the lease is gone."""
-        mine = select(TASKS.c.cancel_requested).where(*self._fence())
-        requested: bool | None = db.session.scalar(mine)
+        requested: bool | None = db.session.scalar(CANCEL_REQUESTED, self._fence())
         db.session.rollback()
         if requested is None:
             raise LeaseLost
@@ -92,42 +147,40 @@ class Lease:
         It takes the place of what is there from `start` on: a piece whose commit went through
         without our hearing of it comes again, and longer.
         """
-        mine = LOGS.c.task_seq == self.seq, LOGS.c.attempt == self.attempt
-        db.session.execute(delete(LOGS).where(*mine, LOGS.c.start >= start))
+        mine = {"its_seq": self.seq, "its_attempt": self.attempt, "its_start": start}
+        db.session.execute(CUT_LOG, mine)
         piece = {"task_seq": self.seq, "attempt": self.attempt, "start": start, "data": data}
-        db.session.execute(insert(LOGS).values(piece))
+        db.session.execute(ADD_LOG, piece)
 
     def succeed(self, realised: Realised) -> None:
         """End the task, and make its package downloaded, in one transaction."""
-        self._write(**_ended(TaskStatus.SUCCEEDED))
-        db.session.execute(
-            update(PACKAGES)
-            .where(PACKAGES.c.id == self.package_id, PACKAGES.c.status == PackageStatus.CREATED)
-            .values(
-                status=PackageStatus.DOWNLOADED,
-                catalog=realised.catalog,
-                attr=realised.attr,
-                drv_path=realised.drv_path,
-                store_path=realised.store_paths[0],
-                store_paths=list(realised.store_paths),
-                closure_size=realised.closure_size,
-            )
-        )
+        self._write(_ended(TaskStatus.SUCCEEDED))
+        found = {
+            "its_id": self.package_id,
+            "status": PackageStatus.DOWNLOADED,
+            "catalog": realised.catalog,
+            "attr": realised.attr,
+            "drv_path": realised.drv_path,
+            "store_path": realised.store_paths[0],
+            "store_paths": list(realised.store_paths),
+            "closure_size": realised.closure_size,
+        }
+        db.session.execute(DOWNLOADED, found)
         db.session.commit()
 
     def fail(self, failure: Failure) -> None:
         """End the task with the reason."""
-        self._write(**_ended(TaskStatus.FAILED), **_error(failure))
+        self._write(_ended(TaskStatus.FAILED) | _error(failure))
         db.session.commit()
 
     def cancel(self) -> None:
         """End the task as its user asked."""
-        self._write(**_ended(TaskStatus.CANCELLED))
+        self._write(_ended(TaskStatus.CANCELLED))
         db.session.commit()
 
     def requeue(self) -> None:
         """Put the task back in the queue, this attempt not counted, as the service stops."""
-        self._write(**_returned(), attempt=self.attempt - 1)
+        self._write({"attempt": self.attempt - 1}, CHANGE.values(**_returned()))
         db.session.commit()
 
     def retry(self) -> None:
@@ -135,20 +188,14 @@ class Lease:
         if self.attempt >= MAX_ATTEMPTS:
             self.fail(LOST)
         else:
-            self._write(**_returned())
+            self._write({}, CHANGE.values(**_returned()))
             db.session.commit()
 
-    def _fence(self) -> tuple[Any, ...]:
-        return (
-            TASKS.c.seq == self.seq,
-            TASKS.c.lease_holder == self.holder,
-            TASKS.c.attempt == self.attempt,
-            TASKS.c.status == TaskStatus.RUNNING,
-        )
+    def _fence(self) -> dict[str, Any]:
+        return {"its_seq": self.seq, "its_holder": self.holder, "its_attempt": self.attempt}
 
-    def _write(self, **values: Any) -> bool:
-        fenced = update(TASKS).where(*self._fence()).values(**values)
-        requested: bool | None = db.session.scalar(fenced.returning(TASKS.c.cancel_requested))
+    def _write(self, values: dict[str, Any], change: ReturningUpdate[Any] = CHANGE) -> bool:
+        requested: bool | None = db.session.scalar(change, self._fence() | values)
         if requested is None:
             db.session.rollback()
             raise LeaseLost
@@ -157,36 +204,26 @@ class Lease:
 
 def claim(holder: str, lease_seconds: float) -> Lease | None:
     """Take the oldest queued task for `holder`; None when nothing is queued."""
-    queued = TASKS.c.status == TaskStatus.QUEUED
-    oldest = select(TASKS.c.seq).where(queued).order_by(TASKS.c.seq).limit(1)
     # an empty queue is asked often: a read doesn't take SQLite's write lock
-    if db.session.scalar(oldest) is None:
-        db.session.rollback()
+    if ANY_QUEUED.first(db.engine) is None:
         return None
 
-    taken = db.session.execute(
-        update(TASKS)
-        .where(TASKS.c.seq == oldest.with_for_update(skip_locked=True).scalar_subquery())
-        .values(
-            status=TaskStatus.RUNNING,
-            attempt=TASKS.c.attempt + 1,
-            waiting=None,
-            done=0,
-            expected=0,
-            phase=None,
-            started_at=utcnow(),
-            lease_holder=holder,
-            lease_until=soon(lease_seconds),
-        )
-        .returning(TASKS.c.seq, TASKS.c.id, TASKS.c.attempt, TASKS.c.package_id)
-    ).one_or_none()
+    values = {
+        "status": TaskStatus.RUNNING,
+        "waiting": None,
+        "done": 0,
+        "expected": 0,
+        "phase": None,
+        "started_at": utcnow(),
+        "lease_holder": holder,
+        "lease_until": soon(lease_seconds),
+    }
+    taken = db.session.execute(TAKE, values).one_or_none()
     if taken is None:
         db.session.rollback()
         return None
 
-    package = db.session.execute(
-        select(PACKAGES.c.name, PACKAGES.c.version).where(PACKAGES.c.id == taken.package_id)
-    ).one()
+    package = db.session.execute(PACKAGE, {"its_id": taken.package_id}).one()
     db.session.commit()
     return Lease(
         seq=taken.seq,
@@ -201,8 +238,7 @@ def claim(holder: str, lease_seconds: float) -> Lease | None:
 
 def holders() -> list[str]:
     """Return who holds the running tasks."""
-    held = select(Task.lease_holder).where(Task.status == TaskStatus.RUNNING).distinct()
-    return [holder for holder in db.session.scalars(held) if holder is not None]
+    return [holder for holder in db.session.scalars(HOLDERS) if holder is not None]
 
 
 def live(task_ids: Collection[str]) -> set[str]:
@@ -215,14 +251,15 @@ def live(task_ids: Collection[str]) -> set[str]:
 
 def reap(dead: Collection[str] = ()) -> int:
     """Requeue, fail or cancel the tasks whose lease ran out or whose holder is dead; count them."""
-    lost = (
-        Task.status == TaskStatus.RUNNING,
-        or_(Task.lease_until < utcnow(), Task.lease_holder.in_(dead)),
-    )
-    if db.session.scalar(select(Task.seq).where(*lost).limit(1)) is None:
+    now = utcnow()
+    if db.session.scalar(ANY_LOST, {"now": now, "dead": list(dead)}) is None:
         db.session.rollback()
         return 0
 
+    lost = (
+        Task.status == TaskStatus.RUNNING,
+        or_(Task.lease_until < now, Task.lease_holder.in_(dead)),
+    )
     changes = [
         _reaping(*lost, Task.cancel_requested, values=_ended(TaskStatus.CANCELLED)),
         _reaping(

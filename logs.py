@@ -5,23 +5,26 @@ An attempt's log is a run of bytes; a piece holds those from its `start` on. Off
 
 from collections.abc import Callable, Iterator
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 
 from models import LIVE, Task, TaskLog, db
+from statements import Statement
 
 PIECES = 32
+
+LOGS = TaskLog.__table__.c
+END = Statement(
+    select((LOGS.start + func.length(LOGS.data)).label("byte"))
+    .where(LOGS.task_seq == bindparam("task_seq"), LOGS.attempt == bindparam("attempt"))
+    .order_by(LOGS.start.desc())
+    .limit(1)
+)
 
 
 def end(task_seq: int, attempt: int) -> int:
     """Return how many bytes an attempt's log has by now."""
-    last = db.session.execute(
-        select(TaskLog.start + func.length(TaskLog.data))
-        .where(TaskLog.task_seq == task_seq, TaskLog.attempt == attempt)
-        .order_by(TaskLog.start.desc())
-        .limit(1)
-    ).scalar()
-    db.session.rollback()
-    return last or 0
+    last = END.first(db.engine, task_seq=task_seq, attempt=attempt)
+    return 0 if last is None else int(last.byte)
 
 
 def read(task_seq: int, attempt: int, start: int, stop: int) -> Iterator[bytes]:

@@ -24,12 +24,12 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     LargeBinary,
-    Row,
     String,
     Text,
     TypeDecorator,
     UniqueConstraint,
     Uuid,
+    bindparam,
     case,
     delete,
     event,
@@ -44,6 +44,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from statements import Statement
 
 # what SQLAlchemy raises for a database that is away, busy for too long, full, or read-only
 DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
@@ -157,11 +159,10 @@ class Package(Model):
     closure_size: Mapped[int | None] = mapped_column(BigInteger)
 
     @staticmethod
-    def register(name: str, version: str) -> Row[Any] | None:
+    def register(name: str, version: str) -> Any:
         """Add a package and return it as clients see it; None when there is one already."""
         try:
-            with db.engine.begin() as connection:
-                return connection.execute(NEW_PACKAGE, {"name": name, "version": version}).one()
+            return NEW_PACKAGE.write(db.engine, name=name, version=version, now=utcnow())
         except IntegrityError:
             return None
 
@@ -201,9 +202,16 @@ class Package(Model):
         )
 
 
-# built once: that takes longer than to execute it
-NEW_PACKAGE = insert(db.metadata.tables["packages"]).returning(
-    *Package.__table__.c, null().label("task_id")
+NEW_PACKAGE = Statement(
+    insert(db.metadata.tables["packages"])
+    .values(
+        name=bindparam("name"),
+        version=bindparam("version"),
+        status=PackageStatus.CREATED,
+        created_at=bindparam("now"),
+        updated_at=bindparam("now"),
+    )
+    .returning(*Package.__table__.c, null().label("task_id"))
 )
 
 
@@ -241,35 +249,15 @@ class Task(Model):
     def queue(package_id: int, request_id: str | None = None) -> uuid.UUID | None:
         """Queue a download of a created package; None when one is live, or it isn't created."""
         task_id = uuid.uuid4()
-        created = select(
-            literal(task_id, Uuid),
-            Package.id,
-            literal(TaskStatus.QUEUED, Task.status.type),
-            literal(0),
-            literal(0),
-            literal(0),
-            literal(utcnow(), UtcDateTime),
-            false(),
-            literal(request_id, String),
-        ).where(Package.id == package_id, Package.status == PackageStatus.CREATED)
-        columns = [
-            "id",
-            "package_id",
-            "status",
-            "attempt",
-            "done",
-            "expected",
-            "created_at",
-            "cancel_requested",
-            "request_id",
-        ]
         try:
-            queued = db.session.execute(
-                insert(Task).from_select(columns, created).returning(Task.seq)
-            ).all()
-            db.session.commit()
+            queued = NEW_TASK.write(
+                db.engine,
+                task_id=task_id,
+                package_id=package_id,
+                now=utcnow(),
+                request_id=request_id,
+            )
         except IntegrityError:
-            db.session.rollback()
             return None
         return task_id if queued else None
 
@@ -294,12 +282,51 @@ class Task(Model):
     @staticmethod
     def explain_wait(reason: str | None) -> None:
         """Show on every queued task why it isn't taken; None when nothing holds it up."""
-        queued = Task.status == TaskStatus.QUEUED
-        stale = Task.waiting.is_distinct_from(reason)
-        if db.session.scalar(select(Task.seq).where(queued, stale).limit(1)) is not None:
-            db.session.execute(update(Task).where(queued, stale).values(waiting=reason))
+        if ANY_UNEXPLAINED.first(db.engine, reason=reason) is not None:
+            db.session.execute(EXPLAIN, {"reason": reason})
             db.session.commit()
 
+
+UNEXPLAINED = (
+    Task.__table__.c.status == TaskStatus.QUEUED,
+    Task.__table__.c.waiting.is_distinct_from(bindparam("reason")),
+)
+ANY_UNEXPLAINED = Statement(select(Task.__table__.c.seq).where(*UNEXPLAINED).limit(1))
+EXPLAIN = (
+    update(db.metadata.tables["tasks"]).where(*UNEXPLAINED).values(waiting=bindparam("reason"))
+)
+NEW_TASK = Statement(
+    insert(db.metadata.tables["tasks"])
+    .from_select(
+        [
+            "id",
+            "package_id",
+            "status",
+            "attempt",
+            "done",
+            "expected",
+            "created_at",
+            "cancel_requested",
+            "request_id",
+        ],
+        select(
+            bindparam("task_id", type_=Uuid),
+            Package.__table__.c.id,
+            literal(TaskStatus.QUEUED, Task.status.type),
+            literal(0),
+            literal(0),
+            literal(0),
+            bindparam("now", type_=UtcDateTime),
+            false(),
+            bindparam("request_id", type_=String),
+        ).where(
+            Package.__table__.c.id == bindparam("package_id"),
+            Package.__table__.c.status == PackageStatus.CREATED,
+        ),
+        include_defaults=False,
+    )
+    .returning(Task.__table__.c.seq)
+)
 
 Index(
     "one_live_task",

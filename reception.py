@@ -22,6 +22,8 @@ PEEK_BYTES = 160 * 1024
 BODY_BYTES = 64 * 1024
 ARRIVE_SECONDS = 10
 STOP_SECONDS = 1
+YIELD_SECONDS = 0.0001
+YIELD_MOST = 10
 
 
 class QuietLogger(Logger):  # type: ignore[misc] # gunicorn ships no types
@@ -38,6 +40,15 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no typ
         """Begin with nobody waiting."""
         super().__init__(*args, **kwargs)
         self.arriving: dict[TConn, float] = {}
+
+    def accept(self, listener: socket.socket) -> None:
+        """Accept a connection, but let a process that has fewer of them come first.
+
+        All processes are woken for it. Whichever is awake already would get one after the other
+        and, as clients keep their connections, do all the work alone.
+        """
+        time.sleep(YIELD_SECONDS * min(self.nr_conns, YIELD_MOST))
+        super().accept(listener)
 
     def enqueue_req(self, conn: TConn) -> None:
         """Hand the connection to a thread if its request is there; else wait for the rest."""

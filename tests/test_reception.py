@@ -1,9 +1,12 @@
 """Slow clients: they wait for themselves alone, and not for long."""
 
 import json
+import os
 import socket
 import time
+from pathlib import Path
 
+import psutil
 import pytest
 import requests
 from conftest import until
@@ -13,6 +16,7 @@ import reception
 
 HEAD = b"POST /api/v1/packages HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 SLOW = 200
+CONNECTIONS = 32
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +46,18 @@ def connect(service):
         one.close()
 
 
+@pytest.fixture
+def connections(service):
+    """Return a function that tells how many connections each process of the service has."""
+
+    def connections():
+        processes = psutil.Process(service.server.pid).children()
+        open_ = [process.net_connections("tcp") for process in processes]
+        return [sum(one.status == psutil.CONN_ESTABLISHED for one in each) for each in open_]
+
+    return connections
+
+
 def is_closed(client):
     """Wait, as long as the connection's time-out, for the service to close it."""
     try:
@@ -53,6 +69,20 @@ def is_closed(client):
 def hello(service):
     with requests.get(f"{service.url}/hello", timeout=5) as answer:
         return answer.status_code
+
+
+def test_connections_are_shared_out_between_the_processes(service, connect, connections):
+    def all_serve():
+        hello(service)
+        counters = Path(f"/dev/shm/pkgd-{os.getuid()}-{service.port}").glob("histogram_*")
+        return len(list(counters)) == len(connections())
+
+    until(all_serve)
+    for _ in range(CONNECTIONS):
+        connect()
+
+    until(lambda: sum(connections()) == CONNECTIONS)
+    assert min(connections()) > CONNECTIONS / 5
 
 
 @pytest.mark.parametrize("beginning", [b"POST /api/v1/pack", HEAD + b"Content-Length: 99\r\n\r\n{"])
