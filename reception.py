@@ -22,6 +22,8 @@ PEEK_BYTES = 160 * 1024
 BODY_BYTES = 64 * 1024
 ARRIVE_SECONDS = 10
 STOP_SECONDS = 1
+# of the one thread that peeks; to make as large a one for each look takes longer than the look
+PEEKED = memoryview(bytearray(PEEK_BYTES))
 YIELD_SECONDS = 0.0001
 YIELD_MOST = 10
 
@@ -99,7 +101,8 @@ def has_been_read(conn: TConn) -> bool:
 def peek(sock: socket.socket) -> bytes | None:
     """Return what has arrived and not been read; None when the client has closed or gone."""
     try:
-        return sock.recv(PEEK_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT) or None
+        size = sock.recv_into(PEEKED, 0, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return bytes(PEEKED[:size]) or None
     except BlockingIOError:
         return b""
     except OSError:

@@ -63,7 +63,7 @@ class _Compiled:
     constants: dict[str, Any]
     parameters: tuple[tuple[str, Convert], ...]
     is_positional: bool
-    columns: tuple[Convert, ...]
+    conversions: tuple[tuple[int, Convert], ...]
     row: Any
 
     def bind(self, values: dict[str, Any]) -> Any:
@@ -73,8 +73,10 @@ class _Compiled:
         return {name: convert(given[name]) for name, convert in self.parameters}
 
     def read(self, found: tuple[Any, ...]) -> Any:
-        converted = zip(self.columns, found, strict=True)
-        return self.row._make([convert(value) for convert, value in converted])
+        values = list(found)
+        for number, convert in self.conversions:
+            values[number] = convert(values[number])
+        return self.row._make(values)
 
 
 def _compile(source: Select[Any] | Insert, dialect: Dialect) -> _Compiled:
@@ -89,9 +91,10 @@ def _compile(source: Select[Any] | Insert, dialect: Dialect) -> _Compiled:
             for name in compiled.positiontup or binds
         ),
         is_positional=compiled.positional,
-        columns=tuple(
-            column.type.dialect_impl(dialect).result_processor(dialect, None) or _as_it_is
-            for column in columns
+        conversions=tuple(
+            (number, convert)
+            for number, column in enumerate(columns)
+            if (convert := column.type.dialect_impl(dialect).result_processor(dialect, None))
         ),
         row=namedtuple("Row", [column.name for column in columns]),
     )
