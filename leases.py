@@ -44,6 +44,12 @@ OLDEST = (
     select(TASKS.c.seq).where(TASKS.c.status == TaskStatus.QUEUED).order_by(TASKS.c.seq).limit(1)
 )
 ANY_QUEUED = Statement(OLDEST)
+UNEXPLAINED = (
+    TASKS.c.status == TaskStatus.QUEUED,
+    TASKS.c.waiting.is_distinct_from(bindparam("reason")),
+)
+ANY_UNEXPLAINED = Statement(select(TASKS.c.seq).where(*UNEXPLAINED).limit(1))
+EXPLAIN = update(TASKS).where(*UNEXPLAINED).values(waiting=bindparam("reason"))
 TAKE = (
     update(TASKS)
     .where(TASKS.c.seq == OLDEST.with_for_update(skip_locked=True).scalar_subquery())
@@ -234,6 +240,13 @@ def claim(holder: str, lease_seconds: float) -> Lease | None:
         name=package.name,
         version=package.version,
     )
+
+
+def explain_wait(reason: str | None) -> None:
+    """Show on every queued task why it isn't taken; None when nothing holds it up."""
+    if ANY_UNEXPLAINED.first(db.engine, reason=reason) is not None:
+        db.session.execute(EXPLAIN, {"reason": reason})
+        db.session.commit()
 
 
 def holders() -> list[str]:

@@ -279,22 +279,7 @@ class Task(Model):
         db.session.commit()
         return bool(changed)
 
-    @staticmethod
-    def explain_wait(reason: str | None) -> None:
-        """Show on every queued task why it isn't taken; None when nothing holds it up."""
-        if ANY_UNEXPLAINED.first(db.engine, reason=reason) is not None:
-            db.session.execute(EXPLAIN, {"reason": reason})
-            db.session.commit()
 
-
-UNEXPLAINED = (
-    Task.__table__.c.status == TaskStatus.QUEUED,
-    Task.__table__.c.waiting.is_distinct_from(bindparam("reason")),
-)
-ANY_UNEXPLAINED = Statement(select(Task.__table__.c.seq).where(*UNEXPLAINED).limit(1))
-EXPLAIN = (
-    update(db.metadata.tables["tasks"]).where(*UNEXPLAINED).values(waiting=bindparam("reason"))
-)
 NEW_TASK = Statement(
     insert(db.metadata.tables["tasks"])
     .from_select(

@@ -17,7 +17,7 @@ import reconciliation
 import retention
 from attempts import Attempt
 from holders import Holder
-from models import DATABASE_AWAY, Task
+from models import DATABASE_AWAY
 
 log = logging.getLogger("pkgd.worker")
 
@@ -115,7 +115,7 @@ class Pool:
         with self.app.app_context():
             self.reap()
             self._sweep()
-            Task.explain_wait(self.obstacle())
+            leases.explain_wait(self.obstacle())
             if not self._settled:
                 self._settle()
             if time.monotonic() >= self._prune_at:
