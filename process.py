@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import selectors
 import shlex
 import shutil
@@ -281,13 +280,13 @@ def sweep(tmp: Path) -> None:
 
 def _working_in(tmp: Path) -> list[psutil.Process]:
     place = os.fsencode(tmp.resolve())
-    ours = re.compile(rb"(?:^|\0)(?:TMPDIR|NIX_BUILD_TOP)=" + re.escape(place) + rb"(?:/|\0|$)")
+    ours = b"TMPDIR=%b/" % place, b"NIX_BUILD_TOP=%b/" % place
 
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError, psutil.NoSuchProcess), open(f"/proc/{pid}/environ", "rb") as file:
             environ = file.read()
-            if place in environ and ours.search(environ):
+            if any((b"%b/" % entry).startswith(ours) for entry in environ.split(b"\0")):
                 found.append(psutil.Process(int(pid)))
     return found
 
