@@ -49,7 +49,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no typ
         All processes are woken for it. Whichever is awake already would get one after the other
         and, as clients keep their connections, do all the work alone.
         """
-        time.sleep(YIELD_SECONDS * min(self.nr_conns, YIELD_MOST))
+        # gunicorn's count may fall below zero, by a connection that fails while it is closed
+        time.sleep(YIELD_SECONDS * min(max(self.nr_conns, 0), YIELD_MOST))
         super().accept(listener)
 
     def enqueue_req(self, conn: TConn) -> None:

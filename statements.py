@@ -1,7 +1,7 @@
 """Statements: made by SQLAlchemy, compiled once, executed by the database's driver itself.
 
-For SQLAlchemy to execute one takes four times as long as all the rest, with transactions and
-results that the few statements which every request needs have no use for.
+For SQLAlchemy to execute one takes more than twice as long, with transactions and results that the
+few statements which every request needs have no use for.
 """
 
 from collections import namedtuple
