@@ -215,6 +215,7 @@ def impatient(app):
 def test_a_build_goes_on_over_a_short_outage_of_the_database(
     impatient, database_url, recipes, started, look, caplog
 ):
+    impatient.config["LEASE_SECONDS"] = 20  # the outage is to be shorter, on any machine
     task_id, thread = started(
         recipes.add("patient", f"echo started; {recipes.gate('go')}; touch $out")
     )
@@ -230,6 +231,7 @@ def test_a_build_goes_on_over_a_short_outage_of_the_database(
 def test_an_end_that_falls_into_an_outage_is_written_after_it(
     app, impatient, database_url, recipes, started, look, caplog
 ):
+    impatient.config["LEASE_SECONDS"] = 20  # the outage is to be shorter, on any machine
     task_id, thread = started(
         recipes.add("patient", f"echo started; {recipes.gate('go')}; touch $out")
     )
