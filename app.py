@@ -5,7 +5,6 @@ thread, so that gunicorn can call it before it forks.
 """
 
 import logging.config
-import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -29,11 +28,14 @@ import metrics
 import nix
 import packages
 import problems
+import services
 import tasks
 import tokens
 from catalogs import Catalogs
+from docs import ApiDocument
 from models import DATABASE_AWAY, db
 from schemas import MAX_ID
+from tasks import FollowerSlots
 from throttle import Throttle
 from worker import Pool
 
@@ -151,11 +153,12 @@ def init_extensions(app: Flask) -> None:
     home = app.config["DATA_DIR"] / "home"
     store_dir = app.config["STORE_DIR"]
     store = nix.private_store(store_dir) if store_dir else nix.machine_store(home)
-    app.extensions["store"] = store
-    app.extensions["catalogs"] = Catalogs(store, app.config["CATALOGS"])
-    app.extensions["pool"] = Pool(app)
-    app.extensions["throttle"] = Throttle()
-    app.extensions["followers"] = threading.BoundedSemaphore(app.config["MAX_FOLLOWERS"])
+    services.add(app, store)
+    services.add(app, Catalogs(store, app.config["CATALOGS"]))
+    services.add(app, Pool(app))
+    services.add(app, Throttle())
+    services.add(app, FollowerSlots(app.config["MAX_FOLLOWERS"]))
+    services.add(app, ApiDocument())
 
 
 def begin_request() -> None:

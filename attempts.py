@@ -12,10 +12,12 @@ from flask import Flask
 
 import logs
 import nix
-import process
 import roots
+import services
+from catalogs import Catalogs
 from leases import Failure, Lease, LeaseLost, Realised
 from models import DATABASE_AWAY, db
+from nix import process
 
 log = logging.getLogger("pkgd.worker")
 
@@ -38,8 +40,8 @@ class Attempt:
         """Prepare the run that `lease` is for; `stopping` ends it early."""
         self.lease = lease
         self.config = app.config
-        self.store: nix.Store = app.extensions["store"]
-        self.catalogs: tuple[str, ...] = app.extensions["catalogs"].names
+        self.store: nix.Store = services.get(nix.Store, app)
+        self.catalogs: tuple[str, ...] = services.get(Catalogs, app).names
         self.stopping = stopping
         self.data_dir: Path = app.config["DATA_DIR"]
         # one for each attempt: who wakes up after losing the lease cleans up behind itself alone

@@ -18,9 +18,11 @@ from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import MethodNotAllowed, Unauthorized
 
 import lookups
+import services
 from config import DEVELOPMENT
 from models import DATABASE_AWAY, Scope, Token, db, soon, utcnow
 from problems import Problem
+from throttle import Throttle
 
 log = logging.getLogger("pkgd.auth")
 
@@ -67,7 +69,7 @@ def check_token() -> None:
     if g.caller is None:
         if _may_mint_first():
             return
-        current_app.extensions["throttle"].note_failure(request.remote_addr or "")
+        services.get(Throttle).note_failure(request.remote_addr or "")
         challenge = [WWWAuthenticate(scheme, {"realm": "pkgd"}) for scheme in ("bearer", "token")]
         raise Unauthorized("a live token is needed", www_authenticate=challenge)
 

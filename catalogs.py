@@ -10,9 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from flask import current_app
-
 import nix
+import services
 from blueprints import Blueprint
 from problems import Problem
 from schemas import NAME_PATTERN, CatalogSchema
@@ -37,7 +36,7 @@ def show(name: str) -> Any:
     """Show every version of a name that the catalogs offer, newest first."""
     offers = nix.Offers()
     if re.match(NAME_PATTERN, name):
-        offers = current_app.extensions["catalogs"].offers(name)
+        offers = services.get(Catalogs).offers(name)
     if not offers.versions and not offers.failures:
         meant = f"; did you mean {', '.join(offers.near)}?" if offers.near else ""
         raise Problem(404, f"no catalog has {name}{meant}", kind="name-unknown", near=offers.near)

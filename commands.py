@@ -16,8 +16,10 @@ import garbage
 import health
 import reconciliation
 import retention
+import services
 from config import HERE
 from models import Scope, db
+from worker import Pool
 
 MIGRATIONS = HERE / "migrations"
 
@@ -64,7 +66,7 @@ def create_token(name: str | None, scope: str) -> None:
 @with_appcontext
 def run_worker() -> None:
     """Run the worker pool in a process of its own, until SIGTERM or SIGINT."""
-    pool = current_app.extensions["pool"]
+    pool = services.get(Pool)
     if pool.size == 0:
         raise click.ClickException("WORKER_THREADS is 0: there would be nothing to run")
     health.check_start(current_app)

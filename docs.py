@@ -1,6 +1,7 @@
 """The pages that show the API document: Swagger UI and ReDoc, with all that they load."""
 
 import re
+from functools import cached_property
 from importlib.metadata import distribution
 from mimetypes import guess_type
 from pathlib import Path
@@ -9,6 +10,7 @@ from flask import Response, current_app, json, request
 from werkzeug.exceptions import NotFound
 
 import document
+import services
 from blueprints import Blueprint
 from config import HERE
 
@@ -45,14 +47,20 @@ POLICY = "; ".join(
 )
 
 
+class ApiDocument:
+    """The API document as JSON, made when it is first asked for."""
+
+    @cached_property
+    def text(self) -> str:
+        """The document of the current application."""
+        return json.dumps(document.build(current_app))
+
+
 @blueprint.get("/openapi.json")
 @blueprint.response(200, {"type": "object", "examples": [{"openapi": "3.1.0"}]})
 def openapi() -> Response:
     """Send this document."""
-    kept = current_app.extensions
-    if "document" not in kept:
-        kept["document"] = json.dumps(document.build(current_app))
-    return _send(kept["document"], "application/json")
+    return _send(services.get(ApiDocument).text, "application/json")
 
 
 @blueprint.get("/docs")

@@ -9,6 +9,7 @@ from sqlalchemy import delete, or_, select
 import nix
 import profiles
 import roots
+import services
 from models import LIVE, Generation, Package, PackageStatus, Task, db
 
 
@@ -25,7 +26,7 @@ def collect(*, dry_run: bool) -> Collected:
     """Remove what no package needs, and have Nix collect the rest; or tell what that would free."""
     with profiles.locked():
         old, stale = _old_generations(), _stale_roots()
-        store = current_app.extensions["store"]
+        store = services.get(nix.Store)
         if dry_run:
             without = [*stale, *map(profiles.generation_link, old)]
             return Collected(old, stale, nix.garbage(store, without))
@@ -40,7 +41,7 @@ def collect(*, dry_run: bool) -> Collected:
 
 def _old_generations() -> list[int]:
     """Return the generations to forget: all but the newest few and the one that is active."""
-    store, profile = current_app.extensions["store"], current_app.config["PROFILE"]
+    store, profile = services.get(nix.Store), current_app.config["PROFILE"]
     numbers = sorted(generation.number for generation in nix.generations(store, profile))
     kept = {*numbers[-current_app.config["KEEP_GENERATIONS"] :], profiles.current()}
     return [number for number in numbers if number not in kept]

@@ -13,7 +13,9 @@ import gunicorn.util
 import health
 import logbook
 import problems
+import services
 from config import PRODUCTION, ConfigError, load
+from worker import Pool
 
 try:
     settings = load()
@@ -64,7 +66,7 @@ def post_fork(_server: object, _worker: object) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Start the worker pool: after the fork, since threads don't survive one."""
-    pool = worker.wsgi.extensions["pool"]
+    pool = services.get(Pool, worker.wsgi)
     pool.start()
     end_serving: Any = signal.getsignal(signal.SIGTERM)
 
@@ -83,4 +85,4 @@ def on_exit(_server: object) -> None:
 
 def worker_exit(_server: object, worker: Any) -> None:
     """Put running tasks back in the queue and end their builds."""
-    worker.wsgi.extensions["pool"].stop()
+    services.get(Pool, worker.wsgi).stop()

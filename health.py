@@ -3,16 +3,18 @@
 import os
 from typing import Any
 
-from flask import Flask, current_app
+from flask import Flask
 from sqlalchemy import Connection, inspect, text
 
 import nix
+import services
 from blueprints import Blueprint
 from config import HERE, PRODUCTION
 from models import DATABASE_AWAY, db
 from problems import Problem
 from schemas import HealthSchema, MessageSchema, VersionSchema
 from version import BUILD, VERSION
+from worker import Pool
 
 blueprint = Blueprint("health", __name__, description="How the service is")
 
@@ -93,13 +95,13 @@ def _revision(connection: Connection) -> str | None:
 
 def _nix() -> str:
     try:
-        return f"ok, {nix.version(current_app.extensions['store'])}"
+        return f"ok, {nix.version(services.get(nix.Store))}"
     except nix.NixError as error:
         return str(error)
 
 
 def _workers() -> str:
-    pool = current_app.extensions["pool"]
+    pool = services.get(Pool)
     if not pool.is_running:
         return "a worker thread of this process is not running"
     return "ok" if pool.size else "ok, in other processes"

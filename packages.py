@@ -8,6 +8,7 @@ from sqlalchemy import select
 import lookups
 import profiles
 import roots
+import services
 from blueprints import Blueprint, headers
 from lookups import PACKAGES
 from models import LIVE, Package, PackageStatus, Task, TaskStatus, db
@@ -24,6 +25,7 @@ from schemas import (
     PlanSchema,
     StatusSchema,
 )
+from worker import Pool
 
 blueprint = Blueprint(
     "packages", __name__, url_prefix="/api/v1", description="Register, download, activate"
@@ -89,7 +91,7 @@ def download(package_id: int) -> Any:
         if package.task_status in LIVE:
             return package
         if (task_id := Task.queue(package_id, g.request_id)) is not None:
-            current_app.extensions["pool"].wake()
+            services.get(Pool).wake()
             return {"status": package.status, "task_id": task_id}
 
 

@@ -19,9 +19,10 @@ from flask import current_app
 from sqlalchemy import Row, select
 
 import nix
-import process
 import roots
+import services
 from models import Change, Generation, Package, PackageStatus, Reason, db
+from nix import process
 
 log = logging.getLogger("pkgd.profiles")
 
@@ -138,7 +139,7 @@ def set_packages(profile: Path, packages: list[Row[Any]]) -> int:
         nix.ProfilePackage(package.name, package.version, tuple(package.store_paths))
         for package in sorted(packages, key=lambda package: package.id)
     ]
-    store = current_app.extensions["store"]
+    store = services.get(nix.Store)
     nix.set_profile(store, profile, entries, tmp=current_app.config["DATA_DIR"] / "tmp")
     return int(profile.readlink().name.split("-")[-2])
 
@@ -183,7 +184,7 @@ def _switch(number: int, by: str | None, reason: Reason) -> None:
     if number == before:
         return
     packages = adopt(there.packages)
-    store, profile = current_app.extensions["store"], current_app.config["PROFILE"]
+    store, profile = services.get(nix.Store), current_app.config["PROFILE"]
     nix.switch_generation(store, profile, number)
     _check(before, number)
     record(number, packages, reason, by)
@@ -204,7 +205,7 @@ def _check(before: int | None, number: int) -> None:
     command = shlex.split(current_app.config["PROFILE_CHECK"])
     if not command:
         return
-    environ = current_app.extensions["store"].environ
+    environ = services.get(nix.Store).environ
     argv = [*command, str(generation_link(number))]
     try:
         done = process.run(argv, environ=environ, seconds=CHECK_SECONDS)
@@ -219,7 +220,7 @@ def _check(before: int | None, number: int) -> None:
 
 def _go_back(before: int | None, refused: int) -> None:
     """Make the profile what it was, and forget a generation that nothing has recorded."""
-    store, profile = current_app.extensions["store"], current_app.config["PROFILE"]
+    store, profile = services.get(nix.Store), current_app.config["PROFILE"]
     if before is None:
         profile.unlink()
         generation_link(refused).unlink()
@@ -237,7 +238,7 @@ def _adopt(entry: dict[str, Any]) -> Row[Any]:
         db.session.add(package)
     if package.store_paths != entry["store_paths"]:
         log.warning("%s %s is taken up again from the profile", package.name, package.version)
-        size = nix.closure_size(current_app.extensions["store"], entry["store_paths"])
+        size = nix.closure_size(services.get(nix.Store), entry["store_paths"])
         package.take(entry["store_paths"], size)
     db.session.commit()
     ensure_rooted(package.id, entry["store_paths"])
@@ -246,7 +247,7 @@ def _adopt(entry: dict[str, Any]) -> Row[Any]:
 
 def ensure_rooted(package_id: int, store_paths: list[str]) -> bool:
     """Give a package's store paths their roots; tell whether any was missing."""
-    data_dir, store = current_app.config["DATA_DIR"], current_app.extensions["store"]
+    data_dir, store = current_app.config["DATA_DIR"], services.get(nix.Store)
     if roots.is_kept(data_dir, package_id, store_paths):
         return False
     roots.remove(data_dir, package_id)
@@ -267,4 +268,4 @@ def entry(package: Row[Any]) -> dict[str, Any]:
 def _size(packages: list[Row[Any]]) -> int:
     """Return the bytes of all that these packages need together."""
     paths = [path for package in packages for path in package.store_paths]
-    return nix.closure_size(current_app.extensions["store"], paths) if paths else 0
+    return nix.closure_size(services.get(nix.Store), paths) if paths else 0

@@ -13,6 +13,7 @@ from sqlalchemy import Row, delete, select
 
 import nix
 import profiles
+import services
 from models import Change, Generation, Package, PackageStatus, Reason, db
 
 
@@ -27,7 +28,7 @@ def _lost_packages() -> Iterator[str]:
     """Packages whose store paths are gone are created again."""
     packages = list(db.session.scalars(select(Package).where(Package.store_path.is_not(None))))
     paths = [path for package in packages for path in package.store_paths or ()]
-    valid = nix.valid_paths(current_app.extensions["store"], paths)
+    valid = nix.valid_paths(services.get(nix.Store), paths)
     lost = [package for package in packages if not valid.issuperset(package.store_paths or ())]
     for package in lost:
         package.lose()
@@ -45,7 +46,7 @@ def _missing_roots() -> Iterator[str]:
 def _generations() -> Iterator[str]:
     """Generations that somebody removed are forgotten, those that somebody made recorded."""
     recorded = set(db.session.scalars(select(Generation.number)))
-    store, profile = current_app.extensions["store"], current_app.config["PROFILE"]
+    store, profile = services.get(nix.Store), current_app.config["PROFILE"]
     there = {generation.number for generation in nix.generations(store, profile)}
 
     gone, new = recorded - there, there - recorded
@@ -68,7 +69,7 @@ def _broken_profile() -> Iterator[str]:
         return
     packages = profiles.active()
     target = profiles.generation_link(number).readlink()
-    nix.restore(current_app.extensions["store"], str(target))
+    nix.restore(services.get(nix.Store), str(target))
     now = profiles.set_packages(current_app.config["PROFILE"], packages)
     profiles.record(now, packages, Reason.FOUND, None)
     yield f"generation {number} had lost a part; generation {now} is built of what is left"
@@ -78,7 +79,7 @@ def _is_broken(number: int) -> bool:
     link = profiles.generation_link(number)
     if not link.exists():
         return True
-    store = current_app.extensions["store"]
+    store = services.get(nix.Store)
     paths = {path for _, path in nix.installed(store, link)}
     return nix.valid_paths(store, paths) != paths
 
@@ -110,7 +111,7 @@ def _held_by(link: Path) -> tuple[list[Row[Any]], list[str]]:
     """Return the packages that a generation holds, and the names of what it holds besides."""
     if not link.exists():
         return [], ["what is gone from the store"]
-    elements = nix.installed(current_app.extensions["store"], link)
+    elements = nix.installed(services.get(nix.Store), link)
     paths = [path for _, path in elements]
     known = db.session.execute(
         profiles.columns().add_columns(Package.store_path).where(Package.store_path.in_(paths))

@@ -1,22 +1,25 @@
 """The routes of tasks: look up, wait for, cancel, and read the log of."""
 
+import threading
 import time
 from collections.abc import Iterator
 from socket import MSG_DONTWAIT, MSG_PEEK, socket
 from typing import Any
 from uuid import UUID
 
-from flask import Response, current_app, request, stream_with_context
+from flask import Response, request, stream_with_context
 from sqlalchemy import select
 
 import logs
 import lookups
+import services
 from blueprints import Blueprint, headers
 from lookups import TASKS
 from models import LIVE, Task, db
 from paging import paginate
 from problems import Problem
 from schemas import LogQuerySchema, TaskQuerySchema, TaskSchema, WaitSchema
+from worker import Pool
 
 blueprint = Blueprint(
     "tasks", __name__, url_prefix="/api/v1", description="Follow and cancel downloads"
@@ -26,6 +29,10 @@ POLL_SECONDS = 0.1
 LEAST_POLL_SECONDS = 0.005
 EAGERNESS = 0.1
 RETRY_SECONDS = 5
+
+
+class FollowerSlots(threading.BoundedSemaphore):
+    """How many requests of this process may wait for a task or follow a log at once."""
 
 
 @blueprint.get("/tasks")
@@ -59,7 +66,7 @@ def show(query: dict[str, Any], task_id: UUID) -> Any:
     if query["wait"] == 0 or task.status not in LIVE:
         return task
 
-    slots = current_app.extensions["followers"]
+    slots = services.get(FollowerSlots)
     if not slots.acquire(blocking=False):
         return task, {"Retry-After": "1"}
     try:
@@ -131,7 +138,7 @@ def _wait(task_id: UUID, deadline: float) -> Any:
 
 def _followed(task: Any, attempt: int, offset: int) -> Response:
     """Stream a log for as long as its attempt runs, to a bounded number of readers at once."""
-    slots = current_app.extensions["followers"]
+    slots = services.get(FollowerSlots)
     if not slots.acquire(blocking=False):
         detail = "as many logs are being followed as this service allows; try again"
         raise Problem(503, detail, kind="too-many-followers", retry_after=RETRY_SECONDS)
@@ -144,7 +151,7 @@ def _followed(task: Any, attempt: int, offset: int) -> Response:
 def _pause(seconds: float = POLL_SECONDS) -> bool:
     """Wait a moment; tell whether the service stops, or the client has gone."""
     moment = min(max(seconds, LEAST_POLL_SECONDS), POLL_SECONDS)
-    stopping = current_app.extensions["pool"].stopping.wait(moment)
+    stopping = services.get(Pool).stopping.wait(moment)
     return stopping or _has_gone(request.environ.get("gunicorn.socket"))
 
 

@@ -12,12 +12,13 @@ from flask import Flask, g
 import holders
 import leases
 import nix
-import process
 import reconciliation
 import retention
+import services
 from attempts import Attempt
 from holders import Holder
 from models import DATABASE_AWAY
+from nix import process
 
 log = logging.getLogger("pkgd.worker")
 
@@ -146,11 +147,11 @@ class Pool:
     def obstacle(self) -> str | None:
         """Return why no task should be taken at the moment; None when all is well."""
         try:
-            nix.check(self.app.extensions["store"])
+            nix.check(services.get(nix.Store, self.app))
         except nix.NixMissing as error:
             return str(error)
         needed = self.app.config["MIN_FREE_BYTES"]
-        for folder in (self.app.config["DATA_DIR"], self.app.extensions["store"].folder):
+        for folder in (self.app.config["DATA_DIR"], services.get(nix.Store, self.app).folder):
             if shutil.disk_usage(folder).free < needed:
                 return f"{folder} has less than {needed} bytes free; tasks wait until it has more"
         return None

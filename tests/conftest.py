@@ -12,7 +12,9 @@ from postgres import Server, find
 
 import app as pkgd
 import nix
+import services
 from models import Package, PackageStatus, db
+from worker import Pool
 
 HERE = Path(__file__).parent
 CATALOGS = HERE / "catalogs"
@@ -30,7 +32,7 @@ LONGEST_FIRST = (
     "test_profiles",
     "test_attempts",
     "test_reconciliation",
-    "test_pkgctl_waiting",
+    "test_waiting",
     "test_builds",
     "test_outages",
     "test_reception",
@@ -169,7 +171,7 @@ def create_app():
 
     yield create_app
     for app in made:
-        app.extensions["pool"].stop()
+        services.get(Pool, app).stop()
         with app.app_context():
             db.session.remove()
             db.engine.dispose()
@@ -190,7 +192,7 @@ def app(make_app):
 @pytest.fixture
 def pool(app):
     """The application's worker pool."""
-    return app.extensions["pool"]
+    return services.get(Pool, app)
 
 
 @pytest.fixture

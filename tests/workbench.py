@@ -8,7 +8,7 @@ from conftest import until
 from recipes import Recipes
 from service import Service
 
-from store import PROGRAMS
+from nix.store import PROGRAMS
 
 
 @pytest.fixture

@@ -1,0 +1,5 @@
+"""Run the command: python -m pkgctl."""
+
+from pkgctl.cli import main
+
+main()

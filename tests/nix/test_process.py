@@ -1,0 +1,282 @@
+"""Running one command: what it writes, its limits, and that nothing of it is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import until
+
+from nix import process
+from nix.process import Completed, NixCrashed, NixMissing, TimedOut, run, scratch, sweep
+
+HERE = Path(process.__file__).parent
+
+
+class Stop(Exception):
+    """What a tick raises in these tests."""
+
+
+def sh(script, **options):
+    """Run a shell script under the runner."""
+    return run(["sh", "-c", script], **{"environ": os.environ, "seconds": 30} | options)
+
+
+def is_running(pid):
+    """Tell whether a process runs; a zombie, which only waits to be looked at, does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def pids_in(folder):
+    """Return the process ids that scripts have noted as names of files."""
+    return [int(file.name) for file in folder.iterdir()]
+
+
+def stop_when(condition):
+    """Return a tick that stops the command as soon as `condition` holds."""
+
+    def heard(lines):
+        if condition():
+            raise Stop
+
+    return heard
+
+
+@pytest.fixture
+def pids(tmp_path):
+    """A folder for scripts to note process ids in."""
+    folder = tmp_path / "pids"
+    folder.mkdir()
+    return folder
+
+
+def test_a_command_gives_its_code_and_what_it_wrote():
+    done = sh("echo out; echo err >&2; exit 3")
+
+    assert done == Completed(3, b"out\n", b"err\n")
+
+
+def test_a_command_reads_nothing():
+    assert sh("cat").stdout == b""
+
+
+def test_lines_are_heard_whole_and_in_order():
+    heard = []
+
+    sh("printf 'one\\ntw' >&2; printf 'o\\n\\nlast' >&2", heard=heard.extend)
+
+    assert heard == [b"one", b"two", b"", b"last"]
+
+
+def test_lines_are_heard_while_the_command_runs(tmp_path):
+    def heard(lines):
+        if b"go on?" in lines:
+            (tmp_path / "yes").touch()
+
+    done = sh(f"echo 'go on?' >&2; until [ -e {tmp_path}/yes ]; do sleep 0.01; done", heard=heard)
+
+    assert done.code == 0
+
+
+def test_a_silent_command_is_ticked_all_the_while(tmp_path):
+    ticks = []
+
+    def heard(lines):
+        ticks.append(lines)
+        if len(ticks) == 3:
+            (tmp_path / "enough").touch()
+
+    sh(f"until [ -e {tmp_path}/enough ]; do sleep 0.01; done", heard=heard)
+
+    assert ticks[:3] == [[], [], []]
+
+
+def test_a_flood_is_heard_in_small_batches_and_only_its_end_is_kept():
+    batches = []
+
+    done = sh("yes | head -c 20000000 >&2", heard=lambda lines: batches.append(len(lines)))
+
+    assert sum(batches) == 10_000_000
+    assert max(batches) <= process.LAST_READS * process.CHUNK_BYTES / 2
+    assert len(done.stderr) == process.TAIL_BYTES
+
+
+def test_a_line_without_an_end_does_not_fill_memory():
+    heard = []
+
+    sh("head -c 5000000 /dev/zero >&2; echo >&2; echo next >&2", heard=heard.extend)
+
+    assert [len(line) for line in heard] == [process.LINE_BYTES, len("next")]
+
+
+def test_a_command_that_closes_its_output_is_still_waited_for():
+    assert sh("exec >&- 2>&-; sleep 0.3; exit 7").code == 7
+
+
+def test_whoever_holds_the_output_open_is_not_waited_for(pids):
+    done = sh(f"sleep 60 & touch {pids}/$!")
+
+    (left,) = pids_in(pids)
+    assert done.code == 0
+    assert is_running(left)
+    os.kill(left, signal.SIGKILL)
+
+
+def test_whoever_floods_the_output_is_not_waited_for(pids, monkeypatch):
+    monkeypatch.setattr(process, "LAST_READS", 0)
+
+    assert sh(f"yes >&2 & touch {pids}/$!").code == 0
+
+    until(lambda: not is_running(pids_in(pids)[0]))
+
+
+def test_a_command_that_runs_too_long_is_ended():
+    with pytest.raises(TimedOut, match=r"ran longer than 0\.3 s"):
+        sh("while :; do echo; sleep 0.02; done", seconds=0.3)
+
+
+def test_a_command_that_is_silent_too_long_is_ended():
+    with pytest.raises(TimedOut, match=r"wrote nothing for 0\.3 s"):
+        sh("sleep 60", silence_seconds=0.3)
+
+
+def test_a_command_that_reads_is_not_silent(tmp_path):
+    writer = f"for n in $(seq 15); do sleep 0.1; echo; done >{tmp_path}/pipe &"
+    reader = f"while read -r _; do :; done <{tmp_path}/pipe"
+
+    done = sh(f"mkfifo {tmp_path}/pipe; {writer} {reader}", silence_seconds=0.6)
+
+    assert done.code == 0
+
+
+def test_a_process_that_is_gone_has_read_nothing():
+    assert process.bytes_read(0) == b""
+
+
+def test_what_a_tick_raises_ends_the_command_and_goes_on(pids):
+    with pytest.raises(Stop):
+        sh(f"touch {pids}/$$; sleep 60", heard=stop_when(lambda: pids_in(pids)))
+
+    (pid,) = pids_in(pids)
+    assert not is_running(pid)
+
+
+def test_a_command_that_ignores_term_is_killed_with_its_children(pids):
+    script = f"trap '' TERM; touch {pids}/$$; sleep 60 & touch {pids}/$!; setsid sleep 60"
+
+    with pytest.raises(Stop):
+        sh(
+            f"{script} & touch {pids}/$!; wait",
+            grace_seconds=0.3,
+            heard=stop_when(lambda: len(pids_in(pids)) == 3),
+        )
+
+    until(lambda: not any(map(is_running, pids_in(pids))))
+
+
+def test_a_command_that_needs_no_grace_is_killed_at_once(tmp_path):
+    with pytest.raises(TimedOut):
+        sh(f"trap 'touch {tmp_path}/asked' TERM; sleep 60", seconds=0.2, grace_seconds=0)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_can_write_while_it_ends(tmp_path):
+    script = f"trap 'head -c 300000 /dev/zero >&2; touch {tmp_path}/ended; exit' TERM"
+
+    with pytest.raises(TimedOut):
+        sh(f"{script}; while :; do sleep 0.05; done", seconds=0.3)
+
+    assert (tmp_path / "ended").exists()
+
+
+def test_a_program_that_is_missing_is_named(tmp_path):
+    (tmp_path / "setpriv").symlink_to("/bin/true")
+
+    with pytest.raises(NixMissing, match="nix-build is not on PATH"):
+        run(["nix-build"], environ={"PATH": str(tmp_path)}, seconds=1)
+
+
+@pytest.mark.parametrize(("number", "name"), [("SEGV", "SIGSEGV"), ("60", "signal 60")])
+def test_a_program_that_crashes_is_named_with_its_signal(number, name):
+    with pytest.raises(NixCrashed, match=f"sh was ended by {name}"):
+        sh(f"kill -{number} $$")
+
+
+def test_a_command_ends_with_the_service_that_is_killed(pids):
+    program = f"""
+        import os, sys, threading, process
+        argv = ["sh", "-c", "touch {pids}/$$; exec sleep 60"]
+        threading.Thread(
+            target=process.run, args=[argv], kwargs=dict(environ=os.environ, seconds=60)
+        ).start()
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], cwd=HERE) as service:
+        (pid,) = until(lambda: pids_in(pids))
+        service.kill()
+
+    until(lambda: not is_running(pid))
+
+
+def test_a_scratch_directory_is_empty_and_gone_afterwards(tmp_path):
+    place = tmp_path / "tmp" / "one"
+    place.mkdir(parents=True)
+    (place / "left").touch()
+
+    with scratch(place) as folder:
+        assert list(folder.iterdir()) == []
+        (folder / "new").touch()
+
+    assert not place.exists()
+
+
+def test_a_sweep_removes_what_is_read_only(tmp_path):
+    inner = tmp_path / "tmp" / "a" / "b"
+    inner.mkdir(parents=True)
+    (inner / "file").touch()
+    (inner / "link").symlink_to(tmp_path)
+    for folder in (inner, inner.parent):
+        folder.chmod(0o500)
+
+    sweep(tmp_path / "tmp")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_ends_what_forked_away_from_it(tmp_path, pids):
+    for name in ("inside", "outside"):
+        (pids / name).mkdir()
+        script = f"setsid sh -c 'touch {pids / name}/$$; exec sleep 60' >&- 2>&- &"
+        sh(script, environ={**os.environ, "TMPDIR": f"{tmp_path}/{name}/nix-build-x-0"})
+    (inside,) = until(lambda: pids_in(pids / "inside"))
+    (outside,) = until(lambda: pids_in(pids / "outside"))
+
+    sweep(tmp_path / "inside")
+
+    until(lambda: not is_running(inside))
+    assert is_running(outside)
+    os.kill(outside, signal.SIGKILL)
+
+
+def test_a_sweep_ends_what_runs_in_our_own_group_and_not_us(tmp_path):
+    environ = {**os.environ, "TMPDIR": str(tmp_path / "one")}
+    with subprocess.Popen(["sleep", "60"], env=environ) as left:
+        sweep(tmp_path / "one")
+
+        assert not is_running(left.pid)
+
+
+def test_a_sweep_does_not_go_on_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "SWEEPS", 1)
+    environ = {**os.environ, "NIX_BUILD_TOP": str(tmp_path / "one")}
+    with subprocess.Popen(["sleep", "60"], env=environ, start_new_session=True):
+        sweep(tmp_path / "one")
+
+    assert not (tmp_path / "one").exists()

@@ -1,0 +1,287 @@
+"""One run of a task: what it comes to, its log and its lease."""
+
+import re
+import sqlite3
+import subprocess
+from contextlib import closing, contextmanager
+
+import psycopg
+import pytest
+from conftest import SQLITE, until
+from sqlalchemy import event, update
+
+import leases
+import nix
+import services
+from models import Task, db, soon
+from worker import Pool
+
+pytest_plugins = ["workbench"]
+pytestmark = pytest.mark.usefixtures("recipes")
+
+ENDLESS = "echo started; while :; do sleep 0.1; done"
+
+
+def test_a_download_ends_with_a_valid_and_rooted_store_path(app, client, recipes, run, store):
+    task = run(recipes.add("plain"))
+
+    package = client.get(f"/api/v1/package/{task['package_id']}").json
+    assert (task["status"], package["status"]) == ("succeeded", "downloaded")
+    assert nix.valid_paths(store, [package["store_path"]]) == {package["store_path"]}
+    roots = (app.config["DATA_DIR"] / "roots").iterdir()
+    assert [root.readlink().as_posix() for root in roots] == [package["store_path"]]
+
+
+@SQLITE
+def test_a_download_leaves_no_process_and_no_temporary_files(app, recipes, run):
+    run(recipes.add_watched("forks", "setsid sleep 60 >/dev/null 2>&1 &"))
+
+    assert not recipes.is_building("forks")
+    assert list((app.config["DATA_DIR"] / "tmp").rglob("*")) == []
+
+
+@SQLITE
+@pytest.mark.parametrize(
+    ("name", "version", "code", "words"),
+    [
+        ("nosuch", "1.0.0", "name_unknown", "no catalog has nosuch"),
+        ("hello", "9.9.9", "version_unavailable", "to be had: 2.12.1, 2.10.0"),
+        ("unfree", "1.0.0", "evaluation_failed", "a licence that is not allowed"),
+        ("fails", "1.0.0", "build_failed", "> step 3\n> no rule to make target 'all'"),
+    ],
+)
+def test_a_failure_says_what_went_wrong(run, read_log, name, version, code, words):
+    task = run(name, version)
+
+    assert (task["status"], task["error"]["code"]) == ("failed", code)
+    assert words in task["error"]["message"]
+    assert task["error"]["hint"]
+    assert read_log(task["id"]).endswith(f"pkgd: failed: {code}\n")
+
+
+@SQLITE
+def test_a_wrong_hash_is_told_with_both_hashes(run):
+    error = run("wrong-hash")["error"]
+
+    assert error["code"] == "hash_mismatch"
+    assert re.search(r"specified: +sha256-AAAA\S+\s+got: +sha256-\S{44}", error["message"])
+
+
+@SQLITE
+@pytest.mark.parametrize(
+    ("limit", "script", "words"),
+    [
+        ("SILENCE_SECONDS", "echo started; sleep 60", "it wrote nothing for 1 s"),
+        ("BUILD_SECONDS", ENDLESS.replace("sleep", "echo; sleep"), "it ran longer than 1 s"),
+    ],
+)
+def test_a_build_past_a_limit_is_told_which(app, recipes, run, limit, script, words):
+    app.config[limit] = 1
+
+    task = run(recipes.add_watched("slow", script))
+
+    assert (task["status"], task["error"]["code"]) == ("failed", "timed_out")
+    assert task["error"]["message"].startswith(words)
+    until(lambda: not recipes.is_building("slow"))
+
+
+def test_a_failed_download_can_be_repeated(client, recipes, run, pool):
+    task = run(recipes.add("moody", "exit 1"))
+
+    recipes.add("moody", "touch $out")
+    again = client.post(f"/api/v1/package/{task['package_id']}/download").json
+    assert pool.run_one()
+
+    package = client.get(f"/api/v1/package/{task['package_id']}").json
+    assert (package["status"], package["task"]["id"]) == ("downloaded", again["task_id"])
+
+
+def test_each_attempt_has_a_log_of_its_own(fake, recipes, run, pool, read_log):
+    fake("nix-build", 'mkdir $0.crashed && kill -SEGV $$; exec $real "$@"')
+
+    task_id = run(recipes.add("unlucky"))["id"]
+    assert pool.run_one()
+
+    first, second = (read_log(task_id, attempt=number) for number in (1, 2))
+    assert first.startswith("pkgd: attempt 1:")
+    assert first.endswith("pkgd: nix-build was ended by SIGSEGV\n")
+    assert second.startswith("pkgd: attempt 2:")
+    assert read_log(task_id) == second
+
+
+@SQLITE
+def test_a_log_past_its_limit_is_cut_and_the_build_goes_on(app, recipes, run, read_log):
+    app.config["LOG_BYTES"] = 600
+
+    task = run(recipes.add("talks", "seq 10000; touch $out"))
+
+    lines = read_log(task["id"]).splitlines()
+    cut = lines.index("pkgd: the log is cut here, at its limit of 600 bytes; the build goes on")
+    assert lines[cut - 1] == str(int(lines[cut - 2]) + 1)
+    assert len(read_log(task["id"])) < 1000
+    assert (task["status"], lines[cut + 1][:16]) == ("succeeded", "pkgd: downloaded")
+
+
+def test_colours_and_bytes_that_are_no_text_do_no_harm(recipes, run, read_log):
+    script = r"printf '\033[31mred\033[0m caf\303\251 \377\376 end\n'; touch $out"
+
+    log = read_log(run(recipes.add("gaudy", script))["id"])
+
+    assert "\nred caf\N{LATIN SMALL LETTER E WITH ACUTE} \ufffd\ufffd end\n" in log
+
+
+def test_a_running_build_is_cancelled(client, recipes, started, look, read_log):
+    task_id, thread = started(recipes.add_watched("endless", ENDLESS))
+
+    answer = client.post(f"/api/v1/task/{task_id}/cancel")
+    thread.join(10)
+
+    assert (answer.status_code, answer.json["status"]) == (202, "running")
+    assert look(task_id)["status"] == "cancelled"
+    assert not recipes.is_building("endless")
+    assert read_log(task_id).endswith("pkgd: cancelled\n")
+
+
+def test_who_loses_the_lease_ends_its_build_and_writes_nothing(
+    app, recipes, started, look, read_log
+):
+    task_id, thread = started(recipes.add_watched("endless", ENDLESS))
+
+    expire(app)
+    with app.app_context():
+        leases.reap()
+        assert leases.claim("another", 60).attempt == 2
+    before = look(task_id), read_log(task_id, attempt=1)
+    thread.join(10)
+
+    assert not recipes.is_building("endless")
+    assert (look(task_id), read_log(task_id, attempt=1)) == before
+
+
+def expire(app):
+    """Let every lease run out."""
+    with app.app_context():
+        db.session.execute(update(Task).values(lease_until=soon(-1)))
+        db.session.commit()
+
+
+def test_who_loses_the_lease_leaves_the_next_attempt_alone(app, make_app, recipes, started, look):
+    task_id, thread = started(recipes.add_watched("endless", ENDLESS))
+    other = services.get(Pool, make_app())
+    expire(app)
+
+    other.start()
+    thread.join(10)
+    until(lambda: recipes.said("endless") == ["start", "start"])
+
+    assert recipes.is_building("endless")
+    assert (look(task_id)["status"], look(task_id)["attempt"]) == ("running", 2)
+    assert recipes.built_twice_at_once() == []
+
+
+@contextmanager
+def outage(url):
+    """Keep everybody else from writing to the database."""
+    if url.startswith("sqlite"):
+        file = url.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+            connection.execute("BEGIN EXCLUSIVE")
+            yield
+        return
+
+    with psycopg.connect(url.replace("/tests?", "/postgres?"), autocommit=True) as connection:
+        connection.execute("ALTER DATABASE tests ALLOW_CONNECTIONS false")
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'tests'"
+        )
+        try:
+            yield
+        finally:
+            connection.execute("ALTER DATABASE tests ALLOW_CONNECTIONS true")
+
+
+@pytest.fixture
+def impatient(app):
+    """The application, with short leases, and no patience with a locked SQLite database."""
+    app.config["LEASE_SECONDS"] = 2
+
+    def hurry(connection, _record, _proxy):
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA busy_timeout = 100")
+
+    with app.app_context():
+        event.listen(db.engine, "checkout", hurry)
+    return app
+
+
+def test_a_build_goes_on_over_a_short_outage_of_the_database(
+    impatient, database_url, recipes, started, look, caplog
+):
+    impatient.config["LEASE_SECONDS"] = 20  # the outage is to be shorter, on any machine
+    task_id, thread = started(
+        recipes.add("patient", f"echo started; {recipes.gate('go')}; touch $out")
+    )
+
+    with outage(database_url):
+        until(lambda: f"task {task_id}: database:" in caplog.text)
+    recipes.open("go")
+    thread.join(10)
+
+    assert (look(task_id)["status"], look(task_id)["attempt"]) == ("succeeded", 1)
+
+
+def test_an_end_that_falls_into_an_outage_is_written_after_it(
+    app, impatient, database_url, recipes, started, look, caplog
+):
+    impatient.config["LEASE_SECONDS"] = 20  # the outage is to be shorter, on any machine
+    task_id, thread = started(
+        recipes.add("patient", f"echo started; {recipes.gate('go')}; touch $out")
+    )
+
+    with outage(database_url):
+        recipes.open("go")
+        until(lambda: not list((app.config["DATA_DIR"] / "tmp" / task_id).iterdir()))
+        before = caplog.text.count("database:")
+        until(lambda: caplog.text.count("database:") > before + 1)
+    thread.join(10)
+
+    assert (look(task_id)["status"], look(task_id)["attempt"]) == ("succeeded", 1)
+
+
+def test_a_build_ends_with_an_outage_that_is_longer_than_its_lease(
+    impatient, database_url, recipes, started, look, pool
+):
+    task_id, thread = started(recipes.add_watched("endless", ENDLESS))
+
+    with outage(database_url):
+        thread.join(10)
+        assert not recipes.is_building("endless")
+
+    recipes.add_watched("endless", "true")
+    until(lambda: pool.keep_once() or pool.run_one())
+    assert (look(task_id)["status"], look(task_id)["attempt"]) == ("succeeded", 2)
+
+
+@SQLITE
+def test_a_disk_without_room_for_temporary_files_fails_the_task(app, schedule, pool, look):
+    task_id = schedule()
+    with full(app.config["DATA_DIR"] / "tmp"):
+        assert pool.run_one()
+
+    error = look(task_id)["error"]
+    assert error["code"] == "disk_full"
+    assert "No space left on device" in error["message"]
+
+
+@contextmanager
+def full(folder):
+    """Make the folder one in which nothing more can be made."""
+    folder.mkdir()
+    options = "size=64k,nr_inodes=1"
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting needs root's rights")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)

@@ -1,0 +1,244 @@
+"""The API document: valid, complete, and true of the routes that it describes."""
+
+import re
+from pathlib import Path
+
+import pytest
+from openapi_schema_validator import OAS31Validator
+from openapi_spec_validator import validate
+
+import problems
+import services
+from app import create_app
+from blueprints import REFUSALS
+from docs import ApiDocument
+from schemas import NAME_RULE, VERSION_RULE, PackageInSchema
+
+HERE = Path(__file__).parent.parent.parent
+METHODS = {"get", "post", "delete"}
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    """The application; its document needs no database."""
+    return create_app({"DATA_DIR": tmp_path_factory.mktemp("openapi")})
+
+
+@pytest.fixture(scope="module")
+def document(app):
+    """The document, as anybody gets it."""
+    return app.test_client().get("/openapi.json").json
+
+
+@pytest.fixture(scope="module")
+def operations(document):
+    """The operations by their ids, each with the parameters of its path."""
+    return {
+        operation["operationId"]: operation
+        | {"parameters": path.get("parameters", []) + operation.get("parameters", [])}
+        for path in document["paths"].values()
+        for method, operation in path.items()
+        if method in METHODS
+    }
+
+
+def resolved(document, part):
+    """Return what a part of the document refers to, or itself."""
+    for name in part.get("$ref", "").split("/")[1:]:
+        document = document[name]
+    return document if "$ref" in part else part
+
+
+def answers(document, operation):
+    """Return the answers of an operation by their status."""
+    return {
+        int(status): resolved(document, answer) for status, answer in operation["responses"].items()
+    }
+
+
+def examples(part):
+    """Yield each example in a part of the document, with its schema."""
+    if isinstance(part, list):
+        for one in part:
+            yield from examples(one)
+    elif isinstance(part, dict):
+        if "example" in part and "schema" in part:
+            yield part["example"], part["schema"]
+        for example in part.get("examples", ()) if "type" in part else ():
+            yield example, part
+        for one in part.values():
+            yield from examples(one)
+
+
+def conforms(document, value, schema):
+    """Tell whether a value is as a schema of the document says."""
+    # what the schema refers to is then where it says
+    whole = schema | {"components": document["components"]}
+    return OAS31Validator(whole, format_checker=OAS31Validator.FORMAT_CHECKER).is_valid(value)
+
+
+def test_the_document_is_valid_openapi(document):
+    assert document["openapi"] == "3.1.0"
+    validate(document)
+
+
+def test_every_route_is_in_the_document(app, operations):
+    routes = {rule.endpoint.replace(".", "_") for rule in app.url_map.iter_rules()}
+
+    assert routes - operations.keys() == {"docs_asset"}
+    assert operations.keys() <= routes
+
+
+def test_every_operation_says_what_it_is(operations):
+    assert all(operation["summary"] and operation["tags"] for operation in operations.values())
+
+
+def test_every_parameter_says_what_it_is(operations):
+    parameters = [one for operation in operations.values() for one in operation["parameters"]]
+
+    assert all(one["description"] for one in parameters)
+    assert all("example" in one or one["schema"]["examples"] for one in parameters)
+
+
+def test_every_body_has_an_example_and_a_schema(document, operations):
+    bodies = [
+        operation["requestBody"] for operation in operations.values() if "requestBody" in operation
+    ]
+    bodies += [
+        answer
+        for operation in operations.values()
+        for answer in answers(document, operation).values()
+    ]
+
+    contents = [content for body in bodies for content in body["content"].values()]
+    assert all(content["schema"] for content in contents)
+    assert all(content.keys() & {"example", "examples"} for content in contents)
+
+
+def test_every_example_is_as_its_schema_says(document):
+    found = list(examples(document))
+    problem = document["components"]["schemas"]["Problem"]
+    found += [(one["value"], problem) for one in document["components"]["examples"].values()]
+
+    assert len(found) > 150
+    assert [example for example, schema in found if not conforms(document, example, schema)] == []
+
+
+def test_every_answer_tells_the_id_of_its_request(document, operations):
+    for operation in operations.values():
+        for answer in answers(document, operation).values():
+            assert "X-Request-ID" in answer["headers"]
+
+
+def test_every_refusal_is_a_problem(document, operations):
+    for operation in operations.values():
+        refusals = [one for status, one in answers(document, operation).items() if status >= 400]
+        assert all(one["content"].keys() == {"application/problem+json"} for one in refusals)
+
+
+@pytest.mark.parametrize(
+    ("operation", "header"),
+    [
+        ("packages_create", "Location"),
+        ("packages_index", "Link"),
+        ("packages_index", "X-Total-Count"),
+        ("tasks_log", "X-Next-Offset"),
+        ("tasks_show", "Retry-After"),
+    ],
+)
+def test_the_headers_of_a_success_are_told(document, operations, operation, header):
+    success = min(answers(document, operations[operation]))
+
+    assert header in operations[operation]["responses"][str(success)]["headers"]
+
+
+@pytest.mark.parametrize(
+    ("status", "header"), [(401, "WWW-Authenticate"), (429, "Retry-After"), (503, "Retry-After")]
+)
+def test_the_headers_of_a_refusal_are_told(document, operations, status, header):
+    assert header in answers(document, operations["packages_create"])[status]["headers"]
+
+
+def test_every_kind_of_problem_is_told():
+    sources = "".join(path.read_text() for path in HERE.glob("*.py"))
+    kinds = set(re.findall(r'\bkind="([a-z-]+)"', sources))
+    kinds |= {kind for _, _, kind in problems.REFUSALS}
+
+    assert kinds - REFUSALS.keys() == set()
+    assert {kind for kind, refusal in REFUSALS.items() if refusal.has_kind} - kinds == set()
+
+
+@pytest.mark.parametrize(
+    ("operation", "scope"),
+    [("packages_index", "read"), ("packages_create", "operate"), ("tokens_index", "admin")],
+)
+def test_the_scope_that_is_needed_is_told(operations, operation, scope):
+    assert f"scope `{scope}`" in operations[operation]["description"]
+    assert operations[operation]["security"] == [{"bearer": []}, {"token": []}]
+
+
+def test_what_needs_no_token_says_so(operations):
+    free = {name for name, operation in operations.items() if operation["security"] == []}
+
+    assert free == {
+        *("docs_openapi", "docs_redoc", "docs_swagger_ui"),
+        *("health_hello", "health_livez", "health_readyz"),
+    }
+
+
+def test_links_lead_to_operations_that_take_what_they_bring(document, operations):
+    links = [
+        link
+        for operation in operations.values()
+        for answer in answers(document, operation).values()
+        for link in answer.get("links", {}).values()
+    ]
+
+    assert len(links) > 15
+    for link in links:
+        taken = {one["name"] for one in operations[link["operationId"]]["parameters"]}
+        assert link["parameters"].keys() <= taken
+
+
+@pytest.mark.parametrize(
+    "name", ["hello", "a", "a" * 51, "_x", "1a", "a b", "a\n", "ab.c+d-e", "é" * 3]
+)
+def test_the_rule_of_a_name_is_the_one_that_is_applied(name):
+    told = re.fullmatch(NAME_RULE.rstrip("$"), name) and 2 <= len(name) <= 50
+
+    assert bool(told) == (PackageInSchema().validate({"name": name, "version": "1.0.0"}) == {})
+
+
+@pytest.mark.parametrize(
+    "version",
+    [
+        *("1.2.3", "0.0.0", "1.2", "01.2.3", "1.2.3-", "1.2.3-rc.1", "1.2.3-01", "1.2.3-0a"),
+        *("1.2.3+b", "1.2.3+", "1.2.3-a+b.0", "v1.2.3", "1.2.3\n", "1.2.3-é", "1.2.3-a..b"),
+    ],
+)
+def test_the_rule_of_a_version_is_the_one_that_is_applied(version):
+    told = re.fullmatch(VERSION_RULE.rstrip("$"), version)
+
+    assert bool(told) == (PackageInSchema().validate({"name": "hello", "version": version}) == {})
+
+
+def test_the_document_is_made_when_it_is_first_asked_for(tmp_path):
+    app = create_app({"DATA_DIR": tmp_path})
+
+    assert "document" not in app.extensions
+    first = app.test_client().get("/openapi.json")
+    assert (
+        app.test_client().get("/openapi.json").data
+        == first.data
+        == services.get(ApiDocument, app).text.encode()
+    )
+
+
+def test_the_document_is_the_same_in_whatever_order_the_routes_come(document, tmp_path):
+    app = create_app({"DATA_DIR": tmp_path})
+    app.blueprints = dict(reversed(app.blueprints.items()))
+
+    other = app.test_client().get("/openapi.json").json
+
+    assert other.pop("tags") == document["tags"][::-1]
+    assert other == {name: part for name, part in document.items() if name != "tags"}

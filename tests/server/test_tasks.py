@@ -1,0 +1,220 @@
+"""Tasks over the API: looking up, waiting for, cancelling, reading the log of."""
+
+import socket
+import time
+import uuid
+from threading import Timer
+
+import pytest
+from conftest import SQLITE
+
+import services
+from tasks import FollowerSlots
+
+NOWHERE = uuid.UUID(int=0)
+
+
+def test_a_queued_task_is_shown_whole(client, schedule):
+    task_id = schedule()
+
+    task = client.get(f"/api/v1/task/{task_id}").json
+
+    assert task.pop("created_at").endswith("Z")
+    assert len(task.pop("request_id")) == 36
+    assert task == {
+        "id": task_id,
+        "package_id": 1,
+        "status": "queued",
+        "attempt": 0,
+        "waiting": None,
+        "progress": {"done": 0, "expected": 0, "phase": None},
+        "error": None,
+        "started_at": None,
+        "finished_at": None,
+    }
+
+
+def test_a_finished_task_is_shown_whole(client, schedule, pool):
+    task_id = schedule()
+    pool.run_one()
+
+    task = client.get(f"/api/v1/task/{task_id}").json
+
+    assert (task["status"], task["attempt"], task["error"]) == ("succeeded", 1, None)
+    assert task["created_at"] <= task["started_at"] <= task["finished_at"]
+    assert task["progress"]["phase"] is None
+
+
+def test_tasks_are_listed_newest_first_a_page_at_a_time(client, schedule):
+    ids = [schedule(version=f"{n}.0.0") for n in range(3)]
+
+    first = client.get("/api/v1/tasks?limit=2")
+    second = client.get(first.headers["Link"].partition(">")[0].removeprefix("<"))
+
+    assert [task["id"] for task in first.json + second.json] == ids[::-1]
+    assert first.headers["X-Total-Count"] == "3"
+    assert "Link" not in second.headers
+
+
+def test_tasks_are_filtered_by_status_and_package(client, schedule, pool):
+    schedule("nosuch", "1.0.0")
+    pool.run_one()
+    waiting = schedule()
+
+    assert [task["id"] for task in client.get("/api/v1/tasks?status=queued").json] == [waiting]
+    assert [task["status"] for task in client.get("/api/v1/tasks?package_id=1").json] == ["failed"]
+
+
+@pytest.mark.parametrize("query", ["after=x", f"after={NOWHERE}", "status=lost", "package_id=-1"])
+def test_a_query_that_makes_no_sense_is_refused(client, query):
+    answer = client.get(f"/api/v1/tasks?{query}")
+
+    assert answer.status_code == 422
+    assert list(answer.json["errors"]) == [query.partition("=")[0]]
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", ""), ("GET", "/log"), ("POST", "/cancel")])
+def test_an_unknown_task_is_not_found(client, method, path):
+    answer = client.open(f"/api/v1/task/{NOWHERE}{path}", method=method)
+
+    assert (answer.status_code, answer.json["detail"]) == (404, f"there is no task {NOWHERE}")
+
+
+@pytest.mark.parametrize("seconds", ["31", "-1", "soon", "nan"])
+def test_only_a_sensible_wait_is_granted(client, schedule, seconds):
+    answer = client.get(f"/api/v1/task/{schedule()}?wait={seconds}")
+
+    assert (answer.status_code, list(answer.json["errors"])) == (422, ["wait"])
+
+
+def test_a_wait_ends_with_the_task(client, schedule, pool):
+    task_id = schedule()
+    pool.start()
+
+    answer = client.get(f"/api/v1/task/{task_id}?wait=30")
+
+    assert answer.json["status"] == "succeeded"
+
+
+def test_a_wait_ends_with_its_time(client, schedule):
+    assert client.get(f"/api/v1/task/{schedule()}?wait=0.2").json["status"] == "queued"
+
+
+def test_a_wait_ends_when_the_service_stops(client, schedule, pool):
+    task_id = schedule()
+    Timer(0.2, pool.stopping.set).start()
+
+    started = time.monotonic()
+    client.get(f"/api/v1/task/{task_id}?wait=30")
+
+    assert time.monotonic() - started < 30
+
+
+@SQLITE
+@pytest.mark.parametrize("unread", [b"", b"x"])
+def test_a_wait_ends_when_its_client_has_gone(client, schedule, unread):
+    task_id = schedule()
+    here, there = socket.socketpair()
+    here.sendall(unread)  # to go with something unread is to go by a reset
+    Timer(0.2, there.close).start()
+
+    started = time.monotonic()
+    with here:
+        client.get(f"/api/v1/task/{task_id}?wait=30", environ_overrides={"gunicorn.socket": here})
+
+    assert time.monotonic() - started < 30
+
+
+def test_a_wait_that_finds_no_place_is_answered_at_once(app, client, schedule):
+    task_id = schedule()
+    for _ in range(app.config["MAX_FOLLOWERS"]):
+        services.get(FollowerSlots, app).acquire()
+
+    answer = client.get(f"/api/v1/task/{task_id}?wait=30")
+
+    assert (answer.status_code, answer.headers["Retry-After"]) == (200, "1")
+
+
+def test_a_queued_task_is_cancelled_at_once(client, schedule, pool):
+    task_id = schedule()
+
+    answer = client.post(f"/api/v1/task/{task_id}/cancel")
+
+    assert answer.status_code == 202
+    assert answer.json["status"] == "cancelled"
+    assert answer.json["finished_at"] is not None
+    assert not pool.run_one()
+
+
+def test_a_task_that_has_ended_is_not_cancelled(client, schedule, pool):
+    task_id = schedule()
+    pool.run_one()
+
+    answer = client.post(f"/api/v1/task/{task_id}/cancel")
+
+    assert answer.status_code == 409
+    assert answer.json["type"] == "urn:pkgd:problem:task-ended"
+    assert client.get(f"/api/v1/task/{task_id}").json["status"] == "succeeded"
+
+
+def test_a_log_comes_in_one_piece_and_by_offsets(client, schedule, pool):
+    url = f"/api/v1/task/{schedule()}/log"
+    pool.run_one()
+
+    whole = client.get(url)
+
+    assert whole.content_type == "text/plain; charset=utf-8"
+    assert whole.data.startswith(b"pkgd: attempt 1: resolving hello 2.12.1\n")
+    assert int(whole.headers["X-Next-Offset"]) == len(whole.data)
+    for offset in (0, 1, 7, len(whole.data) - 1, len(whole.data), 10**9):
+        assert client.get(f"{url}?offset={offset}").data == whole.data[offset:]
+
+
+def test_a_task_that_has_not_run_has_an_empty_log(client, schedule):
+    answer = client.get(f"/api/v1/task/{schedule()}/log")
+
+    assert (answer.status_code, answer.data) == (200, b"")
+    assert answer.headers["X-Next-Offset"] == "0"
+
+
+def test_following_a_finished_log_ends_at_once(client, schedule, pool):
+    url = f"/api/v1/task/{schedule()}/log"
+    pool.run_one()
+
+    assert client.get(f"{url}?follow=true&offset=6").data == client.get(url).data[6:]
+
+
+def test_a_log_is_followed_while_it_is_written(client, schedule, pool):
+    url = f"/api/v1/task/{schedule()}/log"
+    pool.start()
+
+    followed = client.get(f"{url}?follow=true").data
+
+    assert followed == client.get(url).data
+    assert b"downloaded" in followed
+
+
+def test_only_so_many_follow_at_once(app, client, schedule):
+    url = f"/api/v1/task/{schedule()}/log?follow=true"
+    for _ in range(app.config["MAX_FOLLOWERS"]):
+        services.get(FollowerSlots, app).acquire()
+
+    refused = client.get(url)
+
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+    assert refused.json["type"] == "urn:pkgd:problem:too-many-followers"
+
+
+def test_who_has_followed_to_the_end_leaves_its_place(app, client, schedule, pool):
+    url = f"/api/v1/task/{schedule()}/log?follow=true"
+    pool.run_one()
+
+    for _ in range(app.config["MAX_FOLLOWERS"] + 1):
+        assert client.get(url, buffered=True).status_code == 200
+
+
+@pytest.mark.parametrize("query", ["offset=-1", "attempt=0", "follow=maybe", "tail=5"])
+def test_a_part_of_a_log_that_makes_no_sense_is_refused(client, schedule, query):
+    answer = client.get(f"/api/v1/task/{schedule()}/log?{query}")
+
+    assert (answer.status_code, list(answer.json["errors"])) == (422, [query.partition("=")[0]])

@@ -1,0 +1,393 @@
+"""What the service is deployed by: the unit, the proxies, the container, Nix, the page on it."""
+
+import json
+import os
+import re
+import shutil
+import ssl
+import subprocess
+import sys
+import threading
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from conftest import IN_CI, until
+from service import free_port
+
+import nix
+from app import create_app
+from config import SETTINGS
+from worker import STOP_SECONDS
+
+ROOT = Path(__file__).parent.parent.parent
+DEPLOY = ROOT / "deploy"
+UNIT = DEPLOY / "pkgd.service"
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+EXPOSURE = 3.0
+GRACEFUL_SECONDS = 30  # gunicorn.conf.py
+RELEASE = "flask --app app init-db"
+WEB = "gunicorn 'app:create_app()'"
+HOST = "pkgd.example.org"
+
+# as much of nixpkgs and of NixOS as the files use, with packages for which a string will do
+STUBS = """
+  lib = {
+    fakeHash = "";
+    escapeShellArgs = toString;
+    makeLibraryPath = toString;
+    mapAttrs = builtins.mapAttrs;
+    mapAttrsToList = f: set: map (name: f name set.${name}) (builtins.attrNames set);
+    mkEnableOption = text: { };
+    mkIf = condition: value: if condition then value else { };
+    mkOption = option: option;
+    types = { attrsOf = x: x; oneOf = x: x; str = 1; int = 1; path = 1; package = 1; };
+  };
+  names = [ "cacert" "curl" "git" "nginx" "nix" "postgresql" "shellcheck" "util-linux" ];
+  pkgs = builtins.listToAttrs (map (name: { inherit name; value = "/${name}"; }) names) // {
+    inherit lib;
+    mkShell = shell: shell;
+    path = "/nixpkgs";
+    python3 = "/python3";
+    runCommand = name: set: script: "/${name}";
+    stdenv.cc.cc.lib = "/lib";
+    stdenvNoCC.mkDerivation = set: "/${set.name}";
+    writeShellScriptBin = name: script: { inherit name script; };
+  };
+  service = {
+    enable = true;
+    secretKeyFile = "/etc/pkgd/secret_key";
+    settings = { TRUSTED_PROXIES = 1; };
+    python = pkgs.python3;
+    wheelsHash = "";
+  };
+  config = { services.pkgd = service; nix.package = "/nix"; };
+"""
+
+
+def program(name):
+    """Return the path of a program; a missing one is an error in CI, and a skip elsewhere."""
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    if found is None:
+        assert not IN_CI, f"{name} is not installed"
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def settings_of(text):
+    """Return a unit's settings in its section [Service], each with the list of its values."""
+    found = {}
+    for line in text.partition("[Service]")[2].partition("[Install]")[0].splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def evaluate(store, expression):
+    """Return what a Nix expression about the stubs comes to."""
+    expression = f"let {STUBS} in {expression}"
+    done = nix.call(
+        store, ["nix-instantiate", "--eval", "--strict", "--json", "--expr", expression]
+    )
+    assert done.code == 0, done.stderr.decode()
+    return json.loads(done.stdout)
+
+
+# --- The unit ---
+
+
+@pytest.fixture
+def unit(tmp_path):
+    """The unit in a file that names the programs of this machine."""
+    copy = tmp_path / "pkgd.service"
+    bin_ = Path(sys.executable).parent
+    copy.write_text(UNIT.read_text().replace("/opt/pkgd/.venv/bin", str(bin_)))
+    return copy
+
+
+def test_systemd_has_nothing_to_say_about_the_unit(unit):
+    done = subprocess.run(
+        [program("systemd-analyze"), "verify", "--man=no", unit], capture_output=True, text=True
+    )
+
+    said = [line for line in done.stderr.splitlines() if str(unit) in line or unit.name in line]
+    assert (done.returncode, done.stdout, said) == (0, "", [])
+
+
+def test_the_unit_is_hardened(unit):
+    argv = [program("systemd-analyze"), "security", "--offline=true", "--no-pager", unit]
+    done = subprocess.run(argv, capture_output=True, text=True)
+
+    exposure = re.search(r"exposure level for pkgd.service: ([\d.]+)", done.stdout)
+    assert exposure, done.stderr
+    assert float(exposure[1]) <= EXPOSURE
+
+
+def test_the_unit_waits_longer_than_the_service_takes_to_stop():
+    (seconds,) = settings_of(UNIT.read_text())["TimeoutStopSec"]
+
+    assert int(seconds) > max(GRACEFUL_SECONDS, STOP_SECONDS)
+
+
+# --- Commands that several files say ---
+
+
+def test_every_file_starts_the_service_in_the_same_way():
+    procfile = (ROOT / "Procfile").read_text().replace('"', "'")
+    dockerfile, compose = ((ROOT / name).read_text() for name in ("Dockerfile", "compose.yaml"))
+
+    assert procfile == f"release: {RELEASE}\nweb: {WEB}\n"
+    assert f"{RELEASE} && exec {WEB}" in dockerfile
+    assert f"command: {RELEASE}\n" in compose
+    assert f"command: {WEB}\n" in compose
+    (start,) = settings_of(UNIT.read_text())["ExecStart"]
+    assert start.replace('"', "'") == f"/opt/pkgd/.venv/bin/{WEB}"
+
+
+def test_the_image_leaves_out_nothing_that_the_service_imports():
+    left_out = (ROOT / ".dockerignore").read_text().split()
+
+    kept = [*ROOT.glob("*.py"), *(ROOT / name for name in ("catalog", "migrations", "nix"))]
+    assert not {path.name for path in kept} & set(left_out)
+    assert "requirements.txt" not in left_out
+
+
+def test_the_container_runs_what_it_is_told_to_for_whom_it_is_told_to():
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
+    argv = [*(nobody if os.geteuid() == 0 else []), "sh", "-s", "echo", "two words"]
+
+    with (DEPLOY / "entrypoint").open() as script:
+        assert subprocess.check_output(argv, stdin=script, text=True) == "two words\n"
+
+
+# --- Nix ---
+
+
+def test_the_module_has_what_the_unit_has(store):
+    path = DEPLOY / "module.nix"
+    theirs = evaluate(
+        store,
+        f"(import {path} {{ inherit config lib pkgs; }}).config.systemd.services.pkgd"
+        ".serviceConfig",
+    )
+
+    ours = settings_of(UNIT.read_text())
+    own = {"Environment", "ExecStart", "ExecStartPre", "LoadCredential", "WorkingDirectory"}
+    assert theirs.keys() - own == ours.keys() - own
+    for name in ours.keys() - own:
+        assert as_words(theirs[name]) == " ".join(ours[name]), name
+
+
+def as_words(value):
+    """Return a value as a unit has it, several of one name with spaces between."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
+def test_the_module_starts_the_service_with_its_settings(store):
+    path = DEPLOY / "module.nix"
+    service = evaluate(
+        store,
+        f"let s = (import {path} {{ inherit config lib pkgs; }}).config.systemd.services.pkgd;"
+        " in { inherit (s) environment; start = s.serviceConfig.ExecStart; }",
+    )
+
+    assert service["start"] == "/pkgd-environment/bin/gunicorn app:create_app()"
+    assert service["environment"]["TRUSTED_PROXIES"] == "1"
+    assert service["environment"]["APP_ENV"] == "production"
+
+
+def test_the_shell_sets_up_what_the_tests_need(store):
+    shell = evaluate(
+        store,
+        f"let s = import {ROOT}/shell.nix {{ inherit pkgs; }}; in {{ inherit (s) shellHook; }}",
+    )
+
+    assert shell["shellHook"].split()[:2] == ["script/bootstrap", "--dev"]
+
+
+# --- The proxies ---
+
+
+class Backend(BaseHTTPRequestHandler):
+    """Answers with what it was asked; a log comes in two parts, the second when it is let."""
+
+    protocol_version = "HTTP/1.1"
+    more = threading.Event()
+
+    def do_GET(self):
+        """Say the path, and for whom it is asked."""
+        self.send_response(200)
+        if "/log" in self.path:
+            self.send_header("Connection", "close")
+            self.end_headers()
+            self.wfile.write(b"first ")
+            self.more.wait(20)
+            self.wfile.write(b"last")
+            self.close_connection = True
+            return
+        said = f"{self.path} {self.headers['Host']} {self.headers['X-Forwarded-For']}".encode()
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    def log_message(self, *_):
+        """Say nothing of it."""
+
+
+@pytest.fixture
+def backend():
+    """The port of a service to stand behind a proxy."""
+    Backend.more.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Backend) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        Backend.more.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """A folder with a certificate that nobody has signed."""
+    folder = tmp_path_factory.mktemp("certificate")
+    names = ["-keyout", folder / "privkey.pem", "-out", folder / "fullchain.pem"]
+    argv = [program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    subprocess.run([*argv, "-subj", f"/CN={HOST}", *names], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def nginx(tmp_path, certificate, backend):
+    """The argv of nginx with our site, on ports of the test's own; the TLS port is `nginx.port`."""
+    port, plain_port = free_port(), free_port()
+    site = (DEPLOY / "nginx.conf").read_text()
+    for old, new in [
+        ("127.0.0.1:8000", f"127.0.0.1:{backend}"),
+        ("/etc/pkgd/tls", str(certificate)),
+        ("listen 80;", f"listen 127.0.0.1:{plain_port};"),
+        ("listen 443 ", f"listen 127.0.0.1:{port} "),
+    ]:
+        assert old in site
+        site = site.replace(old, new)
+    site = re.sub(r"    listen \[::\].*\n", "", site)
+
+    (tmp_path / "site.conf").write_text(site)
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    folders = "".join(f"{kind}_temp_path {tmp_path}/{kind};" for kind in kinds)
+    main = tmp_path / "nginx.conf"
+    main.write_text(
+        f"pid {tmp_path}/pid; daemon off; error_log stderr; events {{}}\n"
+        f"http {{ access_log off; {folders} include {tmp_path}/site.conf; }}\n"
+    )
+    return [program("nginx"), "-p", tmp_path, "-e", "stderr", "-c", main], port
+
+
+@pytest.fixture
+def proxied(nginx):
+    """A function that asks for a path of a host by nginx, and returns the answer to read."""
+    argv, port = nginx
+    trust = ssl.create_default_context()
+    trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trust)
+    )
+
+    def proxied(host, path, **headers):
+        url = f"https://127.0.0.1:{port}{path}"
+        request = urllib.request.Request(url, headers={"Host": host, **headers})
+        return opener.open(request, timeout=20)
+
+    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as server:
+        until(lambda: answers(proxied))
+        yield proxied
+        server.terminate()
+
+
+def answers(proxied):
+    """Tell whether the proxy is there yet."""
+    try:
+        return proxied(HOST, "/livez").close() is None
+    except OSError:
+        return False
+
+
+def test_nginx_takes_its_configuration(nginx):
+    argv, _ = nginx
+
+    done = subprocess.run([*argv, "-t"], capture_output=True, text=True)
+
+    assert (done.returncode, "syntax is ok" in done.stderr) == (0, True), done.stderr
+    assert "[warn]" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "asked"),
+    [
+        (HOST, "/api/v1/packages?limit=1", "/api/v1/packages?limit=1"),
+        (HOST, "/v1/packages", "/v1/packages"),
+        (f"api.{HOST}", "/v1/packages?limit=1", "/api/v1/packages?limit=1"),
+        (f"api.{HOST}", "/api/v1/packages", "/api/v1/packages"),
+    ],
+)
+def test_nginx_serves_the_api_by_a_shorter_path_on_a_host_of_its_own(proxied, host, path, asked):
+    with proxied(host, path) as answer:
+        assert answer.read().decode() == f"{asked} {host} 127.0.0.1"
+
+
+def test_nginx_passes_on_no_address_that_a_client_made_up(proxied):
+    with proxied(HOST, "/hello", **{"X-Forwarded-For": "192.0.2.1"}) as answer:
+        assert answer.read().decode() == f"/hello {HOST} 127.0.0.1"
+        assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
+
+
+def test_nginx_passes_a_log_on_as_it_comes(proxied):
+    with proxied(f"api.{HOST}", "/v1/task/1/log?follow=true") as answer:
+        assert answer.read(6) == b"first "
+        Backend.more.set()
+        assert answer.read() == b"last"
+
+
+def test_caddy_takes_its_configuration(tmp_path):
+    if (caddy := shutil.which("caddy")) is None:
+        pytest.skip("caddy is not installed")
+    argv = [caddy, "validate", "--adapter", "caddyfile", "--config", DEPLOY / "Caddyfile"]
+
+    done = subprocess.run(argv, capture_output=True, text=True, env={"HOME": str(tmp_path)})
+
+    assert done.returncode == 0, done.stderr
+    assert '"level":"warn"' not in done.stderr
+
+
+# --- The page ---
+
+
+@pytest.mark.parametrize("block", re.findall(r"```sh\n(.*?)```", OPERATIONS, re.DOTALL))
+def test_what_the_page_says_to_type_is_a_command(block):
+    done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_page_names_commands_and_settings_that_there_are(tmp_path):
+    app = create_app({"DATA_DIR": tmp_path})
+
+    commands = set(re.findall(r"\bflask ([a-z][a-z-]+)", OPERATIONS)) - {"function"}
+    assert commands <= set(app.cli.commands)
+    names = set(re.findall(r"^([A-Z_]+)=", OPERATIONS, re.MULTILINE))
+    assert names - {"PATH", "END"} <= set(SETTINGS)
+
+
+@pytest.mark.parametrize("page", ["docs/operations.md", "docs/design.md", "SECURITY.md"])
+def test_a_link_leads_somewhere(page):
+    file = ROOT / page
+    for target in re.findall(r"\]\(([^)\s]+)\)", file.read_text()):
+        path, _, anchor = target.partition("#")
+        there = (file.parent / path) if path else file
+        assert "://" in target or there.exists(), target
+        headings = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE) if anchor else []
+        assert not anchor or anchor in {each.lower().replace(" ", "-") for each in headings}, target
