@@ -17,7 +17,6 @@ import services
 from catalogs import Catalogs
 from leases import Failure, Lease, LeaseLost, Realised
 from models import DATABASE_AWAY, db
-from nix import process
 
 log = logging.getLogger("pkgd.worker")
 
@@ -127,7 +126,7 @@ class Attempt:
         lease = self.lease
         try:
             if lease.attempt > 1 or self.tmp.parent.exists():
-                process.sweep(self.tmp.parent)  # what killed attempts have left
+                nix.sweep(self.tmp.parent)  # what killed attempts have left
             realised = self.realise()
         except Stopped:
             self._say("the service stops; the task goes back to the queue")
@@ -150,7 +149,7 @@ class Attempt:
 
     def _failing(self, error: nix.NixError) -> Callable[[], None]:
         """Return the write that says why the task failed."""
-        failure = Failure(error.code, str(error), error.hint)
+        failure = Failure(error.code or nix.BuildFailed.code, str(error), error.hint)
         self._say(f"failed: {failure.code}")
         return lambda: self.lease.fail(failure)
 

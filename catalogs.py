@@ -20,6 +20,7 @@ blueprint = Blueprint(
     "catalog", __name__, url_prefix="/api/v1", description="Which versions there are"
 )
 
+BUNDLED = Path(__file__).resolve().parent / "catalog"
 REMEMBERED = 1000
 WATCHED_FILES = 500
 EVALUATIONS = 2
@@ -61,12 +62,13 @@ class Catalogs:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The catalogs as CATALOGS has them. Raises nix.NixMissing."""
-        return self._configured or nix.default_catalogs(self.store)
+        return self._configured or _default_catalogs(self.store)
 
     @cached_property
     def paths(self) -> tuple[Path, ...]:
-        """Where the catalogs are."""
-        return tuple(nix.catalog_path(self.store, name) for name in self.names)
+        """Where the catalogs are, without the channels that Nix can't find."""
+        paths = (_path(self.store, name) for name in self.names)
+        return tuple(path for path in paths if path is not None)
 
     def offers(self, name: str) -> nix.Offers:
         """Return what there is of a name: from memory while no catalog has changed."""
@@ -94,6 +96,18 @@ class Catalogs:
             self._memory.move_to_end(name)
             if len(self._memory) > REMEMBERED:
                 self._memory.popitem(last=False)
+
+
+def _default_catalogs(store: nix.Store) -> tuple[str, ...]:
+    """Return <nixpkgs> if Nix finds it, else the bundled demonstration catalog."""
+    return (str(BUNDLED),) if nix.find_channel(store, "nixpkgs") is None else ("<nixpkgs>",)
+
+
+def _path(store: nix.Store, catalog: str) -> Path | None:
+    """Return the path of a catalog; None for a channel that Nix can't find."""
+    if catalog.startswith("<"):
+        return nix.find_channel(store, catalog.strip("<>"))
+    return Path(catalog)
 
 
 def _states(path: Path) -> Iterator[tuple[str, int, int, int]]:

@@ -29,7 +29,7 @@ def collect(*, dry_run: bool) -> Collected:
         store = services.get(nix.Store)
         if dry_run:
             without = [*stale, *map(profiles.generation_link, old)]
-            return Collected(old, stale, nix.garbage(store, without))
+            return Collected(old, stale, nix.garbage_bytes(store, without))
 
         nix.delete_generations(store, current_app.config["PROFILE"], old)
         db.session.execute(delete(Generation).where(Generation.number.in_(old)))

@@ -22,7 +22,6 @@ import nix
 import roots
 import services
 from models import Change, Generation, Package, PackageStatus, Reason, db
-from nix import process
 
 log = logging.getLogger("pkgd.profiles")
 
@@ -208,7 +207,7 @@ def _check(before: int | None, number: int) -> None:
     environ = services.get(nix.Store).environ
     argv = [*command, str(generation_link(number))]
     try:
-        done = process.run(argv, environ=environ, seconds=CHECK_SECONDS)
+        done = nix.run(argv, environ=environ, seconds=CHECK_SECONDS)
         said = (done.stdout + done.stderr).decode(errors="replace").strip()
         failed = f"exit code {done.code}: {said}" if done.code else None
     except nix.NixError as error:

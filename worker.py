@@ -18,7 +18,6 @@ import services
 from attempts import Attempt
 from holders import Holder
 from models import DATABASE_AWAY
-from nix import process
 
 log = logging.getLogger("pkgd.worker")
 
@@ -142,7 +141,7 @@ class Pool:
         """End and remove what killed processes have left of tasks that won't run again."""
         left = {path.name: path for path in (self.app.config["DATA_DIR"] / "tmp").glob("*-*-*-*-*")}
         for task_id in left.keys() - leases.live(left):
-            process.sweep(left[task_id])
+            nix.sweep(left[task_id])
 
     def obstacle(self) -> str | None:
         """Return why no task should be taken at the moment; None when all is well."""

@@ -1,7 +1,7 @@
-"""Closures: how much a store path takes up with all that it needs.
+"""Closures: the disk space that store paths take, with all that they need.
 
-Nix has that on record in its database, where it is looked up; to start a program of Nix for it
-would take longer than all else that pkgd adds to a download.
+Nix's database has the sizes and the references. Reading it takes less time than starting a program
+of Nix, which would take longer than everything else that pkgd adds to a download.
 """
 
 import json
@@ -15,7 +15,9 @@ from nix.store import Store, call, text
 
 BUSY_SECONDS = 1
 NAR_SIZE = re.compile(r'<data key="narSize">(\d+)</data>')
-CLOSURE = """
+
+# No row unless every path asked for is in the database.
+CLOSURE_SIZE = """
     WITH RECURSIVE
         asked(path) AS (SELECT DISTINCT value FROM json_each(?)),
         closure(id) AS (
@@ -29,25 +31,25 @@ CLOSURE = """
 
 
 def closure_size(store: Store, paths: Collection[str]) -> int:
-    """Return the bytes of all that these store paths need, themselves included.
+    """Return the bytes of these store paths and of all that they need; each path counts once.
 
     Raises NixError for a path that is not in the store.
     """
-    size = _size_on_record(store, paths)
+    size = _size_by_database(store, paths)
     return _size_by_nix(store, paths) if size is None else size
 
 
-def _size_on_record(store: Store, paths: Collection[str]) -> int | None:
-    """Return what the database of the machine's store says; None if it isn't there, or not all is.
+def _size_by_database(store: Store, paths: Collection[str]) -> int | None:
+    """Return the size according to the database on this machine; None if it does not have it.
 
-    The paths may be in a store elsewhere (NIX_REMOTE), and the database may be of another make:
-    both are no errors, since Nix can be asked.
+    Neither case is an error: the paths may be in another store (NIX_REMOTE), and another version
+    of Nix may have another schema.
     """
     state = Path(store.environ.get("NIX_STATE_DIR", "/nix/var/nix"))
     uri = f"{(state / 'db' / 'db.sqlite').as_uri()}?mode=ro"
     try:
         with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as database:
-            row = database.execute(CLOSURE, [json.dumps(list(paths))]).fetchone()
+            row = database.execute(CLOSURE_SIZE, [json.dumps(list(paths))]).fetchone()
     except sqlite3.Error:
         return None
     size: int | None = row and row[0]
@@ -55,6 +57,6 @@ def _size_on_record(store: Store, paths: Collection[str]) -> int | None:
 
 
 def _size_by_nix(store: Store, paths: Collection[str]) -> int:
-    # the one query that gives the sizes of a closure in one call
+    # GraphML is the only output that has the sizes of a whole closure in one call.
     graph = text(call(store, ["nix-store", "--query", "--graphml", *paths]))
     return sum(map(int, NAR_SIZE.findall(graph)))

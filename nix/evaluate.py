@@ -1,7 +1,7 @@
-"""Evaluation: what the catalogs have under a name, asked of Nix by resolve.nix."""
+"""Evaluation: what the catalogs have under a name, as resolve.nix finds it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from heapq import nlargest
@@ -11,45 +11,31 @@ from typing import Any
 
 from semver import Version
 
+from nix.errors import (
+    EvaluationFailed,
+    NameUnknown,
+    NixCrashed,
+    NixError,
+    TimedOut,
+    VersionUnavailable,
+)
 from nix.internal_json import Progress, Tick, ignore
-from nix.process import NixCrashed, NixError, TimedOut, scratch
+from nix.process import scratch
 from nix.store import CALL_SECONDS, Store, call, text
 
 RESOLVE = Path(__file__).resolve().parent / "resolve.nix"
+RESOLVING = Progress(0, 0, "resolving")
 NEAR_NAMES = 5
 LIKELY_NAMES = 200
-NAMED_VERSIONS = 10
-RESOLVING = Progress(0, 0, "resolving")
+LISTED_VERSIONS = 10
 
-
-class EvaluationFailed(NixError):
-    """A catalog can't be evaluated, or does not give the package out; the message says why."""
-
-    code = "evaluation_failed"
-    hint = "the catalog stands in the way, by a mistake in it or by its rules (unfree, broken)"
-
-
-# What a faulty catalog brings about; the others are not to suffer from it.
-FAULTS = (EvaluationFailed, NixCrashed, TimedOut)
-
-
-class NameUnknown(NixError):
-    """No catalog has the name."""
-
-    code = "name_unknown"
-    hint = "check the spelling, or add a catalog that has the name to CATALOGS"
-
-
-class VersionUnavailable(NixError):
-    """The catalogs have the name, but not in this version."""
-
-    code = "version_unavailable"
-    hint = "register one of the versions there are, or add a catalog that has this one to CATALOGS"
+# The errors that a faulty catalog causes; they must not hide what the other catalogs have.
+CATALOG_FAULTS = (EvaluationFailed, NixCrashed, TimedOut)
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """What a name and a version come to: a derivation, and those of its outputs to install."""
+    """The derivation that a name and a version stand for, and its outputs to install."""
 
     catalog: str
     attr: str
@@ -61,7 +47,7 @@ class Resolution:
 
 @dataclass(frozen=True)
 class Offer:
-    """A version that a catalog has: as it can be asked for, else as it is spelled there."""
+    """A version that a catalog has: its Semantic Version, or its own spelling if it has none."""
 
     version: str
     catalog: str
@@ -70,7 +56,10 @@ class Offer:
 
 @dataclass(frozen=True)
 class Offers:
-    """The versions of a name, newest first; names near it, if there are none; what failed."""
+    """The versions of a name, newest first; similar names if it has none; catalogs that failed.
+
+    Each failure is a catalog and the message of its error.
+    """
 
     versions: tuple[Offer, ...] = ()
     near: tuple[str, ...] = ()
@@ -78,8 +67,8 @@ class Offers:
 
 
 @dataclass(frozen=True)
-class Question:
-    """What to look for, and how to keep in touch while Nix evaluates."""
+class Query:
+    """A name and a version to look for; `tick` is called while Nix evaluates."""
 
     store: Store
     name: str
@@ -87,9 +76,33 @@ class Question:
     seconds: float
     tick: Tick
 
-    def ask(self, what: str, *catalogs: str) -> Any:
-        """Return the attribute `what` of resolve.nix over `catalogs`."""
-        argv = [
+    def ask(self, attribute: str, *catalogs: str) -> Any:
+        """Evaluate an attribute of resolve.nix over `catalogs`. Raises EvaluationFailed."""
+        # Nix ignores TERM while it evaluates, and has nothing to clean up: no grace.
+        done = call(
+            self.store,
+            [*self._nix_instantiate(catalogs), "--attr", attribute],
+            seconds=self.seconds,
+            grace_seconds=0,
+            beat=lambda: self.tick(b"", RESOLVING),
+        )
+        return json.loads(text(done, EvaluationFailed))
+
+    def ask_each(
+        self, attribute: str, catalogs: Iterable[str]
+    ) -> tuple[list[Any], dict[str, NixError]]:
+        """Ask each catalog alone; return the answers, and the error of each faulty catalog."""
+        answers: list[Any] = []
+        failures: dict[str, NixError] = {}
+        for catalog in catalogs:
+            try:
+                answers.append(self.ask(attribute, catalog))
+            except CATALOG_FAULTS as error:
+                failures[catalog] = error
+        return answers, failures
+
+    def _nix_instantiate(self, catalogs: Sequence[str]) -> list[str]:
+        return [
             "nix-instantiate",
             "--eval",
             "--strict",
@@ -97,31 +110,10 @@ class Question:
             "--read-write-mode",
             *("--option", "allow-import-from-derivation", "false"),
             str(RESOLVE),
-            *("--attr", what),
             *("--argstr", "catalogs", json.dumps(catalogs)),
             *("--argstr", "name", self.name),
             *("--argstr", "version", self.version),
         ]
-        # An evaluation doesn't listen to TERM, and has nothing to tidy up.
-        done = call(
-            self.store,
-            argv,
-            seconds=self.seconds,
-            grace_seconds=0,
-            beat=lambda: self.tick(b"", RESOLVING),
-        )
-        return json.loads(text(done, EvaluationFailed))
-
-    def ask_each(self, what: str, catalogs: Sequence[str]) -> tuple[list[Any], dict[str, NixError]]:
-        """Ask each catalog alone; return the answers, and the error of each that has none."""
-        answers: list[Any] = []
-        failures: dict[str, NixError] = {}
-        for catalog in catalogs:
-            try:
-                answers.append(self.ask(what, catalog))
-            except FAULTS as error:
-                failures[catalog] = error
-        return answers, failures
 
 
 def resolve(
@@ -136,18 +128,18 @@ def resolve(
 ) -> Resolution:
     """Find the first catalog that has `name` in `version`, and instantiate the derivation.
 
-    A catalog that fails is left out, with a line in the log, as long as another one serves.
-    Raises NameUnknown, VersionUnavailable, EvaluationFailed.
+    A catalog that fails is left out, with a line in the log, as long as another one has the
+    package. Raises NameUnknown, VersionUnavailable, EvaluationFailed.
     """
-    with scratch(tmp) as place:
-        question = Question(store.with_tmp(place), name, version, seconds, tick)
+    with scratch(tmp) as folder:
+        query = Query(store.with_tmp(folder), name, version, seconds, tick)
         try:
-            answer = question.ask("answer", *catalogs)
-        except FAULTS:
-            answer = _answer_apart(question, catalogs)
+            answer = query.ask("answer", *catalogs)
+        except CATALOG_FAULTS:
+            answer = _answer_of_each(query, catalogs)
 
         if "found" not in answer:
-            raise _miss(question, catalogs, answer["offers"]["versions"])
+            raise _not_found(query, catalogs, answer["offers"]["versions"])
     found = answer["found"]
     return Resolution(
         catalog=found["catalog"],
@@ -159,44 +151,19 @@ def resolve(
     )
 
 
-def offers(
-    store: Store,
-    catalogs: Sequence[str],
-    name: str,
-    *,
-    seconds: float = CALL_SECONDS,
-    tick: Tick = ignore,
-) -> Offers:
-    """Return every version of `name` that there is; names near it when there are none."""
-    question = Question(store, name, "", seconds, tick)
-    failures: dict[str, NixError] = {}
-    try:
-        told = [question.ask("offers", *catalogs)]
-    except FAULTS:
-        told, failures = question.ask_each("offers", catalogs)
-
-    versions = _newest_first([offer for each in told for offer in each["versions"]])
-    if not versions and any(each["isRefused"] for each in told):
-        failures |= question.ask_each("answer", catalogs)[1]
-    return Offers(
-        versions,
-        near=() if versions or failures else _near(question, catalogs),
-        failures=tuple((catalog, str(error)) for catalog, error in failures.items()),
-    )
-
-
-def _answer_apart(question: Question, catalogs: Sequence[str]) -> Any:
-    """Answer from the first catalog that serves, asking each alone since one of them fails."""
+def _answer_of_each(query: Query, catalogs: Sequence[str]) -> Any:
+    """Ask each catalog alone, since one of them fails; return the first answer with a package."""
     versions, failures = [], []
     for catalog in catalogs:
         try:
-            answer = question.ask("answer", catalog)
-        except FAULTS as error:
+            answer = query.ask("answer", catalog)
+        except CATALOG_FAULTS as error:
             failures.append(f"catalog {catalog}: {error}")
-            if isinstance(error, EvaluationFailed) and _is_hit(question, catalog):
+            if isinstance(error, EvaluationFailed) and _has_package(query, catalog):
                 break
-            question.tick(f"pkgd: left out {failures[-1]}\n".encode(), RESOLVING)
+            query.tick(f"pkgd: left out {failures[-1]}\n".encode(), RESOLVING)
             continue
+
         if "found" in answer:
             return answer
         versions += answer["offers"]["versions"]
@@ -206,51 +173,79 @@ def _answer_apart(question: Question, catalogs: Sequence[str]) -> Any:
     return {"offers": {"versions": versions}}
 
 
-def _is_hit(question: Question, catalog: str) -> bool:
-    """Tell whether a catalog that fails has what is looked for, but doesn't give it out."""
-    answers, _ = question.ask_each("probe", [catalog])
+def _has_package(query: Query, catalog: str) -> bool:
+    """Tell whether a catalog that failed has the package, but refuses to provide it."""
+    answers, _ = query.ask_each("probe", [catalog])
     return answers == [True]
 
 
-def _miss(question: Question, catalogs: Sequence[str], versions: list[Any]) -> NixError:
+def _not_found(query: Query, catalogs: Sequence[str], versions: list[Any]) -> NixError:
+    """Return the error for a package that no catalog has, with what there is instead."""
     if not versions:
-        near = _near(question, catalogs)
+        near = _near_names(query, catalogs)
         meant = f"; did you mean {', '.join(near)}?" if near else ""
-        return NameUnknown(f"no catalog has {question.name}{meant}")
+        return NameUnknown(f"no catalog has {query.name}{meant}")
 
     there = list(dict.fromkeys(offer.version for offer in _newest_first(versions)))
-    named = ", ".join(there[:NAMED_VERSIONS])
-    more = f" and {len(there) - NAMED_VERSIONS} more" if len(there) > NAMED_VERSIONS else ""
+    listed = ", ".join(there[:LISTED_VERSIONS])
+    more = f" and {len(there) - LISTED_VERSIONS} more" if len(there) > LISTED_VERSIONS else ""
     return VersionUnavailable(
-        f"no catalog has {question.name} {question.version}; to be had: {named}{more}"
+        f"no catalog has {query.name} {query.version}; to be had: {listed}{more}"
     )
 
 
-def _newest_first(versions: list[dict[str, str]]) -> tuple[Offer, ...]:
-    """Order by Semantic Versioning; what can't be read that way comes last, in Nix's order."""
-    readable: dict[tuple[str, str], Offer] = {}
-    rest: dict[tuple[str, str], Offer] = {}
-    for offer in versions:
-        catalog, attr, semver = offer["catalog"], offer["attr"], offer["semver"]
+def offers(
+    store: Store,
+    catalogs: Sequence[str],
+    name: str,
+    *,
+    seconds: float = CALL_SECONDS,
+    tick: Tick = ignore,
+) -> Offers:
+    """Return every version of `name` that the catalogs have; if there is none, similar names."""
+    query = Query(store, name, "", seconds, tick)
+    failures: dict[str, NixError] = {}
+    try:
+        answers = [query.ask("offers", *catalogs)]
+    except CATALOG_FAULTS:
+        answers, failures = query.ask_each("offers", catalogs)
+
+    versions = _newest_first(offer for answer in answers for offer in answer["versions"])
+    if not versions and any(answer["isRefused"] for answer in answers):
+        failures |= query.ask_each("answer", catalogs)[1]
+    return Offers(
+        versions,
+        near=() if versions or failures else _near_names(query, catalogs),
+        failures=tuple((catalog, str(error)) for catalog, error in failures.items()),
+    )
+
+
+def _newest_first(versions: Iterable[dict[str, str]]) -> tuple[Offer, ...]:
+    """Order by Semantic Versioning; versions without one come last, in the order of resolve.nix."""
+    semantic: dict[tuple[str, str], Offer] = {}
+    others: dict[tuple[str, str], Offer] = {}
+    for found in versions:
+        catalog, attr, semver = found["catalog"], found["attr"], found["semver"]
         if semver and Version.is_valid(semver):
-            readable.setdefault((catalog, semver), Offer(semver, catalog, attr))
+            semantic.setdefault((catalog, semver), Offer(semver, catalog, attr))
         else:
-            rest.setdefault((catalog, offer["version"]), Offer(offer["version"], catalog, attr))
+            others.setdefault((catalog, found["version"]), Offer(found["version"], catalog, attr))
 
-    newest = sorted(readable.values(), key=lambda offer: Version.parse(offer.version), reverse=True)
-    return (*newest, *rest.values())
+    newest = sorted(semantic.values(), key=lambda offer: Version.parse(offer.version), reverse=True)
+    return (*newest, *others.values())
 
 
-def _near(question: Question, catalogs: Sequence[str]) -> tuple[str, ...]:
-    names, _ = question.ask_each("names", catalogs)
+def _near_names(query: Query, catalogs: Sequence[str]) -> tuple[str, ...]:
+    """Return the names in the catalogs that are most similar to the one asked for."""
+    names, _ = query.ask_each("names", catalogs)
     by_lower = {name.lower(): name for each in names for name in each}
-    wanted = question.name.lower()
+    wanted = query.name.lower()
     parts = _parts(wanted)
 
-    # difflib takes seconds over all of nixpkgs: it only gets those that have most in common.
+    # difflib would take seconds for all of nixpkgs: preselect by letters and pairs in common.
     likely = nlargest(LIKELY_NAMES, by_lower, key=lambda name: len(parts & _parts(name)))
     return tuple(by_lower[name] for name in get_close_matches(wanted, likely, NEAR_NAMES))
 
 
-def _parts(text: str) -> set[Any]:
-    return {*text, *pairwise(text)}
+def _parts(word: str) -> set[Any]:
+    return {*word, *pairwise(word)}

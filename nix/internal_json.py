@@ -1,6 +1,6 @@
-"""The journal of a build: what nix-build says of itself, read from its internal-json lines.
+"""The events that nix-build writes with `--log-format internal-json`.
 
-NixOS/nix, src/libutil/logging.hh has the numbers of levels, activities and results.
+The numbers of levels, activities and results are those of src/libutil/logging.hh in NixOS/nix.
 """
 
 import json
@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nix.process import LINE_BYTES, NixError, TimedOut
+from nix.errors import BuildFailed, DiskFull, HashMismatch, NixError, TimedOut, is_about_full_disk
+from nix.process import LINE_BYTES, decode, plain
 
 PREFIX = b"@nix "
 ERROR, NOTICE, INFO = 0, 2, 3
@@ -19,52 +20,28 @@ LOG_LINE, PROGRESS, HOOK_LOG_LINE = 101, 105, 107
 LOG_LINES = {LOG_LINE, HOOK_LOG_LINE}
 TRANSFERS = {COPY_PATH, FILE_TRANSFER, SUBSTITUTE}
 
-BUILDER_FAILED = 100
+BUILDER_FAILED = 100  # the exit code of nix-build
 
 QUOTED_LINES = 10
 QUOTED_CHARACTERS = 300
+REASON_CHARACTERS = 4000
 KEPT_LINES = 1000
-MESSAGE_CHARACTERS = 4000
 
-ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-FULL_DISK = re.compile(r"No space left on device|database or disk is full|Disk quota exceeded")
-TIMED_OUT = re.compile(r"timed out after (\d+) seconds( of silence)?")
-HASH_MISMATCH = re.compile(r"hash mismatch in ")
-STORE_NAME = re.compile(r"[0-9a-z]{32}-(.+?)(?:\.drv)?$")
-
-
-class BuildFailed(NixError):
-    """A builder failed, or Nix could not build at all."""
-
-    code = "build_failed"
-    hint = "read the end of the build's log; the recipe is at fault, or it doesn't fit this machine"
-
-
-class HashMismatch(NixError):
-    """What was fetched is not what the catalog promises."""
-
-    code = "hash_mismatch"
-    hint = "the source has changed since the catalog was written: update the catalog"
-
-
-class DiskFull(NixError):
-    """The disk of the store or of the build has no space left."""
-
-    code = "disk_full"
-    hint = "free some space (flask gc), then try again"
+TIMEOUT = re.compile(r"timed out after (\d+) seconds( of silence)?")
+MISMATCH = re.compile(r"hash mismatch in ")
+STORE_PATH_NAME = re.compile(r"[0-9a-z]{32}-(.+?)(?:\.drv)?$")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a download is: builds and copies done and expected, and what goes on now."""
+    """How far a download is: builds and copies done, those expected, and the current phase."""
 
     done: int
     expected: int
     phase: str
 
 
-# less ceremony than json.loads: a long log has a hundred thousand lines
+# Faster than json.loads, which counts in a log of a hundred thousand lines.
 read_json = json.JSONDecoder().raw_decode
 
 Tick = Callable[[bytes, Progress], None]
@@ -72,104 +49,99 @@ Event = dict[str, Any]
 
 
 def ignore(_log: bytes, _progress: Progress) -> None:
-    """Take no notice: a tick for those who only want the end."""
-
-
-def plain(text: str) -> str:
-    """Return `text` as a terminal would show it, without colours and control characters."""
-    return text if text.isprintable() else CONTROL.sub("", ESCAPE.sub("", text))
-
-
-def decode(data: bytes) -> str:
-    """Return what a program wrote as plain text, with U+FFFD for what is no UTF-8."""
-    return plain(data.decode("utf-8", "replace"))
-
-
-def failure(text: str, otherwise: type[NixError]) -> NixError:
-    """Return the error that Nix's message `text` speaks of, by default `otherwise`."""
-    text = text.strip()[-MESSAGE_CHARACTERS:]
-    return (DiskFull if FULL_DISK.search(text) else otherwise)(text)
+    """Do nothing: the tick of callers that need neither log nor progress."""
 
 
 def name_of(store_path: str) -> str:
-    """Return the name in a store path, without its hash and the ending of a derivation."""
-    match = STORE_NAME.search(store_path)
+    """Return the name in a store path, without the hash and the ending `.drv`."""
+    match = STORE_PATH_NAME.search(store_path)
     return match[1] if match else store_path
 
 
-class Journal:
-    """Reads what one nix-build writes to stderr, and keeps what matters of it."""
+class BuildLogReader:
+    """Reads the stderr of one nix-build: the log, the progress, and the reason for a failure."""
 
     def __init__(self) -> None:
         self.progress = Progress(0, 0, "fetching")
         self.has_built = False
         self._activities: dict[int, tuple[int, str]] = {}
-        self._counted: dict[int, int] = {}
+        self._counters: dict[int, int] = {}
         self._counts: dict[int, tuple[int, int]] = {}
         self._speaker = ""
         self._errors: deque[str] = deque(maxlen=QUOTED_LINES)
         self._last: deque[tuple[str, str]] = deque(maxlen=KEPT_LINES)
 
     def read(self, lines: Iterable[bytes]) -> bytes:
-        """Return what `lines` add to the build's log, which reads as nix-build's own output."""
-        return b"".join(self._read_line(line) for line in lines)
+        """Return what `lines` add to the build's log, as nix-build itself would show it."""
+        return b"".join(map(self._read_line, lines))
 
     def failure(self, code: int) -> NixError:
-        """Return the error that nix-build ended with, by its exit `code` and by what it said."""
-        reason = "\n".join(self._errors)[:MESSAGE_CHARACTERS]
+        """Return the error that nix-build ended with, given its exit `code`."""
+        reason = "\n".join(self._errors)[:REASON_CHARACTERS]
         quoted = self.quote(reason or f"nix-build ended with exit code {code}")
-        if FULL_DISK.search(quoted):
+        if is_about_full_disk(quoted):
             return DiskFull(quoted)
 
-        # Through a daemon every failure is 1; a builder that failed may have said anything.
-        limit = TIMED_OUT.search(reason)
-        if limit and code != BUILDER_FAILED:
-            what = "wrote nothing for" if limit[2] else "ran longer than"
-            return TimedOut(self.quote(f"it {what} {limit[1]} s"))
-        if HASH_MISMATCH.search(reason) and code != BUILDER_FAILED:
-            return HashMismatch(reason)
-        return BuildFailed(quoted)
+        # When a builder failed, the text may be the builder's own. Other errors are told apart by
+        # their text, since a daemon returns exit code 1 for all of them.
+        if code == BUILDER_FAILED:
+            return BuildFailed(quoted)
+        if timeout := TIMEOUT.search(reason):
+            excess = "wrote nothing for" if timeout[2] else "ran longer than"
+            return TimedOut(self.quote(f"it {excess} {timeout[1]} s"))
+        return HashMismatch(reason) if MISMATCH.search(reason) else BuildFailed(quoted)
 
     def quote(self, reason: str) -> str:
-        """Return `reason` with the last log lines of what it speaks of, or of anything."""
+        """Return `reason` with the last log lines of the builds it names, or else of any build."""
         last = [line for speaker, line in self._last if speaker and speaker in reason]
         last = (last or [line for _, line in self._last])[-QUOTED_LINES:]
         return "\n".join([reason, *(f"> {line}" for line in last)])
 
     def _read_line(self, line: bytes) -> bytes:
         if not line.startswith(PREFIX):
-            return self._tell("", decode(line))
+            return self._log_line("", decode(line))
         if len(line) >= LINE_BYTES:
-            return self._say(f"[a line of more than {LINE_BYTES} bytes is left out]")
+            return self._log(f"[a line of more than {LINE_BYTES} bytes is left out]")
 
-        # A builder has Nix pass on events of its own making: no field in them is sure.
+        # Builders can inject @nix events: trust no field.
         try:
             event, _ = read_json(line.removeprefix(PREFIX).decode("utf-8", "replace"))
-            return READERS[event["action"]](self, event)
-        except (ValueError, LookupError, TypeError, AttributeError):
+            return self._read_event(event)
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
             return b""
+
+    def _read_event(self, event: Event) -> bytes:
+        match event["action"]:
+            case "result":
+                return self._result(event)
+            case "start":
+                return self._start(event)
+            case "stop":
+                self._stop(event)
+            case "msg":
+                return self._message(event)
+        return b""
 
     def _start(self, event: Event) -> bytes:
         kind, text = event["type"], plain(event["text"])
         subject = str(event["fields"][0]) if kind == BUILD else ""
         self._activities[event["id"]] = kind, subject
         self.has_built |= kind == BUILD
-        # A remote builder relays counts of its own: the first ones are those of the whole.
+        # A remote builder relays counters of its own: the first of a kind counts the whole.
         if kind in (BUILDS, COPY_PATHS):
-            self._counted.setdefault(kind, event["id"])
-        self._turn_to_phase()
+            self._counters.setdefault(kind, event["id"])
+        self._update_phase()
 
         if not text or event["level"] > INFO:
             return b""
         self._speaker = subject
-        return self._say(text)
+        return self._log(text)
 
-    def _stop(self, event: Event) -> bytes:
+    def _stop(self, event: Event) -> None:
         self._activities.pop(event["id"], None)
-        self._turn_to_phase()
-        return b""
+        self._update_phase()
 
-    def _turn_to_phase(self) -> None:
+    def _update_phase(self) -> None:
         running = {kind for kind, _ in self._activities.values()}
         if BUILD in running:
             self.progress = replace(self.progress, phase="building")
@@ -180,37 +152,30 @@ class Journal:
         text = plain(event["msg"])
         if event["level"] == ERROR:
             self._errors.append(text.removeprefix("error:").strip())
-        return self._say(text) if event["level"] <= NOTICE else b""
+        return self._log(text) if event["level"] <= NOTICE else b""
 
     def _result(self, event: Event) -> bytes:
-        if event["type"] in LOG_LINES:
-            _, speaker = self._activities.get(event["id"], (BUILD, ""))
-            return self._tell(speaker, plain(event["fields"][0]))
-        if event["type"] == PROGRESS and event["id"] in self._counted.values():
+        kind, activity = event["type"], event["id"]
+        if kind in LOG_LINES:
+            _, speaker = self._activities.get(activity, (BUILD, ""))
+            return self._log_line(speaker, plain(event["fields"][0]))
+
+        if kind == PROGRESS and activity in self._counters.values():
             done, expected, *_ = event["fields"]
-            self._counts[event["id"]] = int(done), int(expected)
-            counts = self._counts.values()
-            self.progress = replace(
-                self.progress,
-                done=sum(done for done, _ in counts),
-                expected=sum(expected for _, expected in counts),
-            )
+            self._counts[activity] = int(done), int(expected)
+            self._update_counts()
         return b""
 
-    def _tell(self, speaker: str, text: str) -> bytes:
-        """Say a line that `speaker` wrote, after its name where another one spoke before."""
+    def _update_counts(self) -> None:
+        done, expected = map(sum, zip(*self._counts.values(), strict=True))
+        self.progress = replace(self.progress, done=done, expected=expected)
+
+    def _log_line(self, speaker: str, text: str) -> bytes:
+        """Log a builder's line, after the builder's name if another one wrote the line before."""
         self._last.append((speaker, text[:QUOTED_CHARACTERS]))
-        header = self._say(f"{name_of(speaker)}>") if speaker not in ("", self._speaker) else b""
+        header = self._log(f"{name_of(speaker)}>") if speaker not in ("", self._speaker) else b""
         self._speaker = speaker
-        return header + self._say(text)
+        return header + self._log(text)
 
-    def _say(self, text: str) -> bytes:
+    def _log(self, text: str) -> bytes:
         return text.encode("utf-8", "replace") + b"\n"
-
-
-READERS: dict[str, Callable[[Journal, Event], bytes]] = {
-    "start": Journal._start,
-    "stop": Journal._stop,
-    "msg": Journal._message,
-    "result": Journal._result,
-}

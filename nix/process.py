@@ -1,7 +1,8 @@
-"""Processes: one command at a time, watched, limited, and ended with all that it started."""
+"""Processes: run one command, watch it, limit it, and end it with all that it started."""
 
 import logging
 import os
+import re
 import selectors
 import shlex
 import shutil
@@ -12,49 +13,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import psutil
+
+from nix.errors import NixCrashed, NixMissing, TimedOut
 
 TICK_SECONDS = 0.25
 GRACE_SECONDS = 3
 CHUNK_BYTES = 64 * 1024
 TAIL_BYTES = 64 * 1024
 LINE_BYTES = 1024 * 1024
-LAST_READS = 16
+FINAL_READS = 16
 SWEEPS = 20
 
+ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 SIGNALS = {number.value: number.name for number in signal.Signals}
 
 log = logging.getLogger(__name__)
 
 Heard = Callable[[list[bytes]], None]
-
-
-class NixError(Exception):
-    """Nix did not do what it was asked to; the message says why."""
-
-    code: ClassVar[str] = "build_failed"
-    hint: ClassVar[str] = "read the message, then the service's log"
-
-
-class NixMissing(NixError):
-    """A program that Nix is run with is not on PATH."""
-
-    hint = "install Nix (Debian: apt install nix-bin), and see to it that the service's PATH has it"
-
-
-class NixCrashed(NixError):
-    """A program was ended by a signal that nobody here sent."""
-
-    hint = "look for the cause in the kernel's log (out of memory?), then try again"
-
-
-class TimedOut(NixError):
-    """A command ran past its limit; the message says which, and its value."""
-
-    code = "timed_out"
-    hint = "raise BUILD_SECONDS or SILENCE_SECONDS if it only needs longer, then try again"
 
 
 @dataclass(frozen=True)
@@ -66,8 +44,18 @@ class Completed:
     stderr: bytes
 
 
-class Lines:
-    """Parts a stream of bytes into lines; what a line holds beyond LINE_BYTES is dropped."""
+def plain(text: str) -> str:
+    """Return `text` without colours and control characters; tabs and newlines stay."""
+    return text if text.isprintable() else CONTROL.sub("", ESCAPE.sub("", text))
+
+
+def decode(data: bytes) -> str:
+    """Return what a program wrote as plain text, with U+FFFD for what is not UTF-8."""
+    return plain(data.decode("utf-8", "replace"))
+
+
+class LineSplitter:
+    """Splits a stream of bytes into lines, and cuts each line at LINE_BYTES."""
 
     def __init__(self) -> None:
         self.rest = b""
@@ -82,55 +70,54 @@ class Lines:
         return lines
 
     def close(self) -> list[bytes]:
-        """Return the line that had no newline, if there is one."""
+        """Return the last line if no newline ended it."""
         return [self.rest] if self.rest else []
 
 
-class Output:
-    """What a child writes, read as it comes and without a thread."""
+class OutputReader:
+    """Reads a child's stdout and stderr as they come, without a thread."""
 
     def __init__(self, child: subprocess.Popen[bytes]) -> None:
         self.child = child
         self.stdout: list[bytes] = []
-        self.tail = b""
-        self.lines = Lines()
+        self.stderr_tail = b""
+        self.splitter = LineSplitter()
         self.selector = selectors.DefaultSelector()
         for stream in filter(None, (child.stdout, child.stderr)):
             self.selector.register(stream, selectors.EVENT_READ)
 
     def read(self, seconds: float) -> list[bytes] | None:
-        """Wait `seconds` at most; return stderr's new lines, or None when nothing was written."""
+        """Wait up to `seconds` for output; return stderr's new lines, or None without output."""
         if not self.selector.get_map():
             with suppress(subprocess.TimeoutExpired):
                 self.child.wait(seconds)
             return None
 
         ready = self.selector.select(seconds)
-        lines: list[bytes] = []
-        for key, _ in ready:
-            lines += self._take(key)
-        return lines if ready else None
+        if not ready:
+            return None
+        return [line for key, _ in ready for line in self._read_stream(key)]
 
-    def _take(self, key: selectors.SelectorKey) -> list[bytes]:
+    def read_rest(self) -> list[bytes]:
+        """Return stderr's last lines, without waiting for others that hold the pipes open."""
+        lines: list[bytes] = []
+        for _ in range(FINAL_READS):
+            more = self.read(0)
+            if more is None:
+                break
+            lines += more
+        return lines + self.splitter.close()
+
+    def _read_stream(self, key: selectors.SelectorKey) -> list[bytes]:
         data = os.read(key.fd, CHUNK_BYTES)
         if not data:
             self.selector.unregister(key.fileobj)
         elif key.fileobj is self.child.stdout:
             self.stdout.append(data)
         else:
-            self.tail = (self.tail + data)[-TAIL_BYTES:]
-            return self.lines.feed(data)
+            self.stderr_tail = (self.stderr_tail + data)[-TAIL_BYTES:]
+            return self.splitter.feed(data)
         return []
-
-    def finish(self) -> list[bytes]:
-        """Return stderr's last lines; whoever else holds the pipes open is not waited for."""
-        lines: list[bytes] = []
-        for _ in range(LAST_READS):
-            more = self.read(0)
-            if more is None:
-                break
-            lines += more
-        return lines + self.lines.close()
 
 
 def run(
@@ -144,27 +131,18 @@ def run(
 ) -> Completed:
     """Run `argv` to its end and return what it wrote, whatever its exit code.
 
-    `heard` is called from this thread with each batch of stderr's lines, and with an empty list at
-    least every TICK_SECONDS; what it raises ends the command, with all that it started, and goes
-    on to the caller. The command is asked to end, and killed `grace_seconds` later. Raises
-    TimedOut past `seconds`, or past `silence_seconds` without a sign of life; NixMissing,
-    NixCrashed.
+    `heard` is called in this thread with each batch of stderr's lines, and with an empty list at
+    least every TICK_SECONDS. An exception from it ends the command, with all that it started, and
+    reaches the caller. A command is ended by TERM, and by KILL `grace_seconds` later.
+
+    Raises TimedOut past `seconds`, or past `silence_seconds` without reading or writing;
+    NixMissing; NixCrashed.
     """
     find([argv[0]], environ)
     log.debug("%s", shlex.join(argv))
 
-    # The kernel does the same when the thread that waits is gone: a service that is killed takes
-    # its commands along.
-    farewell = "TERM" if grace_seconds else "KILL"
-    with subprocess.Popen(
-        ["setpriv", "--pdeathsig", farewell, "--", *argv],
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    ) as child:
-        output = Output(child)
+    with _start(argv, environ, grace_seconds) as child:
+        output = OutputReader(child)
         with output.selector:
             try:
                 _watch(output, heard, seconds, silence_seconds or seconds)
@@ -175,55 +153,74 @@ def run(
     if child.returncode < 0:
         name = SIGNALS.get(-child.returncode, f"signal {-child.returncode}")
         raise NixCrashed(f"{argv[0]} was ended by {name}")
-    return Completed(child.returncode, b"".join(output.stdout), output.tail)
+    return Completed(child.returncode, b"".join(output.stdout), output.stderr_tail)
 
 
 def find(programs: Iterable[str], environ: Mapping[str, str]) -> None:
-    """Raise NixMissing for the first of the programs, and what runs them, that is not on PATH."""
+    """Raise NixMissing unless these programs, and setpriv to run them with, are on PATH."""
     for program in ("setpriv", *programs):
         if shutil.which(program, path=environ.get("PATH")) is None:
             raise NixMissing(f"{program} is not on PATH")
 
 
-def _watch(output: Output, heard: Heard, seconds: float, silence_seconds: float) -> None:
-    start = sound = time.monotonic()
+def _start(
+    argv: Sequence[str], environ: Mapping[str, str], grace_seconds: float
+) -> subprocess.Popen[bytes]:
+    # The kernel signals the command when the thread that started it dies: if the service is
+    # killed, its commands end too.
+    on_death = "TERM" if grace_seconds else "KILL"
+    return subprocess.Popen(
+        ["setpriv", "--pdeathsig", on_death, "--", *argv],
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def _watch(output: OutputReader, heard: Heard, seconds: float, silence_seconds: float) -> None:
+    """Pass stderr on to `heard` until the child has ended. Raises TimedOut."""
+    started = active = time.monotonic()
     read = bytes_read(output.child.pid)
 
     while output.child.poll() is None:
         lines = output.read(TICK_SECONDS)
         heard(lines or [])
 
+        # To read counts as activity too: nix-build passes a builder's line on only when it is
+        # complete, and a progress bar is one long line.
+        read_before = read
+        if lines is None:
+            read = bytes_read(output.child.pid)
         now = time.monotonic()
-        if lines is not None:
-            sound = now
-        else:
-            # A builder that only redraws a line (a progress bar) is read by Nix and not passed on.
-            before, read = read, bytes_read(output.child.pid)
-            sound = now if read != before else sound
-        if now - start > seconds:
+        if lines is not None or read != read_before:
+            active = now
+
+        if now - started > seconds:
             raise TimedOut(f"it ran longer than {seconds:g} s")
-        if now - sound > silence_seconds:
+        if now - active > silence_seconds:
             raise TimedOut(f"it wrote nothing for {silence_seconds:g} s")
 
-    heard(output.finish())
+    heard(output.read_rest())
 
 
 def bytes_read(pid: int) -> bytes:
-    """Return how much the process has read so far in the kernel's words, b"" if it doesn't say."""
+    """Return the kernel's count of the bytes that a process has read; b"" if it gives none."""
     try:
         return Path(f"/proc/{pid}/io").read_bytes().partition(b"\n")[0]
     except OSError:
         return b""
 
 
-def _stop(output: Output, grace_seconds: float) -> None:
-    """End the child and all that it started: ask, wait for a while, then kill."""
+def _stop(output: OutputReader, grace_seconds: float) -> None:
+    """End the child and all that it started: TERM, a grace, then KILL."""
     child = output.child
     family = _descendants(child.pid)
     if grace_seconds:
         child.terminate()
 
-    # It must be able to write while it ends, or it would wait for us for ever.
+    # Keep reading: the child would block on a full pipe and never end.
     deadline = time.monotonic() + grace_seconds
     while child.poll() is None and time.monotonic() < deadline:
         output.read(TICK_SECONDS)
@@ -251,7 +248,7 @@ def _kill(process: psutil.Process) -> None:
 
 @contextmanager
 def scratch(tmp: Path) -> Iterator[Path]:
-    """Make the directory `tmp`, empty, and remove it afterwards."""
+    """Create the directory `tmp`, empty; remove it afterwards."""
     tmp = tmp.resolve()
     _remove(tmp)
     tmp.mkdir(parents=True)
@@ -262,10 +259,10 @@ def scratch(tmp: Path) -> Iterator[Path]:
 
 
 def sweep(tmp: Path) -> None:
-    """End every process that an attempt with the directory `tmp` left behind, then remove `tmp`.
+    """Kill every process whose temporary directory is `tmp` or in it, then remove `tmp`.
 
-    A builder carries its directory in its environment, and so do its children, however they were
-    started: that finds the ones which forked away from it.
+    Builders and their children have that directory in their environment, so that this finds also
+    those which have detached themselves from nix-build.
     """
     for _ in range(SWEEPS):
         left = _working_in(tmp)
@@ -279,20 +276,20 @@ def sweep(tmp: Path) -> None:
 
 
 def _working_in(tmp: Path) -> list[psutil.Process]:
-    place = os.fsencode(tmp.resolve())
-    ours = b"TMPDIR=%b/" % place, b"NIX_BUILD_TOP=%b/" % place
+    folder = os.fsencode(tmp.resolve())
+    prefixes = b"TMPDIR=%b/" % folder, b"NIX_BUILD_TOP=%b/" % folder
 
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
-        with suppress(OSError, psutil.NoSuchProcess), open(f"/proc/{pid}/environ", "rb") as file:
-            environ = file.read()
-            if any((b"%b/" % entry).startswith(ours) for entry in environ.split(b"\0")):
+        with suppress(OSError, psutil.NoSuchProcess):
+            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            if any((b"%b/" % variable).startswith(prefixes) for variable in variables):
                 found.append(psutil.Process(int(pid)))
     return found
 
 
 def _remove(tmp: Path) -> None:
-    """Remove the tree, whatever its directories' modes; what can't be removed stays."""
+    """Remove the tree even if directories in it are read-only; keep what can't be removed."""
     for top, names, _ in os.walk(tmp):
         for path in (Path(top, name) for name in names):
             if not path.is_symlink():

@@ -2,58 +2,75 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
-from nix.internal_json import decode, failure
-from nix.process import GRACE_SECONDS, Completed, NixError, find, run
+from nix.errors import NixError, error_from
+from nix.process import GRACE_SECONDS, Completed, decode, find, run
 
 PROGRAMS = ("nix-build", "nix-env", "nix-instantiate", "nix-store")
 CALL_SECONDS = 120
+PATHS_PER_CALL = 1000
 
-# What the service keeps to itself: an expression could read it, and so could what Nix runs.
+# The service's secrets, which expressions and builders could read from the environment.
 SECRETS = {"SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URL"}
 
-# What would lead Nix past a private store.
+# Variables that would lead Nix past a private store.
 POINTERS = {"NIX_REMOTE", "NIX_PATH", "NIX_PROFILES", "NIX_USER_CONF_FILES"}
 
+STORE_NAME = re.compile(r"[0-9a-df-np-sv-z]{32}-[\w+.?=-]+")
 ERROR = re.compile(r"^error:\s", re.MULTILINE)
 TRACED_ERROR = re.compile(r"^ +error:\s", re.MULTILINE)
-MARGIN = re.compile(r"^ {7}", re.MULTILINE)
+INDENT = re.compile(r"^ {7}", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Store:
-    """A store, as the environment that makes Nix's programs work on it."""
+    """A store, given by the environment that makes Nix's programs work on it."""
 
     environ: Mapping[str, str]
 
     @property
+    def directory(self) -> Path:
+        """The store directory, whether it exists or not."""
+        return Path(self.environ.get("NIX_STORE_DIR", "/nix/store"))
+
+    @property
     def folder(self) -> Path:
-        """The folder that holds the store paths; before Nix has made it, the one to hold it."""
-        folder = Path(self.environ.get("NIX_STORE_DIR", "/nix/store"))
+        """The store directory or, until Nix has created it, its nearest parent that exists."""
+        folder = self.directory
         while not folder.exists():
             folder = folder.parent
         return folder
 
+    def is_store_path(self, path: str) -> bool:
+        """Tell whether `path` has the form of a store path of this store."""
+        folder, _, name = path.rpartition("/")
+        return folder == str(self.directory) and STORE_NAME.fullmatch(name) is not None
+
     def with_tmp(self, tmp: Path) -> "Store":
-        """Return the store for one run, whose builders work under `tmp`."""
+        """Return this store for one run, whose builders work under `tmp`."""
         return replace(self, environ={**self.environ, "TMPDIR": str(tmp)})
 
 
 def machine_store(home: Path) -> Store:
-    """Return the machine's own store; `home` is where nix-env may write."""
+    """Return the machine's own store; nix-env may write in `home`."""
     home.mkdir(parents=True, exist_ok=True)
     kept = {name: value for name, value in os.environ.items() if name not in SECRETS}
     return Store({**kept, "HOME": str(home), "TZ": "UTC"})
 
 
 def private_store(root: Path, **settings: str) -> Store:
-    """Return a store of one's own under `root`, which needs no rights; settings as in nix.conf."""
+    """Return a store in the folder `root`, which needs no root user and no daemon.
+
+    `settings` are those of nix.conf, with underscores for hyphens.
+    """
     root = root.resolve()
     home = root / "home"
-    places = {
+    inherited = {k: v for k, v in machine_store(home).environ.items() if k not in POINTERS}
+    folders = {
         "NIX_STORE_DIR": root / "store",
         "NIX_STATE_DIR": root / "var" / "nix",
         "NIX_LOG_DIR": root / "var" / "log" / "nix",
@@ -63,6 +80,11 @@ def private_store(root: Path, **settings: str) -> Store:
         "XDG_CACHE_HOME": home / ".cache",
         "XDG_CONFIG_HOME": home / ".config",
     }
+    own = {name: str(folder) for name, folder in folders.items()}
+    return Store({**inherited, **own, "NIX_CONFIG": _private_config(settings)})
+
+
+def _private_config(settings: Mapping[str, str]) -> str:
     config = {
         "sandbox": "false",
         "build_users_group": "",
@@ -72,16 +94,23 @@ def private_store(root: Path, **settings: str) -> Store:
         "build_poll_interval": "1",
         **settings,
     }
-
-    kept = {k: v for k, v in machine_store(home).environ.items() if k not in POINTERS}
-    placed = {name: str(place) for name, place in places.items()}
-    lines = (f"{name.replace('_', '-')} = {value}" for name, value in config.items())
-    return Store({**kept, **placed, "NIX_CONFIG": "\n".join(lines)})
+    return "\n".join(f"{name.replace('_', '-')} = {value}" for name, value in config.items())
 
 
 def check(store: Store) -> None:
     """Raise NixMissing unless every program that is needed is on PATH."""
     find(PROGRAMS, store.environ)
+
+
+def version(store: Store) -> str:
+    """Return Nix's version."""
+    return text(call(store, ["nix-store", "--version"])).split()[-1]
+
+
+def find_channel(store: Store, name: str) -> Path | None:
+    """Return the path that <name> stands for on Nix's search path; None if it is not there."""
+    found = call(store, ["nix-instantiate", "--find-file", name])
+    return None if found.code else Path(text(found).strip())
 
 
 def call(
@@ -92,7 +121,7 @@ def call(
     grace_seconds: float = GRACE_SECONDS,
     beat: Callable[[], None] = lambda: None,
 ) -> Completed:
-    """Run a program of Nix; `beat` is called all the while, and ends it by raising."""
+    """Run a program of Nix; `beat` is called every TICK_SECONDS, and ends it by raising."""
     return run(
         argv,
         environ=store.environ,
@@ -102,16 +131,22 @@ def call(
     )
 
 
-def text(done: Completed, otherwise: type[NixError] = NixError) -> str:
-    """Return what a program wrote; if it failed raise what it says, `otherwise` by default."""
+def text(done: Completed, kind: type[NixError] = NixError) -> str:
+    """Return what a program wrote to stdout; if it failed, raise its message as a `kind`."""
     if done.code:
-        raise failure(complaint(done), otherwise)
+        raise error_from(_reason(done), kind)
     return done.stdout.decode()
 
 
-def complaint(done: Completed) -> str:
-    """Return Nix's own reason for failing, without the trace that leads to it."""
-    said = "\n".join(decode(line) for line in done.stderr.split(b"\n"))
-    said = said.split("\n(use '--show-trace'")[0]
-    reason = ERROR.split(said, maxsplit=1)[-1]
-    return MARGIN.sub("", TRACED_ERROR.split(reason)[-1]).strip()
+def _reason(done: Completed) -> str:
+    """Return Nix's error message without the trace before it."""
+    stderr = "\n".join(decode(line) for line in done.stderr.split(b"\n"))
+    message = ERROR.split(stderr.split("\n(use '--show-trace'")[0], maxsplit=1)[-1]
+    return INDENT.sub("", TRACED_ERROR.split(message)[-1]).strip()
+
+
+def call_in_batches(store: Store, argv: Sequence[str], paths: Iterable[str]) -> Iterator[str]:
+    """Yield the words that a program answers when called with `paths`, PATHS_PER_CALL at a time."""
+    rest = iter(paths)
+    while batch := list(islice(rest, PATHS_PER_CALL)):
+        yield from text(call(store, [*argv, *batch])).split()

@@ -1,8 +1,9 @@
-"""A store whose builders work in a sandbox, on machines that let Nix have one."""
+"""A store with sandboxed builders, on machines that allow a sandbox."""
 
 import pytest
 
 import nix
+from nix.store import call
 
 TRIAL = """derivation {
   name = "trial";
@@ -14,9 +15,9 @@ TRIAL = """derivation {
 
 
 def sandboxed_store(folder):
-    """Return a private store with the sandbox on; skip the test where that can't be."""
+    """Return a private store with the sandbox on; skip the test if the machine allows none."""
     store = nix.private_store(folder, sandbox="true", sandbox_fallback="false")
-    done = nix.call(store, ["nix-build", "--no-out-link", "--expr", TRIAL])
+    done = call(store, ["nix-build", "--no-out-link", "--expr", TRIAL])
     if done.code:
         pytest.skip(done.stderr.decode().splitlines()[-1])
     return store

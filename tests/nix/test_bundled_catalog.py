@@ -1,15 +1,16 @@
-"""The bundled demonstration catalog: it builds anywhere, and its programs run."""
+"""The bundled demonstration catalog: it builds on any machine, and its programs run."""
 
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import BUNDLED
 from sandbox import sandboxed_store
 
 import nix
+from nix.store import call, text
 
-CATALOG = nix.BUNDLED_CATALOG
 VERSIONS = {
     "hello": ["2.12.1", "2.10.0"],
     "fortune": ["1.2.0"],
@@ -25,11 +26,11 @@ GREETINGS = {
 
 @pytest.fixture
 def build(store, tmp_path):
-    """Return a function that builds a package of the catalog for a profile."""
+    """Return a function that builds a package of the catalog."""
 
     def build(name, version, store=store):
         tmp, root = tmp_path / "tmp", tmp_path / "roots" / f"{name}-{version}"
-        found = nix.resolve(store, [str(CATALOG)], name, version, tmp=tmp)
+        found = nix.resolve(store, [str(BUNDLED)], name, version, tmp=tmp)
         limits = {"build_seconds": 60, "silence_seconds": 60}
         path = nix.realise(store, found.drv_path, "out", root, tmp=tmp, **limits)
         return nix.ProfilePackage(name, version, (path,))
@@ -39,7 +40,7 @@ def build(store, tmp_path):
 
 @pytest.fixture
 def profile(store, tmp_path):
-    """Return a function that makes a profile of packages and returns its folder."""
+    """Return a function that puts packages into a profile and returns its folder."""
 
     def profile(*packages):
         nix.set_profile(store, tmp_path / "profile", packages, tmp=tmp_path)
@@ -49,7 +50,7 @@ def profile(store, tmp_path):
 
 
 def run(program, *words, **options):
-    """Run a program with next to nothing around it, and return what it writes."""
+    """Run a program in a nearly empty environment, and return what it writes to stdout."""
     options = {"env": {"PATH": "/usr/bin:/bin"}, "capture_output": True, "text": True} | options
     done = subprocess.run([program, *words], **options, check=True)
     assert done.stderr == ""
@@ -57,20 +58,20 @@ def run(program, *words, **options):
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_every_version_is_on_offer(store, name):
-    found = nix.offers(store, [str(CATALOG)], name)
+def test_every_version_is_offered(store, name):
+    found = nix.offers(store, [str(BUNDLED)], name)
 
     assert [offer.version for offer in found.versions] == VERSIONS[name]
 
 
-def test_nothing_is_on_offer_that_is_not_tested():
-    folders = {path.parent.name for path in CATALOG.glob("*/bin")}
+def test_every_package_is_tested():
+    folders = {path.parent.name for path in BUNDLED.glob("*/bin")}
 
     assert folders == {f"{name}-{version}" for name, version in PACKAGES}
 
 
 def test_every_program_has_its_execute_bit():
-    assert all(os.access(program, os.X_OK) for program in CATALOG.glob("*/bin/*"))
+    assert all(os.access(program, os.X_OK) for program in BUNDLED.glob("*/bin/*"))
 
 
 @pytest.mark.parametrize(("name", "version"), PACKAGES)
@@ -93,18 +94,18 @@ def test_the_versions_of_hello_greet_differently(build, profile, version, greeti
     assert run(profile(build("hello", version)) / "bin" / "hello") == greeting
 
 
-def test_hello_greets_whom_it_is_told_to(build):
+def test_hello_greets_the_person_it_is_given(build):
     assert run(f"{build('hello', '2.12.1').paths[0]}/bin/hello", "Ann").startswith("Hello, Ann!")
 
 
-def test_fortune_says_one_of_its_lines(build):
+def test_fortune_writes_one_of_its_lines(build):
     (path,) = build("fortune", "1.2.0").paths
-    lines = (CATALOG / "fortune-1.2.0/share/fortune/fortunes").read_text().splitlines(True)
+    lines = (BUNDLED / "fortune-1.2.0/share/fortune/fortunes").read_text().splitlines(True)
 
     assert {run(f"{path}/bin/fortune") for _ in range(5)} <= set(lines)
 
 
-def test_parrot_repeats_what_it_is_told(build):
+def test_parrot_repeats_its_arguments_or_its_input(build):
     program = f"{build('parrot', '1.0.0').paths[0]}/bin/parrot"
 
     assert run(program, "two", "words").splitlines()[1] == "| two words |"
@@ -114,7 +115,7 @@ def test_parrot_repeats_what_it_is_told(build):
 def test_oracle_depends_on_fortune(build, store):
     (fortune,), (oracle,) = build("fortune", "1.2.0").paths, build("oracle", "1.0.0").paths
 
-    closure = nix.text(nix.call(store, ["nix-store", "--query", "--requisites", oracle]))
+    closure = text(call(store, ["nix-store", "--query", "--requisites", oracle]))
 
     assert fortune in closure.split()
 
@@ -122,11 +123,11 @@ def test_oracle_depends_on_fortune(build, store):
 @pytest.mark.parametrize(
     "others", [[], [("hello", "2.12.1"), ("fortune", "1.2.0"), ("parrot", "1.0.0")]]
 )
-def test_oracle_finds_what_it_needs_from_any_profile(build, profile, others):
+def test_oracle_finds_fortune_in_any_profile(build, profile, others):
     folder = profile(build("oracle", "1.0.0"), *(build(*other) for other in others))
 
     answer = run(folder / "bin" / "oracle")
 
-    fortunes = (CATALOG / "fortune-1.2.0/share/fortune/fortunes").read_text().splitlines()
+    fortunes = (BUNDLED / "fortune-1.2.0/share/fortune/fortunes").read_text().splitlines()
     assert answer.splitlines()[1].strip("| ") in fortunes
     assert run("oracle", env={"PATH": f"{folder}/bin:/usr/bin:/bin"})

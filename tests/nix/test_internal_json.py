@@ -1,11 +1,11 @@
-"""The journal: what becomes of each kind of line that nix-build writes."""
+"""The reader of build logs: what each kind of line that nix-build writes results in."""
 
 import json
 
 import pytest
 
-from nix.internal_json import BuildFailed, HashMismatch, Journal, Progress
-from nix.process import TimedOut
+from nix import BuildFailed, HashMismatch, Progress, TimedOut
+from nix.internal_json import BuildLogReader
 
 DRV = "/nix/store/0c000000000000000000000000000000-thing-1.0.drv"
 
@@ -20,46 +20,48 @@ def start(number, kind, text="", fields=(), level=3):
     return line("start", id=number, type=kind, text=text, fields=fields, level=level)
 
 
-def said(journal, *lines):
+def read(reader, *lines):
     """Return what the lines add to the log."""
-    return journal.read(lines).decode().splitlines()
+    return reader.read(lines).decode().splitlines()
 
 
 @pytest.fixture
-def journal():
-    """A journal with nothing in it."""
-    return Journal()
+def reader():
+    """A reader that has read nothing yet."""
+    return BuildLogReader()
 
 
-def test_plain_lines_and_warnings_are_in_the_log(journal):
+def test_plain_lines_and_warnings_are_in_the_log(reader):
     warning = line("msg", level=1, msg="\x1b[35;1mwarning:\x1b[0m careful")
 
-    assert said(journal, b"plain \xff", warning) == [
+    assert read(reader, b"plain \xff", warning) == [
         "plain \N{REPLACEMENT CHARACTER}",
         "warning: careful",
     ]
 
 
 @pytest.mark.parametrize(
-    "chatter",
+    "detail",
     [
         line("msg", level=3, msg="this derivation will be built:"),
         start(1, 0, "connecting", level=4),
     ],
 )
-def test_chatter_is_not_in_the_log(journal, chatter):
-    assert said(journal, chatter) == []
+def test_details_are_not_in_the_log(reader, detail):
+    assert read(reader, detail) == []
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "invalid",
     [
         b"@nix ",
         b"@nix {",
         b"@nix \xff",
         b"@nix []",
         b"@nix {}",
+        b"@nix " + b"[" * 100_000,
         line("dance"),
+        line(["start"]),
         line("msg"),
         line("msg", level="1", msg="x"),
         line("msg", level=0, msg=None),
@@ -73,39 +75,39 @@ def test_chatter_is_not_in_the_log(journal, chatter):
         line("result", id=1, type=105, fields=[3, 4, 0, 0]),
     ],
 )
-def test_a_line_that_makes_no_sense_is_passed_over(journal, odd):
-    assert said(journal, odd) == []
-    assert journal.progress == Progress(0, 0, "fetching")
+def test_an_invalid_event_is_ignored(reader, invalid):
+    assert read(reader, invalid) == []
+    assert reader.progress == Progress(0, 0, "fetching")
 
 
-@pytest.mark.parametrize("fields", [[], [1], ["x", 2], [None, 2]])
-def test_a_count_that_makes_no_sense_is_passed_over(journal, fields):
-    said(journal, start(1, 104), line("result", id=1, type=105, fields=fields))
+@pytest.mark.parametrize("fields", [[], [1], ["x", 2], [None, 2], [float("inf"), 2]])
+def test_an_invalid_count_is_ignored(reader, fields):
+    read(reader, start(1, 104), line("result", id=1, type=105, fields=fields))
 
-    assert journal.progress == Progress(0, 0, "fetching")
-
-
-def test_the_log_of_a_hook_is_in_the_log(journal):
-    assert said(journal, line("result", id=1, type=107, fields=["uploading"])) == ["uploading"]
+    assert reader.progress == Progress(0, 0, "fetching")
 
 
-def test_the_progress_is_of_builds_and_copies_together(journal):
-    said(journal, start(1, 104), start(2, 103))
-    said(journal, line("result", id=1, type=105, fields=[1, 4, 1, 0]))
-    said(journal, line("result", id=2, type=105, fields=[2, 3, 1, 0]))
-
-    assert (journal.progress.done, journal.progress.expected) == (3, 7)
+def test_the_log_of_a_hook_is_in_the_log(reader):
+    assert read(reader, line("result", id=1, type=107, fields=["uploading"])) == ["uploading"]
 
 
-def test_the_counts_that_a_remote_builder_relays_are_not_added(journal):
-    said(journal, start(1, 104), start(7, 104))
-    said(journal, line("result", id=1, type=105, fields=[1, 4, 1, 0]))
-    said(journal, line("result", id=7, type=105, fields=[0, 9, 1, 0]))
+def test_the_progress_is_the_sum_of_builds_and_copies(reader):
+    read(reader, start(1, 104), start(2, 103))
+    read(reader, line("result", id=1, type=105, fields=[1, 4, 1, 0]))
+    read(reader, line("result", id=2, type=105, fields=[2, 3, 1, 0]))
 
-    assert (journal.progress.done, journal.progress.expected) == (1, 4)
+    assert (reader.progress.done, reader.progress.expected) == (3, 7)
 
 
-def test_the_phase_is_that_of_the_running_activities(journal):
+def test_the_counts_of_a_remote_builder_are_not_added(reader):
+    read(reader, start(1, 104), start(7, 104))
+    read(reader, line("result", id=1, type=105, fields=[1, 4, 1, 0]))
+    read(reader, line("result", id=7, type=105, fields=[0, 9, 1, 0]))
+
+    assert (reader.progress.done, reader.progress.expected) == (1, 4)
+
+
+def test_the_phase_follows_the_running_activities(reader):
     phases = []
     for event in (
         start(1, 105, fields=[DRV]),
@@ -113,8 +115,8 @@ def test_the_phase_is_that_of_the_running_activities(journal):
         line("stop", id=1),
         line("stop", id=2),
     ):
-        said(journal, event)
-        phases.append(journal.progress.phase)
+        read(reader, event)
+        phases.append(reader.progress.phase)
 
     assert phases == ["building", "building", "fetching", "fetching"]
 
@@ -134,21 +136,21 @@ def error(text):
         (100, "builder said: timed out after 3 seconds; hash mismatch in x", BuildFailed),
     ],
 )
-def test_a_failure_is_told_by_code_and_message(journal, code, text, kind):
-    said(journal, error(text))
+def test_the_exit_code_and_the_message_determine_the_error(reader, code, text, kind):
+    read(reader, error(text))
 
-    assert type(journal.failure(code)) is kind
-
-
-def test_a_failure_quotes_the_lines_of_the_build_that_failed(journal):
-    said(journal, start(1, 105, fields=[DRV]), start(2, 105, fields=["/other.drv"]))
-    said(journal, line("result", id=1, type=101, fields=["mine"]))
-    said(journal, line("result", id=2, type=101, fields=["its"]), error(f"'{DRV}' failed"))
-
-    assert str(journal.failure(100)) == f"'{DRV}' failed\n> mine"
+    assert type(reader.failure(code)) is kind
 
 
-def test_a_build_without_a_store_name_is_named_as_it_is(journal):
-    said(journal, start(1, 105, fields=["odd"]), start(2, 105, "building"))
+def test_an_error_quotes_the_log_of_the_build_it_names(reader):
+    read(reader, start(1, 105, fields=[DRV]), start(2, 105, fields=["/other.drv"]))
+    read(reader, line("result", id=1, type=101, fields=["mine"]))
+    read(reader, line("result", id=2, type=101, fields=["other"]), error(f"'{DRV}' failed"))
 
-    assert said(journal, line("result", id=1, type=101, fields=["x"]))[-2:] == ["odd>", "x"]
+    assert str(reader.failure(100)) == f"'{DRV}' failed\n> mine"
+
+
+def test_a_header_has_the_whole_name_where_it_is_no_store_path(reader):
+    read(reader, start(1, 105, fields=["odd"]), start(2, 105, "building"))
+
+    assert read(reader, line("result", id=1, type=101, fields=["x"]))[-2:] == ["odd>", "x"]

@@ -1,4 +1,4 @@
-"""Running one command: what it writes, its limits, and that nothing of it is left behind."""
+"""Running one command: its output, its limits, and that it leaves nothing behind."""
 
 import os
 import signal
@@ -11,23 +11,24 @@ import psutil
 import pytest
 from conftest import until
 
-from nix import process
-from nix.process import Completed, NixCrashed, NixMissing, TimedOut, run, scratch, sweep
+import nix
+from nix import Completed, NixCrashed, NixMissing, TimedOut, process, run, sweep
+from nix.process import scratch
 
-HERE = Path(process.__file__).parent
+ROOT = Path(nix.__file__).parent.parent
 
 
 class Stop(Exception):
-    """What a tick raises in these tests."""
+    """Raised by a tick to end a command."""
 
 
 def sh(script, **options):
-    """Run a shell script under the runner."""
+    """Run a shell script by nix.run."""
     return run(["sh", "-c", script], **{"environ": os.environ, "seconds": 30} | options)
 
 
 def is_running(pid):
-    """Tell whether a process runs; a zombie, which only waits to be looked at, does not."""
+    """Tell whether a process runs; a zombie does not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -35,12 +36,12 @@ def is_running(pid):
 
 
 def pids_in(folder):
-    """Return the process ids that scripts have noted as names of files."""
+    """Return the process ids that scripts have written down as names of files."""
     return [int(file.name) for file in folder.iterdir()]
 
 
 def stop_when(condition):
-    """Return a tick that stops the command as soon as `condition` holds."""
+    """Return a tick that ends the command as soon as `condition` is true."""
 
     def heard(lines):
         if condition():
@@ -51,23 +52,23 @@ def stop_when(condition):
 
 @pytest.fixture
 def pids(tmp_path):
-    """A folder for scripts to note process ids in."""
+    """A folder in which scripts write down process ids."""
     folder = tmp_path / "pids"
     folder.mkdir()
     return folder
 
 
-def test_a_command_gives_its_code_and_what_it_wrote():
+def test_a_command_returns_its_exit_code_and_its_output():
     done = sh("echo out; echo err >&2; exit 3")
 
     assert done == Completed(3, b"out\n", b"err\n")
 
 
-def test_a_command_reads_nothing():
+def test_the_input_of_a_command_is_empty():
     assert sh("cat").stdout == b""
 
 
-def test_lines_are_heard_whole_and_in_order():
+def test_lines_are_passed_on_whole_and_in_order():
     heard = []
 
     sh("printf 'one\\ntw' >&2; printf 'o\\n\\nlast' >&2", heard=heard.extend)
@@ -75,7 +76,7 @@ def test_lines_are_heard_whole_and_in_order():
     assert heard == [b"one", b"two", b"", b"last"]
 
 
-def test_lines_are_heard_while_the_command_runs(tmp_path):
+def test_lines_are_passed_on_while_the_command_runs(tmp_path):
     def heard(lines):
         if b"go on?" in lines:
             (tmp_path / "yes").touch()
@@ -85,7 +86,7 @@ def test_lines_are_heard_while_the_command_runs(tmp_path):
     assert done.code == 0
 
 
-def test_a_silent_command_is_ticked_all_the_while(tmp_path):
+def test_a_silent_command_is_ticked(tmp_path):
     ticks = []
 
     def heard(lines):
@@ -98,17 +99,17 @@ def test_a_silent_command_is_ticked_all_the_while(tmp_path):
     assert ticks[:3] == [[], [], []]
 
 
-def test_a_flood_is_heard_in_small_batches_and_only_its_end_is_kept():
+def test_long_output_is_passed_on_in_small_batches_and_only_its_end_is_kept():
     batches = []
 
     done = sh("yes | head -c 20000000 >&2", heard=lambda lines: batches.append(len(lines)))
 
     assert sum(batches) == 10_000_000
-    assert max(batches) <= process.LAST_READS * process.CHUNK_BYTES / 2
+    assert max(batches) <= process.FINAL_READS * process.CHUNK_BYTES / 2
     assert len(done.stderr) == process.TAIL_BYTES
 
 
-def test_a_line_without_an_end_does_not_fill_memory():
+def test_a_very_long_line_is_cut():
     heard = []
 
     sh("head -c 5000000 /dev/zero >&2; echo >&2; echo next >&2", heard=heard.extend)
@@ -116,11 +117,11 @@ def test_a_line_without_an_end_does_not_fill_memory():
     assert [len(line) for line in heard] == [process.LINE_BYTES, len("next")]
 
 
-def test_a_command_that_closes_its_output_is_still_waited_for():
+def test_a_command_that_closes_its_output_runs_to_its_end():
     assert sh("exec >&- 2>&-; sleep 0.3; exit 7").code == 7
 
 
-def test_whoever_holds_the_output_open_is_not_waited_for(pids):
+def test_run_does_not_wait_for_a_child_that_holds_the_output_open(pids):
     done = sh(f"sleep 60 & touch {pids}/$!")
 
     (left,) = pids_in(pids)
@@ -129,8 +130,8 @@ def test_whoever_holds_the_output_open_is_not_waited_for(pids):
     os.kill(left, signal.SIGKILL)
 
 
-def test_whoever_floods_the_output_is_not_waited_for(pids, monkeypatch):
-    monkeypatch.setattr(process, "LAST_READS", 0)
+def test_run_does_not_wait_for_a_child_that_keeps_writing(pids, monkeypatch):
+    monkeypatch.setattr(process, "FINAL_READS", 0)
 
     assert sh(f"yes >&2 & touch {pids}/$!").code == 0
 
@@ -156,11 +157,11 @@ def test_a_command_that_reads_is_not_silent(tmp_path):
     assert done.code == 0
 
 
-def test_a_process_that_is_gone_has_read_nothing():
+def test_a_process_that_has_ended_has_no_count_of_bytes_read():
     assert process.bytes_read(0) == b""
 
 
-def test_what_a_tick_raises_ends_the_command_and_goes_on(pids):
+def test_an_exception_of_a_tick_ends_the_command_and_reaches_the_caller(pids):
     with pytest.raises(Stop):
         sh(f"touch {pids}/$$; sleep 60", heard=stop_when(lambda: pids_in(pids)))
 
@@ -181,14 +182,14 @@ def test_a_command_that_ignores_term_is_killed_with_its_children(pids):
     until(lambda: not any(map(is_running, pids_in(pids))))
 
 
-def test_a_command_that_needs_no_grace_is_killed_at_once(tmp_path):
+def test_a_command_without_a_grace_is_killed_at_once(tmp_path):
     with pytest.raises(TimedOut):
         sh(f"trap 'touch {tmp_path}/asked' TERM; sleep 60", seconds=0.2, grace_seconds=0)
 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_command_can_write_while_it_ends(tmp_path):
+def test_a_command_can_write_while_it_is_being_ended(tmp_path):
     script = f"trap 'head -c 300000 /dev/zero >&2; touch {tmp_path}/ended; exit' TERM"
 
     with pytest.raises(TimedOut):
@@ -197,7 +198,7 @@ def test_a_command_can_write_while_it_ends(tmp_path):
     assert (tmp_path / "ended").exists()
 
 
-def test_a_program_that_is_missing_is_named(tmp_path):
+def test_a_missing_program_is_named(tmp_path):
     (tmp_path / "setpriv").symlink_to("/bin/true")
 
     with pytest.raises(NixMissing, match="nix-build is not on PATH"):
@@ -205,27 +206,27 @@ def test_a_program_that_is_missing_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "name"), [("SEGV", "SIGSEGV"), ("60", "signal 60")])
-def test_a_program_that_crashes_is_named_with_its_signal(number, name):
+def test_a_crash_names_the_program_and_the_signal(number, name):
     with pytest.raises(NixCrashed, match=f"sh was ended by {name}"):
         sh(f"kill -{number} $$")
 
 
-def test_a_command_ends_with_the_service_that_is_killed(pids):
+def test_a_command_ends_when_the_service_is_killed(pids):
     program = f"""
-        import os, sys, threading, process
+        import os, threading, nix
         argv = ["sh", "-c", "touch {pids}/$$; exec sleep 60"]
         threading.Thread(
-            target=process.run, args=[argv], kwargs=dict(environ=os.environ, seconds=60)
+            target=nix.run, args=[argv], kwargs=dict(environ=os.environ, seconds=60)
         ).start()
     """
-    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], cwd=HERE) as service:
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], cwd=ROOT) as service:
         (pid,) = until(lambda: pids_in(pids))
         service.kill()
 
     until(lambda: not is_running(pid))
 
 
-def test_a_scratch_directory_is_empty_and_gone_afterwards(tmp_path):
+def test_a_scratch_directory_starts_empty_and_is_removed(tmp_path):
     place = tmp_path / "tmp" / "one"
     place.mkdir(parents=True)
     (place / "left").touch()
@@ -237,7 +238,7 @@ def test_a_scratch_directory_is_empty_and_gone_afterwards(tmp_path):
     assert not place.exists()
 
 
-def test_a_sweep_removes_what_is_read_only(tmp_path):
+def test_a_sweep_removes_read_only_directories(tmp_path):
     inner = tmp_path / "tmp" / "a" / "b"
     inner.mkdir(parents=True)
     (inner / "file").touch()
@@ -250,7 +251,7 @@ def test_a_sweep_removes_what_is_read_only(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sweep_ends_what_forked_away_from_it(tmp_path, pids):
+def test_a_sweep_kills_processes_that_have_detached_themselves(tmp_path, pids):
     for name in ("inside", "outside"):
         (pids / name).mkdir()
         script = f"setsid sh -c 'touch {pids / name}/$$; exec sleep 60' >&- 2>&- &"
@@ -265,7 +266,7 @@ def test_a_sweep_ends_what_forked_away_from_it(tmp_path, pids):
     os.kill(outside, signal.SIGKILL)
 
 
-def test_a_sweep_ends_what_runs_in_our_own_group_and_not_us(tmp_path):
+def test_a_sweep_kills_a_process_in_the_group_of_the_tests_alone(tmp_path):
     environ = {**os.environ, "TMPDIR": str(tmp_path / "one")}
     with subprocess.Popen(["sleep", "60"], env=environ) as left:
         sweep(tmp_path / "one")
@@ -273,7 +274,7 @@ def test_a_sweep_ends_what_runs_in_our_own_group_and_not_us(tmp_path):
         assert not is_running(left.pid)
 
 
-def test_a_sweep_does_not_go_on_for_ever(tmp_path, monkeypatch):
+def test_a_sweep_ends_even_if_processes_remain(tmp_path, monkeypatch):
     monkeypatch.setattr(process, "SWEEPS", 1)
     environ = {**os.environ, "NIX_BUILD_TOP": str(tmp_path / "one")}
     with subprocess.Popen(["sleep", "60"], env=environ, start_new_session=True):

@@ -1,25 +1,18 @@
-"""Resolving: from a name and a version to a derivation, over catalogs good and bad."""
+"""Resolving: from a name and a version to a derivation, with valid and faulty catalogs."""
 
 import json
-import shutil
-from pathlib import Path
 
 import pytest
-from writer import writer
 
 import nix
 from nix import EvaluationFailed, NameUnknown, VersionUnavailable
 
-
-@pytest.fixture
-def catalog(tmp_path):
-    """Return a function that writes a catalog and returns its path."""
-    return writer(tmp_path)
+pytest_plugins = ["nix_fixtures"]
 
 
 @pytest.fixture
 def resolve(store, tmp_path):
-    """Return a function that resolves in the given catalogs; its `log` is what the log got."""
+    """Return a function that resolves in the given catalogs, with the log in its `log`."""
 
     def resolve(name, version, *catalogs, **options):
         def tick(log, progress):
@@ -33,7 +26,7 @@ def resolve(store, tmp_path):
     return resolve
 
 
-def test_a_resolution_says_all_that_is_needed_to_build(resolve, catalog, store):
+def test_a_resolution_has_what_a_build_needs(resolve, catalog, store):
     path = catalog("{ foo = package ''foo'' ''1.2.0'' { }; }")
 
     found = resolve("foo", "1.2.0", path)
@@ -56,14 +49,14 @@ def test_a_resolution_says_all_that_is_needed_to_build(resolve, catalog, store):
         ("17.0.1+12", "17.0.1+12"),
     ],
 )
-def test_a_catalogs_version_answers_to_its_semantic_version(resolve, catalog, written, asked):
+def test_a_version_of_a_catalog_is_found_by_its_semantic_version(resolve, catalog, written, asked):
     path = catalog(f"{{ foo = package ''foo'' ''{written}'' {{ }}; }}")
 
     assert resolve("foo", asked, path).version == written
 
 
 @pytest.mark.parametrize("asked", ["2.10.1", "2.10.0-rc1", "2.10.0+1", "0.0.0"])
-def test_another_version_does_not_answer(resolve, catalog, asked):
+def test_a_different_version_is_not_found(resolve, catalog, asked):
     path = catalog("{ foo = package ''foo'' ''2.10'' { }; }")
 
     with pytest.raises(VersionUnavailable):
@@ -99,12 +92,14 @@ SIBLINGS = """{
         ("dot.ted", "1.0.0", "dot.ted"),
     ],
 )
-def test_a_name_is_found_with_its_siblings_and_in_sets(resolve, catalog, name, version, attr):
+def test_a_name_is_found_among_its_siblings_and_in_nested_sets(
+    resolve, catalog, name, version, attr
+):
     assert resolve(name, version, catalog(SIBLINGS)).attr == attr
 
 
 @pytest.mark.parametrize("version", ["23.0.0", "24.0.0"])
-def test_what_only_looks_like_a_sibling_is_none(resolve, catalog, version):
+def test_an_attribute_of_another_package_is_no_sibling(resolve, catalog, version):
     with pytest.raises(VersionUnavailable):
         resolve("node", version, catalog(SIBLINGS))
 
@@ -123,21 +118,21 @@ def test_what_only_looks_like_a_sibling_is_none(resolve, catalog, version):
         ('{ outputs = [ "out" "man" ]; meta.outputsToInstall = throw "no"; }', ("out",)),
     ],
 )
-def test_the_outputs_to_install_are_told_main_first(resolve, catalog, attributes, outputs):
+def test_the_outputs_to_install_begin_with_the_main_one(resolve, catalog, attributes, outputs):
     text = f"let a = {attributes}; in {{ foo = package ''foo'' ''1.0.0''"
     path = catalog(f"{text} (removeAttrs a [ ''meta'' ]) // {{ meta = a.meta or {{ }}; }}; }}")
 
     assert resolve("foo", "1.0.0", path).outputs == outputs
 
 
-def test_one_output_can_be_asked_for(resolve, catalog):
+def test_an_attribute_can_be_a_single_output(resolve, catalog):
     two = "package ''foo'' ''1.0.0'' { outputs = [ ''out'' ''dev'' ]; }"
     path = catalog(f"{{ foo = {two}; foo_dev = ({two}).dev // {{ outputSpecified = true; }}; }}")
 
     assert resolve("foo_dev", "1.0.0", path).outputs == ("dev",)
 
 
-def test_the_first_catalog_with_the_version_serves(resolve, catalog):
+def test_the_first_catalog_with_the_version_is_used(resolve, catalog):
     old = catalog("{ foo = package ''foo'' ''1.0.0'' { }; }", "old")
     new = catalog(
         "{ foo = package ''foo'' ''2.0.0'' { }; foo_1 = package ''foo'' ''1.0.0'' { }; }", "new"
@@ -153,23 +148,16 @@ def test_a_catalog_can_be_a_function_of_its_settings(resolve, catalog):
     assert resolve("foo", "1.0.0", path).attr == "foo"
 
 
-def test_a_catalog_can_be_found_by_nix_path(resolve, store, catalog, tmp_path):
+def test_a_catalog_can_be_a_channel(resolve, store, catalog, tmp_path):
     path = catalog("{ foo = package ''foo'' ''1.0.0'' { }; }")
-    named = nix.Store({**store.environ, "NIX_PATH": f"pins={path}:nixpkgs={path}"})
+    with_pins = nix.Store({**store.environ, "NIX_PATH": f"pins={path}"})
 
-    found = nix.resolve(named, ["<pins>"], "foo", "1.0.0", tmp=tmp_path / "tmp")
+    found = nix.resolve(with_pins, ["<pins>"], "foo", "1.0.0", tmp=tmp_path / "tmp")
 
     assert found.catalog == "<pins>"
-    assert nix.default_catalogs(named) == ("<nixpkgs>",)
 
 
-def test_without_nixpkgs_the_bundled_catalog_is_the_default(store):
-    (path,) = nix.default_catalogs(store)
-
-    assert (Path(path) / "default.nix").is_file()
-
-
-def test_an_unknown_version_is_told_with_those_there_are(resolve, catalog):
+def test_the_error_for_an_unknown_version_lists_the_versions_there_are(resolve, catalog):
     text = " ".join(f"foo_{n} = package ''foo'' ''{n}.0'' {{ }};" for n in range(1, 13))
 
     with pytest.raises(VersionUnavailable) as caught:
@@ -180,7 +168,7 @@ def test_an_unknown_version_is_told_with_those_there_are(resolve, catalog):
     assert caught.value.code == "version_unavailable"
 
 
-def test_an_unknown_name_is_told_with_those_near_it(resolve, catalog):
+def test_the_error_for_an_unknown_name_lists_similar_names(resolve, catalog):
     path = catalog("{ hello = 1; Helo = 1; jello = 1; world = 1; }")
 
     with pytest.raises(NameUnknown) as caught:
@@ -190,13 +178,13 @@ def test_an_unknown_name_is_told_with_those_near_it(resolve, catalog):
     assert caught.value.code == "name_unknown"
 
 
-def test_a_name_with_nothing_near_is_just_unknown(resolve, catalog):
+def test_the_error_for_a_name_like_no_other_lists_nothing(resolve, catalog):
     with pytest.raises(NameUnknown, match=r"^no catalog has hallo$"):
         resolve("hallo", "1.0.0", catalog("{ }"))
 
 
 @pytest.mark.parametrize("value", ["{ set = { }; }", '{ set = "text"; }', "{ set.foo = 1; }"])
-def test_what_is_no_package_is_unknown(resolve, catalog, value):
+def test_an_attribute_that_is_no_package_is_unknown(resolve, catalog, value):
     with pytest.raises(NameUnknown):
         resolve("set", "1.0.0", catalog(value))
 
@@ -218,7 +206,7 @@ FAULTY = {
 
 
 @pytest.mark.parametrize(("text", "reason"), FAULTY.values(), ids=FAULTY)
-def test_a_faulty_catalog_is_told_with_nixs_own_reason(resolve, catalog, text, reason):
+def test_the_error_for_a_faulty_catalog_has_nixs_message(resolve, catalog, text, reason):
     path = catalog(text)
 
     with pytest.raises(EvaluationFailed, match=f"(?s)catalog {path}: .*({reason})") as caught:
@@ -243,7 +231,7 @@ def test_a_missing_catalog_does_not_hide_the_others(resolve, catalog):
     assert resolve("foo", "1.0.0", "/nowhere", good).catalog == good
 
 
-def test_a_catalog_that_takes_for_ever_does_not_hide_the_others(resolve, catalog):
+def test_a_catalog_that_never_finishes_does_not_hide_the_others(resolve, catalog):
     slow = "loop = f: builtins.foldl' (_: f) 0 (builtins.genList (x: x) 9999);"
     endless = catalog(f"let {slow} in {{ foo = loop (_: loop (_: loop (x: x))); }}")
     good = catalog("{ foo = package ''foo'' ''1.0.0'' { }; }", "good")
@@ -252,24 +240,15 @@ def test_a_catalog_that_takes_for_ever_does_not_hide_the_others(resolve, catalog
     assert "left out" in resolve.log
 
 
-def test_a_failure_that_does_not_come_again_is_no_catalogs_fault(store, catalog, tmp_path):
-    real = shutil.which("nix-instantiate")
-    script = f'[ -e {tmp_path}/failed ] && exec {real} "$@"; touch {tmp_path}/failed; exit 1'
-    (tmp_path / "nix-instantiate").write_text(f"#!/bin/sh\n{script}\n")
-    (tmp_path / "nix-instantiate").chmod(0o755)
-    path = f"{tmp_path}:{store.environ['PATH']}"
+def test_a_failure_that_does_not_recur_is_no_fault_of_a_catalog(store, catalog, fake, tmp_path):
+    script = f'[ -e {tmp_path}/failed ] && exec $real "$@"; touch {tmp_path}/failed; exit 1'
+    moody = fake(store, "nix-instantiate", script)
 
     with pytest.raises(NameUnknown):
-        nix.resolve(
-            nix.Store({**store.environ, "PATH": path}),
-            [catalog("{ }")],
-            "foo",
-            "1.0.0",
-            tmp=tmp_path / "tmp",
-        )
+        nix.resolve(moody, [catalog("{ }")], "foo", "1.0.0", tmp=tmp_path / "tmp")
 
 
-def test_a_faulty_catalog_is_told_when_no_other_serves(resolve, catalog):
+def test_a_faulty_catalog_is_an_error_if_no_other_has_the_package(resolve, catalog):
     bad, other = catalog("1", "bad"), catalog("{ foo = package ''foo'' ''2.0.0'' { }; }")
 
     with pytest.raises(EvaluationFailed, match=f"catalog {bad}: "):
@@ -280,7 +259,7 @@ REFUSED = "unfree says its licence"
 UNFREE = f"(package ''foo'' ''1.0.0'' {{ }} // {{ drvPath = throw ''{REFUSED}''; }})"
 
 
-def test_a_package_that_is_refused_is_told_with_the_catalogs_reason(resolve, catalog):
+def test_the_error_for_a_refused_package_has_the_catalogs_reason(resolve, catalog):
     first = catalog(f"{{ foo = {UNFREE}; }}", "first")
     second = catalog("{ foo = package ''foo'' ''1.0.0'' { }; }", "second")
 
@@ -288,7 +267,7 @@ def test_a_package_that_is_refused_is_told_with_the_catalogs_reason(resolve, cat
         resolve("foo", "1.0.0", first, second)
 
 
-def test_a_removed_attribute_is_told_with_the_catalogs_reason(resolve, catalog):
+def test_the_error_for_a_removed_attribute_has_the_catalogs_reason(resolve, catalog):
     path = catalog("{ foo = throw ''foo was removed in 2019''; }")
 
     with pytest.raises(EvaluationFailed, match=f"catalog {path}: foo was removed in 2019$"):
@@ -304,7 +283,7 @@ def test_a_removed_attribute_does_not_hide_the_other_catalogs(resolve, catalog):
         resolve("foo", "2.0.0", removed, other)
 
 
-def test_no_text_is_read_as_nix(resolve, catalog):
+def test_a_users_text_is_never_read_as_nix(resolve, catalog):
     path = catalog("{ foo = package ''foo'' ''1.0.0'' { }; }")
 
     for text in ('"; abort "x', "''${abort 1}", "\\", json.dumps(["x\n"])):
@@ -314,7 +293,7 @@ def test_no_text_is_read_as_nix(resolve, catalog):
             resolve("foo", text, path)
 
 
-def test_nothing_is_evaluated_that_is_not_asked_for(resolve, catalog):
+def test_only_the_package_asked_for_is_evaluated(resolve, catalog):
     traps = " ".join(f"bar_{n} = abort ''not asked for'';" for n in range(1000))
     path = catalog(
         f"{{ foo = package ''foo'' ''1.0.0'' {{ }}; foo_2 = abort ''nor this''; {traps} }}"
@@ -323,7 +302,7 @@ def test_nothing_is_evaluated_that_is_not_asked_for(resolve, catalog):
     assert resolve("foo", "1.0.0", path, "/not/looked/at").attr == "foo"
 
 
-def test_a_bad_catalog_is_seen_only_when_it_is_needed(resolve, catalog):
+def test_a_catalog_that_is_not_needed_is_not_evaluated(resolve, catalog):
     good = catalog("{ foo = package ''foo'' ''1.0.0'' { }; }")
 
     resolve("foo", "1.0.0", good, catalog("1", "bad"))

@@ -68,6 +68,18 @@ def test_a_wrong_hash_is_told_with_both_hashes(run):
 
 
 @SQLITE
+def test_a_failure_of_any_other_command_of_nix_is_a_failed_build(fake, run):
+    fake(
+        "nix-store", '[ "$1" = --realise ] && echo "error: no root" >&2 && exit 1; exec $real "$@"'
+    )
+
+    error = run("parted")["error"]
+
+    assert (error["code"], error["message"]) == ("build_failed", "no root")
+    assert error["hint"] == "read the message, then the service's log"
+
+
+@SQLITE
 @pytest.mark.parametrize(
     ("limit", "script", "words"),
     [

@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from catalogs import MARKS, WATCHED_FILES, Catalogs
+import nix
+from catalogs import BUNDLED, MARKS, WATCHED_FILES, Catalogs
 
 ONE = '{{ app = {{ type = "derivation"; name = "app-{0}"; pname = "app"; version = "{0}"; }}; }}'
 
@@ -132,13 +133,10 @@ def test_only_so_many_names_are_remembered(own, monkeypatch):
     assert catalogs.offers("app") is not first
 
 
-def test_a_channel_is_watched_where_nix_finds_it(store_dir, tmp_path, monkeypatch):
-    import nix
-
+def test_a_channel_is_watched_where_nix_finds_it(store, tmp_path):
     pin = tmp_path / "pin"
     pin.mkdir()
     (pin / "default.nix").write_text(ONE.format("3.0.0"))
-    store = nix.private_store(store_dir)
     there = nix.Store({**store.environ, "NIX_PATH": f"nixpkgs={pin}"})
 
     catalogs = Catalogs(there, [])
@@ -146,4 +144,17 @@ def test_a_channel_is_watched_where_nix_finds_it(store_dir, tmp_path, monkeypatc
     assert catalogs.names == ("<nixpkgs>",)
     assert catalogs.paths == (pin,)
     assert catalogs.offers("app").versions[0].version == "3.0.0"
-    assert Catalogs(store, ["<nowhere>"]).signature() == ()
+
+
+def test_a_channel_that_nix_can_not_find_is_not_watched(store, tmp_path):
+    catalogs = Catalogs(store, ["<nowhere>", str(tmp_path)])
+
+    assert catalogs.paths == (tmp_path,)
+
+
+def test_without_nixpkgs_the_bundled_catalog_is_the_default(store):
+    catalogs = Catalogs(store, [])
+
+    assert catalogs.names == (str(BUNDLED),)
+    assert catalogs.paths == (BUNDLED,)
+    assert (BUNDLED / "default.nix").is_file()

@@ -16,9 +16,9 @@ import pytest
 from conftest import IN_CI, until
 from service import free_port
 
-import nix
 from app import create_app
 from config import SETTINGS
+from nix.store import call
 from worker import STOP_SECONDS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -88,9 +88,7 @@ def settings_of(text):
 def evaluate(store, expression):
     """Return what a Nix expression about the stubs comes to."""
     expression = f"let {STUBS} in {expression}"
-    done = nix.call(
-        store, ["nix-instantiate", "--eval", "--strict", "--json", "--expr", expression]
-    )
+    done = call(store, ["nix-instantiate", "--eval", "--strict", "--json", "--expr", expression])
     assert done.code == 0, done.stderr.decode()
     return json.loads(done.stdout)
 

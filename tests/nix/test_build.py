@@ -1,7 +1,8 @@
-"""Building and fetching: the log, the progress, the limits, and what goes wrong."""
+"""Building and fetching: the log, the progress, the limits, the failures, and the GC roots."""
 
 import os
 import re
+import shutil
 from itertools import count, groupby
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from sandbox import sandboxed_store
 
 import nix
 from nix import BuildFailed, DiskFull, HashMismatch, NixCrashed, Progress, TimedOut
+
+pytest_plugins = ["nix_fixtures"]
 
 CATALOG = """
 let
@@ -30,22 +33,22 @@ rec { %s }
 
 
 class Stop(Exception):
-    """What a tick raises in these tests."""
+    """Raised by a tick to end a build."""
 
 
 class Trial:
-    """Builds packages in a store, and keeps what the ticks told."""
+    """Builds packages in a store, and records the log and the progress that `tick` gets."""
 
     def __init__(self, store, folder):
         self.store, self.folder = store, folder
         self.tmp, self.root = folder / "tmp", folder / "roots" / "1"
         self.options = {"build_seconds": 60, "silence_seconds": 60}
-        self.log, self.progress, self.heard = b"", [], lambda: None
+        self.log, self.progress, self.on_tick = b"", [], lambda: None
 
     def tick(self, log, progress):
         self.log += log
         self.progress.append(progress)
-        self.heard()
+        self.on_tick()
 
     def realise(self, packages, output="out"):
         """Realise the package `thing` of a catalog with these packages."""
@@ -60,32 +63,37 @@ class Trial:
         (self.folder / "thing.sh").write_text(script)
         return self.realise('thing = build "thing" (builtins.readFile ./thing.sh) { };')
 
-    def said(self):
-        """Return the lines of the log, without those that each build begins with."""
+    def lines(self):
+        """Return the lines of the log but those that announce a build."""
         return [line for line in self.log.decode().splitlines() if not line.startswith("building")]
+
+
+def target(link):
+    """Return the path that a symbolic link holds."""
+    return str(link.readlink())
 
 
 @pytest.fixture
 def trial(store, tmp_path):
-    """A trial in the shared store; its packages are new to it."""
+    """A trial in the store that all tests share, with packages that no other test builds."""
     return Trial(store, tmp_path)
 
 
 def running(marker):
-    """Return the processes that have `marker` in their command line."""
+    """Return the processes with `marker` in their command line."""
     found = psutil.process_iter(["cmdline", "status"])
     return [p for p in found if p.info["cmdline"] and marker in p.info["cmdline"]]
 
 
-def test_what_is_built_is_valid_and_rooted(trial, store):
+def test_a_built_path_is_valid_and_has_a_root(trial, store):
     path = trial.build("echo made > $out")
 
     assert nix.valid_paths(store, [path]) == {path}
-    assert trial.root.readlink().as_posix() == path
+    assert target(trial.root) == path
     assert not trial.tmp.exists()
 
 
-def test_what_is_built_already_is_returned_at_once(trial):
+def test_a_path_that_exists_is_not_built_again(trial):
     path = trial.build("echo made > $out")
     trial.log = b""
 
@@ -93,13 +101,13 @@ def test_what_is_built_already_is_returned_at_once(trial):
     assert trial.log == b""
 
 
-def test_another_output_has_a_root_of_its_own(trial):
+def test_an_output_other_than_out_has_its_root_where_it_was_asked_for(trial):
     two = '{ outputs = [ "out" "dev" ]; }'
 
     path = trial.realise(f'thing = build "thing" "mkdir $out $dev" {two};', "dev")
 
     assert path.endswith("-thing-dev")
-    assert trial.root.readlink().as_posix() == path
+    assert target(trial.root) == path
     assert list(trial.root.parent.iterdir()) == [trial.root]
 
 
@@ -111,12 +119,12 @@ def test_the_progress_ends_with_building_and_rooting(trial):
     assert trial.progress[-1] == Progress(1, 1, "rooting")
 
 
-def test_the_progress_counts_what_is_needed_too(trial):
-    def heard():
+def test_the_progress_counts_dependencies(trial):
+    def on_tick():
         done, expected = trial.progress[-1].done, trial.progress[-1].expected
         (trial.folder / f"done-{done}-of-{expected}").touch()
 
-    trial.heard = heard
+    trial.on_tick = on_tick
 
     trial.realise("""
         on = name: "until [ -e ${toString ./.}/done-${name} ]; do sleep 0.01; done;";
@@ -127,19 +135,19 @@ def test_the_progress_counts_what_is_needed_too(trial):
     assert trial.progress[-1] == Progress(2, 2, "rooting")
 
 
-def test_a_log_line_is_told_while_its_build_goes_on(trial):
-    def heard():
+def test_a_log_line_is_passed_on_while_its_build_runs(trial):
+    def on_tick():
         if b"go on?" in trial.log:
             (trial.folder / "yes").touch()
 
-    trial.heard = heard
+    trial.on_tick = on_tick
 
     trial.build(f"echo 'go on?'; until [ -e {trial.folder}/yes ]; do sleep 0.01; done; touch $out")
 
-    assert trial.said() == ["go on?"]
+    assert trial.lines() == ["go on?"]
 
 
-def test_the_log_begins_with_what_is_built(trial):
+def test_the_log_begins_with_the_derivation(trial):
     trial.build("echo one; echo two >&2; touch $out")
 
     first, *rest = trial.log.decode().splitlines()
@@ -150,10 +158,10 @@ def test_the_log_begins_with_what_is_built(trial):
 def test_the_log_is_plain_text(trial):
     trial.build(r"printf 'caf\351 \033[1;31mred\033[0m \007\000end\r\n'; touch $out")
 
-    assert trial.said() == ["caf\N{REPLACEMENT CHARACTER} red end"]
+    assert trial.lines() == ["caf\N{REPLACEMENT CHARACTER} red end"]
 
 
-def test_the_lines_of_several_builds_are_told_apart(trial):
+def test_lines_of_concurrent_builds_have_headers(trial):
     config = trial.store.environ["NIX_CONFIG"]
     trial.store = nix.Store({**trial.store.environ, "NIX_CONFIG": f"{config}\nmax-jobs = 2"})
 
@@ -165,10 +173,10 @@ def test_the_lines_of_several_builds_are_told_apart(trial):
         thing = build "thing" "echo ${one} ${two} > $out; echo 4" { };
     """)
 
-    assert trial.said()[-5:] == ["two>", "2", "one>", "3", "4"]
+    assert trial.lines()[-5:] == ["two>", "2", "one>", "3", "4"]
 
 
-def test_a_failed_build_tells_the_end_of_its_log(trial):
+def test_the_error_of_a_failed_build_quotes_the_end_of_its_log(trial):
     with pytest.raises(BuildFailed) as caught:
         trial.build("for n in $(seq 12); do echo step $n; done; exit 3")
 
@@ -185,7 +193,7 @@ def test_a_failure_is_in_the_log_too(trial):
     assert trial.log.endswith(b"failed with exit code 3\n")
 
 
-def test_a_failed_dependency_is_named_with_its_log(trial):
+def test_the_error_of_a_failed_dependency_names_it_and_quotes_its_log(trial):
     with pytest.raises(BuildFailed) as caught:
         trial.realise("""
             one = build "one" "echo broken; exit 1" { };
@@ -208,7 +216,7 @@ def test_a_build_for_another_system_fails_with_the_reason(trial):
         trial.realise('thing = build "thing" "" { system = "vax-ultrix"; };')
 
 
-def test_a_wrong_hash_is_told_with_both_hashes(trial):
+def test_a_hash_mismatch_reports_both_hashes(trial):
     fixed = 'outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = '
 
     with pytest.raises(HashMismatch) as caught:
@@ -218,7 +226,7 @@ def test_a_wrong_hash_is_told_with_both_hashes(trial):
     assert caught.value.code == "hash_mismatch"
 
 
-def test_a_full_disk_is_told_as_such(trial):
+def test_a_build_on_a_full_disk_raises_disk_full(trial):
     with pytest.raises(DiskFull) as caught:
         trial.build("seq 9 > /dev/full")
 
@@ -233,7 +241,7 @@ def test_a_full_disk_is_told_as_such(trial):
         ("build_seconds", "while :; do echo; sleep 0.1; done", "it ran longer than 1 s\n> \n"),
     ],
 )
-def test_a_limit_is_told_with_its_value(trial, limit, script, reason):
+def test_a_build_past_a_limit_reports_its_value(trial, limit, script, reason):
     trial.options[limit] = 1
 
     with pytest.raises(TimedOut) as caught:
@@ -243,24 +251,24 @@ def test_a_limit_is_told_with_its_value(trial, limit, script, reason):
     assert caught.value.code == "timed_out"
 
 
-def test_a_progress_bar_is_a_sign_of_life(trial):
+def test_a_progress_bar_counts_as_activity(trial):
     trial.options["silence_seconds"] = 1
 
     trial.build('for n in 1 2 3 4 5 6 7 8; do printf "$n\\r"; sleep 0.2; done; touch $out')
 
-    assert trial.said() == ["8"]
+    assert trial.lines() == ["8"]
 
 
-def test_a_flood_of_log_is_borne(trial):
+def test_a_long_log_is_complete(trial):
     trial.build("seq 100000; touch $out")
 
-    assert trial.said() == [str(n) for n in range(1, 100001)]
+    assert trial.lines() == [str(n) for n in range(1, 100001)]
 
 
-def test_a_line_that_is_far_too_long_is_left_out(trial):
+def test_a_line_beyond_the_limit_is_left_out(trial):
     trial.build("head -c 3000000 /dev/zero | tr '\\0' x; echo; echo next; touch $out")
 
-    assert trial.said() == ["[a line of more than 1048576 bytes is left out]", "next"]
+    assert trial.lines() == ["[a line of more than 1048576 bytes is left out]", "next"]
 
 
 MISBEHAVED = {
@@ -275,11 +283,11 @@ numbers = count(100_000 + os.getpid() * 100)
 def test_a_build_that_is_stopped_leaves_nothing_behind(trial, script):
     marker = str(next(numbers))
 
-    def heard():
+    def on_tick():
         if len(running(marker)) == script.count("{0}"):
             raise Stop
 
-    trial.heard = heard
+    trial.on_tick = on_tick
 
     with pytest.raises(Stop):
         trial.build(script.format(marker))
@@ -297,60 +305,47 @@ def test_a_build_that_succeeds_leaves_nothing_behind(trial):
 
 
 def test_a_stopped_build_can_be_started_again(trial):
-    def heard():
+    def on_tick():
         if b"started" in trial.log:
             raise Stop
 
     script = f"echo started; until [ -e {trial.folder}/go ]; do sleep 0.01; done; touch $out"
-    trial.heard = heard
+    trial.on_tick = on_tick
     with pytest.raises(Stop):
         trial.build(script)
 
     (trial.folder / "go").touch()
-    trial.heard = lambda: None
+    trial.on_tick = lambda: None
+    path = trial.build(script)
 
-    assert trial.build(script)
-
-
-@pytest.fixture
-def fake(trial):
-    """Return a function that puts a program of that name and script before the real one."""
-
-    def fake(name, script):
-        folder = trial.folder / "bin"
-        folder.mkdir()
-        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
-        (folder / name).chmod(0o755)
-        path = f"{folder}:{trial.store.environ['PATH']}"
-        trial.store = nix.Store({**trial.store.environ, "PATH": path})
-
-    return fake
+    assert target(trial.root) == path
 
 
-def test_a_crash_of_nix_is_told_as_such(trial, fake):
-    fake("nix-build", "kill -SEGV $$")
+def test_a_crash_of_nix_names_the_signal(trial, fake):
+    trial.store = fake(trial.store, "nix-build", "kill -SEGV $$")
 
     with pytest.raises(NixCrashed, match="nix-build was ended by SIGSEGV"):
         trial.build("touch $out")
 
 
-def test_a_nix_that_does_not_keep_its_own_limit_is_ended(trial, fake, monkeypatch):
-    monkeypatch.setattr(nix, "MARGIN_SECONDS", -0.5)
+def test_a_nix_that_ignores_its_limit_is_ended(trial, fake, monkeypatch):
+    monkeypatch.setattr("nix.build.MARGIN_SECONDS", -0.5)
     trial.options["build_seconds"] = 1
-    fake("nix-build", "echo stuck >&2; while :; do sleep 0.1; done")
+    script = "echo stuck >&2; while :; do sleep 0.1; done"
+    trial.store = fake(trial.store, "nix-build", script)
 
     with pytest.raises(TimedOut, match=r"^it ran longer than 0\.5 s\n> stuck$"):
         trial.build("touch $out")
 
 
-def test_a_failure_without_words_is_told_with_its_code(trial, fake):
-    fake("nix-build", "echo last words >&2; exit 9")
+def test_a_failure_without_a_message_reports_the_exit_code(trial, fake):
+    trial.store = fake(trial.store, "nix-build", "echo last words >&2; exit 9")
 
     with pytest.raises(BuildFailed, match=r"^nix-build ended with exit code 9\n> last words$"):
         trial.build("touch $out")
 
 
-def test_builds_go_to_other_machines(trial):
+def test_builders_can_be_other_machines(trial):
     trial.store = sandboxed_store(trial.folder / "store")
     trial.options["builders"] = f"ssh-ng://localhost?remote-store={trial.folder}/other builtin"
     buildenv = 'system = "builtin"; builder = "builtin:buildenv"; derivations = [ ]'
@@ -361,3 +356,62 @@ def test_builds_go_to_other_machines(trial):
 
     assert list(trial.folder.glob(f"other/**/store/{Path(path).name}"))
     assert nix.valid_paths(trial.store, [path]) == {path}
+
+
+def test_a_path_that_is_missing_from_the_disk_is_built_again(trial, own):
+    trial.store = own
+    path = trial.build("echo made > $out")
+    os.unlink(path)
+    assert nix.valid_paths(own, [path]) == set()
+
+    trial.progress.clear()
+    assert trial.build("echo made > $out") == path
+
+    assert Path(path).read_text() == "made\n"
+    assert Progress(0, 1, "building") in trial.progress
+
+
+def test_a_path_that_can_not_be_built_again_is_a_failed_build(own, package):
+    (path,) = package("one", "file").paths
+    os.chmod(path, 0o700)
+    shutil.rmtree(path)
+
+    with pytest.raises(BuildFailed, match=path):
+        nix.restore(own, path)
+
+
+def test_a_path_that_is_not_in_the_store_is_not_restored(own, missing_path):
+    nix.restore(own, missing_path)
+
+    assert not os.path.lexists(missing_path)
+
+
+def test_the_valid_paths_are_those_in_the_store(own, package, missing_path, monkeypatch):
+    monkeypatch.setattr("nix.store.PATHS_PER_CALL", 2)
+    paths = {package(name, "file").paths[0] for name in ("a", "b", "c")}
+
+    assert nix.valid_paths(own, [*paths, missing_path]) == paths
+    assert nix.valid_paths(own, []) == set()
+
+
+def test_paths_outside_the_store_are_not_valid(own):
+    elsewhere = f"/nix/store/{'0' * 32}-elsewhere"
+
+    assert nix.valid_paths(own, [elsewhere, "relative", "/", f"{own.directory}/x"]) == set()
+
+
+def test_a_root_keeps_a_store_path_alive(own, package, root_of, tmp_path):
+    one = package("one", "a")
+
+    nix.add_root(own, one.paths[0], tmp_path / "more" / "root")
+    root_of(one).unlink()
+    nix.collect_garbage(own)
+
+    assert nix.valid_paths(own, one.paths) == set(one.paths)
+
+
+def test_a_root_of_a_missing_path_is_an_error(own, missing_path, tmp_path):
+    with pytest.raises(nix.NixError, match=missing_path):
+        nix.add_root(own, missing_path, tmp_path / "root")
+
+    assert not os.path.lexists(tmp_path / "root")

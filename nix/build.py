@@ -1,0 +1,125 @@
+"""Building: realise derivations, and keep store paths valid and alive."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from nix.errors import BuildFailed, TimedOut
+from nix.internal_json import BuildLogReader, Progress, Tick, ignore
+from nix.process import run, scratch, sweep
+from nix.store import CALL_SECONDS, Store, call, call_in_batches, text
+
+MARGIN_SECONDS = 5
+REPAIRING = Progress(0, 1, "building")
+
+
+def realise(
+    store: Store,
+    drv_path: str,
+    output: str,
+    root: Path,
+    *,
+    tmp: Path,
+    build_seconds: int,
+    silence_seconds: int,
+    builders: str = "",
+    tick: Tick = ignore,
+) -> str:
+    """Build or fetch an output of a derivation, with `root` as its GC root; return its store path.
+
+    `tmp` is a directory for this run alone: processes that still use it at the end are killed.
+    `tick` is called with new log and the progress at least every TICK_SECONDS; an exception from
+    it ends the build and reaches the caller.
+
+    Raises BuildFailed, HashMismatch, DiskFull, TimedOut.
+    """
+    root.parent.mkdir(parents=True, exist_ok=True)
+    reader = BuildLogReader()
+
+    try:
+        with _swept(tmp, reader) as folder:
+            # The margin lets Nix enforce its limits first: its message names the derivation.
+            done = run(
+                _nix_build(drv_path, output, root, build_seconds, silence_seconds, builders),
+                environ=store.with_tmp(folder).environ,
+                seconds=build_seconds + MARGIN_SECONDS,
+                silence_seconds=silence_seconds + MARGIN_SECONDS,
+                heard=lambda lines: tick(reader.read(lines), reader.progress),
+            )
+    except TimedOut as error:
+        raise TimedOut(reader.quote(str(error))) from None
+    if done.code:
+        raise reader.failure(done.code)
+
+    path = done.stdout.decode().strip()
+    restore(store, path, seconds=build_seconds, tick=tick)
+    if output != "out":
+        _rename_root(store, path, root.with_name(f"{root.name}-{output}"), root)
+    tick(b"", replace(reader.progress, phase="rooting"))
+    return path
+
+
+def _nix_build(
+    drv_path: str,
+    output: str,
+    root: Path,
+    build_seconds: int,
+    silence_seconds: int,
+    builders: str,
+) -> list[str]:
+    return [
+        "nix-build",
+        f"{drv_path}!{output}",
+        *("--out-link", str(root)),
+        *("--log-format", "internal-json"),
+        *("--timeout", str(build_seconds)),
+        *("--max-silent-time", str(silence_seconds)),
+        *("--option", "log-lines", "0"),
+        *(("--builders", builders) if builders else ()),
+    ]
+
+
+@contextmanager
+def _swept(tmp: Path, reader: BuildLogReader) -> Iterator[Path]:
+    """Provide the scratch directory `tmp`; kill the processes that builders leave running in it."""
+    with scratch(tmp) as folder:
+        try:
+            yield folder
+        except BaseException:
+            # A builder may have started that is not in the log yet.
+            sweep(folder)
+            raise
+        if reader.has_built:
+            sweep(folder)
+
+
+def _rename_root(store: Store, path: str, made: Path, root: Path) -> None:
+    """Move the GC root of `path`: nix-build appends the output's name to the one it is given."""
+    add_root(store, path, root)
+    made.unlink()
+
+
+def restore(store: Store, path: str, *, seconds: int = CALL_SECONDS, tick: Tick = ignore) -> None:
+    """Build again a path that is registered in the store but missing from the disk."""
+    if not os.path.lexists(path) and _registered(store, [path]):
+        argv = ["nix-store", "--repair-path", path]
+        text(call(store, argv, seconds=seconds, beat=lambda: tick(b"", REPAIRING)), BuildFailed)
+
+
+def valid_paths(store: Store, paths: Iterable[str]) -> set[str]:
+    """Return those of the paths that are registered in the store and exist on the disk."""
+    return {path for path in _registered(store, paths) if os.path.lexists(path)}
+
+
+def _registered(store: Store, paths: Iterable[str]) -> set[str]:
+    own = set(filter(store.is_store_path, paths))
+    argv = ["nix-store", "--check-validity", "--print-invalid"]
+    return own - set(call_in_batches(store, argv, own))
+
+
+def add_root(store: Store, path: str, root: Path) -> None:
+    """Keep a valid store path alive by a GC root at `root`."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    text(call(store, ["nix-store", "--realise", path, "--add-root", str(root)]))

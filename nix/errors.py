@@ -1,0 +1,114 @@
+"""Errors: all that can go wrong with Nix, one class for each cause."""
+
+import re
+from collections.abc import Iterator
+from typing import ClassVar
+
+MESSAGE_CHARACTERS = 4000
+FULL_DISK = re.compile(r"No space left on device|database or disk is full|Disk quota exceeded")
+
+
+class NixError(Exception):
+    """Nix did not do what it was asked to; the message says why.
+
+    `code` identifies the error to programs; it is empty for an error that a task never ends with,
+    or that is covered by the code of BuildFailed. `hint` says what the user can do about it.
+    """
+
+    code: ClassVar[str] = ""
+    hint: ClassVar[str] = "read the message, then the service's log"
+
+
+class NixMissing(NixError):
+    """A program that Nix needs is not on PATH."""
+
+    hint = "install Nix (Debian: apt install nix-bin), and see to it that the service's PATH has it"
+
+
+class NixCrashed(NixError):
+    """A program was ended by a signal that pkgd did not send."""
+
+    hint = "look for the cause in the kernel's log (out of memory?), then try again"
+
+
+class TimedOut(NixError):
+    """A command ran past its limit; the message says which, and its value."""
+
+    code = "timed_out"
+    hint = "raise BUILD_SECONDS or SILENCE_SECONDS if it only needs longer, then try again"
+
+
+class DiskFull(NixError):
+    """The disk of the store or of the build has no space left."""
+
+    code = "disk_full"
+    hint = "free some space (flask gc), then try again"
+
+
+class EvaluationFailed(NixError):
+    """A catalog can't be evaluated, or refuses to provide the package; the message says why."""
+
+    code = "evaluation_failed"
+    hint = "the catalog stands in the way, by a mistake in it or by its rules (unfree, broken)"
+
+
+class NameUnknown(NixError):
+    """No catalog has the name."""
+
+    code = "name_unknown"
+    hint = "check the spelling, or add a catalog that has the name to CATALOGS"
+
+
+class VersionUnavailable(NixError):
+    """The catalogs have the name, but not in this version."""
+
+    code = "version_unavailable"
+    hint = "register one of the versions there are, or add a catalog that has this one to CATALOGS"
+
+
+class BuildFailed(NixError):
+    """A builder failed, or Nix could not build the package or keep it in the store."""
+
+    code = "build_failed"
+    hint = "read the end of the build's log; the recipe is at fault, or it doesn't fit this machine"
+
+
+class HashMismatch(NixError):
+    """A fetched file differs from the one that the catalog specifies by its hash."""
+
+    code = "hash_mismatch"
+    hint = "the source has changed since the catalog was written: update the catalog"
+
+
+class Collision(NixError):
+    """Two packages contain the same file, so that one profile can't hold both."""
+
+    hint = "deactivate one of the two first"
+
+    def __init__(self, first: str, second: str, file: str) -> None:
+        """Name the two packages, and the file relative to the profile."""
+        super().__init__(f"{first} and {second} both have the file {file}")
+        self.first, self.second, self.file = first, second, file
+
+
+def codes() -> dict[str, str]:
+    """Return each code that a task can end with, and what it means in one line."""
+    owners = (kind for kind in _kinds() if "code" in vars(kind))
+    return {kind.code: (kind.__doc__ or "").partition("\n")[0] for kind in owners}
+
+
+def _kinds(parent: type[NixError] = NixError) -> Iterator[type[NixError]]:
+    for kind in parent.__subclasses__():
+        yield kind
+        yield from _kinds(kind)
+
+
+def is_about_full_disk(message: str) -> bool:
+    """Tell whether Nix, or a program it ran, reports that a disk or a quota is used up."""
+    return FULL_DISK.search(message) is not None
+
+
+def error_from(message: str, kind: type[NixError] = NixError) -> NixError:
+    """Return an error of this kind with the end of Nix's message; DiskFull if it reports that."""
+    text = message.strip()[-MESSAGE_CHARACTERS:]
+    return DiskFull(text) if is_about_full_disk(text) else kind(text)

@@ -1,0 +1,65 @@
+"""Errors: their codes and hints, and how they are told apart."""
+
+import pytest
+
+import nix
+from nix.errors import error_from
+
+CODES = {
+    "build_failed",
+    "disk_full",
+    "evaluation_failed",
+    "hash_mismatch",
+    "name_unknown",
+    "timed_out",
+    "version_unavailable",
+}
+
+
+def test_every_code_has_a_meaning_of_one_sentence():
+    meanings = nix.codes()
+
+    assert set(meanings) == CODES
+    assert meanings["name_unknown"] == "No catalog has the name."
+    assert all(meaning.endswith(".") for meaning in meanings.values())
+
+
+def test_a_new_code_takes_one_class():
+    class NewError(nix.DiskFull):
+        """The disk of the binary cache is full.
+
+        Only the first line is the meaning.
+        """
+
+        code = "cache_full"
+
+    assert nix.codes()["cache_full"] == "The disk of the binary cache is full."
+
+
+def test_a_class_without_a_code_of_its_own_does_not_change_a_meaning():
+    class Special(nix.DiskFull):
+        """The disk of another machine is full."""
+
+    assert Special.code == "disk_full"
+    assert nix.codes()["disk_full"] == nix.DiskFull.__doc__
+
+
+@pytest.mark.parametrize("kind", [nix.NixError, nix.NixMissing, nix.NixCrashed, nix.Collision])
+def test_an_error_that_ends_no_task_has_a_hint_but_no_code(kind):
+    assert kind.code == ""
+    assert kind.hint
+
+
+@pytest.mark.parametrize(
+    "message", ["write: No space left on device", "database or disk is full", "Disk quota exceeded"]
+)
+def test_a_message_about_a_full_disk_becomes_disk_full(message):
+    assert type(error_from(message, nix.BuildFailed)) is nix.DiskFull
+
+
+def test_the_end_of_a_long_message_is_kept():
+    error = error_from("x" * 10_000 + "\nthe reason\n", nix.BuildFailed)
+
+    assert type(error) is nix.BuildFailed
+    assert len(str(error)) == 4000
+    assert str(error).endswith("x\nthe reason")
