@@ -1,10 +1,10 @@
-# A profile: the given packages in one tree of links, by Nix's own buildenv, so that neither nixpkgs
-# nor a shell nor a network is needed, with the sandbox on or off.
+# Build a profile: one tree of links to the files of the given packages. Nix's own buildenv builds
+# it, which needs no nixpkgs, no shell and no network, and works in a sandbox or without one.
 #
 #   packages  the path of a JSON file: [ { "name", "version", "paths": [ store path, ... ] }, ... ]
 #
-# Its manifest has the form of nix-env's own. That is how `nix-env --query` can list it, and since
-# the manifest names the store paths, a generation keeps them alive.
+# The manifest has nix-env's format, so that `nix-env --query` can list the packages. It refers to
+# the store paths, so that a generation keeps them alive.
 { packages }:
 
 let
@@ -12,13 +12,14 @@ let
     concatStringsSep elemAt fromJSON genList head length map readFile replaceStrings storePath
     toFile toJSON;
 
-  # The same for all: two packages with a file in common are refused, not laid one over the other.
+  # All packages have the same priority, so that buildenv refuses two with the same file; it would
+  # otherwise take the file of one of them.
   priority = 5;
 
   wanted = map (package: package // { paths = map storePath package.paths; })
     (fromJSON (readFile (/. + packages)));
 
-  # A JSON string is a Nix string once no "${" is left in it.
+  # A JSON string is a Nix string if each "$" is escaped.
   quote = text: replaceStrings [ "$" ] [ "\\$" ] (toJSON text);
   outputName = i: if i == 0 then "out" else "out${toString i}";
 

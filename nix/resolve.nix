@@ -1,11 +1,12 @@
-# Where a package is to be had: (catalogs, name, version) -> what pkgd asks Nix about it.
+# Find a package in the catalogs by its name and version. The result has one attribute for each
+# question that evaluate.py asks; they are at the end of this file.
 #
-# Everything comes in as a string (--argstr), and no string is ever read as Nix:
+# All arguments are strings (--argstr), and none of them is ever parsed as Nix:
 #   catalogs  a JSON list in order of preference: absolute paths, or "<name>" for one on NIX_PATH
-#   name      an attribute, or a path of them with dots between (python3Packages.requests)
+#   name      an attribute, or an attribute path with dots (python3Packages.requests)
 #   version   a Semantic Version; "" matches nothing
 #
-# Nothing is evaluated that the answer doesn't need: nixpkgs has 80,000 attributes.
+# Only what the answer needs is evaluated: nixpkgs has 80,000 attributes.
 { catalogs, name, version ? "", system ? builtins.currentSystem }:
 
 let
@@ -14,8 +15,8 @@ let
     functionArgs genList head intersectAttrs isAttrs isFunction isString length map match nixPath
     parseDrvName sort split stringLength substring tail tryEval;
 
-  # What tryEval stops is `throw` and `assert`; anything worse ends this evaluation, and the caller
-  # then asks each catalog alone.
+  # tryEval catches `throw` and `assert`. Any other error ends the evaluation; evaluate.py then
+  # evaluates each catalog alone.
   attempt = otherwise: value:
     let tried = tryEval value; in if tried.success then tried.value else otherwise;
 
@@ -24,7 +25,7 @@ let
 
   # ---- versions
 
-  # The Semantic Version that a catalog's version stands for, or null:
+  # Return the Semantic Version that corresponds to a catalog's version, or null:
   #   "2.10" -> "2.10.0"   "v1.2.3" -> "1.2.3"   "9.6p1" -> "9.6.0-p1"   "2024.01.15" -> "2024.1.15"
   semver = text:
     let
@@ -50,7 +51,7 @@ let
     let own = attempt "" (let v = drv.version or ""; in if isString v then v else "");
     in if own != "" then own else attempt "" (parseDrvName (drv.name or "")).version;
 
-  # The outputs that belong in a profile, the main one first.
+  # Return the outputs to install, the main one first.
   outputsOf = drv:
     let
       main = drv.outputName or "out";
@@ -68,14 +69,15 @@ let
     let
       channel = match "<(.+)>" catalog;
       value = import (if channel == null then /. + catalog else findFile nixPath (head channel));
-      # nixpkgs would otherwise read the configuration of whoever runs this
+      # Without these, nixpkgs reads the configuration in the home directory.
       settings = { inherit system; config = { }; overlays = [ ]; };
       arguments = intersectAttrs (functionArgs value) settings;
       set = if isFunction value then value arguments else value;
     in
     if isAttrs set then set else throw "catalog ${catalog} is not a set of packages";
 
-  # The set that NAME is looked up in, and what is left of NAME there.
+  # Return the innermost set that `name` leads to, the prefix of its attributes, and the rest of
+  # `name`, which is the attribute to look up in it.
   scopeOf = catalog:
     let
       set = load catalog;
@@ -93,7 +95,8 @@ let
       prefix = substring 0 (stringLength name - stringLength leaf) name;
     };
 
-  # nodejs_20  openjdk17  python3_11  nginxMainline  foo-1_2
+  # Return the attributes that are `leaf` with a version or a channel appended, such as
+  #   nodejs_20  openjdk17  python3_11  nginxMainline  foo-1_2
   siblingsIn = set: leaf:
     let
       tag = "[0-9][0-9_.]*|[Ss]table|[Uu]nstable|[Mm]ainline|[Ll]atest|[Ll]ts|LTS|[Ee]sr|[Cc]urrent"
@@ -101,8 +104,8 @@ let
       suffix = "([_-]?(${tag}))+";
       size = stringLength leaf;
 
-      # The names are sorted: those that begin with the leaf stand together, and "~" comes after
-      # all that a suffix can hold.
+      # attrNames is sorted: names that begin with the leaf are adjacent, and "~" sorts after every
+      # character of a suffix. Binary search finds both ends.
       names = attrNames set;
       position = bound: from: to:
         let middle = (from + to) / 2; in
@@ -115,11 +118,11 @@ let
     filter (attr: match suffix (substring size (-1) attr) != null)
       (genList (i: elemAt names (first + i)) (end - first));
 
-  # What a catalog may have under this name, as two lists so that the second stays unevaluated when
-  # the first has it. A candidate whose attribute throws (removed, renamed) has no derivation.
+  # Return the attribute of this name and its siblings, as two lists: the second is not evaluated if
+  # the first has the package. An attribute that throws (removed, renamed) is a refused candidate.
   lookUp = catalog:
     let
-      # In one binding: `inherit (scopeOf catalog) set leaf` would load the catalog twice.
+      # One binding: `inherit (scopeOf catalog) set leaf` would load the catalog twice.
       scope = scopeOf catalog;
       set = scope.set;
       leaf = scope.leaf;
@@ -160,10 +163,11 @@ let
   };
 in
 rec {
-  # Is it there? Does not touch the derivation, so that a hit which can't be had is still a hit.
+  # Whether a catalog has the package. The derivation is not evaluated, so that this is true for a
+  # package that its catalog refuses to provide.
   probe = hit != null;
 
-  # Every version there is of this name, and whether it is known but may not be had.
+  # Every version of this name, and whether the catalogs refuse some attribute of this name.
   offers = {
     isRefused = refused != [ ];
     versions = sort
@@ -173,13 +177,14 @@ rec {
         (filter (candidate: candidate.version != "") all));
   };
 
-  # The derivation, instantiated; else the offers; else the catalog's own reason why not.
+  # The instantiated derivation. Without one: the offers or, if there are none because the catalog
+  # refuses the attribute, the error by which it does.
   answer =
     if hit != null then { found = found // { inherit (hit.drv) drvPath; }; }
     else if offers.versions == [ ] && refused != [ ] then (head refused).drv
     else { inherit offers; };
 
-  # The names around, for a name that isn't there.
+  # The names in the same set, to suggest similar ones.
   names = concatMap
     (catalog: let scope = scopeOf catalog; in map (attr: scope.prefix + attr) (attrNames scope.set))
     (fromJSON catalogs);

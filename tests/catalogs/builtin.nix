@@ -1,4 +1,4 @@
-# A package that Nix builds by itself, without a shell: also in a sandbox, and on any machine.
+# A package that needs no shell, so that it builds on any machine, in a sandbox or without one.
 {
   anywhere = derivation {
     name = "anywhere-1.0.0";

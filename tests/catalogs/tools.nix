@@ -1,4 +1,4 @@
-# A catalog of small tools; its builders need /bin/sh, and so a store without a sandbox.
+# Small tools. Their builders need /bin/sh, which Debian has outside the sandbox only.
 let
   tool = pname: version: program: derivation {
     name = "${pname}-${version}";

@@ -1,5 +1,5 @@
-# A catalog of packages that give trouble, each in its own way; its builders need /bin/sh, and so
-# a store without a sandbox.
+# Packages that fail, or write odd logs. Their builders need /bin/sh, which Debian has outside the
+# sandbox only.
 let
   build = pname: version: script: derivation {
     name = "${pname}-${version}";

@@ -31,17 +31,17 @@ def catalog(tmp_path):
 
 
 @pytest.fixture
-def fake(tmp_path):
-    """Return a function that returns the store with a script in place of a program ($real)."""
+def replace_program(tmp_path):
+    """Return a function that returns a store with a script for one of its programs ($real)."""
 
-    def fake(store, name, script):
+    def replace_program(store, name, script):
         folder = tmp_path / "fake"
         folder.mkdir()
         (folder / name).write_text(f"#!/bin/sh\nreal={shutil.which(name)}\n{script}\n")
         (folder / name).chmod(0o755)
         return nix.Store({**store.environ, "PATH": f"{folder}:{store.environ['PATH']}"})
 
-    return fake
+    return replace_program
 
 
 @pytest.fixture(scope="module")

@@ -321,25 +321,25 @@ def test_a_stopped_build_can_be_started_again(trial):
     assert target(trial.root) == path
 
 
-def test_a_crash_of_nix_names_the_signal(trial, fake):
-    trial.store = fake(trial.store, "nix-build", "kill -SEGV $$")
+def test_a_crash_of_nix_names_the_signal(trial, replace_program):
+    trial.store = replace_program(trial.store, "nix-build", "kill -SEGV $$")
 
     with pytest.raises(NixCrashed, match="nix-build was ended by SIGSEGV"):
         trial.build("touch $out")
 
 
-def test_a_nix_that_ignores_its_limit_is_ended(trial, fake, monkeypatch):
+def test_a_nix_that_ignores_its_limit_is_ended(trial, replace_program, monkeypatch):
     monkeypatch.setattr("nix.build.MARGIN_SECONDS", -0.5)
     trial.options["build_seconds"] = 1
     script = "echo stuck >&2; while :; do sleep 0.1; done"
-    trial.store = fake(trial.store, "nix-build", script)
+    trial.store = replace_program(trial.store, "nix-build", script)
 
     with pytest.raises(TimedOut, match=r"^it ran longer than 0\.5 s\n> stuck$"):
         trial.build("touch $out")
 
 
-def test_a_failure_without_a_message_reports_the_exit_code(trial, fake):
-    trial.store = fake(trial.store, "nix-build", "echo last words >&2; exit 9")
+def test_a_failure_without_a_message_reports_the_exit_code(trial, replace_program):
+    trial.store = replace_program(trial.store, "nix-build", "echo last words >&2; exit 9")
 
     with pytest.raises(BuildFailed, match=r"^nix-build ended with exit code 9\n> last words$"):
         trial.build("touch $out")

@@ -1,5 +1,7 @@
 """Errors: their codes and hints, and how they are told apart."""
 
+import gc
+
 import pytest
 
 import nix
@@ -14,6 +16,13 @@ CODES = {
     "timed_out",
     "version_unavailable",
 }
+
+
+@pytest.fixture(autouse=True)
+def _forgotten():
+    """Let the error classes that a test defines go with it: codes() finds all that exist."""
+    yield
+    gc.collect()
 
 
 def test_every_code_has_a_meaning_of_one_sentence():

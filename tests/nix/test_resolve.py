@@ -240,9 +240,11 @@ def test_a_catalog_that_never_finishes_does_not_hide_the_others(resolve, catalog
     assert "left out" in resolve.log
 
 
-def test_a_failure_that_does_not_recur_is_no_fault_of_a_catalog(store, catalog, fake, tmp_path):
+def test_a_failure_that_does_not_recur_is_no_fault_of_a_catalog(
+    store, catalog, replace_program, tmp_path
+):
     script = f'[ -e {tmp_path}/failed ] && exec $real "$@"; touch {tmp_path}/failed; exit 1'
-    moody = fake(store, "nix-instantiate", script)
+    moody = replace_program(store, "nix-instantiate", script)
 
     with pytest.raises(NameUnknown):
         nix.resolve(moody, [catalog("{ }")], "foo", "1.0.0", tmp=tmp_path / "tmp")

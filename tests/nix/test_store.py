@@ -7,7 +7,7 @@ import pytest
 
 import nix
 from nix.process import Completed
-from nix.store import text
+from nix.store import PROGRAMS, text
 
 
 def failed(stderr):
@@ -75,20 +75,18 @@ def test_the_version_is_that_of_nix(store):
     assert int(nix.version(store).split(".")[0]) >= 2
 
 
-def test_the_check_passes_only_while_every_program_is_on_path(store, tmp_path):
-    assert nix.check(store) is None
+@pytest.mark.parametrize("missing", ["setpriv", *PROGRAMS])
+def test_the_check_names_the_program_that_is_missing(tmp_path, missing):
+    for program in {"setpriv", *PROGRAMS} - {missing}:
+        (tmp_path / program).symlink_to("/bin/true")
+    store = nix.Store({"PATH": str(tmp_path)})
 
-    with pytest.raises(nix.NixMissing, match="is not on PATH") as caught:
-        nix.check(nix.Store({"PATH": str(tmp_path)}))
+    with pytest.raises(nix.NixMissing, match=f"^{missing} is not on PATH$") as caught:
+        nix.check(store)
 
     assert "nix-bin" in caught.value.hint
-
-
-def test_a_call_of_a_missing_program_names_it(tmp_path):
-    (tmp_path / "setpriv").symlink_to("/bin/true")
-
-    with pytest.raises(nix.NixMissing, match=r"^nix-store is not on PATH$"):
-        nix.version(nix.Store({"PATH": str(tmp_path)}))
+    (tmp_path / missing).symlink_to("/bin/true")
+    nix.check(store)
 
 
 def test_a_channel_is_where_nixs_search_path_has_it(store, tmp_path):

@@ -1,6 +1,6 @@
-# A catalog of what a test makes up: each file in the folder `scripts` beside a copy of this one is
-# a package of that name, version 1.0.0, which its builder makes by running the file. The copy's
-# place is part of each derivation: what another test has built is not found again.
+# Packages that a test defines. The test copies this file; each file in the folder `scripts` beside
+# the copy is a package of that name in version 1.0.0, and the script that builds it. The path of
+# the copy is part of each derivation, so that no test finds what another one has built.
 let
   package = pname: {
     name = pname;
