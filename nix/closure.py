@@ -40,10 +40,10 @@ def closure_size(store: Store, paths: Collection[str]) -> int:
 
 
 def _size_by_database(store: Store, paths: Collection[str]) -> int | None:
-    """Return the size according to the database on this machine; None if it does not have it.
+    """Return the size according to the database on this machine; None if that can't tell.
 
-    Neither case is an error: the paths may be in another store (NIX_REMOTE), and another version
-    of Nix may have another schema.
+    This is no error: the paths may be in another store (NIX_REMOTE), and another version of Nix
+    may have another schema.
     """
     state = Path(store.environ.get("NIX_STATE_DIR", "/nix/var/nix"))
     uri = f"{(state / 'db' / 'db.sqlite').as_uri()}?mode=ro"

@@ -11,8 +11,8 @@ FULL_DISK = re.compile(r"No space left on device|database or disk is full|Disk q
 class NixError(Exception):
     """Nix did not do what it was asked to; the message says why.
 
-    `code` identifies the error to programs; it is empty for an error that a task never ends with,
-    or that is covered by the code of BuildFailed. `hint` says what the user can do about it.
+    `code` identifies the error to programs. It is empty for an error that has none of its own; a
+    task that ends with such an error has the code of BuildFailed. `hint` tells the user what to do.
     """
 
     code: ClassVar[str] = ""

@@ -32,7 +32,7 @@ rec { %s }
 """
 
 
-class Stop(Exception):
+class BuildStopped(Exception):
     """Raised by a tick to end a build."""
 
 
@@ -285,11 +285,11 @@ def test_a_build_that_is_stopped_leaves_nothing_behind(trial, script):
 
     def on_tick():
         if len(running(marker)) == script.count("{0}"):
-            raise Stop
+            raise BuildStopped
 
     trial.on_tick = on_tick
 
-    with pytest.raises(Stop):
+    with pytest.raises(BuildStopped):
         trial.build(script.format(marker))
 
     until(lambda: not running(marker))
@@ -307,11 +307,11 @@ def test_a_build_that_succeeds_leaves_nothing_behind(trial):
 def test_a_stopped_build_can_be_started_again(trial):
     def on_tick():
         if b"started" in trial.log:
-            raise Stop
+            raise BuildStopped
 
     script = f"echo started; until [ -e {trial.folder}/go ]; do sleep 0.01; done; touch $out"
     trial.on_tick = on_tick
-    with pytest.raises(Stop):
+    with pytest.raises(BuildStopped):
         trial.build(script)
 
     (trial.folder / "go").touch()

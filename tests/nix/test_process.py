@@ -18,7 +18,7 @@ from nix.process import scratch
 ROOT = Path(nix.__file__).parent.parent
 
 
-class Stop(Exception):
+class CommandStopped(Exception):
     """Raised by a tick to end a command."""
 
 
@@ -45,7 +45,7 @@ def stop_when(condition):
 
     def heard(lines):
         if condition():
-            raise Stop
+            raise CommandStopped
 
     return heard
 
@@ -162,7 +162,7 @@ def test_a_process_that_has_ended_has_no_count_of_bytes_read():
 
 
 def test_an_exception_of_a_tick_ends_the_command_and_reaches_the_caller(pids):
-    with pytest.raises(Stop):
+    with pytest.raises(CommandStopped):
         sh(f"touch {pids}/$$; sleep 60", heard=stop_when(lambda: pids_in(pids)))
 
     (pid,) = pids_in(pids)
@@ -172,7 +172,7 @@ def test_an_exception_of_a_tick_ends_the_command_and_reaches_the_caller(pids):
 def test_a_command_that_ignores_term_is_killed_with_its_children(pids):
     script = f"trap '' TERM; touch {pids}/$$; sleep 60 & touch {pids}/$!; setsid sleep 60"
 
-    with pytest.raises(Stop):
+    with pytest.raises(CommandStopped):
         sh(
             f"{script} & touch {pids}/$!; wait",
             grace_seconds=0.3,
