@@ -1,4 +1,4 @@
-"""One run of a task: it keeps the lease, the log and the progress while Nix works."""
+"""One run of a task: it renews the lease, and writes log and progress, while Nix works."""
 
 import errno
 import logging
@@ -10,13 +10,13 @@ from pathlib import Path
 
 from flask import Flask
 
-import logs
+import build_logs
+import gc_roots
 import nix
-import roots
 import services
 from catalogs import Catalogs
-from leases import Failure, Lease, LeaseLost, Realised
-from models import DATABASE_AWAY, db
+from models import DATABASE_AWAY, cause, db
+from task_queue import Lease, LeaseLost, Realised, TaskError
 
 log = logging.getLogger("pkgd.worker")
 
@@ -29,38 +29,39 @@ class Stopped(Exception):
 
 
 class Cancelled(Exception):
-    """Somebody asked for the task to be stopped."""
+    """A user asked for the task to be stopped."""
 
 
 class Attempt:
     """One run of a task under its lease."""
 
     def __init__(self, lease: Lease, app: Flask, stopping: threading.Event) -> None:
-        """Prepare the run that `lease` is for; `stopping` ends it early."""
+        """Prepare a run under `lease`; the event `stopping` ends it early."""
         self.lease = lease
         self.config = app.config
         self.store: nix.Store = services.get(nix.Store, app)
         self.catalogs: tuple[str, ...] = services.get(Catalogs, app).names
         self.stopping = stopping
         self.data_dir: Path = app.config["DATA_DIR"]
-        # one for each attempt: who wakes up after losing the lease cleans up behind itself alone
+        # One per attempt, so that a worker that wakes after losing its lease removes only its own
+        # files.
         self.tmp = self.data_dir / "tmp" / str(lease.task_id) / str(lease.attempt)
         self.progress = nix.Progress(done=0, expected=0, phase="resolving")
         self._shown: nix.Progress | None = None
         self._log = bytearray()
-        self._log_start = logs.end(lease.seq, lease.attempt)
+        self._log_start = build_logs.end(lease.seq, lease.attempt)
         self._log_full = False
         self._flushed_at = self._renewed_at = time.monotonic()
 
     def run(self) -> None:
         """Carry the task out, and write how it ended."""
         try:
-            self._settle(self._outcome())
+            self._write_end(self._outcome())
         except LeaseLost:
             db.session.rollback()
             log.warning("task %s: its lease is gone, nothing more is written", self.lease.task_id)
         finally:
-            with suppress(OSError):  # unless another attempt works in it
+            with suppress(OSError):  # it is not empty while another attempt works in it
                 self.tmp.parent.rmdir()
 
     def realise(self) -> Realised:
@@ -71,7 +72,7 @@ class Attempt:
         except nix.BuildFailed:
             if nix.valid_paths(self.store, [found.drv_path]):
                 raise
-            # no root holds a derivation: a garbage collection may take it before the build begins
+            # No root keeps a derivation: it may be garbage-collected before the build begins.
             found = self._resolve()
             paths = self._realise_outputs(found)
 
@@ -87,13 +88,13 @@ class Attempt:
         )
 
     def tick(self, text: bytes, progress: nix.Progress) -> None:
-        """Take in new log and progress; raise whatever is to stop the run."""
+        """Take new log and progress; raise Stopped, Cancelled or LeaseLost to stop the run."""
         self._take(text)
         self.progress = progress
         if self.stopping.is_set():
             raise Stopped
         if time.monotonic() - self._flushed_at >= FLUSH_SECONDS or len(self._log) >= FLUSH_BYTES:
-            self._flush_or_bear()
+            self._flush_or_wait()
 
     def _resolve(self) -> nix.Resolution:
         name, version = self.lease.name, self.lease.version
@@ -113,7 +114,7 @@ class Attempt:
             self.store,
             drv_path,
             output,
-            root=roots.link(self.data_dir, self.lease.package_id, number),
+            root=gc_roots.link(self.data_dir, self.lease.package_id, number),
             builders=self.config["BUILDERS"],
             build_seconds=self.config["BUILD_SECONDS"],
             silence_seconds=self.config["SILENCE_SECONDS"],
@@ -122,11 +123,11 @@ class Attempt:
         )
 
     def _outcome(self) -> Callable[[], None]:
-        """Run, and return the write that tells how it ended."""
+        """Run, and return the method that writes how it ended."""
         lease = self.lease
         try:
             if lease.attempt > 1 or self.tmp.parent.exists():
-                nix.sweep(self.tmp.parent)  # what killed attempts have left
+                nix.sweep(self.tmp.parent)  # what killed attempts have left behind
             realised = self.realise()
         except Stopped:
             self._say("the service stops; the task goes back to the queue")
@@ -148,34 +149,35 @@ class Attempt:
         return lambda: lease.succeed(realised)
 
     def _failing(self, error: nix.NixError) -> Callable[[], None]:
-        """Return the write that says why the task failed."""
-        failure = Failure(error.code or nix.BuildFailed.code, str(error), error.hint)
-        self._say(f"failed: {failure.code}")
-        return lambda: self.lease.fail(failure)
+        """Return the method that writes why the task failed."""
+        kind = error if error.code else nix.BuildFailed
+        task_error = TaskError(kind.code, str(error), error.hint)
+        self._say(f"failed: {task_error.code}")
+        return lambda: self.lease.fail(task_error)
 
-    def _settle(self, write: Callable[[], None]) -> None:
-        """Write the rest of the log and the end at once, as soon as the database takes them."""
+    def _write_end(self, write: Callable[[], None]) -> None:
+        """Write the rest of the log and the end in one transaction, once the database takes it."""
         while True:
             try:
                 self._stage()
                 write()
             except DATABASE_AWAY as error:
-                self._bear(error)
+                self._give_up_or_wait(error)
                 time.sleep(FLUSH_SECONDS)
             else:
                 return
 
-    def _flush_or_bear(self) -> None:
-        """Flush; a database that is away for less than the lease is waited for."""
+    def _flush_or_wait(self) -> None:
+        """Flush; while the database is down, wait for it until the lease is nearly over."""
         try:
             if self._flush():
                 raise Cancelled
         except DATABASE_AWAY as error:
-            self._bear(error)
+            self._give_up_or_wait(error)
             self._flushed_at = time.monotonic()
 
     def _flush(self) -> bool:
-        """Write what is new and keep the lease; tell whether a cancel was requested."""
+        """Write what is new and renew the lease; return True when a cancel was requested."""
         now = time.monotonic()
         due = now - self._renewed_at >= self.config["LEASE_SECONDS"] / 3
         if self._log or self.progress != self._shown or due:
@@ -191,7 +193,7 @@ class Attempt:
         return requested
 
     def _stage(self) -> bool:
-        """Write a piece of log, the progress and a longer lease, for a commit of all or nothing."""
+        """Write a piece of log, the progress and a longer lease, without a commit."""
         if self._log:
             self.lease.append_log(self._log_start, bytes(self._log))
         return self.lease.renew(
@@ -201,20 +203,21 @@ class Attempt:
             phase=self.progress.phase,
         )
 
-    def _bear(self, error: Exception) -> None:
-        """Put up with a database that is away, but not past the time others may take the task."""
+    def _give_up_or_wait(self, error: Exception) -> None:
+        """Raise LeaseLost when the database has been down for nearly as long as the lease."""
         db.session.rollback()
-        log.warning("task %s: database: %s", self.lease.task_id, getattr(error, "orig", error))
+        log.warning("task %s: database: %s", self.lease.task_id, cause(error))
+        # Past its end another worker may take the task.
         if time.monotonic() - self._renewed_at > self.config["LEASE_SECONDS"] * 5 / 6:
             raise LeaseLost
 
     def _say(self, sentence: str) -> None:
-        """Add a line of our own to the task's log, and to the service's."""
+        """Add a line of our own to the task's log and to the service's."""
         log.info("%s", sentence)
         self._log += f"pkgd: {sentence}\n".encode()
 
     def _take(self, text: bytes) -> None:
-        """Add build log, up to the limit: there the log is cut, while the build goes on."""
+        """Add build log up to LOG_BYTES, where the log is cut while the build goes on."""
         limit = self.config["LOG_BYTES"]
         room = max(0, limit - self._log_start - len(self._log))
         if len(text) <= room:

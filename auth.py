@@ -1,35 +1,49 @@
-"""Tokens: who is calling, what they may do, and the minting of new ones.
+"""The gate in front of every URL: who is calling, what they may do, and how tokens are minted.
 
-A secret is shown once, by the answer that mints it. The database keeps its HMAC-SHA256 under
-SECRET_KEY; a digest made under one of SECRET_KEY_FALLBACKS still counts, and is renewed on use.
+A secret is shown once, by the answer that mints it. The database holds its HMAC-SHA256 under
+SECRET_KEY. A digest under one of SECRET_KEY_FALLBACKS is valid, too, and is renewed on use.
 """
 
 import hashlib
 import hmac
 import logging
+import math
 import secrets
+import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from flask import current_app, g, request
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter
 from sqlalchemy import exists, select, update
-from sqlalchemy.exc import IntegrityError
-from werkzeug.datastructures import WWWAuthenticate
-from werkzeug.exceptions import MethodNotAllowed, Unauthorized
+from werkzeug.exceptions import MethodNotAllowed
 
-import lookups
+import queries
 import services
 from config import DEVELOPMENT
-from models import DATABASE_AWAY, Scope, Token, db, soon, utcnow
-from problems import Problem
-from throttle import Throttle
+from errors import ScopeTooSmall, TooManyFailures, Unauthorized
+from models import (
+    DATABASE_AWAY,
+    AnyRow,
+    Scope,
+    Token,
+    cause,
+    columns,
+    db,
+    insert_or_ignore,
+    soon,
+    utcnow,
+)
 
 log = logging.getLogger("pkgd.auth")
 
-SECRET_PREFIX = "pkgd_"  # noqa: S105 - a prefix that tells what a leaked string is
+SECRET_PREFIX = "pkgd_"  # noqa: S105 - no secret: it says what a leaked string is
 SECRET_BYTES = 32
 MASKED = f"{SECRET_PREFIX}{'*' * 8}"
-TOUCH_SECONDS = 60
+LAST_USED_SECONDS = 60  # how exact `last_used_at` is
+FAILURES = RateLimitItemPerMinute(60)
 
 OPEN_ENDPOINTS = {
     "docs.asset",
@@ -58,46 +72,62 @@ class Caller:
         return self.name or f"token {self.id}"
 
 
-def check_token() -> None:
-    """Refuse the request unless its token allows it; the one gate in front of every URL.
+class Throttle:
+    """Counts failed authentications by address, in this process; a live token is never held up."""
 
-    Raises Unauthorized without a live token, and a 403 Problem when its scope is too small.
+    def __init__(self) -> None:
+        self._limiter = FixedWindowRateLimiter(MemoryStorage())
+
+    def count_failure(self, address: str) -> None:
+        """Count a failure; raise TooManyFailures past 60 of them within a minute."""
+        if self._limiter.hit(FAILURES, address):
+            return
+        reset_at = self._limiter.get_window_stats(FAILURES, address).reset_time
+        raise TooManyFailures(retry_after=max(1, math.ceil(reset_at - time.time())))
+
+
+def check_token() -> None:
+    """Let the request pass if its token allows it; this runs before every request.
+
+    Raises Unauthorized without a live token, TooManyFailures after many such requests, and
+    ScopeTooSmall.
     """
     if _endpoint() in OPEN_ENDPOINTS or _is_public_metrics():
         return
+
     g.caller = authenticate()
     if g.caller is None:
         if _may_mint_first():
             return
-        services.get(Throttle).note_failure(request.remote_addr or "")
-        challenge = [WWWAuthenticate(scheme, {"realm": "pkgd"}) for scheme in ("bearer", "token")]
-        raise Unauthorized("a live token is needed", www_authenticate=challenge)
+        services.get(Throttle).count_failure(request.remote_addr or "")
+        raise Unauthorized
 
     needed = required_scope(request.blueprint, request.method)
     if not g.caller.scope.includes(needed):
-        raise Problem(403, f"this needs scope {needed}; the token's is {g.caller.scope}")
+        raise ScopeTooSmall(needed=needed, given=g.caller.scope)
 
 
 def required_scope(blueprint: str | None, method: str) -> Scope:
-    """Return what a request needs: tokens are for admins, changes for operators."""
+    """Return the scope that a request needs."""
     if blueprint in ADMIN_BLUEPRINTS:
         return Scope.ADMIN
     return Scope.READ if method in SAFE_METHODS else Scope.OPERATE
 
 
 def authenticate() -> Caller | None:
-    """Return the caller that the Authorization header proves; None for any other header."""
+    """Return the caller that the Authorization header proves; None where it proves none."""
     given = request.authorization
     if given is None or given.type not in ("token", "bearer") or not given.token:
         return None
+
     keys = _keys()
     for key in keys:
-        row = lookups.live_token(digest(given.token, key))
+        row = queries.live_token(digest(given.token, key))
         if row is None:
             continue
-        stale = row.last_used_at is None or row.last_used_at < soon(-TOUCH_SECONDS)
-        if stale or key != keys[0]:
-            _touch(row.id, digest(given.token, keys[0]))
+        is_stale = row.last_used_at is None or row.last_used_at < soon(-LAST_USED_SECONDS)
+        if is_stale or key != keys[0]:
+            _note_use(row.id, digest(given.token, keys[0]))
         return Caller(row.id, row.name, row.scope)
     return None
 
@@ -108,28 +138,26 @@ def digest(secret: str, key: str) -> str:
 
 
 def mint(
-    name: str | None, scope: Scope, expires_at: datetime | None = None, *, first: bool = False
-) -> tuple[int, str]:
-    """Add a token and return its id and its secret, which is kept nowhere.
+    name: str | None, scope: Scope, expires_at: datetime | None = None, *, is_first: bool = False
+) -> tuple[AnyRow, str]:
+    """Add a token, and return its row and its secret, which is stored nowhere.
 
-    `first` marks the one that needed no token; of several such at once one is added, and the
-    others raise Unauthorized.
+    `is_first` marks the one that needed no token: of several such requests at once one succeeds,
+    and the others raise Unauthorized.
     """
     secret = SECRET_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
-    token = Token(
+    new = insert_or_ignore(Token).values(
         name=name,
         scope=scope,
         digest=digest(secret, _keys()[0]),
         expires_at=expires_at or utcnow() + timedelta(days=current_app.config["TOKEN_DAYS"]),
-        first=first,
+        first=is_first,
     )
-    db.session.add(token)
-    try:
-        db.session.commit()
-    except IntegrityError:
-        db.session.rollback()
-        raise Unauthorized("the first token has been made already") from None
-    return token.id, secret
+    row = db.session.execute(new.returning(*columns(Token, "digest"))).one_or_none()
+    db.session.commit()
+    if row is None:
+        raise Unauthorized(detail="the first token has been made already")
+    return row, secret
 
 
 def _keys() -> list[str]:
@@ -137,7 +165,7 @@ def _keys() -> list[str]:
 
 
 def _endpoint() -> str | None:
-    """Return the endpoint of the URL, even if it is not for this method: that is a 405, then."""
+    """Return the endpoint of the URL, also for a method that it doesn't have, which gets a 405."""
     error = request.routing_exception
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         adapter = current_app.create_url_adapter(request)
@@ -159,13 +187,12 @@ def _may_mint_first() -> bool:
     )
 
 
-def _touch(token_id: int, current_digest: str) -> None:
-    """Note that the token is in use; a database that can't be written doesn't stop a reader."""
+def _note_use(token_id: int, current_digest: str) -> None:
+    """Write down that the token is in use; a reader is served even when this can't be written."""
     used = update(Token).where(Token.id == token_id)
     try:
         db.session.execute(used.values(last_used_at=utcnow(), digest=current_digest))
         db.session.commit()
     except DATABASE_AWAY as error:
         db.session.rollback()
-        reason = getattr(error, "orig", error)
-        log.warning("the use of token %d was not noted: %s", token_id, reason)
+        log.warning("the use of token %d was not noted: %s", token_id, cause(error))

@@ -4,7 +4,6 @@ import importlib
 import signal
 import threading
 from pathlib import Path
-from typing import Any
 
 import click
 from flask import Flask, current_app
@@ -12,10 +11,8 @@ from flask.cli import with_appcontext
 from sqlalchemy import MetaData
 
 import auth
-import garbage
 import health
-import reconciliation
-import retention
+import maintenance
 import services
 from config import HERE
 from models import Scope, db
@@ -42,9 +39,9 @@ def init_db(drop: bool, yes: bool) -> None:
         if not yes:
             click.confirm(f"Delete every package, task and token in {where}?", abort=True)
         _drop_all()
-    file = Path(db.engine.url.database or "") if db.engine.dialect.name == "sqlite" else None
-    if file is not None:
-        file.touch(mode=0o600)  # it holds the tokens' digests: nobody else needs to read it
+    if db.engine.dialect.name == "sqlite":
+        # It holds the digests of tokens, which others need not read.
+        Path(db.engine.url.database or "").touch(mode=0o600)
     _upgrade()
     click.echo(f"The database is ready: {db.engine.url.render_as_string()}")
 
@@ -70,16 +67,13 @@ def run_worker() -> None:
     if pool.size == 0:
         raise click.ClickException("WORKER_THREADS is 0: there would be nothing to run")
     health.check_start(current_app)
-    over = threading.Event()
 
-    def end(_signal: int, _frame: Any) -> None:
-        over.set()
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: ended.set())
     pool.start()
     click.echo(f"{pool.size} workers run")
-    over.wait()
+    ended.wait()
     pool.stop()
 
 
@@ -87,7 +81,7 @@ def run_worker() -> None:
 @with_appcontext
 def reconcile() -> None:
     """Make the database say what is true of the profile and the store."""
-    for sentence in reconciliation.reconcile() or ["all as it should be"]:
+    for sentence in maintenance.reconcile() or ["all as it should be"]:
         click.echo(sentence)
 
 
@@ -96,7 +90,7 @@ def reconcile() -> None:
 @with_appcontext
 def gc(dry_run: bool) -> None:
     """Remove roots and generations that no package needs, and run Nix's garbage collector."""
-    done = garbage.collect(dry_run=dry_run)
+    done = maintenance.collect_garbage(dry_run=dry_run)
     would = "would be " if dry_run else ""
     numbers = ", ".join(map(str, done.generations)) or "none"
     click.echo(f"generations {would}removed: {numbers}")
@@ -111,9 +105,9 @@ def prune(dry_run: bool) -> None:
     """Delete tasks that ended more than TASK_DAYS ago; the pool does so, too, each hour."""
     days = current_app.config["TASK_DAYS"]
     if dry_run:
-        click.echo(f"{retention.count(days)} tasks would be pruned")
+        click.echo(f"{maintenance.prunable(days)} tasks would be pruned")
     else:
-        click.echo(f"{retention.prune(days)} tasks pruned")
+        click.echo(f"{maintenance.prune(days)} tasks pruned")
 
 
 @click.command("backup")
@@ -135,14 +129,14 @@ def backup(file: Path) -> None:
 
 
 def _upgrade() -> None:
-    # imported here: serving has no use for Alembic, which takes a fifth of the time to start
+    # Imported here, since serving never needs Alembic, whose import is a fifth of the start.
     flask_migrate = importlib.import_module("flask_migrate")
     flask_migrate.Migrate(current_app, db, directory=str(MIGRATIONS), render_as_batch=True)
     flask_migrate.upgrade()
 
 
 def _drop_all() -> None:
-    """Drop every table there is, also those that today's models don't know."""
+    """Drop all tables, also those that no model of this version describes."""
     found = MetaData()
     with db.engine.begin() as connection:
         found.reflect(connection)

@@ -1,8 +1,9 @@
-"""Configuration: read once from the environment, or from a `.env` file in the working directory."""
+"""Every setting, read once from the environment or a `.env` file, and which pkgd this is."""
 
 import os
 import secrets
 import stat
+import tomllib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -11,15 +12,19 @@ from typing import Any
 from dotenv import dotenv_values
 
 HERE = Path(__file__).resolve().parent
+BUNDLED_CATALOG = HERE / "catalog"
+VERSION: str = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]["version"]
+BUILD = "20261125"
 PRODUCTION = "production"
 DEVELOPMENT = "development"
 SECRET_KEY_BYTES = 32
 EXAMPLE_SECRET_KEYS = {"change-me", "changeme", "secret", "dev", "default"}
 MIB = 1024 * 1024
+BODY_BYTES = 64 * 1024
 
 
 class ConfigError(Exception):
-    """The environment asks for something that pkgd can't run with; the message is one line."""
+    """A setting has a value that pkgd can't run with; the message is one line."""
 
 
 def _words(value: str) -> tuple[str, ...]:
@@ -56,7 +61,7 @@ def _app_env(value: str) -> str:
     return value
 
 
-# name: (how to read it, what it is when unset, what a value must be)
+# name: (parser, default, what a value must be)
 SETTINGS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
     "APP_ENV": (_app_env, DEVELOPMENT, f"{DEVELOPMENT} or {PRODUCTION}"),
     "DATABASE_URL": (str, "", "a database URL"),
@@ -90,7 +95,7 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
 
 
 def environment() -> dict[str, str]:
-    """Return the process environment laid over the `.env` file of the working directory."""
+    """Return the process's environment, over that of the `.env` file in the working directory."""
     from_file = {name: value for name, value in dotenv_values(".env").items() if value}
     return {**from_file, **os.environ}
 
@@ -141,7 +146,7 @@ def _secret_key(settings: Mapping[str, Any]) -> str:
 
 
 def _read_secret(path: Path | None) -> str:
-    """Return the secret in a file that nobody else may read; nothing for no file."""
+    """Return the secret in a file, which others must not be able to read; "" for no file."""
     if path is None:
         return ""
     try:
@@ -153,14 +158,14 @@ def _read_secret(path: Path | None) -> str:
 
 
 def _development_key(path: Path) -> str:
-    """Return the key kept in `path`, making it first where there is none."""
+    """Return the key in the file `path`, which is made where it doesn't exist."""
     mine = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             mine.touch(mode=0o600)
             mine.write_text(secrets.token_urlsafe(SECRET_KEY_BYTES))
-            # a link, unlike a rename, lets the first of several processes win
+            # Unlike a rename, a link never replaces the key of a process that was faster.
             with suppress(FileExistsError):
                 path.hardlink_to(mine)
             mine.unlink()

@@ -5,17 +5,19 @@ from collections.abc import Collection
 from typing import Any
 
 from flask import g
-from sqlalchemy import Row, select
+from sqlalchemy import select
 
+import errors
 import profiles
-from blueprints import Blueprint, headers
-from models import Change, Generation, db
-from paging import paginate
+from api import Blueprint, headers, page
+from models import AnyRow, Change, Generation, columns, db
 from schemas import GenerationQuerySchema, GenerationSchema
 
 blueprint = Blueprint(
     "generations", __name__, url_prefix="/api/v1", description="The profile, and a way back"
 )
+
+GENERATIONS = select(*columns(Generation), Generation.number.label("id"))
 
 
 @blueprint.get("/generations")
@@ -23,19 +25,13 @@ blueprint = Blueprint(
 @blueprint.response(200, GenerationSchema(many=True), headers=headers("Link", "X-Total-Count"))
 def index(query: dict[str, Any]) -> Any:
     """List the profile's generations, newest first."""
-    rows, headers = paginate(
-        select(Generation.__table__, Generation.number.label("id")),
-        key=Generation.__table__.c.number,
-        after=query.get("after"),
-        limit=query["limit"],
-        newest_first=True,
-    )
+    rows, headers = page(GENERATIONS, query, key=Generation.number, newest_first=True)
     return _shown(rows), headers
 
 
 @blueprint.post("/generation/<id:number>/activate")
 @blueprint.response(200, GenerationSchema)
-@blueprint.refuses("no-such-generation", "check-failed", "nix-failed")
+@blueprint.refuses(errors.NoSuchGeneration, errors.CheckFailed, errors.NixFailed, errors.Busy)
 def activate(number: int) -> Any:
     """Switch to a generation; being there already is a success."""
     profiles.switch(number, by=g.caller.label)
@@ -44,18 +40,18 @@ def activate(number: int) -> Any:
 
 @blueprint.post("/generations/rollback")
 @blueprint.response(200, GenerationSchema)
-@blueprint.refuses("no-such-generation", "check-failed", "nix-failed")
+@blueprint.refuses(errors.NoSuchGeneration, errors.CheckFailed, errors.NixFailed, errors.Busy)
 def rollback() -> Any:
     """Switch to the generation that was active before this one."""
     return _one(profiles.rollback(by=g.caller.label))
 
 
 def _one(number: int) -> dict[str, Any]:
-    wanted = select(Generation.__table__).where(Generation.number == number)
-    return _shown([db.session.execute(wanted).one()])[0]
+    row = db.session.execute(GENERATIONS.where(Generation.number == number)).one()
+    return _shown([row])[0]
 
 
-def _shown(rows: list[Row[Any]]) -> list[dict[str, Any]]:
+def _shown(rows: list[AnyRow]) -> list[dict[str, Any]]:
     changes = _changes([row.number for row in rows])
     active = profiles.current()
     return [
@@ -72,9 +68,10 @@ def _shown(rows: list[Row[Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _changes(numbers: Collection[int]) -> dict[int, list[Row[Any]]]:
+def _changes(numbers: Collection[int]) -> dict[int, list[AnyRow]]:
+    """Return the switches to each of these generations, newest first."""
     newest_first = (
-        select(Change.__table__).where(Change.generation.in_(numbers)).order_by(Change.id.desc())
+        select(*columns(Change)).where(Change.generation.in_(numbers)).order_by(Change.id.desc())
     )
     changes = defaultdict(list)
     for row in db.session.execute(newest_first):

@@ -8,11 +8,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import gunicorn.util
-
 import health
-import logbook
-import problems
+import log_config
 import services
 from config import PRODUCTION, ConfigError, load
 from worker import Pool
@@ -44,8 +41,7 @@ limit_request_line = 4094
 limit_request_fields = 50
 limit_request_field_size = 4096
 control_socket_disable = True
-logconfig_dict = logbook.config(production=production)
-gunicorn.util.write_error = problems.write_error
+logconfig_dict = log_config.config(production=production)
 
 
 def on_starting(server: Any) -> None:

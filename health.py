@@ -1,4 +1,4 @@
-"""The routes that say how the service is: greeting, liveness, readiness, version."""
+"""The routes of the service's health: greeting, liveness, readiness, version."""
 
 import os
 from typing import Any
@@ -6,19 +6,17 @@ from typing import Any
 from flask import Flask
 from sqlalchemy import Connection, inspect, text
 
+import errors
 import nix
 import services
-from blueprints import Blueprint
-from config import HERE, PRODUCTION
-from models import DATABASE_AWAY, db
-from problems import Problem
+from api import Blueprint
+from config import BUILD, HERE, PRODUCTION, VERSION
+from models import DATABASE_AWAY, cause, db
 from schemas import HealthSchema, MessageSchema, VersionSchema
-from version import BUILD, VERSION
 from worker import Pool
 
 blueprint = Blueprint("health", __name__, description="How the service is")
 
-RETRY_SECONDS = 2
 REVISIONS = HERE / "migrations" / "versions"
 
 
@@ -38,46 +36,47 @@ def livez() -> Any:
 
 @blueprint.get("/readyz")
 @blueprint.response(200, HealthSchema)
-@blueprint.refuses("not-ready")
+@blueprint.refuses(errors.NotReady)
 def readyz() -> Any:
-    """Tell whether the service can do its work, and which check fails when it can't."""
+    """Tell whether the service can do its work, or which check fails."""
     checks = {"database": database_state(), "nix": _nix(), "workers": _workers()}
-    failed = {name: [said] for name, said in checks.items() if not said.startswith("ok")}
+    failed = {name: [state] for name, state in checks.items() if not state.startswith("ok")}
     if failed:
-        raise Problem(503, "not ready", kind="not-ready", errors=failed, retry_after=RETRY_SECONDS)
+        raise errors.NotReady(errors=failed)
     return {"status": "ready", "checks": checks}
 
 
 @blueprint.get("/api/v1/version")
 @blueprint.response(200, VersionSchema)
 def version() -> Any:
-    """Tell which pkgd this is."""
+    """Tell the server's version and build date."""
     return {"version": VERSION, "build": BUILD}
 
 
 def check_start(app: Flask) -> None:
-    """End a start in production that could not go well; SystemExit says why in one line.
+    """Raise SystemExit, with one line, where a production server could not work.
 
-    A database that is away is no reason: it may come back.
+    A database that is down is no reason: it may come back.
     """
     if app.config["APP_ENV"] != PRODUCTION:
         return
     with app.app_context():
-        said = database_state()
-        db.engine.dispose()  # nothing may be open across a fork
-    if said.startswith("the schema is"):
-        raise SystemExit(f"pkgd: {said}")
+        state = database_state()
+        db.engine.dispose()  # no connection may be open across a fork
+    if state.startswith("the schema is"):
+        raise SystemExit(f"pkgd: {state}")
     folder = app.config["DATA_DIR"]
     if not os.access(folder, os.W_OK | os.X_OK):
         raise SystemExit(f"pkgd: DATA_DIR {folder} can't be written")
 
 
 def database_state() -> str:
+    """Return `ok`, or why the database can't be used."""
     try:
         with db.engine.connect() as connection:
             current = _revision(connection)
     except DATABASE_AWAY as error:
-        return f"the database does not answer: {getattr(error, 'orig', error)}"
+        return f"the database does not answer: {cause(error)}"
     newest = max(file.name[:4] for file in REVISIONS.glob("[0-9]*.py"))
     if current != newest:
         return f"the schema is {current}, not {newest}: run flask init-db"
@@ -85,7 +84,7 @@ def database_state() -> str:
 
 
 def _revision(connection: Connection) -> str | None:
-    """Return the schema's revision, where Alembic notes it; None for a database without one."""
+    """Return the revision that Alembic has noted; None for a database without a schema."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     revisions = connection.scalars(text("SELECT version_num FROM alembic_version"))

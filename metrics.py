@@ -1,7 +1,7 @@
-"""Metrics for Prometheus: requests as every process counted them, and the rest as it is now.
+"""Metrics for Prometheus.
 
-Counts are kept in files that gunicorn's processes share (prometheus_client's multiprocess mode).
-What the database, the profile and the disk know is asked of them at each scrape, and so is right
+Requests are counted in files that gunicorn's processes share (prometheus_client's multiprocess
+mode). All else is read from the database, the profile and the disk at each scrape, and so is right
 for any number of processes and hosts.
 """
 
@@ -25,19 +25,19 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 import profiles
-from blueprints import Blueprint
+from api import Blueprint
 from models import Package, Task, TaskStatus, db, utcnow
 
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 
 blueprint = Blueprint("metrics", __name__, description="Metrics for Prometheus")
 
-COUNTED = CollectorRegistry()
+REQUEST_METRICS = CollectorRegistry()
 REQUESTS = Histogram(
     "pkgd_request_seconds",
     "Time to answer a request, in seconds.",
     ["method", "route", "code"],
-    registry=COUNTED,
+    registry=REQUEST_METRICS,
 )
 
 
@@ -49,13 +49,14 @@ REQUESTS = Histogram(
 )
 def show() -> Response:
     """Answer in Prometheus' text format."""
-    counted = COUNTED
+    requests = REQUEST_METRICS
     if SHARED in os.environ:
-        counted = CollectorRegistry()
-        MultiProcessCollector(counted)  # type: ignore[no-untyped-call] # it has no hints
-    known = CollectorRegistry()
-    known.register(Known())
-    text = generate_latest(counted) + generate_latest(known)
+        requests = CollectorRegistry()
+        MultiProcessCollector(requests)  # type: ignore[no-untyped-call] # it has no hints
+
+    state = CollectorRegistry()
+    state.register(StateCollector())
+    text = generate_latest(requests) + generate_latest(state)
     return Response(text, content_type=CONTENT_TYPE_LATEST)
 
 
@@ -71,11 +72,11 @@ def _count(response: Response) -> Response:
     return response
 
 
-class Known(Collector):
-    """What the database, the profile and the disk tell at the moment."""
+class StateCollector(Collector):
+    """Reads the state of the database, the profile and the disk."""
 
     def collect(self) -> Iterator[Metric]:
-        """Yield a metric for each."""
+        """Yield the metrics."""
         yield _counts("pkgd_tasks", "Tasks on record, by status.", Task.status)
         yield _counts("pkgd_task_errors", "Failed tasks on record, by code.", Task.error_code)
         yield _counts("pkgd_packages", "Packages, by status.", Package.status)
@@ -93,7 +94,7 @@ def _gauge(name: str, about: str, value: float) -> Metric:
 
 
 def _counts(name: str, about: str, column: InstrumentedAttribute[Any]) -> Metric:
-    """Count rows by a column; a state that no row is in counts as 0."""
+    """Count rows by a column; a value of an enumeration that no row has counts as 0."""
     family = GaugeMetricFamily(name, about, labels=[column.key.removeprefix("error_")])
     rows = db.session.execute(
         select(column, func.count()).where(column.is_not(None)).group_by(column)
@@ -116,7 +117,7 @@ def _oldest() -> float:
 
 
 def _build_seconds() -> Metric:
-    """Sum up how long the last attempts of the succeeded tasks on record took."""
+    """Return the count, and the sum in seconds, of the attempts that succeeded."""
     times = db.session.execute(
         select(Task.started_at, Task.finished_at).where(Task.status == TaskStatus.SUCCEEDED)
     ).all()

@@ -1,9 +1,9 @@
-"""The tables, and the changes of state that requests make; a worker's are in leases.py.
+"""The tables, and the changes of a package's state; those of a task's are in task_queue.py.
 
-SQLite connections run in autocommit until the first INSERT, UPDATE or DELETE, which begins an
-immediate transaction. Each statement thus sees what was last committed, as under PostgreSQL's
-READ COMMITTED, and the same rule serves on both: what must not be raced is said in the WHERE of
-the statement that writes it, never read first and written later.
+A SQLite connection is in autocommit mode until its first INSERT, UPDATE or DELETE, which begins an
+immediate transaction. So each statement sees what was last committed, as under PostgreSQL's READ
+COMMITTED, and one rule serves both databases: a condition that must not be raced stands in the
+WHERE of the statement that writes, and is never read first and written later.
 """
 
 import sqlite3
@@ -24,31 +24,33 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     LargeBinary,
+    Row,
     String,
     Text,
     TypeDecorator,
     UniqueConstraint,
     Uuid,
-    bindparam,
-    case,
     delete,
     event,
     exists,
-    false,
-    insert,
-    literal,
+    inspect,
     null,
     select,
     update,
 )
-from sqlalchemy.exc import IntegrityError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from statements import Statement
-
-# what SQLAlchemy raises for a database that is away, busy for too long, full, or read-only
+# What SQLAlchemy raises for a database that is down, busy for too long, full or read-only.
 DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
+
+# How long a statement waits for another transaction's lock: past it the database counts as away.
+LOCK_SECONDS = 30
+
+
+AnyRow = Row[*tuple[Any, ...]]
 
 
 class Base(DeclarativeBase):
@@ -56,7 +58,7 @@ class Base(DeclarativeBase):
 
 
 db = SQLAlchemy(model_class=Base)
-# flask-sqlalchemy makes its Model at run time, where a type checker can't see it
+# Flask-SQLAlchemy makes db.Model at run time, where a type checker can't see it.
 if TYPE_CHECKING:
     Model = Base
 else:
@@ -72,7 +74,7 @@ class PackageStatus(StrEnum):
 
 
 class TaskStatus(StrEnum):
-    """Where a task stands; a task that has ended never moves again."""
+    """Where a task stands; the last three are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -98,10 +100,32 @@ class Scope(StrEnum):
 
 
 @event.listens_for(Engine, "connect")
-def obey_foreign_keys(connection: object, _record: object) -> None:
-    """Have SQLite enforce foreign keys, which it does when asked on each connection."""
+def set_up_connection(connection: Any, _record: object) -> None:
+    """Have SQLite enforce foreign keys, and PostgreSQL bound the wait for a lock."""
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA foreign_keys = ON")
+    else:
+        connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+        connection.commit()
+
+
+def cause(error: Exception) -> object:
+    """Return the driver's own error behind one of SQLAlchemy's; it says more in one line."""
+    return getattr(error, "orig", error)
+
+
+def insert_or_ignore(model: type[Base]) -> Any:
+    """Return an INSERT that does nothing, and returns no row, where a unique constraint forbids it.
+
+    Whatever else is wrong with the row is still an error.
+    """
+    dialect = postgresql if db.engine.dialect.name == "postgresql" else sqlite
+    return dialect.insert(model).on_conflict_do_nothing()
+
+
+def columns(model: type[Base], *omitted: str) -> list[Any]:
+    """Return the columns of a model, but for the omitted ones, for a select that returns rows."""
+    return [column for column in inspect(model).columns if column.key not in omitted]
 
 
 def utcnow() -> datetime:
@@ -127,7 +151,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-def _choice(kind: type[StrEnum]) -> Enum:
+def _enum(kind: type[StrEnum]) -> Enum:
     return Enum(
         kind, native_enum=False, length=16, values_callable=lambda all_: [one.value for one in all_]
     )
@@ -140,14 +164,14 @@ class Package(Model):
     __table_args__ = (
         UniqueConstraint("name", "version", name="one_of_a_version"),
         Index("packages_by_status", "status", "id"),
-        {"sqlite_autoincrement": True},  # an id names GC roots: it must never be used again
+        {"sqlite_autoincrement": True},  # GC roots are named by id: an id must never be reused
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(50))
     version: Mapped[str] = mapped_column(String(64))
     status: Mapped[PackageStatus] = mapped_column(
-        _choice(PackageStatus), default=PackageStatus.CREATED
+        _enum(PackageStatus), default=PackageStatus.CREATED
     )
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow, onupdate=utcnow)
@@ -159,31 +183,38 @@ class Package(Model):
     closure_size: Mapped[int | None] = mapped_column(BigInteger)
 
     @staticmethod
-    def register(name: str, version: str) -> Any:
-        """Add a package and return it as clients see it; None when there is one already."""
-        try:
-            return NEW_PACKAGE.write(db.engine, name=name, version=version, now=utcnow())
-        except IntegrityError:
-            return None
+    def register(name: str, version: str) -> AnyRow | None:
+        """Add a package and return its row; None when the version is registered already."""
+        new = insert_or_ignore(Package).values(name=name, version=version)
+        shown = new.returning(*columns(Package), null().label("task_id"))
+        row = db.session.execute(shown).one_or_none()
+        db.session.commit()
+        return row
 
-    def take(self, store_paths: list[str], closure_size: int) -> None:
-        """Become downloaded, as these store paths, without a commit."""
+    def set_downloaded(self, store_paths: list[str], closure_size: int) -> None:
+        """Become downloaded with these store paths, the main one first; without a commit."""
         self.status = PackageStatus.DOWNLOADED
         self.store_path, self.store_paths = store_paths[0], store_paths
         self.closure_size = closure_size
 
-    def lose(self) -> None:
-        """Become created again, the store paths being gone, without a commit."""
+    def set_created(self) -> None:
+        """Become created again, the store paths being gone; without a commit."""
         self.status = PackageStatus.CREATED
         self.store_path = self.store_paths = self.closure_size = None
 
     @staticmethod
     def forget(package_id: int) -> bool:
-        """Delete a package and its tasks; False while it is activated or downloading."""
-        live = exists().where(Task.package_id == Package.id, Task.status.in_(LIVE))
+        """Delete a package and its tasks; return False while it is activated or downloading."""
+        # Under PostgreSQL this waits for a task that is being queued, so that the DELETE sees it.
+        db.session.execute(select(Package.id).where(Package.id == package_id).with_for_update())
+        has_live_task = exists().where(Task.package_id == Package.id, Task.status.in_(LIVE))
         deleted = db.session.execute(
             delete(Package)
-            .where(Package.id == package_id, Package.status != PackageStatus.ACTIVATED, ~live)
+            .where(
+                Package.id == package_id,
+                Package.status != PackageStatus.ACTIVATED,
+                ~has_live_task,
+            )
             .returning(Package.id)
         ).all()
         db.session.commit()
@@ -192,27 +223,15 @@ class Package(Model):
     @staticmethod
     def follow_profile(active: Collection[int]) -> None:
         """Make `activated` exactly the packages with these ids, without a commit."""
-        gone = update(Package).where(Package.status == PackageStatus.ACTIVATED)
-        db.session.execute(
-            gone.where(Package.id.not_in(active)).values(status=PackageStatus.DOWNLOADED)
+        removed = update(Package).where(
+            Package.status == PackageStatus.ACTIVATED, Package.id.not_in(active)
         )
-        come = update(Package).where(Package.status == PackageStatus.DOWNLOADED)
-        db.session.execute(
-            come.where(Package.id.in_(active)).values(status=PackageStatus.ACTIVATED)
+        added = update(Package).where(
+            Package.status == PackageStatus.DOWNLOADED, Package.id.in_(active)
         )
 
-
-NEW_PACKAGE = Statement(
-    insert(db.metadata.tables["packages"])
-    .values(
-        name=bindparam("name"),
-        version=bindparam("version"),
-        status=PackageStatus.CREATED,
-        created_at=bindparam("now"),
-        updated_at=bindparam("now"),
-    )
-    .returning(*Package.__table__.c, null().label("task_id"))
-)
+        db.session.execute(removed.values(status=PackageStatus.DOWNLOADED))
+        db.session.execute(added.values(status=PackageStatus.ACTIVATED))
 
 
 class Task(Model):
@@ -222,13 +241,13 @@ class Task(Model):
     __table_args__ = (
         Index("tasks_by_status", "status", "seq"),
         Index("tasks_by_package", "package_id", "seq"),
-        {"sqlite_autoincrement": True},  # paging goes by seq: a new task must come last
+        {"sqlite_autoincrement": True},  # lists are paged by seq: a new task must come last
     )
 
     seq: Mapped[int] = mapped_column(primary_key=True)
     id: Mapped[uuid.UUID] = mapped_column(Uuid, unique=True, default=uuid.uuid4)
     package_id: Mapped[int] = mapped_column(ForeignKey("packages.id", ondelete="CASCADE"))
-    status: Mapped[TaskStatus] = mapped_column(_choice(TaskStatus), default=TaskStatus.QUEUED)
+    status: Mapped[TaskStatus] = mapped_column(_enum(TaskStatus), default=TaskStatus.QUEUED)
     attempt: Mapped[int] = mapped_column(default=0)
     request_id: Mapped[str | None] = mapped_column(String(64))
     waiting: Mapped[str | None] = mapped_column(Text)
@@ -245,73 +264,6 @@ class Task(Model):
     lease_holder: Mapped[str | None] = mapped_column(String(64))
     lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
-    @staticmethod
-    def queue(package_id: int, request_id: str | None = None) -> uuid.UUID | None:
-        """Queue a download of a created package; None when one is live, or it isn't created."""
-        task_id = uuid.uuid4()
-        try:
-            queued = NEW_TASK.write(
-                db.engine,
-                task_id=task_id,
-                package_id=package_id,
-                now=utcnow(),
-                request_id=request_id,
-            )
-        except IntegrityError:
-            return None
-        return task_id if queued else None
-
-    @staticmethod
-    def request_cancel(task_id: uuid.UUID) -> bool:
-        """Cancel the task at once when queued, ask its worker to when running; False if ended."""
-        queued = Task.status == TaskStatus.QUEUED
-        changed = db.session.execute(
-            update(Task)
-            .where(Task.id == task_id, Task.status.in_(LIVE))
-            .values(
-                cancel_requested=True,
-                waiting=None,
-                status=case((queued, TaskStatus.CANCELLED), else_=Task.status),
-                finished_at=case((queued, utcnow()), else_=Task.finished_at),
-            )
-            .returning(Task.seq)
-        ).all()
-        db.session.commit()
-        return bool(changed)
-
-
-NEW_TASK = Statement(
-    insert(db.metadata.tables["tasks"])
-    .from_select(
-        [
-            "id",
-            "package_id",
-            "status",
-            "attempt",
-            "done",
-            "expected",
-            "created_at",
-            "cancel_requested",
-            "request_id",
-        ],
-        select(
-            bindparam("task_id", type_=Uuid),
-            Package.__table__.c.id,
-            literal(TaskStatus.QUEUED, Task.status.type),
-            literal(0),
-            literal(0),
-            literal(0),
-            bindparam("now", type_=UtcDateTime),
-            false(),
-            bindparam("request_id", type_=String),
-        ).where(
-            Package.__table__.c.id == bindparam("package_id"),
-            Package.__table__.c.status == PackageStatus.CREATED,
-        ),
-        include_defaults=False,
-    )
-    .returning(Task.__table__.c.seq)
-)
 
 Index(
     "one_live_task",
@@ -368,7 +320,7 @@ class Change(Model):
     id: Mapped[int] = mapped_column(primary_key=True)
     generation: Mapped[int] = mapped_column(ForeignKey("generations.number", ondelete="CASCADE"))
     at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
-    reason: Mapped[Reason] = mapped_column(_choice(Reason))
+    reason: Mapped[Reason] = mapped_column(_enum(Reason))
     by: Mapped[str | None] = mapped_column(String(100))
 
 
@@ -380,7 +332,7 @@ class Token(Model):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str | None] = mapped_column(String(100))
-    scope: Mapped[Scope] = mapped_column(_choice(Scope))
+    scope: Mapped[Scope] = mapped_column(_enum(Scope))
     digest: Mapped[str] = mapped_column(String(64), unique=True)
     first: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
@@ -389,7 +341,7 @@ class Token(Model):
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
-# what makes two first requests for a token at once end with one
+# Of several requests for the first token at once, one succeeds.
 Index(
     "one_first_token",
     Token.first,

@@ -1,21 +1,20 @@
-"""The routes of packages: register, look up, download, activate."""
+"""The routes of packages: register, look up, download, activate, forget."""
 
 from typing import Any
 
 from flask import current_app, g, url_for
 from sqlalchemy import select
 
-import lookups
+import errors
+import gc_roots
 import profiles
-import roots
+import queries
 import services
-from blueprints import Blueprint, headers
-from lookups import PACKAGES
-from models import LIVE, Package, PackageStatus, Task, TaskStatus, db
-from paging import paginate
-from problems import Problem
+import task_queue
+from api import Blueprint, headers, page
+from errors import EXAMPLE_TASK
+from models import LIVE, AnyRow, Package, PackageStatus, Task, TaskStatus, db
 from schemas import (
-    TASK_ID,
     ActivationSchema,
     DownloadSchema,
     EmptySchema,
@@ -37,36 +36,25 @@ blueprint = Blueprint(
 @blueprint.response(200, PackageSchema(many=True), headers=headers("Link", "X-Total-Count"))
 def index(query: dict[str, Any]) -> Any:
     """List packages, oldest first."""
-    filters = [
-        column == query[name]
-        for name, column in (("name", PACKAGES.name), ("status", PACKAGES.status))
-        if name in query
-    ]
-    return paginate(
-        lookups.ALL_PACKAGES,
-        *filters,
-        key=PACKAGES.id,
-        after=query.get("after"),
-        limit=query["limit"],
-    )
+    filters = {"name": Package.name, "status": Package.status}
+    return page(queries.PACKAGES, query, key=Package.id, filters=filters)
 
 
 @blueprint.post("/packages")
 @blueprint.arguments(PackageInSchema)
 @blueprint.response(201, PackageSchema, headers=headers("Location"))
-@blueprint.refuses("package-exists")
+@blueprint.refuses(errors.PackageExists)
 def create(fields: dict[str, Any]) -> Any:
     """Register a package; whether a catalog has it shows at its download."""
     package = Package.register(**fields)
     if package is None:
-        detail = f"{fields['name']} {fields['version']} is registered already"
-        raise Problem(409, detail, kind="package-exists")
+        raise errors.PackageExists(**fields)
     return package, {"Location": url_for("packages.show", package_id=package.id)}
 
 
 @blueprint.get("/package/<id:package_id>")
 @blueprint.response(200, PackageSchema)
-@blueprint.refuses("no-such-package")
+@blueprint.refuses(errors.NoSuchPackage)
 def show(package_id: int) -> Any:
     """Show one package."""
     return find(package_id)
@@ -79,26 +67,35 @@ def show(package_id: int) -> Any:
     schema=DownloadSchema,
     description="Done before",
     success=True,
-    example={"status": "downloaded", "task_id": TASK_ID},
+    example={"status": "downloaded", "task_id": EXAMPLE_TASK},
 )
-@blueprint.refuses("no-such-package")
+@blueprint.refuses(errors.NoSuchPackage)
 def download(package_id: int) -> Any:
     """Schedule the download, unless one is live or was done."""
-    while True:
-        package = find(package_id)
-        if package.status != PackageStatus.CREATED:
-            return {"status": package.status, "task_id": _done_by(package_id)}, 200
-        if package.task_status in LIVE:
-            return package
-        if (task_id := Task.queue(package_id, g.request_id)) is not None:
+    package = find(package_id)
+    if package.status == PackageStatus.CREATED and package.task_status not in LIVE:
+        task_id = task_queue.add(package_id, g.request_id)
+        if task_id is not None:
             services.get(Pool).wake()
             return {"status": package.status, "task_id": task_id}
+        package = find(package_id)  # another request was faster
+
+    if package.status != PackageStatus.CREATED:
+        return {"status": package.status, "task_id": _downloaded_by(package_id)}, 200
+    return package
 
 
 @blueprint.post("/package/<id:package_id>/activate")
 @blueprint.arguments(ActivationSchema, location="query")
 @blueprint.response(200, PlanSchema, example={"status": "activated"})
-@blueprint.refuses("no-such-package", "not-downloaded", "collision", "check-failed", "nix-failed")
+@blueprint.refuses(
+    errors.NoSuchPackage,
+    errors.NotDownloaded,
+    errors.FilesCollide,
+    errors.CheckFailed,
+    errors.NixFailed,
+    errors.Busy,
+)
 def activate(query: dict[str, Any], package_id: int) -> Any:
     """Put the package in the profile, in place of another version of its name.
 
@@ -113,7 +110,7 @@ def activate(query: dict[str, Any], package_id: int) -> Any:
 
 @blueprint.post("/package/<id:package_id>/deactivate")
 @blueprint.response(200, StatusSchema)
-@blueprint.refuses("no-such-package", "check-failed", "nix-failed")
+@blueprint.refuses(errors.NoSuchPackage, errors.CheckFailed, errors.NixFailed, errors.Busy)
 def deactivate(package_id: int) -> Any:
     """Take the package out of the profile; it stays downloaded."""
     find(package_id)
@@ -123,28 +120,28 @@ def deactivate(package_id: int) -> Any:
 
 @blueprint.delete("/package/<id:package_id>")
 @blueprint.response(200, EmptySchema)
-@blueprint.refuses("no-such-package", "package-in-use")
+@blueprint.refuses(errors.NoSuchPackage, errors.PackageInUse, errors.Busy)
 def forget(package_id: int) -> Any:
     """Forget the package, its tasks and its GC roots; not while it is activated or downloading."""
     with profiles.locked():
         package = find(package_id)
         if not Package.forget(package_id):
-            doing = "activated" if package.status == PackageStatus.ACTIVATED else "downloading"
-            detail = f"{package.name} {package.version} is {doing}"
-            raise Problem(409, detail, kind="package-in-use")
-        roots.remove(current_app.config["DATA_DIR"], package_id)
+            is_activated = package.status == PackageStatus.ACTIVATED
+            use = "activated" if is_activated else "downloading"
+            raise errors.PackageInUse(name=package.name, version=package.version, use=use)
+        gc_roots.remove(current_app.config["DATA_DIR"], package_id)
     return {}
 
 
-def find(package_id: int) -> Any:
-    """Return the package's row, with its latest task; raise a 404 Problem when there is none."""
-    row = lookups.package(package_id)
+def find(package_id: int) -> AnyRow:
+    """Return the package's row, with its latest task; raise NoSuchPackage when there is none."""
+    row = queries.package(package_id)
     if row is None:
-        raise Problem(404, f"there is no package {package_id}", kind="no-such-package")
+        raise errors.NoSuchPackage(package_id=package_id)
     return row
 
 
-def _done_by(package_id: int) -> Any:
-    """Return the id of the task that downloaded the package; None once it was pruned."""
+def _downloaded_by(package_id: int) -> Any:
+    """Return the id of the task that downloaded the package; None once that task was pruned."""
     done = select(Task.id).where(Task.package_id == package_id, Task.status == TaskStatus.SUCCEEDED)
     return db.session.scalar(done.order_by(Task.seq.desc()).limit(1))

@@ -6,19 +6,22 @@ What each field means, and an example of it, is said beside it: the API document
 import semver
 from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
-from models import PackageStatus, Reason, Scope, TaskStatus
-from shapes import (
+from errors import EXAMPLE_TASK
+from fields import (
     Choice,
-    Columns,
-    Document,
-    Number,
+    JsonInteger,
+    NestedColumns,
+    OutputSchema,
+    QueryInteger,
     Seconds,
     Timestamp,
-    Whole,
-    about,
+    TrueOrFalse,
     always,
+    described,
     nullable,
 )
+from models import PackageStatus, Reason, Scope, TaskStatus
+from task_queue import error_codes
 
 NAME_PATTERN = r"[A-Za-z_][A-Za-z0-9_+.-]*\Z"
 NAME_LENGTH = 50
@@ -40,10 +43,12 @@ VERSION_RULE = (
 )
 
 # what the examples have in common
-TASK_ID = "0b9f2c1e-7d43-4c5a-9a52-6f1f0f6f8f2d"
 DERIVATION = "/nix/store/8jm0wsmmhzgrvkkrcwqzmiihpgy6b3vj-hello-2.12.1.drv"
 STORE_PATH = "/nix/store/b5qvdl8xw7n3q5v1rlkz0fpyq1a3n6hz-hello-2.12.1"
 BEGUN, DONE = "2024-05-05T09:30:00.000Z", "2024-05-05T09:30:04.250Z"
+
+
+ERROR_CODES = "\n".join(f"- `{code}`: {meaning}" for code, meaning in error_codes().items())
 
 
 def semantic_version(value: str) -> None:
@@ -64,12 +69,12 @@ class Strict(Schema):
 class Page(Strict):
     """Which page of a list is asked for."""
 
-    limit = Number(
-        load_default=100, validate=validate.Range(1, 1000), **about("At most this many.", 100)
+    limit = QueryInteger(
+        load_default=100, validate=validate.Range(1, 1000), **described("At most this many.", 100)
     )
 
 
-class ProblemSchema(Document):
+class ProblemSchema(OutputSchema):
     """What went wrong: a problem document (RFC 9457)."""
 
     type = fields.String(
@@ -83,34 +88,34 @@ class ProblemSchema(Document):
     detail = fields.String(
         **always("What is wrong, and what to do about it.", "there is no package 7")
     )
-    instance = fields.String(**always("The id of the request, as in X-Request-ID.", TASK_ID))
+    instance = fields.String(**always("The id of the request, as in X-Request-ID.", EXAMPLE_TASK))
     errors = fields.Dict(
         keys=fields.String(),
         values=fields.List(fields.String()),
-        **about(
+        **described(
             "What is wrong with each field or query parameter; `body` for the body as a whole.",
             {"version": ["Not a semantic version such as 1.25.3 (see semver.org)."]},
         ),
     )
     near = fields.List(
-        fields.String(), **about("Names that there are and that are like this one.", ["hello"])
+        fields.String(), **described("Names that there are and that are like this one.", ["hello"])
     )
 
 
-class MessageSchema(Document):
+class MessageSchema(OutputSchema):
     """A greeting."""
 
     message = fields.String(**always("The greeting.", "Welcome to Package API"))
 
 
-class VersionSchema(Document):
+class VersionSchema(OutputSchema):
     """Which pkgd this is."""
 
     version = fields.String(**always("The version of the server.", "1.0.0"))
     build = fields.String(**always("The day it was made, as YYYYMMDD.", "20240505"))
 
 
-class HealthSchema(Document):
+class HealthSchema(OutputSchema):
     """What was looked at, and that it is as it should be."""
 
     status = fields.String(**always("`alive` or `ready`.", "ready"))
@@ -121,18 +126,17 @@ class HealthSchema(Document):
     )
 
 
-class EmptySchema(Document):
+class EmptySchema(OutputSchema):
     """Nothing to say."""
 
 
-class TaskErrorSchema(Document):
+class TaskErrorSchema(OutputSchema):
     """Why a task failed."""
 
     code = fields.String(
         attribute="error_code",
         **always(
-            "The cause, for programs: `name_unknown`, `version_unavailable`, `evaluation_failed`, "
-            "`build_failed`, `timed_out`, `hash_mismatch`, `disk_full` or `lost`.",
+            "The cause, for programs.\n\n" + ERROR_CODES,
             "version_unavailable",
         ),
     )
@@ -149,12 +153,12 @@ class TaskErrorSchema(Document):
     )
 
 
-class LatestTaskSchema(Document):
+class LatestTaskSchema(OutputSchema):
     """A package's latest task."""
 
-    id = fields.UUID(attribute="task_id", **always("Its id.", TASK_ID))
+    id = fields.UUID(attribute="task_id", **always("Its id.", EXAMPLE_TASK))
     status = Choice(TaskStatus, attribute="task_status", **always("Where it stands.", "succeeded"))
-    error = Columns(
+    error = NestedColumns(
         TaskErrorSchema, key="error_code", **nullable("Why it failed, if it did.", None)
     )
 
@@ -185,7 +189,7 @@ class PackageInSchema(Strict):
     )
 
 
-class PackageSchema(Document):
+class PackageSchema(OutputSchema):
     """A registered package."""
 
     id = fields.Integer(**always("Its id.", 1))
@@ -201,7 +205,7 @@ class PackageSchema(Document):
     closure_size = fields.Integer(
         **nullable("The size of it and all that it needs to run, in bytes.", 33_554_432)
     )
-    task = Columns(
+    task = NestedColumns(
         LatestTaskSchema, key="task_id", **nullable("Its latest task, if there was any.")
     )
 
@@ -210,24 +214,27 @@ class PackageQuerySchema(Page):
     """Which packages to list."""
 
     name = fields.String(
-        validate=validate.Length(max=NAME_LENGTH), **about("Only packages of this name.", "hello")
+        validate=validate.Length(max=NAME_LENGTH),
+        **described("Only packages of this name.", "hello"),
     )
-    status = Choice(PackageStatus, **about("Only packages of this status.", "downloaded"))
-    after = Number(
-        validate=validate.Range(0, MAX_ID), **about("The id of the last package before.", 0)
+    status = Choice(PackageStatus, **described("Only packages of this status.", "downloaded"))
+    after = QueryInteger(
+        validate=validate.Range(0, MAX_ID), **described("The id of the last package before.", 0)
     )
 
 
-class DownloadSchema(Document):
+class DownloadSchema(OutputSchema):
     """What became of a request to download."""
 
     status = Choice(PackageStatus, **always("The package's status.", "created"))
     task_id = fields.UUID(
-        **nullable("The task that does it or did it; null when that one is forgotten.", TASK_ID)
+        **nullable(
+            "The task that does it or did it; null when that one is forgotten.", EXAMPLE_TASK
+        )
     )
 
 
-class StatusSchema(Document):
+class StatusSchema(OutputSchema):
     """A package's status."""
 
     status = Choice(PackageStatus, **always("The package's status.", "downloaded"))
@@ -236,15 +243,12 @@ class StatusSchema(Document):
 class ActivationSchema(Strict):
     """How to activate."""
 
-    dry_run = fields.Boolean(
-        load_default=False,
-        truthy={"true"},
-        falsy={"false"},
-        **about("Only tell what would change.", False),
+    dry_run = TrueOrFalse(
+        **described("Only tell what would change.", False),
     )
 
 
-class PackageReferenceSchema(Document):
+class PackageReferenceSchema(OutputSchema):
     """A package, in short."""
 
     id = fields.Integer(**always("Its id.", 1))
@@ -252,7 +256,7 @@ class PackageReferenceSchema(Document):
     version = fields.String(**always("Its version.", "2.12.1"))
 
 
-class ReplacementSchema(Document):
+class ReplacementSchema(OutputSchema):
     """One version that takes another's place."""
 
     name = fields.String(**always("The name of both.", "hello"))
@@ -263,17 +267,17 @@ class ReplacementSchema(Document):
 class PlanSchema(StatusSchema):
     """A package's status and, of a dry run, what an activation would change."""
 
-    added = fields.List(fields.Nested(PackageReferenceSchema), **about("What would come."))
-    removed = fields.List(fields.Nested(PackageReferenceSchema), **about("What would go."))
+    added = fields.List(fields.Nested(PackageReferenceSchema), **described("What would come."))
+    removed = fields.List(fields.Nested(PackageReferenceSchema), **described("What would go."))
     replaced = fields.List(
-        fields.Nested(ReplacementSchema), **about("What would change its version.")
+        fields.Nested(ReplacementSchema), **described("What would change its version.")
     )
     closure_size_change = fields.Integer(
-        **about("How much larger the closure would be, in bytes.", 4096)
+        **described("How much larger the closure would be, in bytes.", 4096)
     )
 
 
-class ChangeSchema(Document):
+class ChangeSchema(OutputSchema):
     """A switch of the profile to a generation: when, why, and the token that asked for it."""
 
     at = Timestamp(**always("When it was.", DONE))
@@ -287,7 +291,7 @@ class GenerationPackageSchema(PackageReferenceSchema):
     store_path = fields.String(**always("Where it is.", STORE_PATH))
 
 
-class GenerationSchema(Document):
+class GenerationSchema(OutputSchema):
     """A numbered version of the profile, and the changes that led to it, newest first."""
 
     number = fields.Integer(**always("Its number.", 3))
@@ -302,13 +306,13 @@ class GenerationSchema(Document):
 class GenerationQuerySchema(Page):
     """Which generations to list."""
 
-    after = Number(
+    after = QueryInteger(
         validate=validate.Range(0, MAX_ID),
-        **about("The number of the last generation before.", 100),
+        **described("The number of the last generation before.", 100),
     )
 
 
-class OfferSchema(Document):
+class OfferSchema(OutputSchema):
     """A version that a catalog has, and under which attribute."""
 
     version = fields.String(**always("The version.", "2.12.1"))
@@ -316,7 +320,7 @@ class OfferSchema(Document):
     attr = fields.String(**always("Its attribute there.", "hello"))
 
 
-class CatalogFailureSchema(Document):
+class CatalogFailureSchema(OutputSchema):
     """A catalog that could not be asked, with Nix's own message."""
 
     catalog = fields.String(**always("The catalog.", "/srv/catalogs/ours"))
@@ -324,7 +328,7 @@ class CatalogFailureSchema(Document):
     message = fields.String(**always("What Nix said.", "error: undefined variable 'hello'"))
 
 
-class CatalogSchema(Document):
+class CatalogSchema(OutputSchema):
     """Which versions of a name there are, newest first, and which catalogs could not be asked."""
 
     name = fields.String(**always("The name.", "hello"))
@@ -334,7 +338,7 @@ class CatalogSchema(Document):
     )
 
 
-class ProgressSchema(Document):
+class ProgressSchema(OutputSchema):
     """How far a task is: derivations and paths done, of those expected, and the phase."""
 
     done = fields.Integer(**always("How many are done.", 2))
@@ -344,10 +348,10 @@ class ProgressSchema(Document):
     )
 
 
-class TaskSchema(Document):
+class TaskSchema(OutputSchema):
     """A requested download."""
 
-    id = fields.UUID(**always("Its id.", TASK_ID))
+    id = fields.UUID(**always("Its id.", EXAMPLE_TASK))
     package_id = fields.Integer(**always("The id of the package.", 1))
     status = Choice(TaskStatus, **always("Where it stands.", "running"))
     request_id = fields.String(
@@ -357,8 +361,8 @@ class TaskSchema(Document):
     waiting = fields.String(
         **nullable("Why it isn't begun, if something holds up the queue.", None)
     )
-    progress = Columns(ProgressSchema, **always("How far it is."))
-    error = Columns(
+    progress = NestedColumns(ProgressSchema, **always("How far it is."))
+    error = NestedColumns(
         TaskErrorSchema, key="error_code", **nullable("Why it failed, if it did.", None)
     )
     created_at = Timestamp(**always("When it was asked for.", BEGUN))
@@ -369,11 +373,11 @@ class TaskSchema(Document):
 class TaskQuerySchema(Page):
     """Which tasks to list."""
 
-    status = Choice(TaskStatus, **about("Only tasks of this status.", "failed"))
-    package_id = Number(
-        validate=validate.Range(0, MAX_ID), **about("Only tasks of this package.", 1)
+    status = Choice(TaskStatus, **described("Only tasks of this status.", "failed"))
+    package_id = QueryInteger(
+        validate=validate.Range(0, MAX_ID), **described("Only tasks of this package.", 1)
     )
-    after = fields.UUID(**about("The id of the last task before.", TASK_ID))
+    after = fields.UUID(**described("The id of the last task before.", EXAMPLE_TASK))
 
 
 class WaitSchema(Strict):
@@ -382,33 +386,30 @@ class WaitSchema(Strict):
     wait = Seconds(
         load_default=0.0,
         validate=validate.Range(0, MAX_WAIT_SECONDS),
-        **about("Answer when it has ended, or after this many seconds.", 0.5),
+        **described("Answer when it has ended, or after this many seconds.", 0.5),
     )
 
 
 class LogQuerySchema(Strict):
     """Which part of a task's log to send."""
 
-    attempt = Number(
+    attempt = QueryInteger(
         validate=validate.Range(1, MAX_ID),
-        **about("Which attempt's; the latest one's by default.", 1),
+        **described("Which attempt's; the latest one's by default.", 1),
     )
-    offset = Number(
-        load_default=0, validate=validate.Range(0, MAX_OFFSET), **about("From this byte on.", 0)
+    offset = QueryInteger(
+        load_default=0, validate=validate.Range(0, MAX_OFFSET), **described("From this byte on.", 0)
     )
-    follow = fields.Boolean(
-        load_default=False,
-        truthy={"true"},
-        falsy={"false"},
-        **about("Go on until the attempt has ended.", False),
+    follow = TrueOrFalse(
+        **described("Go on until the attempt has ended.", False),
     )
 
 
 class TokenQuerySchema(Page):
     """Which tokens to list."""
 
-    after = Number(
-        validate=validate.Range(0, MAX_ID), **about("The id of the last token before.", 0)
+    after = QueryInteger(
+        validate=validate.Range(0, MAX_ID), **described("The id of the last token before.", 0)
     )
 
 
@@ -422,24 +423,24 @@ class TokenInSchema(Strict):
             validate.Length(1, 100),
             validate.Regexp(PLAIN_TEXT, error="Must hold no control characters."),
         ],
-        **about("What it is for.", "robot", pattern=PLAIN_TEXT_RULE),
+        **described("What it is for.", "robot", pattern=PLAIN_TEXT_RULE),
     )
     scope = Choice(
         Scope,
         load_default=None,
         allow_none=True,
-        **about("What it may do; the minting token's own scope by default.", "operate"),
+        **described("What it may do; the minting token's own scope by default.", "operate"),
     )
-    expires_in = Whole(
+    expires_in = JsonInteger(
         load_default=None,
         allow_none=True,
         strict=True,
         validate=validate.Range(1, MAX_LIFE_SECONDS),
-        **about("How long it lives, in seconds; TOKEN_DAYS by default.", 3600),
+        **described("How long it lives, in seconds; TOKEN_DAYS by default.", 3600),
     )
 
 
-class TokenSchema(Document):
+class TokenSchema(OutputSchema):
     """A token, its secret masked."""
 
     id = fields.Integer(**always("Its id.", 2))

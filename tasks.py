@@ -10,14 +10,13 @@ from uuid import UUID
 from flask import Response, request, stream_with_context
 from sqlalchemy import select
 
-import logs
-import lookups
+import build_logs
+import errors
+import queries
 import services
-from blueprints import Blueprint, headers
-from lookups import TASKS
-from models import LIVE, Task, db
-from paging import paginate
-from problems import Problem
+import task_queue
+from api import Blueprint, headers, page
+from models import LIVE, AnyRow, Task, db
 from schemas import LogQuerySchema, TaskQuerySchema, TaskSchema, WaitSchema
 from worker import Pool
 
@@ -26,9 +25,9 @@ blueprint = Blueprint(
 )
 
 POLL_SECONDS = 0.1
-LEAST_POLL_SECONDS = 0.005
-EAGERNESS = 0.1
-RETRY_SECONDS = 5
+MIN_POLL_SECONDS = 0.005
+POLL_SHARE = 0.1
+FOLLOW_SECONDS = 3600
 
 
 class FollowerSlots(threading.BoundedSemaphore):
@@ -40,26 +39,16 @@ class FollowerSlots(threading.BoundedSemaphore):
 @blueprint.response(200, TaskSchema(many=True), headers=headers("Link", "X-Total-Count"))
 def index(query: dict[str, Any]) -> Any:
     """List tasks, newest first."""
-    filters = [
-        column == query[name]
-        for name, column in (("status", TASKS.status), ("package_id", TASKS.package_id))
-        if name in query
-    ]
-    after = _seq(query["after"]) if "after" in query else None
-    return paginate(
-        lookups.ALL_TASKS,
-        *filters,
-        key=TASKS.seq,
-        after=after,
-        limit=query["limit"],
-        newest_first=True,
-    )
+    if "after" in query:
+        query["after"] = _seq(query["after"])
+    filters = {"status": Task.status, "package_id": Task.package_id}
+    return page(queries.TASKS, query, key=Task.seq, filters=filters, newest_first=True)
 
 
 @blueprint.get("/task/<uuid:task_id>")
 @blueprint.arguments(WaitSchema, location="query")
 @blueprint.response(200, TaskSchema, headers=headers("Retry-After"))
-@blueprint.refuses("no-such-task")
+@blueprint.refuses(errors.NoSuchTask)
 def show(query: dict[str, Any], task_id: UUID) -> Any:
     """Show one task, at once or as soon as it has ended."""
     task = find(task_id)
@@ -70,19 +59,19 @@ def show(query: dict[str, Any], task_id: UUID) -> Any:
     if not slots.acquire(blocking=False):
         return task, {"Retry-After": "1"}
     try:
-        return _wait(task_id, time.monotonic() + query["wait"])
+        return _await_end(task_id, query["wait"])
     finally:
         slots.release()
 
 
 @blueprint.post("/task/<uuid:task_id>/cancel")
 @blueprint.response(202, TaskSchema)
-@blueprint.refuses("no-such-task", "task-ended")
+@blueprint.refuses(errors.NoSuchTask, errors.TaskEnded)
 def cancel(task_id: UUID) -> Any:
     """Stop a task: at once while it is queued, within seconds while it runs."""
     find(task_id)
-    if not Task.request_cancel(task_id):
-        raise Problem(409, f"task {task_id} has ended already", kind="task-ended")
+    if not task_queue.request_cancel(task_id):
+        raise errors.TaskEnded(task_id=task_id)
     return find(task_id)
 
 
@@ -94,69 +83,76 @@ def cancel(task_id: UUID) -> Any:
     content_type="text/plain",
     headers=headers("X-Next-Offset"),
 )
-@blueprint.refuses("no-such-task", "too-many-followers")
+@blueprint.refuses(errors.NoSuchTask, errors.TooManyFollowers)
 def log(query: dict[str, Any], task_id: UUID) -> Response:
     """Send an attempt's build log.
 
-    From byte `offset` on and, with `follow`, until the attempt has ended.
+    From byte `offset` on and, with `follow`, until the attempt has ended, for an hour at most.
     """
     task = find(task_id)
     attempt = query.get("attempt", max(task.attempt, 1))
     if query["follow"]:
-        return _followed(task, attempt, query["offset"])
-    end = logs.end(task.seq, attempt)
+        return _follow(task, attempt, query["offset"])
+
+    end = build_logs.end(task.seq, attempt)
     start = min(query["offset"], end)
-    text = logs.read(task.seq, attempt, start, end)
+    text = build_logs.read(task.seq, attempt, start, end)
     headers = {"X-Next-Offset": str(end), "Content-Length": str(end - start)}
-    return _plain(stream_with_context(text), headers)
+    return _plain_text(stream_with_context(text), headers)
 
 
-def find(task_id: UUID) -> Any:
-    """Return the task's row; raise a 404 Problem when there is none."""
-    row = lookups.task(task_id)
+def find(task_id: UUID) -> AnyRow:
+    """Return the task's row; raise NoSuchTask when there is none."""
+    row = queries.task(task_id)
     if row is None:
-        raise Problem(404, f"there is no task {task_id}", kind="no-such-task")
+        raise errors.NoSuchTask(task_id=task_id)
     return row
 
 
 def _seq(task_id: UUID) -> int:
+    """Return the place of a task in lists, which are paged by the tasks' ids."""
     seq = db.session.scalar(select(Task.seq).where(Task.id == task_id))
     if seq is None:
-        raise Problem(422, "no such task", errors={"after": [f"There is no task {task_id}."]})
+        raise errors.InvalidInput(errors={"after": [f"There is no task {task_id}."]})
     return seq
 
 
-def _wait(task_id: UUID, deadline: float) -> Any:
-    """Return the task once it has ended, or nobody can or wants to wait any more."""
+def _await_end(task_id: UUID, seconds: float) -> AnyRow:
+    """Return the task once it has ended, at the latest after `seconds`."""
     began = time.monotonic()
-    while (task := find(task_id)).status in LIVE and time.monotonic() < deadline:
-        # who waits for little is told at once; who waits for long, not much later
-        if _pause(EAGERNESS * (time.monotonic() - began)):
+    while (task := find(task_id)).status in LIVE:
+        waited = time.monotonic() - began
+        # Poll every 10 % of the time waited so far: short tasks answer fast, long ones cost little.
+        if waited >= seconds or _pause(POLL_SHARE * waited):
             break
     return task
 
 
-def _followed(task: Any, attempt: int, offset: int) -> Response:
+def _follow(task: AnyRow, attempt: int, offset: int) -> Response:
     """Stream a log for as long as its attempt runs, to a bounded number of readers at once."""
     slots = services.get(FollowerSlots)
     if not slots.acquire(blocking=False):
-        detail = "as many logs are being followed as this service allows; try again"
-        raise Problem(503, detail, kind="too-many-followers", retry_after=RETRY_SECONDS)
-    text = logs.follow(task.seq, attempt, offset, pause=_pause)
-    response = _plain(stream_with_context(text), {"X-Accel-Buffering": "no"})
+        raise errors.TooManyFollowers
+
+    deadline = time.monotonic() + FOLLOW_SECONDS
+    text = build_logs.follow(
+        task.seq, attempt, offset, pause=lambda: _pause() or time.monotonic() >= deadline
+    )
+    response = _plain_text(stream_with_context(text), {"X-Accel-Buffering": "no"})
     response.call_on_close(slots.release)
     return response
 
 
 def _pause(seconds: float = POLL_SECONDS) -> bool:
-    """Wait a moment; tell whether the service stops, or the client has gone."""
-    moment = min(max(seconds, LEAST_POLL_SECONDS), POLL_SECONDS)
-    stopping = services.get(Pool).stopping.wait(moment)
-    return stopping or _has_gone(request.environ.get("gunicorn.socket"))
+    """Wait a moment; return True when the service stops or the client has gone."""
+    db.session.rollback()  # a request that waits holds neither a transaction nor a connection
+    bounded = min(max(seconds, MIN_POLL_SECONDS), POLL_SECONDS)
+    is_stopping = services.get(Pool).stopping.wait(bounded)
+    return is_stopping or _has_gone(request.environ.get("gunicorn.socket"))
 
 
 def _has_gone(client: socket | None) -> bool:
-    """Tell whether the client has closed its end: its thread is then free for another."""
+    """Tell whether the client has closed the connection, so that its thread can serve others."""
     if client is None:
         return False
     try:
@@ -167,5 +163,5 @@ def _has_gone(client: socket | None) -> bool:
         return True
 
 
-def _plain(body: Iterator[bytes], headers: dict[str, str]) -> Response:
+def _plain_text(body: Iterator[bytes], headers: dict[str, str]) -> Response:
     return Response(body, content_type="text/plain; charset=utf-8", headers=headers)

@@ -3,14 +3,12 @@
 from typing import Any
 
 from flask import g
-from sqlalchemy import select, update
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy import ColumnElement, select, update
 
 import auth
-from blueprints import Blueprint, headers
-from models import Scope, Token, db, soon, utcnow
-from paging import paginate
-from problems import Problem
+import errors
+from api import Blueprint, headers, page
+from models import AnyRow, Scope, Token, columns, db, soon, utcnow
 from schemas import EmptySchema, MintedTokenSchema, TokenInSchema, TokenQuerySchema, TokenSchema
 
 blueprint = Blueprint("tokens", __name__, url_prefix="/api/v1", description="Mint and revoke")
@@ -21,14 +19,9 @@ blueprint = Blueprint("tokens", __name__, url_prefix="/api/v1", description="Min
 @blueprint.response(200, TokenSchema(many=True), headers=headers("Link", "X-Total-Count"))
 def index(query: dict[str, Any]) -> Any:
     """List the live tokens, their secrets masked."""
-    rows, headers = paginate(
-        select(Token.__table__),
-        *_live(),
-        key=Token.__table__.c.id,
-        after=query.get("after"),
-        limit=query["limit"],
-    )
-    return [_shown(row._asdict(), auth.MASKED) for row in rows], headers
+    tokens = select(*columns(Token, "digest"))
+    rows, headers = page(tokens, query, *_live(), key=Token.id)
+    return [_shown(row, auth.MASKED) for row in rows], headers
 
 
 @blueprint.post("/tokens")
@@ -36,15 +29,13 @@ def index(query: dict[str, Any]) -> Any:
 @blueprint.response(201, MintedTokenSchema)
 def create(fields: dict[str, Any]) -> Any:
     """Mint a token: the answer is the only one that ever shows its secret."""
-    first = g.caller is None
-    scope = fields["scope"] or (Scope.ADMIN if first else g.caller.scope)
-    if first and scope != Scope.ADMIN:
-        raise Problem(422, "the first token", errors={"scope": ["The first token is an admin's."]})
+    is_first = g.caller is None
+    scope = fields["scope"] or (Scope.ADMIN if is_first else g.caller.scope)
+    if is_first and scope != Scope.ADMIN:
+        raise errors.InvalidInput(errors={"scope": ["The first token is an admin's."]})
 
     expires_at = soon(fields["expires_in"]) if fields["expires_in"] else None
-    token_id, secret = auth.mint(fields["name"], scope, expires_at, first=first)
-    row = db.session.execute(select(Token.__table__).where(Token.id == token_id)).one()
-    return _shown(row._asdict(), secret)
+    return _shown(*auth.mint(fields["name"], scope, expires_at, is_first=is_first))
 
 
 @blueprint.delete("/tokens/all")
@@ -57,11 +48,11 @@ def revoke_others() -> Any:
 
 @blueprint.delete("/token/<id:token_id>")
 @blueprint.response(200, EmptySchema)
-@blueprint.refuses("no-such-token")
+@blueprint.refuses(errors.NoSuchToken)
 def revoke(token_id: int) -> Any:
     """Revoke one token."""
     if not _revoke(Token.id == token_id):
-        raise Problem(404, f"there is no live token {token_id}", kind="no-such-token")
+        raise errors.NoSuchToken(token_id=token_id)
     return {}
 
 
@@ -70,13 +61,13 @@ def _live() -> tuple[ColumnElement[bool], ...]:
 
 
 def _revoke(which: ColumnElement[bool]) -> int:
-    """Revoke the live tokens that `which` selects; return how many."""
+    """Revoke the live tokens that `which` selects; return how many they were."""
     live = update(Token).where(which, *_live()).values(revoked_at=utcnow())
     revoked = db.session.execute(live.returning(Token.id)).all()
     db.session.commit()
     return len(revoked)
 
 
-def _shown(token: dict[str, Any], secret: str) -> dict[str, Any]:
-    current = g.caller is not None and g.caller.id == token["id"]
-    return token | {"token": secret, "current": current}
+def _shown(row: AnyRow, secret: str) -> dict[str, Any]:
+    is_current = g.caller is not None and g.caller.id == row.id
+    return row._asdict() | {"token": secret, "current": is_current}

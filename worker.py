@@ -1,43 +1,86 @@
-"""The worker pool: threads that take tasks from the queue and have Nix carry them out."""
+"""The worker pool: threads that take tasks from the queue, and the holders of task_queue."""
 
+import fcntl
 import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import IO
 
 from flask import Flask, g
 
-import holders
-import leases
+import maintenance
 import nix
-import reconciliation
-import retention
 import services
+import task_queue
 from attempts import Attempt
-from holders import Holder
-from models import DATABASE_AWAY
+from models import DATABASE_AWAY, cause
 
 log = logging.getLogger("pkgd.worker")
 
 POLL_SECONDS = 0.8
-KEEP_SECONDS = 1.0
+MAINTAIN_SECONDS = 1.0
 PRUNE_SECONDS = 3600
 STOP_SECONDS = 20
 
 
+class Holder:
+    """The identity under which one pool holds leases: a file, locked while its process lives.
+
+    The kernel drops the lock however the process ends. So all who share the folder can tell at once
+    that a holder is dead, across containers and reboots, where process ids would mean nothing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.id = str(uuid.uuid4())
+        self._path = folder / self.id
+        # Locked before it gets its name, so that no one ever sees that name unlocked.
+        unnamed = folder / f".{self.id}"
+        self._file: IO[bytes] = unnamed.open("wb")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        unnamed.rename(self._path)
+
+    def release(self) -> None:
+        """Give the identity up."""
+        self._path.unlink(missing_ok=True)
+        self._file.close()
+
+
+def dead_holders(folder: Path, ids: Iterable[str]) -> list[str]:
+    """Return which of these holders are dead; one that has no file here may live elsewhere."""
+    return [holder for holder in ids if _is_unlocked(folder / holder)]
+
+
+def remove_dead_holders(folder: Path) -> None:
+    """Remove the files of dead holders, once they hold no task any more."""
+    for path in folder.glob("[!.]*"):
+        if _is_unlocked(path):
+            path.unlink(missing_ok=True)
+
+
+def _is_unlocked(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return True
+    except (FileNotFoundError, BlockingIOError):
+        return False
+
+
 class Pool:
-    """The worker threads of one process, and a keeper that returns lost tasks to the queue."""
+    """The worker threads of one process, and one that does maintenance: it requeues lost tasks."""
 
     def __init__(self, app: Flask) -> None:
-        """Prepare a pool for `app`; nothing runs before `start`."""
         self.app = app
         self.stopping = threading.Event()
         self._queued = threading.Semaphore(0)
         self._threads: list[threading.Thread] = []
         self._holder: Holder | None = None
-        self._settled = False
+        self._is_settled = False
         self._prune_at = 0.0
 
     @property
@@ -48,18 +91,18 @@ class Pool:
 
     @property
     def is_running(self) -> bool:
-        """Tell whether every thread that there should be is alive, and the start is over."""
+        """Tell whether all threads are alive, and the maintenance of a start is done."""
         if self.size == 0:
             return True
         alive = sum(thread.is_alive() for thread in self._threads)
-        return alive == self.size + 1 and self._settled
+        return alive == self.size + 1 and self._is_settled
 
     def start(self) -> None:
-        """Start the threads; only ever after a fork."""
+        """Start the threads, which do not survive a fork."""
         if self.size == 0:
             return
         self._holder = Holder(self._holders)
-        self._threads = [self._thread("keeper", self.keep_once, self._rest)]
+        self._threads = [self._thread("maintenance", self.maintain_once, self._rest)]
         self._threads += [
             self._thread(f"worker-{number}", self.run_one, self._idle)
             for number in range(1, self.size + 1)
@@ -88,7 +131,7 @@ class Pool:
             try:
                 worked = step()
             except (*DATABASE_AWAY, nix.NixError) as error:
-                log.warning("put off: %s", getattr(error, "orig", error))
+                log.warning("put off: %s", cause(error))
                 worked = False
             # The one broad except: a fault of ours must not end the thread. A task's lease runs
             # out, which requeues it, so there is no second way to deal with a failure here.
@@ -103,48 +146,48 @@ class Pool:
         with self.app.app_context():
             if self.obstacle() is not None:
                 return False
-            lease = leases.claim(self.holder_id, self.app.config["LEASE_SECONDS"])
+            lease = task_queue.claim(self.holder_id, self.app.config["LEASE_SECONDS"])
             if lease is None:
                 return False
             g.task_id = lease.task_id
             Attempt(lease, self.app, self.stopping).run()
             return True
 
-    def keep_once(self) -> bool:
-        """Return lost tasks to the queue and say why tasks wait; at times, more."""
+    def maintain_once(self) -> bool:
+        """Requeue lost tasks, and say why tasks wait; once and now and then, do more."""
         with self.app.app_context():
             self.reap()
             self._sweep()
-            leases.explain_wait(self.obstacle())
-            if not self._settled:
+            task_queue.explain_wait(self.obstacle())
+            if not self._is_settled:
                 self._settle()
             if time.monotonic() >= self._prune_at:
                 self._prune_at = time.monotonic() + PRUNE_SECONDS
-                retention.prune(self.app.config["TASK_DAYS"])
+                maintenance.prune(self.app.config["TASK_DAYS"])
         return False
 
     def _settle(self) -> None:
-        """Set right, once after a start, what went wrong while nobody looked."""
-        holders.bury(self._holders)
-        for sentence in reconciliation.reconcile():
+        """Correct, once after a start, what has changed while no pool was running."""
+        remove_dead_holders(self._holders)
+        for sentence in maintenance.reconcile():
             log.warning("reconciliation: %s", sentence)
-        self._settled = True
+        self._is_settled = True
 
     def reap(self) -> None:
         """Requeue the tasks whose lease ran out, or whose holder is dead on this machine."""
-        others = [holder for holder in leases.holders() if holder != self.holder_id]
-        reaped = leases.reap(holders.dead(self._holders, others))
+        others = [holder for holder in task_queue.holders() if holder != self.holder_id]
+        reaped = task_queue.reap(dead_holders(self._holders, others))
         if reaped:
             log.warning("took %d tasks back from workers that are gone", reaped)
 
     def _sweep(self) -> None:
-        """End and remove what killed processes have left of tasks that won't run again."""
+        """Remove what killed processes left of tasks that won't run again, and its processes."""
         left = {path.name: path for path in (self.app.config["DATA_DIR"] / "tmp").glob("*-*-*-*-*")}
-        for task_id in left.keys() - leases.live(left):
+        for task_id in left.keys() - task_queue.live(left):
             nix.sweep(left[task_id])
 
     def obstacle(self) -> str | None:
-        """Return why no task should be taken at the moment; None when all is well."""
+        """Return why no task can be taken at the moment; None when one can."""
         try:
             nix.check(services.get(nix.Store, self.app))
         except nix.NixMissing as error:
@@ -161,14 +204,14 @@ class Pool:
         return threading.Thread(target=self.run, args=(step, pause), name=name, daemon=True)
 
     def _rest(self) -> None:
-        self.stopping.wait(KEEP_SECONDS)
+        self.stopping.wait(MAINTAIN_SECONDS)
 
     def _idle(self) -> None:
         self._queued.acquire(timeout=POLL_SECONDS)
 
     @property
     def holder_id(self) -> str:
-        """The name under which this pool holds leases."""
+        """The name under which this pool holds task_queue."""
         if self._holder is None:
             self._holder = Holder(self._holders)
         return self._holder.id

@@ -6,8 +6,7 @@ import filling
 import working
 from working import stopwatch
 
-import leases
-from models import Task
+import task_queue
 
 WHAT = ("list", "get", "claim", "download")
 SIZES = (1_000, 10_000, 100_000)
@@ -43,9 +42,9 @@ def _prepare(figures, size, repeats, service):
     figure = _figure(figures, "claim", size)
     with filling.database(service):
         for package_id in range(1, repeats + 1):
-            Task.queue(package_id)
+            task_queue.add(package_id)
             with stopwatch() as taken:
-                lease = leases.claim("bench", LEASE_SECONDS)
+                lease = task_queue.claim("bench", LEASE_SECONDS)
             figure.add(1000 * taken())
             lease.cancel()
 

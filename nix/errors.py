@@ -1,7 +1,7 @@
 """Errors: all that can go wrong with Nix, one class for each cause."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 MESSAGE_CHARACTERS = 4000
@@ -57,6 +57,11 @@ class NameUnknown(NixError):
 
     code = "name_unknown"
     hint = "check the spelling, or add a catalog that has the name to CATALOGS"
+
+    def __init__(self, name: str, near: Sequence[str] = ()) -> None:
+        """Name what was looked for, and the names that may have been meant."""
+        meant = f"; did you mean {', '.join(near)}?" if near else ""
+        super().__init__(f"no catalog has {name}{meant}")
 
 
 class VersionUnavailable(NixError):

@@ -182,9 +182,7 @@ def _has_package(query: Query, catalog: str) -> bool:
 def _not_found(query: Query, catalogs: Sequence[str], versions: list[Any]) -> NixError:
     """Return the error for a package that no catalog has, with what there is instead."""
     if not versions:
-        near = _near_names(query, catalogs)
-        meant = f"; did you mean {', '.join(near)}?" if near else ""
-        return NameUnknown(f"no catalog has {query.name}{meant}")
+        return NameUnknown(query.name, _near_names(query, catalogs))
 
     there = list(dict.fromkeys(offer.version for offer in _newest_first(versions)))
     listed = ", ".join(there[:LISTED_VERSIONS])

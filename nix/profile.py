@@ -13,6 +13,7 @@ from nix.errors import Collision, NixError
 from nix.store import Store, call, text
 
 ACTIVATE = Path(__file__).resolve().parent / "activate.nix"
+GENERATION_LINK = re.compile(r".*-\d+-link")
 GENERATION_LINE = re.compile(r"(\d+) +(\S+ \S+)(?: +(\(current\)))?")
 COLLISION_MESSAGE = re.compile(
     r"'(/[^'\n]+)' and (?:non-directory )?'(/[^'\n]+)'"
@@ -43,8 +44,10 @@ class ProfileGeneration:
 
 def set_profile(
     store: Store, profile: Path, packages: Iterable[ProfilePackage], *, tmp: Path
-) -> None:
-    """Make the profile hold exactly these packages, in one step; write temporary files in `tmp`.
+) -> int:
+    """Make the profile hold exactly these packages, in one step; return its generation's number.
+
+    Temporary files are written in `tmp`.
 
     Raises Collision, which leaves the profile as it was.
     """
@@ -61,6 +64,7 @@ def set_profile(
         text(done)
     except NixError as error:
         raise _collision(str(error), wanted) or error from None
+    return _number(profile.readlink())
 
 
 def _activation(profile: Path, packages: Path) -> list[str]:
@@ -94,6 +98,23 @@ def _owner(path: str, packages: Iterable[ProfilePackage]) -> tuple[str, str]:
         if path.startswith(f"{own}/")
     )
     return next(owners, (path, path))
+
+
+def current_generation(profile: Path) -> int | None:
+    """Return the number of the generation that the profile is; None when there is no profile."""
+    if not profile.is_symlink() or not GENERATION_LINK.fullmatch(profile.readlink().name):
+        return None
+    return _number(profile.readlink())
+
+
+def _number(link: Path) -> int:
+    """Return the number in the name of a generation's link, PROFILE-NUMBER-link."""
+    return int(link.name.split("-")[-2])
+
+
+def generation_link(profile: Path, number: int) -> Path:
+    """Return the link that Nix keeps for a generation of the profile."""
+    return profile.with_name(f"{profile.name}-{number}-link")
 
 
 def installed(store: Store, profile: Path) -> list[tuple[str, str]]:

@@ -10,9 +10,9 @@ import pytest
 from conftest import SQLITE, until
 from sqlalchemy import event, update
 
-import leases
 import nix
 import services
+import task_queue
 from models import Task, db, soon
 from worker import Pool
 
@@ -161,8 +161,8 @@ def test_who_loses_the_lease_ends_its_build_and_writes_nothing(
 
     expire(app)
     with app.app_context():
-        leases.reap()
-        assert leases.claim("another", 60).attempt == 2
+        task_queue.reap()
+        assert task_queue.claim("another", 60).attempt == 2
     before = look(task_id), read_log(task_id, attempt=1)
     thread.join(10)
 
@@ -270,7 +270,7 @@ def test_a_build_ends_with_an_outage_that_is_longer_than_its_lease(
         assert not recipes.is_building("endless")
 
     recipes.add_watched("endless", "true")
-    until(lambda: pool.keep_once() or pool.run_one())
+    until(lambda: pool.maintain_once() or pool.run_one())
     assert (look(task_id)["status"], look(task_id)["attempt"]) == ("succeeded", 2)
 
 

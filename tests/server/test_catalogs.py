@@ -1,11 +1,16 @@
 """Which versions there are: over the API, from memory while the catalogs stay as they are."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from conftest import SQLITE, bearing, until
 
 import nix
-from catalogs import BUNDLED, MARKS, WATCHED_FILES, Catalogs
+from catalogs import EVALUATIONS, LANDMARKS, WATCHED_FILES, Catalogs
+from config import BUNDLED_CATALOG
+
+pytest_plugins = ["workbench"]
 
 ONE = '{{ app = {{ type = "derivation"; name = "app-{0}"; pname = "app"; version = "{0}"; }}; }}'
 
@@ -107,7 +112,7 @@ def test_a_catalog_that_goes_away_is_told(own):
     assert catalogs.offers("app").failures
 
 
-@pytest.mark.parametrize("mark", MARKS[1:])
+@pytest.mark.parametrize("mark", LANDMARKS[1:])
 def test_a_large_tree_has_changed_when_it_was_updated_as_a_whole(store, tmp_path, mark):
     tree = tmp_path / "nixpkgs"
     (tree / ".git").mkdir(parents=True)
@@ -125,7 +130,7 @@ def test_a_large_tree_has_changed_when_it_was_updated_as_a_whole(store, tmp_path
 
 def test_only_so_many_names_are_remembered(own, monkeypatch):
     _, catalogs = own
-    monkeypatch.setattr("catalogs.REMEMBERED", 1)
+    monkeypatch.setattr("catalogs.REMEMBERED_NAMES", 1)
     first = catalogs.offers("app")
 
     catalogs.offers("other")
@@ -155,6 +160,38 @@ def test_a_channel_that_nix_can_not_find_is_not_watched(store, tmp_path):
 def test_without_nixpkgs_the_bundled_catalog_is_the_default(store):
     catalogs = Catalogs(store, [])
 
-    assert catalogs.names == (str(BUNDLED),)
-    assert catalogs.paths == (BUNDLED,)
-    assert (BUNDLED / "default.nix").is_file()
+    assert catalogs.names == (str(BUNDLED_CATALOG),)
+    assert catalogs.paths == (BUNDLED_CATALOG,)
+    assert (BUNDLED_CATALOG / "default.nix").is_file()
+
+
+@SQLITE
+def test_a_search_waits_for_its_turn_only_so_long(fake, app, client, tmp_path, monkeypatch):
+    started, gate = tmp_path / "started", tmp_path / "gate"
+    wait = f'echo >>{started}; until [ -e {gate} ]; do sleep 0.05; done; exec $real "$@"'
+    fake("nix-instantiate", wait)
+    monkeypatch.setattr("catalogs.WAIT_SECONDS", 0.1)
+
+    with ThreadPoolExecutor(EVALUATIONS) as threads:
+        searches = [
+            threads.submit(bearing(app, client.secret).get, f"/api/v1/catalog/hello{n}")
+            for n in range(EVALUATIONS)
+        ]
+        until(lambda: started.exists() and len(started.read_text()) == EVALUATIONS)
+        refused = client.get("/api/v1/catalog/hello")
+        gate.touch()
+
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+    assert refused.json["type"] == "urn:pkgd:problem:busy"
+    assert [search.result().status_code for search in searches] == [404] * EVALUATIONS
+
+
+@SQLITE
+def test_a_search_takes_only_so_long(fake, client, monkeypatch):
+    fake("nix-instantiate", "exec sleep 60")
+    monkeypatch.setattr("catalogs.SEARCH_SECONDS", 0.1)
+
+    refused = client.get("/api/v1/catalog/hello")
+
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+    assert refused.json["detail"] == "the catalogs take too long to evaluate; try again"

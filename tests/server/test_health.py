@@ -4,8 +4,8 @@ import pytest
 from conftest import until
 
 import services
+from config import BUILD, VERSION
 from health import check_start
-from version import BUILD, VERSION
 from worker import Pool
 
 

@@ -1,20 +1,18 @@
 """The API document: valid, complete, and true of the routes that it describes."""
 
 import re
-from pathlib import Path
 
 import pytest
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
-import problems
+import errors
 import services
 from app import create_app
-from blueprints import REFUSALS
-from docs import ApiDocument
+from openapi import ApiDocument
 from schemas import NAME_RULE, VERSION_RULE, PackageInSchema
+from task_queue import error_codes
 
-HERE = Path(__file__).parent.parent.parent
 METHODS = {"get", "post", "delete"}
 
 
@@ -159,13 +157,17 @@ def test_the_headers_of_a_refusal_are_told(document, operations, status, header)
     assert header in answers(document, operations["packages_create"])[status]["headers"]
 
 
-def test_every_kind_of_problem_is_told():
-    sources = "".join(path.read_text() for path in HERE.glob("*.py"))
-    kinds = set(re.findall(r'\bkind="([a-z-]+)"', sources))
-    kinds |= {kind for _, _, kind in problems.REFUSALS}
+def test_every_error_has_an_example_that_says_what_it_means_and_what_to_do(document):
+    examples = document["components"]["examples"]
 
-    assert kinds - REFUSALS.keys() == set()
-    assert {kind for kind, refusal in REFUSALS.items() if refusal.has_kind} - kinds == set()
+    assert examples.keys() == errors.documented().keys()
+    assert all(one["summary"] and one["description"] for one in examples.values())
+
+
+def test_every_code_that_a_task_can_fail_with_is_told(document):
+    told = document["components"]["schemas"]["TaskError"]["properties"]["code"]["description"]
+
+    assert {code for code in error_codes() if f"`{code}`" in told} == error_codes().keys()
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,6 @@ def test_the_rule_of_a_version_is_the_one_that_is_applied(version):
 def test_the_document_is_made_when_it_is_first_asked_for(tmp_path):
     app = create_app({"DATA_DIR": tmp_path})
 
-    assert "document" not in app.extensions
     first = app.test_client().get("/openapi.json")
     assert (
         app.test_client().get("/openapi.json").data

@@ -1,11 +1,13 @@
 """The profile: activation, replacement, collisions, generations and the way back."""
 
+import fcntl
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import SQLITE, bearing
 
+import profiles
 import services
 from worker import Pool
 
@@ -366,3 +368,29 @@ def test_a_switch_brings_a_forgotten_package_back(app, client, activated, profil
     assert statuses(client) == {"app 1.0.0": "activated", "app 2.0.0": "downloaded"}
     assert (app.config["DATA_DIR"] / "roots" / "3-0").is_symlink()
     assert client.get("/api/v1/package/3").json["closure_size"] > 0
+
+
+@SQLITE
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "package/1/activate"),
+        ("POST", "package/1/deactivate"),
+        ("DELETE", "package/1"),
+        ("POST", "generation/1/activate"),
+        ("POST", "generations/rollback"),
+    ],
+)
+def test_a_request_waits_for_its_turn_only_so_long(
+    app, client, activated, monkeypatch, method, path
+):
+    activated()
+    monkeypatch.setattr(profiles, "LOCK_SECONDS", 0.1)
+
+    with (app.config["DATA_DIR"] / "changes.lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        refused = client.open(f"/api/v1/{path}", method=method)
+
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+    assert refused.json["type"] == "urn:pkgd:problem:busy"
+    assert client.get("/api/v1/package/1").json["status"] == "activated"

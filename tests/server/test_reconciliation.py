@@ -9,8 +9,8 @@ from conftest import SQLITE
 from sqlalchemy import delete, update
 
 import nix
+from maintenance import reconcile
 from models import Change, Generation, Package, PackageStatus, db
-from reconciliation import reconcile
 
 pytestmark = pytest.mark.usefixtures("own_store")
 
@@ -227,7 +227,7 @@ def test_the_pool_reconciles_when_it_starts(app, client, activated, pool, caplog
     activated()
     app.config["PROFILE"].unlink()
 
-    pool.keep_once()
+    pool.maintain_once()
 
     assert "reconciliation: app 1.0.0 is not in the profile" in caplog.text
     assert statuses(client) == {"app 1.0.0": "downloaded"}

@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import func, select, update
 
-import retention
+import maintenance
 from models import Package, Task, TaskLog, TaskStatus, db, soon
 
 DAY = 86_400
@@ -35,8 +35,8 @@ def test_tasks_of_long_ago_are_pruned_with_their_logs(ended):
     ended(31)
     kept = [ended(29), ended(1)]
 
-    assert retention.count(30) == 1
-    assert retention.prune(30) == 1
+    assert maintenance.prunable(30) == 1
+    assert maintenance.prune(30) == 1
 
     assert left() == kept
     assert db.session.scalar(select(func.count()).select_from(TaskLog)) == 2
@@ -46,7 +46,7 @@ def test_the_newest_task_of_a_package_stays_however_old(ended):
     ended(400)
     newest = ended(399)
 
-    assert retention.prune(30) == 1
+    assert maintenance.prune(30) == 1
 
     assert left() == [newest]
 
@@ -55,7 +55,7 @@ def test_the_task_that_downloaded_a_package_stays(ended):
     did_it = ended(400, TaskStatus.SUCCEEDED)
     later = [ended(399), ended(1)]
 
-    assert retention.prune(30) == 1
+    assert maintenance.prune(30) == 1
 
     assert left() == [did_it, later[1]]
 
@@ -65,16 +65,16 @@ def test_a_live_task_is_never_pruned(ended):
     db.session.execute(update(Task).values(created_at=soon(-400 * DAY), finished_at=None))
     db.session.commit()
 
-    assert retention.prune(30) == 0
+    assert maintenance.prune(30) == 0
     assert left() == [queued]
 
 
 def test_many_tasks_are_pruned_in_batches(ended, monkeypatch):
-    monkeypatch.setattr(retention, "BATCH", 2)
+    monkeypatch.setattr(maintenance, "PRUNE_BATCH", 2)
     for _ in range(6):
         ended(40)
 
-    assert retention.prune(30) == 5
+    assert maintenance.prune(30) == 5
     assert left() == [6]
 
 
@@ -82,7 +82,7 @@ def test_the_pool_prunes(ended, pool):
     ended(31)
     newest = ended(31)
 
-    pool.keep_once()
+    pool.maintain_once()
 
     db.session.rollback()
     assert left() == [newest]

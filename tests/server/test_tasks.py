@@ -218,3 +218,13 @@ def test_a_part_of_a_log_that_makes_no_sense_is_refused(client, schedule, query)
     answer = client.get(f"/api/v1/task/{schedule()}/log?{query}")
 
     assert (answer.status_code, list(answer.json["errors"])) == (422, [query.partition("=")[0]])
+
+
+def test_a_log_is_followed_only_so_long(client, schedule, monkeypatch):
+    monkeypatch.setattr("tasks.FOLLOW_SECONDS", 0.2)
+    task_id = schedule()
+
+    followed = client.get(f"/api/v1/task/{task_id}/log?follow=true")
+
+    assert (followed.status_code, followed.data) == (200, b"")
+    assert client.get(f"/api/v1/task/{task_id}").json["status"] == "queued"

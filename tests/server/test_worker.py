@@ -10,10 +10,10 @@ import pytest
 from conftest import CATALOGS, SQLITE, until
 from sandbox import sandboxed_store
 
-import leases
 import nix
 import services
-from models import Package, Task, db
+import task_queue
+from models import Package, db
 from worker import Pool
 
 pytest_plugins = ["workbench"]
@@ -28,7 +28,7 @@ def test_without_room_on_the_disk_tasks_wait_and_say_why(app, schedule, pool, lo
     task_id = schedule()
 
     assert not pool.run_one()
-    pool.keep_once()
+    pool.maintain_once()
 
     task = look(task_id)
     assert (task["status"], task["attempt"]) == ("queued", 0)
@@ -38,7 +38,7 @@ def test_without_room_on_the_disk_tasks_wait_and_say_why(app, schedule, pool, lo
 def test_with_room_again_tasks_go_on(app, schedule, pool, look):
     app.config["MIN_FREE_BYTES"] = 2**60
     task_id = schedule()
-    pool.keep_once()
+    pool.maintain_once()
 
     app.config["MIN_FREE_BYTES"] = 1
 
@@ -55,7 +55,7 @@ def test_without_nix_tasks_wait_and_say_why(programs, program, schedule, pool, l
 
     assert not pool.run_one()
     with suppress(nix.NixMissing):  # what there is to reconcile waits as well
-        pool.keep_once()
+        pool.maintain_once()
 
     assert look(task_id)["waiting"] == f"{program} is not on PATH"
     (programs / program).symlink_to(real)
@@ -130,7 +130,7 @@ def queue(name):
     package = Package(name=name, version="1.0.0")
     db.session.add(package)
     db.session.commit()
-    Task.queue(package.id)
+    task_queue.add(package.id)
     return package
 
 
@@ -138,7 +138,7 @@ def test_what_a_dead_pool_held_runs_again_at_once(app, make_app, schedule, pool,
     task_id = schedule()
     dead = services.get(Pool, make_app())
     with app.app_context():
-        assert leases.claim(dead.holder_id, 30)
+        assert task_queue.claim(dead.holder_id, 30)
     dead._holder._file.close()
 
     pool.start()
@@ -151,9 +151,9 @@ def test_what_a_living_pool_holds_is_left_to_it(app, make_app, schedule, pool, l
     task_id = schedule()
     living = services.get(Pool, make_app())
     with app.app_context():
-        assert leases.claim(living.holder_id, 30)
+        assert task_queue.claim(living.holder_id, 30)
 
-    pool.keep_once()
+    pool.maintain_once()
 
     assert (look(task_id)["status"], look(task_id)["attempt"]) == ("running", 1)
 
@@ -166,11 +166,11 @@ def test_what_a_killed_process_has_left_of_a_cancelled_task_is_ended(
     place = app.config["DATA_DIR"] / "tmp" / task_id / "1"
     place.mkdir(parents=True)
     with subprocess.Popen(["sleep", "60"], env={"TMPDIR": place}) as left:
-        pool.keep_once()
+        pool.maintain_once()
         assert left.poll() is None
 
         client.post(f"/api/v1/task/{task_id}/cancel")
-        pool.keep_once()
+        pool.maintain_once()
 
         until(lambda: left.poll() is not None)
     assert not place.parent.exists()

@@ -3,7 +3,7 @@
 import pytest
 from conftest import bearing
 
-from throttle import FAILURES
+from auth import FAILURES
 
 
 @pytest.fixture

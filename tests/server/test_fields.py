@@ -3,18 +3,18 @@
 import pytest
 from marshmallow import ValidationError
 
-from shapes import Number, Seconds, Whole
+from fields import JsonInteger, QueryInteger, Seconds
 
 
 @pytest.mark.parametrize(("given", "number"), [("0", 0), ("007", 7), ("100", 100)])
 def test_a_number_in_a_url_is_its_digits(given, number):
-    assert Number().deserialize(given) == number
+    assert QueryInteger().deserialize(given) == number
 
 
 @pytest.mark.parametrize("given", ["", "-1", "+1", "1.0", "1_0", " 1", "\u0661", "one"])
 def test_nothing_else_is_a_number_in_a_url(given):
     with pytest.raises(ValidationError):
-        Number().deserialize(given)
+        QueryInteger().deserialize(given)
 
 
 @pytest.mark.parametrize(("given", "seconds"), [("0", 0), ("2.5", 2.5), ("1e1", 10), ("3E-1", 0.3)])
@@ -30,10 +30,10 @@ def test_nothing_else_is_seconds_in_a_url(given):
 
 @pytest.mark.parametrize(("given", "number"), [(60, 60), (60.0, 60)])
 def test_a_whole_number_in_json_may_be_written_with_a_point(given, number):
-    assert Whole(strict=True).deserialize(given) == number
+    assert JsonInteger(strict=True).deserialize(given) == number
 
 
 @pytest.mark.parametrize("given", [60.5, "60", True, float("inf"), [60], None])
 def test_nothing_else_is_a_whole_number_in_json(given):
     with pytest.raises(ValidationError):
-        Whole(strict=True).deserialize(given)
+        JsonInteger(strict=True).deserialize(given)

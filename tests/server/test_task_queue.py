@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import select, update
 
-import holders
-import leases
-from holders import Holder
-from leases import Failure, LeaseLost, Realised
+import task_queue
+import worker
 from models import Package, Task, TaskStatus, db, soon
+from task_queue import LeaseLost, Realised, TaskError
+from worker import Holder
 
 REALISED = Realised(
     catalog="/catalog",
@@ -18,7 +18,7 @@ REALISED = Realised(
     store_paths=("/nix/store/a", "/nix/store/a-man"),
     closure_size=7,
 )
-WRONG = Failure("build_failed", "it did not build", "read the log")
+WRONG = TaskError("build_failed", "it did not build", "read the log")
 
 
 @pytest.fixture
@@ -30,13 +30,13 @@ def queue(app):
             packages = [Package(name="made", version=f"{n}.0.0") for n in range(count)]
             db.session.add_all(packages)
             db.session.commit()
-            return [Task.queue(package.id) for package in packages]
+            return [task_queue.add(package.id) for package in packages]
 
         yield queue
 
 
 def claim(holder="holder", seconds=30):
-    return leases.claim(holder, seconds)
+    return task_queue.claim(holder, seconds)
 
 
 def task(lease):
@@ -81,7 +81,7 @@ def test_a_claim_says_what_to_do_and_until_when(queue):
 
     assert (lease.name, lease.version, lease.attempt, lease.holder) == ("made", "0.0.0", 1, "me")
     assert soon(20) < task(lease).lease_until < soon(31)
-    assert leases.holders() == ["me"]
+    assert task_queue.holders() == ["me"]
 
 
 def test_a_renewal_shows_progress_and_lengthens_the_lease(queue):
@@ -101,7 +101,7 @@ def test_a_renewal_tells_of_a_cancel(queue):
     lease = claim()
     assert lease.is_cancel_requested() is False
 
-    assert Task.request_cancel(task_id)
+    assert task_queue.request_cancel(task_id)
 
     assert lease.is_cancel_requested() is True
     assert lease.renew(60, done=0, expected=0, phase="building") is True
@@ -168,7 +168,7 @@ def test_who_lost_the_lease_writes_nothing(queue, write):
     queue()
     lost = claim("first")
     expire(lost)
-    leases.reap()
+    task_queue.reap()
     kept = claim("second")
     before = task(kept)
 
@@ -182,11 +182,11 @@ def test_who_lost_the_lease_writes_nothing(queue, write):
 def test_a_task_whose_lease_ran_out_is_queued_again(queue):
     queue()
     lease = claim()
-    assert leases.reap() == 0
+    assert task_queue.reap() == 0
 
     expire(lease)
 
-    assert leases.reap() == 1
+    assert task_queue.reap() == 1
     assert (task(lease).status, task(lease).lease_holder) == ("queued", None)
     assert claim("other").attempt == 2
 
@@ -196,7 +196,7 @@ def test_a_task_that_was_lost_three_times_fails(queue):
     for _ in range(3):
         lease = claim()
         expire(lease)
-        leases.reap()
+        task_queue.reap()
 
     row = task(lease)
     assert (row.status, row.error_code) == ("failed", "lost")
@@ -207,10 +207,10 @@ def test_a_task_that_was_lost_three_times_fails(queue):
 def test_a_lost_task_that_was_to_be_cancelled_is_cancelled(queue):
     (task_id,) = queue()
     lease = claim()
-    Task.request_cancel(task_id)
+    task_queue.request_cancel(task_id)
     expire(lease)
 
-    leases.reap()
+    task_queue.reap()
 
     assert task(lease).status == "cancelled"
 
@@ -218,7 +218,7 @@ def test_a_lost_task_that_was_to_be_cancelled_is_cancelled(queue):
 def test_a_requeue_carries_out_a_cancel_that_came_meanwhile(queue):
     (task_id,) = queue()
     lease = claim()
-    Task.request_cancel(task_id)
+    task_queue.request_cancel(task_id)
 
     lease.requeue()
 
@@ -230,7 +230,7 @@ def test_a_dead_holders_task_is_queued_before_its_lease_runs_out(queue):
     queue(2)
     dead, alive = claim("dead"), claim("alive")
 
-    assert leases.reap(["dead"]) == 1
+    assert task_queue.reap(["dead"]) == 1
 
     assert (task(dead).status, task(alive).status) == ("queued", "running")
 
@@ -238,38 +238,38 @@ def test_a_dead_holders_task_is_queued_before_its_lease_runs_out(queue):
 def test_a_package_has_one_live_task(queue):
     queue()
 
-    assert Task.queue(1) is None
+    assert task_queue.add(1) is None
 
     claim().fail(WRONG)
-    assert Task.queue(1) is not None
+    assert task_queue.add(1) is not None
 
 
 def test_what_is_not_created_is_not_queued(queue):
     queue()
     claim().succeed(REALISED)
 
-    assert Task.queue(1) is None
-    assert Task.queue(99) is None
+    assert task_queue.add(1) is None
+    assert task_queue.add(99) is None
 
 
 def test_a_holder_is_dead_once_nobody_locks_its_file(tmp_path):
     holder = Holder(tmp_path)
-    assert holders.dead(tmp_path, [holder.id]) == []
+    assert worker.dead_holders(tmp_path, [holder.id]) == []
 
     holder._file.close()
 
-    assert holders.dead(tmp_path, [holder.id]) == [holder.id]
+    assert worker.dead_holders(tmp_path, [holder.id]) == [holder.id]
 
 
 def test_a_holder_of_another_machine_is_not_known_to_be_dead(tmp_path):
-    assert holders.dead(tmp_path, ["somebody"]) == []
+    assert worker.dead_holders(tmp_path, ["somebody"]) == []
 
 
 def test_the_files_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path):
     dead, alive = Holder(tmp_path), Holder(tmp_path)
     dead._file.close()
 
-    holders.bury(tmp_path)
+    worker.remove_dead_holders(tmp_path)
 
     assert [path.name for path in tmp_path.iterdir()] == [alive.id]
     alive.release()

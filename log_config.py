@@ -1,7 +1,7 @@
-"""The log: one line an event, for people in development, as JSON in production.
+"""The service's own log: a line for each event, for people in development, JSON in production.
 
-Every line written while a request or a task is dealt with carries its id. Nobody's secret is ever
-handed to a logger: headers and bodies of requests are not logged.
+A line that is written during a request or a task carries its id. Headers and bodies of requests are
+never logged, so that no secret is.
 """
 
 import logging
@@ -19,12 +19,12 @@ FIELDS = "%(asctime)s %(levelname)s %(name)s %(message)s %(request_id)s %(task_i
 
 
 class Ids(logging.Filter):
-    """Adds to a line the request and the task that it is about."""
+    """Adds the ids of the request and the task to a line."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add the ids; no line is held back."""
-        here = has_app_context()
-        record.__dict__.update({name: g.get(name) if here else None for name in IDS})
+        """Add the ids, and let every line pass."""
+        has_context = has_app_context()
+        record.__dict__.update({name: g.get(name) if has_context else None for name in IDS})
         return True
 
 
@@ -34,7 +34,7 @@ class Readable(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         ids = ((name, getattr(record, name, None)) for name in IDS)
-        return super().format(record) + "".join(f" {name}={one}" for name, one in ids if one)
+        return super().format(record) + "".join(f" {name}={value}" for name, value in ids if value)
 
 
 class JsonLine(JsonFormatter):
@@ -42,7 +42,7 @@ class JsonLine(JsonFormatter):
 
     @staticmethod
     def converter(timestamp: float | None) -> time.struct_time:
-        """Return the time in UTC, as the Z behind it says."""
+        """Return the time in UTC, as its Z says."""
         return time.gmtime(timestamp)
 
 
@@ -76,13 +76,13 @@ def config(*, production: bool) -> dict[str, Any]:
 
 
 def init_app(app: Flask) -> None:
-    """Log the requests to `app` that change something or fail; the others at level DEBUG."""
+    """Log requests to `app` that change something or fail, and others at level DEBUG."""
     app.after_request(_end)
 
 
 def _end(response: Response) -> Response:
-    dull = request.method in ("GET", "HEAD") and response.status_code < 400
-    level = logging.DEBUG if dull else logging.INFO
+    is_routine = request.method in ("GET", "HEAD") and response.status_code < 400
+    level = logging.DEBUG if is_routine else logging.INFO
     if log.isEnabledFor(level):
         duration = round((time.perf_counter() - g.started) * 1000, 1)
         facts = {

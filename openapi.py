@@ -1,28 +1,69 @@
-"""The API document (OpenAPI 3.1), made of the decorators and the schemas that the routes serve by.
+"""The API document (OpenAPI 3.1), and the pages that show it.
 
-What those don't tell is added here for all routes at once: who may call them, the ways to refuse
-that they have in common, what is in URLs and headers, what leads where, an example of everything.
+The document is made of the decorators and schemas that the routes work by. What these don't know is
+added for all routes at once: who may call, the errors that all have in common, the parameters of
+paths, headers, links from one operation to the next, and an example of everything.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cached_property
+from importlib.metadata import distribution
+from mimetypes import guess_type
+from pathlib import Path
 from typing import Any
 
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
-from flask import Flask
+from flask import Flask, Response, current_app, json, request
 from flask_smorest.spec.plugins import FlaskPlugin
-from werkzeug.http import HTTP_STATUS_CODES
+from werkzeug.exceptions import NotFound
 
 import auth
+import errors
 import schemas
-from blueprints import REFUSALS, Blueprint, headers
+import services
+from api import Blueprint, headers
+from config import HERE, VERSION
+from errors import CONTENT_TYPE, EXAMPLE_TASK, ApiError
 from models import Scope
-from problems import CONTENT_TYPE
-from schemas import NAME_LENGTH, NAME_RULE, TASK_ID
-from version import VERSION
+from schemas import NAME_LENGTH, NAME_RULE
 
 Part = dict[str, Any]
+
+blueprint = Blueprint("docs", __name__, description="This document, and pages that show it")
+
+HTML = {"type": "string", "examples": ["<!doctype html>…"]}
+PAGES = HERE / "pages"
+# Located rather than imported: an import would read all of its files into memory.
+OFFAPI = Path(str(distribution("offapi").locate_file("offapi")))
+ASSETS = {
+    "redoc.js": OFFAPI / "redoc.js",
+    "redocly.svg": PAGES / "redocly.svg",
+    "show-swagger-ui.js": PAGES / "show-swagger-ui.js",
+    "swagger-ui.css": OFFAPI / "swagger_style.css",
+    "swagger-ui.js": OFFAPI / "swagger_bundle.js",
+}
+ASSETS_SECONDS = 86_400
+# ReDoc loads its maker's logo from there.
+REMOTE_LOGO = re.compile(rb"https://cdn\.redoc\.ly/redoc/[a-z-]+\.svg")
+LOCAL_LOGO = b"docs/assets/redocly.svg"
+# Both programs write style elements; scripts come from our files alone.
+POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "base-uri 'none'",
+        "connect-src 'self'",
+        "font-src data:",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "img-src 'self' data:",
+        "script-src 'self'",
+        "style-src 'self' 'unsafe-inline'",
+    ]
+)
+
 
 DESCRIPTION = """\
 Takes a software package from a name and a version to something that runs: register it, have Nix
@@ -32,10 +73,10 @@ build or fetch it in the background, activate it in a profile, roll back.
 scope: `read`, `operate` (which may change packages, tasks and the profile) or `admin` (tokens too).
 In development, the first token needs none: `POST /api/v1/tokens`.
 
-**Problems.** Whatever isn't a success is a problem document (RFC 9457), `application/problem+json`.
-Unknown query parameters and unknown fields are errors. A method that a path doesn't have is
-answered by 405, with the header `Allow`. `HEAD` goes wherever `GET` does, `OPTIONS` everywhere.
-What is no proper HTTP is answered by 400, too long a header by 431.
+**Problems.** Every answer but a success is a problem document (RFC 9457), of the media type
+`application/problem+json`. Unknown query parameters and unknown fields are errors. A method that a
+path doesn't have is answered by 405, with the header `Allow`. `HEAD` works wherever `GET` does, and
+`OPTIONS` everywhere. Malformed HTTP is answered by 400, and too long a header by 431.
 
 **Lists** come in pages, with the header `Link` to the next one.
 
@@ -53,7 +94,7 @@ SECURITY = {
     },
 }
 
-# what each is, and an example
+# The headers of answers: what each is, and an example.
 HEADERS = {
     "Link": (
         "The next page, if there is one (RFC 8288).",
@@ -63,21 +104,21 @@ HEADERS = {
     "Retry-After": ("Try again after this many seconds.", 2),
     "WWW-Authenticate": ("How to say who you are.", 'Bearer realm="pkgd", Token realm="pkgd"'),
     "X-Next-Offset": ("The `offset` of what isn't written yet.", 8192),
-    "X-Request-ID": ("The id of the request.", TASK_ID),
+    "X-Request-ID": ("The id of the request.", EXAMPLE_TASK),
     "X-Total-Count": ("How many there are on all pages.", 250),
 }
-REFUSAL_HEADERS = {401: ["WWW-Authenticate"], 429: ["Retry-After"], 503: ["Retry-After"]}
+ERROR_HEADERS = {401: ["WWW-Authenticate"], 429: ["Retry-After"], 503: ["Retry-After"]}
 
-# what a path has: what it is, an example, and what the URL's converter doesn't know of it
+# The parameters of paths: what each is, an example, and rules that URL converters don't have.
 PARAMETERS: dict[str, tuple[str, Any, Part]] = {
     "name": ("A name.", "hello", {"pattern": NAME_RULE, "maxLength": NAME_LENGTH}),
     "number": ("The number of a generation.", 3, {}),
     "package_id": ("The id of a package.", 1, {}),
-    "task_id": ("The id of a task.", TASK_ID, {}),
+    "task_id": ("The id of a task.", EXAMPLE_TASK, {}),
     "token_id": ("The id of a token.", 2, {}),
 }
 
-# where an operation's success leads: the parameter, what it is to be, and the next operation
+# For an operation that succeeds: a parameter, where to find its value, and the next operation.
 LINKS = {
     "packages_index": [("package_id", "$response.body#/0/id", "packages_show")],
     "packages_create": [
@@ -106,8 +147,63 @@ LINKS = {
 }
 
 
+@blueprint.get("/openapi.json")
+@blueprint.response(200, {"type": "object", "examples": [{"openapi": "3.1.0"}]})
+def openapi() -> Response:
+    """Send this document."""
+    return _send(services.get(ApiDocument).text, "application/json")
+
+
+@blueprint.get("/docs")
+@blueprint.response(200, HTML, content_type="text/html")
+def swagger_ui() -> Response:
+    """Show this document in Swagger UI, which can call the service."""
+    return _page("swagger-ui.html")
+
+
+@blueprint.get("/redoc")
+@blueprint.response(200, HTML, content_type="text/html")
+def redoc() -> Response:
+    """Show this document in ReDoc."""
+    return _page("redoc.html")
+
+
+def asset(name: str) -> Response:
+    """Send what a page loads."""
+    if name not in ASSETS:
+        raise NotFound
+    text = REMOTE_LOGO.sub(LOCAL_LOGO, ASSETS[name].read_bytes())
+    return _send(text, guess_type(name)[0], seconds=ASSETS_SECONDS)
+
+
+# Not in the API document.
+blueprint.record(lambda state: state.add_url_rule("/docs/assets/<name>", "asset", asset))
+
+
+def _page(name: str) -> Response:
+    return _send((PAGES / name).read_bytes(), "text/html")
+
+
+def _send(text: bytes | str, kind: str | None, *, seconds: int = 0) -> Response:
+    """Send a text that clients may cache for `seconds`, and then have to validate by its ETag."""
+    response = Response(text, content_type=f"{kind}; charset=utf-8")
+    response.cache_control.max_age = seconds
+    response.add_etag()
+    response.make_conditional(request)
+    return response
+
+
+class ApiDocument:
+    """The API document as JSON text, made when it is first asked for."""
+
+    @cached_property
+    def text(self) -> str:
+        """The document of the current application."""
+        return json.dumps(build(current_app))
+
+
 class Conventions:
-    """What flask-smorest wants to know of the whole API."""
+    """What flask-smorest asks about the API as a whole."""
 
     DEFAULT_ERROR_RESPONSE_NAME = None
     DEFAULT_RESPONSE_CONTENT_TYPE = "application/json"
@@ -120,15 +216,17 @@ def build(app: Flask) -> Part:
         operation["operationId"] = endpoint.replace(".", "_")
         operation["summary"] = operation["summary"].rstrip(".")
         add_security(operation, endpoint, method)
-        add_refusals(operation, endpoint, method)
+        add_errors(operation, endpoint, method)
         add_links(operation)
     for path in document["paths"].values():
         for parameter in path.get("parameters", []):
             add_words(parameter)
+
+    documented = errors.documented()
     document["components"] |= {
-        "examples": {kind: {"value": problem(kind)} for kind in REFUSALS},
-        "headers": {name: header(*said) for name, said in HEADERS.items()},
-        "responses": {kind: refusal(kind) for kind in REFUSALS},
+        "examples": {code: problem(error) for code, error in documented.items()},
+        "headers": {name: header(*facts) for name, facts in HEADERS.items()},
+        "responses": {code: error_answer(error) for code, error in documented.items()},
         "securitySchemes": SECURITY,
     }
     add_examples(document["paths"], document["components"]["schemas"])
@@ -181,52 +279,49 @@ def scope(endpoint: str, method: str) -> Scope:
     return auth.required_scope(endpoint.partition(".")[0], method)
 
 
-def add_refusals(operation: Part, endpoint: str, method: str) -> None:
-    """Tell in which ways the route may refuse: its own, and those that come with what it is."""
-    kinds = operation.pop("refusals", [])
+def add_errors(operation: Part, endpoint: str, method: str) -> None:
+    """Tell which errors the route may answer with: its own, and those of all routes of its kind."""
+    possible: list[type[ApiError]] = operation.pop("errors", [])
     if endpoint not in auth.OPEN_ENDPOINTS:
-        kinds += ["no-token", "too-many-failures", "database-unavailable"]
-        kinds += ["small-scope"] * (scope(endpoint, method) != Scope.READ)
+        possible += [errors.Unauthorized, errors.TooManyFailures, errors.DatabaseUnavailable]
+        possible += [errors.ScopeTooSmall] * (scope(endpoint, method) != Scope.READ)
     if "requestBody" in operation:
-        kinds += ["no-json", "no-length", "large-body", "other-body"]
-    # flask-smorest notes the status by itself where there are arguments
+        possible += [errors.InvalidJson, errors.LengthRequired]
+        possible += [errors.BodyTooLarge, errors.BodyNotJson]
+    # flask-smorest notes a 422 by itself where a route has arguments.
     if operation["responses"].pop("422", None):
-        kinds += ["invalid"] if "requestBody" in operation else ["invalid", "long-url"]
+        possible += [errors.InvalidInput]
+        possible += [errors.UrlTooLong] * ("requestBody" not in operation)
 
     by_status = defaultdict(list)
-    for kind in kinds:
-        by_status[REFUSALS[kind].status].append(kind)
+    for error in possible:
+        by_status[error.status].append(error)
     for response in operation["responses"].values():
         response["headers"] = headers("X-Request-ID") | response.get("headers", {})
     for status, same in sorted(by_status.items()):
-        known = {"$ref": f"#/components/responses/{same[0]}"}
-        operation["responses"][str(status)] = known if len(same) == 1 else refusal(*same)
+        known = {"$ref": f"#/components/responses/{same[0].code}"}
+        operation["responses"][str(status)] = known if len(same) == 1 else error_answer(*same)
 
 
-def refusal(*kinds: str) -> Part:
-    """Return an answer with an example for each kind of problem that it may be."""
-    status = REFUSALS[kinds[0]].status
-    examples = {kind: {"$ref": f"#/components/examples/{kind}"} for kind in kinds}
+def error_answer(*same: type[ApiError]) -> Part:
+    """Return the answer for errors of one status, with an example of each."""
+    status = same[0].status
+    examples = {error.code: {"$ref": f"#/components/examples/{error.code}"} for error in same}
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
-        "description": f"{HTTP_STATUS_CODES[status]}: {', '.join(kinds)}",
-        "headers": headers("X-Request-ID", *REFUSAL_HEADERS.get(status, [])),
+        "description": f"{same[0].title}: {', '.join(examples)}",
+        "headers": headers("X-Request-ID", *ERROR_HEADERS.get(status, [])),
         "content": {CONTENT_TYPE: {"schema": schema, "examples": examples}},
     }
 
 
-def problem(kind: str) -> Part:
-    """Return an example of a problem document."""
-    said = REFUSALS[kind]
-    document = {
-        "type": f"urn:pkgd:problem:{kind}" if said.has_kind else "about:blank",
-        "title": HTTP_STATUS_CODES[said.status],
-        "status": said.status,
-        "detail": said.detail,
-        "instance": TASK_ID,
+def problem(error: type[ApiError]) -> Part:
+    """Return an error's example: what it means, what to do, and its problem document."""
+    return {
+        "summary": error.__doc__,
+        "description": error.hint,
+        "value": error(**error.example).document(EXAMPLE_TASK),
     }
-    more = {"errors": said.errors, "near": said.near}
-    return document | {name: value for name, value in more.items() if value is not None}
 
 
 def header(description: str, example: Any) -> Part:

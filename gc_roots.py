@@ -1,4 +1,4 @@
-"""GC roots: a link to each output of a downloaded package, which keeps it in the store."""
+"""GC roots: links that keep the outputs of downloaded packages in the store."""
 
 import re
 from pathlib import Path
@@ -7,25 +7,25 @@ NAME = re.compile(r"(\d+)-\d+")
 
 
 def link(data_dir: Path, package_id: int, number: int) -> Path:
-    """Return where the root of a package's output is; output 0 is the main one."""
+    """Return the path of the root of a package's output; output 0 is the main one."""
     return data_dir / "roots" / f"{package_id}-{number}"
 
 
 def all_links(data_dir: Path) -> dict[Path, int]:
-    """Return every root there is, with the id of its package."""
+    """Return every root, with the id of its package."""
     links = (data_dir / "roots").glob("*")
     found = ((path, NAME.fullmatch(path.name)) for path in links)
     return {path: int(match[1]) for path, match in found if match}
 
 
 def remove(data_dir: Path, package_id: int) -> None:
-    """Remove a package's roots: its store paths go with the next garbage collection."""
+    """Remove a package's roots, so that the next garbage collection may delete its store paths."""
     for path, owner in all_links(data_dir).items():
         if owner == package_id:
             path.unlink(missing_ok=True)
 
 
-def is_kept(data_dir: Path, package_id: int, store_paths: list[str]) -> bool:
+def are_complete(data_dir: Path, package_id: int, store_paths: list[str]) -> bool:
     """Tell whether each of the package's store paths has its root."""
     links = (link(data_dir, package_id, number) for number in range(len(store_paths)))
     return all(

@@ -8,7 +8,7 @@ import pytest
 from conftest import SQLITE, until
 from service import Service
 
-import logbook
+import log_config
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def written(capsys):
     """Return a function that logs under a configuration and returns the line."""
 
     def written(*, production):
-        logging.config.dictConfig(logbook.config(production=production))
+        logging.config.dictConfig(log_config.config(production=production))
         logging.getLogger("pkgd.test").warning("it is %s", "so")
         return capsys.readouterr().err
 

@@ -1,0 +1,70 @@
+"""Build logs in the database, where every process can read the log of every task.
+
+An attempt's log is a sequence of bytes, stored in pieces; a piece holds the bytes from its `start`
+on. Offsets are in bytes.
+"""
+
+from collections.abc import Callable, Iterator
+
+from sqlalchemy import func, select
+
+from models import LIVE, Task, TaskLog, db
+
+PIECES = 32
+
+
+def end(task_seq: int, attempt: int) -> int:
+    """Return how many bytes an attempt's log has by now."""
+    last = (
+        select(TaskLog.start + func.length(TaskLog.data))
+        .where(TaskLog.task_seq == task_seq, TaskLog.attempt == attempt)
+        .order_by(TaskLog.start.desc())
+        .limit(1)
+    )
+    return db.session.scalar(last) or 0
+
+
+def read(task_seq: int, attempt: int, start: int, stop: int) -> Iterator[bytes]:
+    """Yield the bytes from `start` to `stop`, with a few pieces at a time in memory."""
+    while start < stop and (pieces := _pieces(task_seq, attempt, start)):
+        for piece in pieces:
+            yield piece[: max(0, stop - start)]
+            start += len(piece)
+
+
+def follow(
+    task_seq: int, attempt: int, start: int, *, pause: Callable[[], bool]
+) -> Iterator[bytes]:
+    """Yield the bytes from `start` on as they are written, until the attempt has ended.
+
+    `pause` waits a moment, and returns True when the stream has to end before.
+    """
+    while True:
+        # Asked before the log is read: what an attempt writes until its end is not missed.
+        has_ended = not _is_live(task_seq, attempt)
+        stop = end(task_seq, attempt)
+        yield from read(task_seq, attempt, start, stop)
+
+        start = max(start, stop)
+        if has_ended or pause():
+            return
+
+
+def _is_live(task_seq: int, attempt: int) -> bool:
+    """Tell whether an attempt runs, or is still to come."""
+    live = Task.seq == task_seq, Task.status.in_(LIVE), Task.attempt <= attempt
+    return db.session.scalar(select(Task.seq).where(*live)) is not None
+
+
+def _pieces(task_seq: int, attempt: int, start: int) -> list[bytes]:
+    """Return the next few pieces from byte `start` on, the first one cut to begin there."""
+    mine = TaskLog.task_seq == task_seq, TaskLog.attempt == attempt
+    first = select(func.max(TaskLog.start)).where(*mine, TaskLog.start <= start).scalar_subquery()
+    rows = db.session.execute(
+        select(TaskLog.start, TaskLog.data)
+        .where(*mine, TaskLog.start >= first)
+        .order_by(TaskLog.start)
+        .limit(PIECES)
+    ).all()
+    db.session.rollback()  # a slow reader holds neither a transaction nor a connection
+    return [row.data[max(0, start - row.start) :] for row in rows]

@@ -1,0 +1,433 @@
+"""Every answer that is not a success: one class each, and the handlers that send them.
+
+All are problem documents (RFC 9457). The API document is made of these classes, too: a new error is
+a new class here, raised where it happens, and named by the routes that may raise it.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from flask import Flask, Response, g, json
+from werkzeug.datastructures import Headers, WWWAuthenticate
+from werkzeug.exceptions import HTTPException
+from werkzeug.http import HTTP_STATUS_CODES
+
+import nix
+from models import DATABASE_AWAY, cause
+
+log = logging.getLogger("pkgd.errors")
+
+CONTENT_TYPE = "application/problem+json"
+EXAMPLE_TASK = "0b9f2c1e-7d43-4c5a-9a52-6f1f0f6f8f2d"
+
+# What webargs and marshmallow call the body as a whole.
+WHOLE_BODY = ("_schema", "json")
+
+
+class ApiError(Exception):
+    """An answer other than a success.
+
+    `code` names the error for programs: it is in the document's `type`, unless the HTTP status says
+    it all (`has_type` is false). `title` is the status in words. `message`, filled in with what the
+    error is raised with, is the document's `detail`, unless a detail or errors by field are given.
+    `hint` says what a client can do. `example` is what the API document's example is raised with.
+    """
+
+    status: int
+    title: str
+    code: ClassVar[str]
+    message: ClassVar[str] = ""
+    hint: ClassVar[str]
+    example: ClassVar[dict[str, Any]] = {}
+    has_type: ClassVar[bool] = True
+    retry_after: int | None = None
+
+    def __init_subclass__(cls) -> None:
+        """Derive the title from the status."""
+        cls.title = HTTP_STATUS_CODES[cls.status]
+
+    def __init__(
+        self,
+        *,
+        detail: object = None,
+        errors: Mapping[str, Any] | None = None,
+        near: Sequence[str] | None = None,
+        retry_after: int | None = None,
+        **facts: object,
+    ) -> None:
+        """Fill the message in with `facts`; `errors` are by field, `near` are names that exist."""
+        by_field = (f"{field}: {' '.join(said)}" for field, said in (errors or {}).items())
+        super().__init__(detail or "; ".join(by_field) or self.message.format(**facts))
+        self.errors = errors
+        self.near = near
+        self.retry_after = retry_after or self.retry_after
+
+    def document(self, instance: str) -> dict[str, Any]:
+        """Return the problem document; `instance` is the id of the request."""
+        document = {
+            "type": f"urn:pkgd:problem:{self.code}" if self.has_type else "about:blank",
+            "title": self.title,
+            "status": self.status,
+            "detail": str(self),
+            "instance": instance,
+        }
+        if self.errors:
+            document["errors"] = self.errors
+        if self.near is not None:
+            document["near"] = self.near
+        return document
+
+    def headers(self) -> Headers:
+        """Return the headers that belong to the answer."""
+        headers = Headers()
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(self.retry_after)
+        return headers
+
+
+# --- The request itself is wrong ---
+
+
+class InvalidJson(ApiError):
+    """The body is not JSON."""
+
+    status = 400
+    code = "no-json"
+    has_type = False
+    hint = "Send valid JSON in UTF-8."
+    example: ClassVar = {"errors": {"body": ["Invalid JSON body."]}}
+
+
+class Unauthorized(ApiError):
+    """No live token came with the request."""
+
+    status = 401
+    code = "no-token"
+    has_type = False
+    message = "a live token is needed"
+    hint = "Send a token that is neither expired nor revoked."
+
+    def headers(self) -> Headers:
+        """Return the challenges of RFC 9110, section 11.6.1."""
+        schemes = ("bearer", "token")
+        challenges = (WWWAuthenticate(scheme, {"realm": "pkgd"}).to_header() for scheme in schemes)
+        return Headers([("WWW-Authenticate", challenge) for challenge in challenges])
+
+
+class ScopeTooSmall(ApiError):
+    """The token may not do this."""
+
+    status = 403
+    code = "small-scope"
+    has_type = False
+    message = "this needs scope {needed}; the token's is {given}"
+    hint = "Use a token of a larger scope."
+    example: ClassVar = {"needed": "admin", "given": "read"}
+
+
+class LengthRequired(ApiError):
+    """The body's length is not announced: waiting for its end could take for ever."""
+
+    status = 411
+    code = "no-length"
+    has_type = False
+    message = "the body's length must be announced, with Content-Length"
+    hint = "Send the header Content-Length."
+
+
+class BodyTooLarge(ApiError):
+    """The body is over the limit."""
+
+    status = 413
+    code = "large-body"
+    has_type = False
+    hint = "Send 64 KiB at most."
+    example: ClassVar = {"detail": "The data value transmitted exceeds the capacity limit."}
+
+
+class UrlTooLong(ApiError):
+    """The request line is too long; the server in front of the application says so."""
+
+    status = 414
+    code = "long-url"
+    has_type = False
+    hint = "Send a shorter query."
+    example: ClassVar = {"detail": "Request Line is too large (4353 > 4094)"}
+
+
+class BodyNotJson(ApiError):
+    """The body is announced as something other than JSON."""
+
+    status = 415
+    code = "other-body"
+    has_type = False
+    message = "the body must be JSON, with Content-Type: application/json"
+    hint = "Send the header Content-Type: application/json."
+
+
+class InvalidInput(ApiError):
+    """A field or a query parameter breaks a rule; `errors` says which and how."""
+
+    status = 422
+    code = "invalid"
+    has_type = False
+    hint = "Correct the fields that `errors` names."
+    example: ClassVar = {"errors": {"limit": ["Not a valid integer."]}}
+
+
+class TooManyFailures(ApiError):
+    """Too many requests without a live token came from this address."""
+
+    status = 429
+    code = "too-many-failures"
+    message = "too many requests without a live token came from this address"
+    hint = "Wait, then send a live token."
+    example: ClassVar = {"retry_after": 30}
+
+
+class HttpError(ApiError):
+    """What Flask and Werkzeug refuse themselves, with whatever status; not documented."""
+
+    status = 500
+    code = "http-error"
+    has_type = False
+    hint = "See the status."
+
+
+# --- No such thing ---
+
+
+class NoSuchPackage(ApiError):
+    """No package has this id."""
+
+    status = 404
+    code = "no-such-package"
+    message = "there is no package {package_id}"
+    hint = "List the packages."
+    example: ClassVar = {"package_id": 7}
+
+
+class NoSuchTask(ApiError):
+    """No task has this id."""
+
+    status = 404
+    code = "no-such-task"
+    message = "there is no task {task_id}"
+    hint = "List the tasks: those that ended long ago are deleted."
+    example: ClassVar = {"task_id": EXAMPLE_TASK}
+
+
+class NoSuchToken(ApiError):
+    """No live token has this id."""
+
+    status = 404
+    code = "no-such-token"
+    message = "there is no live token {token_id}"
+    hint = "List the tokens."
+    example: ClassVar = {"token_id": 7}
+
+
+class NoSuchGeneration(ApiError):
+    """The profile has no generation of this number."""
+
+    status = 404
+    code = "no-such-generation"
+    message = "there is no generation {number}"
+    hint = "List the generations."
+    example: ClassVar = {"number": 7}
+
+
+class NameNotFound(ApiError):
+    """No catalog has the name; `near` lists names that are like it."""
+
+    status = 404
+    code = "name-unknown"
+    hint = "Check the spelling, or add a catalog that has the name to CATALOGS."
+    example: ClassVar = {"detail": "no catalog has helo; did you mean hello?", "near": ["hello"]}
+
+
+# --- The state of things forbids it ---
+
+
+class PackageExists(ApiError):
+    """This version is registered already."""
+
+    status = 409
+    code = "package-exists"
+    message = "{name} {version} is registered already"
+    hint = "Find it in the list of packages, by its name."
+    example: ClassVar = {"name": "hello", "version": "2.12.1"}
+
+
+class PackageInUse(ApiError):
+    """A package can't be forgotten while it is activated or downloading."""
+
+    status = 409
+    code = "package-in-use"
+    message = "{name} {version} is {use}"
+    hint = "Deactivate it, or cancel its task, first."
+    example: ClassVar = {"name": "hello", "version": "2.12.1", "use": "activated"}
+
+
+class NotDownloaded(ApiError):
+    """A package can't be activated before it is downloaded."""
+
+    status = 409
+    code = "not-downloaded"
+    message = "{name} {version} is not downloaded"
+    hint = "Download it first."
+    example: ClassVar = {"name": "hello", "version": "2.12.1"}
+
+
+class FilesCollide(ApiError):
+    """Two packages have the same file, so that the profile can't hold both."""
+
+    status = 409
+    code = "collision"
+    hint = "Deactivate the other package first."
+    example: ClassVar = {"detail": "hello 2.12.1 and greet 1.0.0 both have the file bin/hello"}
+
+
+class CheckFailed(ApiError):
+    """PROFILE_CHECK refused the new generation; the profile is what it was."""
+
+    status = 409
+    code = "check-failed"
+    message = "the check of generation {number} failed with {failure}"
+    hint = "Read what the check said."
+    example: ClassVar = {"number": 4, "failure": "exit code 1: no answer"}
+
+
+class TaskEnded(ApiError):
+    """A task that has ended can't be cancelled."""
+
+    status = 409
+    code = "task-ended"
+    message = "task {task_id} has ended already"
+    hint = "There is nothing to cancel."
+    example: ClassVar = {"task_id": EXAMPLE_TASK}
+
+
+# --- Not at the moment ---
+
+
+class DatabaseUnavailable(ApiError):
+    """The database is down, takes no writes, or is busy for too long."""
+
+    status = 503
+    code = "database-unavailable"
+    message = "the database can't be used at the moment; try again"
+    hint = "Try again."
+    retry_after = 2
+
+
+class NixFailed(ApiError):
+    """Nix could not do what the request needs."""
+
+    status = 503
+    code = "nix-failed"
+    hint = "Read Nix's message; try again if its cause can pass."
+    example: ClassVar = {"detail": "nix-env failed: out of memory"}
+    retry_after = 2
+
+
+class NotReady(ApiError):
+    """The service can't do its work; `errors` says which check fails."""
+
+    status = 503
+    code = "not-ready"
+    hint = "See what the failing check says."
+    example: ClassVar = {"errors": {"workers": ["a worker thread of this process is not running"]}}
+    retry_after = 2
+
+
+class Busy(ApiError):
+    """The request has waited for its turn as long as a request may."""
+
+    status = 503
+    code = "busy"
+    message = "{what}; try again"
+    hint = "Try again."
+    example: ClassVar = {"what": "another change of the profile is going on"}
+    retry_after = 5
+
+
+class TooManyFollowers(ApiError):
+    """As many logs are followed as MAX_FOLLOWERS allows."""
+
+    status = 503
+    code = "too-many-followers"
+    message = "as many logs are being followed as this service allows; try again"
+    hint = "Try again, or read the log without following it."
+    retry_after = 5
+
+
+BY_STATUS: dict[int | None, type[ApiError]] = {
+    error.status: error for error in (InvalidJson, BodyTooLarge, InvalidInput)
+}
+
+
+def documented() -> dict[str, type[ApiError]]:
+    """Return the errors by their codes, those of the lowest status first."""
+    known = (error for error in ApiError.__subclasses__() if error is not HttpError)
+    return {error.code: error for error in sorted(known, key=lambda error: error.status)}
+
+
+def init_app(app: Flask) -> None:
+    """Answer everything that goes wrong in `app` with a problem document."""
+    app.register_error_handler(ApiError, answer)
+    app.register_error_handler(HTTPException, http_error)
+    app.register_error_handler(nix.Collision, collision)
+    app.register_error_handler(nix.NixError, nix_failed)
+    for error in DATABASE_AWAY:
+        app.register_error_handler(error, database_unavailable)
+
+
+def answer(error: ApiError) -> Response:
+    """Send the problem document of an error."""
+    document = json.dumps(error.document(g.request_id))
+    response = Response(document, error.status, error.headers())
+    response.content_type = CONTENT_TYPE
+    return response
+
+
+def http_error(error: HTTPException) -> Response:
+    """Answer what Flask, Werkzeug or webargs refuse, with headers of theirs such as Allow."""
+    errors = _validation_errors(error)
+    detail = None if errors else error.description
+    refusal = BY_STATUS.get(error.code, HttpError)(detail=detail, errors=errors)
+    refusal.status = error.code or HttpError.status
+    refusal.title = HTTP_STATUS_CODES[refusal.status]
+
+    response = answer(refusal)
+    theirs = ((name, value) for name, value in error.get_headers() if name != "Content-Type")
+    response.headers.extend(theirs)
+    return response
+
+
+def collision(error: nix.Collision) -> Response:
+    """Answer 409: two packages have the same file."""
+    return answer(FilesCollide(detail=error))
+
+
+def nix_failed(error: nix.NixError) -> Response:
+    """Answer 503: Nix could not do what the request needs."""
+    log.error("nix: %s", error)
+    return answer(NixFailed(detail=error))
+
+
+def database_unavailable(error: Exception) -> Response:
+    """Answer 503: the database is down, takes no writes, or is busy for too long."""
+    log.error("database: %s", cause(error))
+    return answer(DatabaseUnavailable())
+
+
+def _validation_errors(error: HTTPException) -> dict[str, Any]:
+    """Return field -> messages from what webargs found, in whatever part of the request."""
+    found: Mapping[str, Any] = getattr(error, "data", {}).get("messages", {})
+    errors: dict[str, Any] = {}
+    for part in found.values():
+        fields = part if isinstance(part, dict) else {"body": part}
+        errors |= {"body" if field in WHOLE_BODY else field: said for field, said in fields.items()}
+    return errors

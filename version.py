@@ -1,4 +1,0 @@
-"""Which pkgd this is."""
-
-VERSION = "1.0.0"
-BUILD = "20261122"
