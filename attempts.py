@@ -195,7 +195,8 @@ class Attempt:
     def _stage(self) -> bool:
         """Write a piece of log, the progress and a longer lease, without a commit."""
         if self._log:
-            self.lease.append_log(self._log_start, bytes(self._log))
+            seq, attempt = self.lease.seq, self.lease.attempt
+            build_logs.append(seq, attempt, self._log_start, bytes(self._log))
         return self.lease.renew(
             self.config["LEASE_SECONDS"],
             done=self.progress.done,

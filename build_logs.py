@@ -6,7 +6,7 @@ on. Offsets are in bytes.
 
 from collections.abc import Callable, Iterator
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, insert, select
 
 from models import LIVE, Task, TaskLog, db
 
@@ -22,6 +22,22 @@ def end(task_seq: int, attempt: int) -> int:
         .limit(1)
     )
     return db.session.scalar(last) or 0
+
+
+def append(task_seq: int, attempt: int, start: int, data: bytes) -> None:
+    """Add the bytes from `start` on, without a commit: the caller's fenced write decides.
+
+    They replace what is stored from `start` on: when a commit succeeds but its answer is lost, the
+    same bytes come again, with more behind them.
+    """
+    mine = TaskLog.task_seq == task_seq, TaskLog.attempt == attempt
+    db.session.execute(
+        delete(TaskLog).where(*mine, TaskLog.start >= start),
+        execution_options={"synchronize_session": False},
+    )
+    db.session.execute(
+        insert(TaskLog).values(task_seq=task_seq, attempt=attempt, start=start, data=data)
+    )
 
 
 def read(task_seq: int, attempt: int, start: int, stop: int) -> Iterator[bytes]:

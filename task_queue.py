@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import String, delete, insert, literal, or_, select, update
+from sqlalchemy import String, literal, or_, select, update
 
 import nix
 from models import (
@@ -18,7 +18,6 @@ from models import (
     Package,
     PackageStatus,
     Task,
-    TaskLog,
     TaskStatus,
     db,
     insert_or_ignore,
@@ -104,20 +103,6 @@ class Lease:
         db.session.rollback()
         self._check(len(requested))
         return requested[0]
-
-    def append_log(self, start: int, data: bytes) -> None:
-        """Add a piece of log that begins at byte `start`, without a commit.
-
-        It replaces what is stored from `start` on: when a commit succeeds but its answer is lost,
-        the same piece comes again, and may be longer.
-        """
-        same = TaskLog.task_seq == self.seq, TaskLog.attempt == self.attempt
-        outdated = delete(TaskLog).where(*same, TaskLog.start >= start)
-        db.session.execute(outdated, execution_options=NO_SYNC)
-        piece = insert(TaskLog).values(
-            task_seq=self.seq, attempt=self.attempt, start=start, data=data
-        )
-        db.session.execute(piece)
 
     def succeed(self, realised: Realised) -> None:
         """End the task, and make its package downloaded, in one transaction."""
