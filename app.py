@@ -33,9 +33,9 @@ import tokens
 from auth import Throttle
 from catalogs import Catalogs
 from errors import BodyNotJson, LengthRequired
+from fields import MAX_ID
 from models import DATABASE_AWAY, cause, db
 from openapi import ApiDocument
-from schemas import MAX_ID
 from tasks import FollowerSlots
 from worker import Pool
 
@@ -126,6 +126,7 @@ def init_config(app: Flask, overrides: Mapping[str, Any] | None) -> None:
         app.config.update(config.load(environ))
     except config.ConfigError as error:
         raise SystemExit(f"pkgd: {error}") from None
+
     app.config.update(
         MAX_CONTENT_LENGTH=config.BODY_BYTES,
         SQLALCHEMY_DATABASE_URI=app.config["DATABASE_URL"],

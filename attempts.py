@@ -47,6 +47,7 @@ class Attempt:
         # files.
         self.tmp = self.data_dir / "tmp" / str(lease.task_id) / str(lease.attempt)
         self.progress = nix.Progress(done=0, expected=0, phase="resolving")
+
         self._shown: nix.Progress | None = None
         self._log = bytearray()
         self._log_start = build_logs.end(lease.seq, lease.attempt)
@@ -129,6 +130,7 @@ class Attempt:
             if lease.attempt > 1 or self.tmp.parent.exists():
                 nix.sweep(self.tmp.parent)  # what killed attempts have left behind
             realised = self.realise()
+
         except Stopped:
             self._say("the service stops; the task goes back to the queue")
             return lease.requeue
@@ -146,6 +148,7 @@ class Attempt:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             return self._failing(nix.DiskFull(str(error)))
+
         return lambda: lease.succeed(realised)
 
     def _failing(self, error: nix.NixError) -> Callable[[], None]:
@@ -189,6 +192,7 @@ class Attempt:
             self._renewed_at = now
         else:
             requested = self.lease.is_cancel_requested()
+
         self._flushed_at = now
         return requested
 

@@ -16,7 +16,8 @@ import nix
 import services
 from api import Blueprint
 from config import BUNDLED_CATALOG
-from schemas import NAME_PATTERN, CatalogSchema
+from fields import NAME_PATTERN
+from schemas import CatalogSchema
 
 blueprint = Blueprint(
     "catalog", __name__, url_prefix="/api/v1", description="Which versions there are"

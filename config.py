@@ -160,6 +160,7 @@ def _read_secret(path: Path | None) -> str:
 def _development_key(path: Path) -> str:
     """Return the key in the file `path`, which is made where it doesn't exist."""
     mine = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():

@@ -59,6 +59,7 @@ class ApiError(Exception):
         """Fill the message in with `facts`; `errors` are by field, `near` are names that exist."""
         by_field = (f"{field}: {' '.join(said)}" for field, said in (errors or {}).items())
         super().__init__(detail or "; ".join(by_field) or self.message.format(**facts))
+
         self.errors = errors
         self.near = near
         self.retry_after = retry_after or self.retry_after

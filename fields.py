@@ -1,4 +1,4 @@
-"""The kinds of fields that the schemas are made of, and what each tells the API document."""
+"""What the schemas are made of: the rules of names and versions, and the kinds of fields."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -7,8 +7,34 @@ from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
-from marshmallow import Schema, fields
+import semver
+from marshmallow import Schema, ValidationError, fields
 from sqlalchemy import Row
+
+NAME_PATTERN = r"[A-Za-z_][A-Za-z0-9_+.-]*\Z"
+NAME_LENGTH = 50
+VERSION_LENGTH = 64
+PLAIN_TEXT = "[^\\x00-\\x1f\\x7f\\ud800-\\udfff]*\\Z"
+MAX_ID = 2**31 - 1
+MAX_OFFSET = 2**53 - 1
+MAX_LIFE_SECONDS = 10 * 365 * 86_400
+MAX_WAIT_SECONDS = 30
+
+# The same rules as regular expressions of JSON Schema, for the API document.
+NAME_RULE = "^[A-Za-z_][A-Za-z0-9_+.-]*$"
+PLAIN_TEXT_RULE = "^[^\\u0000-\\u001f\\u007f]*$"
+NUMERAL = "(0|[1-9][0-9]*)"
+PART = f"({NUMERAL}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
+VERSION_RULE = (
+    rf"^{NUMERAL}\.{NUMERAL}\.{NUMERAL}"
+    rf"(-{PART}(\.{PART})*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$"
+)
+
+
+def semantic_version(value: str) -> None:
+    """Raise ValidationError unless the value is a Semantic Version 2.0.0 (semver.org)."""
+    if not semver.Version.is_valid(value):
+        raise ValidationError("Not a semantic version such as 1.25.3 (see semver.org).")
 
 
 def described(description: str, *examples: Any, **more: Any) -> dict[str, Any]:

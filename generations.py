@@ -54,6 +54,7 @@ def _one(number: int) -> dict[str, Any]:
 def _shown(rows: list[AnyRow]) -> list[dict[str, Any]]:
     changes = _changes([row.number for row in rows])
     active = profiles.current()
+
     return [
         {
             "number": row.number,

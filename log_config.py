@@ -54,6 +54,7 @@ def config(*, production: bool) -> dict[str, Any]:
         "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
         "datefmt": "%Y-%m-%dT%H:%M:%SZ",
     }
+
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -83,6 +84,7 @@ def init_app(app: Flask) -> None:
 def _end(response: Response) -> Response:
     is_routine = request.method in ("GET", "HEAD") and response.status_code < 400
     level = logging.DEBUG if is_routine else logging.INFO
+
     if log.isEnabledFor(level):
         duration = round((time.perf_counter() - g.started) * 1000, 1)
         facts = {

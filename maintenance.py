@@ -243,6 +243,7 @@ def _old_tasks(days: int) -> Select[Any]:
         .exists()
     )
     ended_before: datetime = soon(-days * DAY_SECONDS)
+
     return (
         select(Task.seq)
         .where(Task.status.not_in(LIVE), Task.finished_at < ended_before, has_newer)

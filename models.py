@@ -207,6 +207,7 @@ class Package(Model):
         """Delete a package and its tasks; return False while it is activated or downloading."""
         # Under PostgreSQL this waits for a task that is being queued, so that the DELETE sees it.
         db.session.execute(select(Package.id).where(Package.id == package_id).with_for_update())
+
         has_live_task = exists().where(Task.package_id == Package.id, Task.status.in_(LIVE))
         deleted = db.session.execute(
             delete(Package)
@@ -217,6 +218,7 @@ class Package(Model):
             )
             .returning(Package.id)
         ).all()
+
         db.session.commit()
         return bool(deleted)
 

@@ -27,8 +27,8 @@ import services
 from api import Blueprint, headers
 from config import HERE, VERSION
 from errors import CONTENT_TYPE, EXAMPLE_TASK, ApiError
+from fields import NAME_LENGTH, NAME_RULE
 from models import Scope
-from schemas import NAME_LENGTH, NAME_RULE
 
 Part = dict[str, Any]
 

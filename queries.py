@@ -26,6 +26,7 @@ def _packages() -> Select[Any]:
         Task.error_message,
         Task.error_hint,
     )
+
     return select(*columns(Package, "store_paths"), *task).outerjoin(Task, Task.seq == latest)
 
 

@@ -3,11 +3,21 @@
 What each field means, and an example of it, is said beside it: the API document is made of that.
 """
 
-import semver
-from marshmallow import RAISE, Schema, ValidationError, fields, validate
+from marshmallow import RAISE, Schema, fields, validate
 
 from errors import EXAMPLE_TASK
 from fields import (
+    MAX_ID,
+    MAX_LIFE_SECONDS,
+    MAX_OFFSET,
+    MAX_WAIT_SECONDS,
+    NAME_LENGTH,
+    NAME_PATTERN,
+    NAME_RULE,
+    PLAIN_TEXT,
+    PLAIN_TEXT_RULE,
+    VERSION_LENGTH,
+    VERSION_RULE,
     Choice,
     JsonInteger,
     NestedColumns,
@@ -19,42 +29,18 @@ from fields import (
     always,
     described,
     nullable,
+    semantic_version,
 )
 from models import PackageStatus, Reason, Scope, TaskStatus
 from task_queue import error_codes
 
-NAME_PATTERN = r"[A-Za-z_][A-Za-z0-9_+.-]*\Z"
-NAME_LENGTH = 50
-VERSION_LENGTH = 64
-PLAIN_TEXT = "[^\\x00-\\x1f\\x7f\\ud800-\\udfff]*\\Z"
-MAX_ID = 2**31 - 1
-MAX_OFFSET = 2**53 - 1
-MAX_LIFE_SECONDS = 10 * 365 * 86_400
-MAX_WAIT_SECONDS = 30
-
-# the same rules as JSON Schema's regular expressions have them, for the API document
-NAME_RULE = "^[A-Za-z_][A-Za-z0-9_+.-]*$"
-PLAIN_TEXT_RULE = "^[^\\u0000-\\u001f\\u007f]*$"
-NUMERAL = "(0|[1-9][0-9]*)"
-PART = f"({NUMERAL}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
-VERSION_RULE = (
-    rf"^{NUMERAL}\.{NUMERAL}\.{NUMERAL}"
-    rf"(-{PART}(\.{PART})*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$"
-)
-
-# what the examples have in common
+# What several examples share.
 DERIVATION = "/nix/store/8jm0wsmmhzgrvkkrcwqzmiihpgy6b3vj-hello-2.12.1.drv"
 STORE_PATH = "/nix/store/b5qvdl8xw7n3q5v1rlkz0fpyq1a3n6hz-hello-2.12.1"
 BEGUN, DONE = "2024-05-05T09:30:00.000Z", "2024-05-05T09:30:04.250Z"
 
 
 ERROR_CODES = "\n".join(f"- `{code}`: {meaning}" for code, meaning in error_codes().items())
-
-
-def semantic_version(value: str) -> None:
-    """Raise ValidationError unless the value is a Semantic Version 2.0.0 (semver.org)."""
-    if not semver.Version.is_valid(value):
-        raise ValidationError("Not a semantic version such as 1.25.3 (see semver.org).")
 
 
 class Strict(Schema):

@@ -107,6 +107,7 @@ class Lease:
     def succeed(self, realised: Realised) -> None:
         """End the task, and make its package downloaded, in one transaction."""
         self._check(end(*self._fence(), status=TaskStatus.SUCCEEDED))
+
         is_created = Package.id == self.package_id, Package.status == PackageStatus.CREATED
         downloaded = update(Package).where(*is_created)
         db.session.execute(
@@ -297,6 +298,7 @@ def end(*where: Any, status: TaskStatus, error: TaskError | None = None) -> int:
             error_hint=error and error.hint,
         )
     )
+
     return len(db.session.execute(ended.returning(Task.seq), execution_options=NO_SYNC).all())
 
 

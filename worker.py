@@ -138,6 +138,7 @@ class Pool:
             except Exception:
                 log.exception("a step failed; what it left undone is done by a later one")
                 worked = False
+
             if not worked:
                 pause()
 

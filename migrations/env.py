@@ -1,29 +1,32 @@
 """Run the migrations, all in one transaction, and one caller at a time."""
 
 from alembic import context
-from flask import current_app
 from sqlalchemy import Connection
 
-LOCK = 0x706B6764  # any number, as long as it is always this one
+from models import db
+
+LOCK = 0x706B6764  # an arbitrary number that must stay the same
 
 
 def begin_alone(connection: Connection) -> None:
     """Keep every other migration out until the transaction ends."""
     if connection.dialect.name == "sqlite":
-        # a rebuilt table must not take the rows that refer to it along; only outside a transaction
+        # Else rebuilding a table would delete the rows that refer to it. The pragma has no effect
+        # within a transaction.
         connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
         connection.exec_driver_sql("PRAGMA journal_mode = WAL")
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     else:
+        connection.exec_driver_sql("SET LOCAL lock_timeout = 0")  # another migration may take long
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
 
 
-engine = current_app.extensions["migrate"].db.engine
+engine = db.engine
 with engine.begin() as connection:
     begin_alone(connection)
     context.configure(
         connection=connection,
-        target_metadata=current_app.extensions["migrate"].db.metadata,
+        target_metadata=db.metadata,
         render_as_batch=True,
         transactional_ddl=True,
     )

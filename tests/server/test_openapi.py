@@ -9,8 +9,9 @@ from openapi_spec_validator import validate
 import errors
 import services
 from app import create_app
+from fields import NAME_RULE, VERSION_RULE
 from openapi import ApiDocument
-from schemas import NAME_RULE, VERSION_RULE, PackageInSchema
+from schemas import PackageInSchema
 from task_queue import error_codes
 
 METHODS = {"get", "post", "delete"}
