@@ -68,7 +68,7 @@ class NoSession(SessionInterface):
 
 
 class Pkgd(Flask):
-    """A Flask application without sessions, which bears a database that goes down."""
+    """The application: no sessions, and no 500 when the database goes down as a request ends."""
 
     session_interface = NoSession()
 
@@ -151,7 +151,7 @@ def engine_options(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def init_extensions(app: Flask) -> None:
-    """Attach the database, the store, its catalogs, the worker pool and the rest by type."""
+    """Attach the database, and the services that the rest of the code finds by type."""
     db.init_app(app)
 
     home = app.config["DATA_DIR"] / "home"

@@ -1,4 +1,4 @@
-"""Every setting, read once from the environment or a `.env` file, and which pkgd this is."""
+"""Every setting, read once from the environment or a `.env` file, and the version."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""The worker pool: threads that take tasks from the queue, and the holders of task_queue."""
+"""The worker pool: threads that take tasks from the queue, and the holders of leases."""
 
 import fcntl
 import logging
@@ -72,7 +72,7 @@ def _is_unlocked(path: Path) -> bool:
 
 
 class Pool:
-    """The worker threads of one process, and one that does maintenance: it requeues lost tasks."""
+    """The worker threads of one process, and a thread that requeues lost tasks and does upkeep."""
 
     def __init__(self, app: Flask) -> None:
         self.app = app
@@ -91,7 +91,7 @@ class Pool:
 
     @property
     def is_running(self) -> bool:
-        """Tell whether all threads are alive, and the maintenance of a start is done."""
+        """Tell whether all threads are alive, and the first reconciliation is done."""
         if self.size == 0:
             return True
         alive = sum(thread.is_alive() for thread in self._threads)
@@ -155,7 +155,7 @@ class Pool:
             return True
 
     def maintain_once(self) -> bool:
-        """Requeue lost tasks, and say why tasks wait; once and now and then, do more."""
+        """Requeue lost tasks and explain waits; reconcile after a start, and prune every hour."""
         with self.app.app_context():
             self.reap()
             self._sweep()
@@ -168,7 +168,7 @@ class Pool:
         return False
 
     def _settle(self) -> None:
-        """Correct, once after a start, what has changed while no pool was running."""
+        """Reconcile, once after a start, what has changed while no pool was running."""
         remove_dead_holders(self._holders)
         for sentence in maintenance.reconcile():
             log.warning("reconciliation: %s", sentence)
@@ -212,7 +212,7 @@ class Pool:
 
     @property
     def holder_id(self) -> str:
-        """The name under which this pool holds task_queue."""
+        """The name under which this pool holds leases."""
         if self._holder is None:
             self._holder = Holder(self._holders)
         return self._holder.id
