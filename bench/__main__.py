@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import builds
+import cpu
 import footprint
 import report
 import scaling
@@ -11,7 +12,7 @@ import throughput
 from measurements import Results
 
 HERE = Path(__file__).resolve().parent
-USAGE = "usage: script/bench [--quick]"
+USAGE = "usage: script/bench [--quick | cpu]"
 
 
 def main(arguments):
@@ -21,6 +22,10 @@ def main(arguments):
             measure_all()
         case ["--quick"]:
             measure_quickly()
+        case ["cpu"]:
+            results = Results()
+            cpu.measure(results, seconds=2, rounds=5)
+            print(results.table())
         case _:
             raise SystemExit(USAGE)
 
@@ -44,7 +49,9 @@ def measure_quickly():
 
 
 def measure_basics(results, rounds, seconds, batches):
-    """Measure start, throughput and builds."""
+    """Measure CPU time, start, throughput and builds."""
+    progress("CPU time per request")
+    cpu.measure(results, seconds, rounds)
     progress("the time to start, and the memory when idle")
     footprint.measure_start(results, rounds)
     progress("throughput")

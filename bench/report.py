@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import builds
+import cpu
 import footprint
 import matplotlib
 import scaling
@@ -48,6 +49,7 @@ class Limit:
 def limits(results):
     """Return all limits with the measured values."""
     return [
+        Limit(f"{cpu.PACKAGE}, µs", results.median(cpu.PACKAGE, "pkgd"), at_most=900),
         *_throughput_limits(results),
         *_build_limits(results),
         Limit(

@@ -78,6 +78,12 @@ def pss_mib(server):
     return sum(process.memory_full_info().pss for process in _processes(server)) / MIB
 
 
+def cpu_seconds(server):
+    """Return the user and system time that a server's processes have used, in seconds."""
+    times = [process.cpu_times() for process in _processes(server)]
+    return sum(time.user + time.system for time in times)
+
+
 def _processes(server):
     parent = psutil.Process(server.server.pid)
     return [parent, *parent.children(recursive=True)]
