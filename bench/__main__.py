@@ -1,46 +1,69 @@
-"""script/bench: measure everything, print one table, and write it to RESULTS.md with plots."""
+"""script/bench: measure pkgd, print one table, and write it to RESULTS.md with plots."""
 
 import sys
 from pathlib import Path
 
-import growing
+import builds
+import cpu
+import footprint
 import report
-import serving
-import staying
-import working
-from figures import Figures
+import scaling
+import throughput
+from measurements import Results
 
 HERE = Path(__file__).resolve().parent
+USAGE = "usage: script/bench [--quick | cpu]"
 
 
-def main():
-    """Measure; with --quick for less than two minutes, and nothing is written then."""
-    quick = sys.argv[1:] == ["--quick"]
-    if sys.argv[1:] and not quick:
-        raise SystemExit("usage: script/bench [--quick]")
-
-    figures = Figures()
-    rounds = 2 if quick else 5
-    say("the start, and the memory when idle")
-    staying.measure_start(figures, rounds)
-    say("serving")
-    serving.measure(figures, seconds=1 if quick else 2, rounds=rounds)
-    say("working")
-    working.measure(figures, rounds=rounds, batches=1 if quick else 2)
-    if quick:
-        print(figures.table())
-        return
-    say("growing")
-    growing.measure(figures)
-    say("staying")
-    staying.measure_growth(figures)
-    print(report.write(figures, HERE, rounds))
+def main(arguments):
+    """Run the measurement that the arguments ask for."""
+    match arguments:
+        case []:
+            measure_all()
+        case ["--quick"]:
+            measure_quickly()
+        case ["cpu"]:
+            results = Results()
+            cpu.measure(results, seconds=2, rounds=5)
+            print(results.table())
+        case _:
+            raise SystemExit(USAGE)
 
 
-def say(what):
-    """Say what is being measured."""
+def measure_all(rounds=5):
+    """Measure everything; write RESULTS.md and the plots."""
+    results = Results()
+    measure_basics(results, rounds, seconds=2, batches=2)
+    progress("latency by the number of packages")
+    scaling.measure(results)
+    progress("memory after long use")
+    footprint.measure_growth(results)
+    print(report.write(results, HERE, rounds))
+
+
+def measure_quickly():
+    """Measure the basics in about two minutes; write nothing."""
+    results = Results()
+    measure_basics(results, rounds=2, seconds=1, batches=1)
+    print(results.table())
+
+
+def measure_basics(results, rounds, seconds, batches):
+    """Measure CPU time, start, throughput and builds."""
+    progress("CPU time per request")
+    cpu.measure(results, seconds, rounds)
+    progress("the time to start, and the memory when idle")
+    footprint.measure_start(results, rounds)
+    progress("throughput")
+    throughput.measure(results, seconds, rounds)
+    progress("builds")
+    builds.measure(results, rounds, batches)
+
+
+def progress(what):
+    """Tell on stderr what is being measured."""
     print(f"bench: {what} …", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,10 +1,11 @@
-"""How gunicorn serves the bare route: with the settings that pkgd's own configuration has."""
+"""gunicorn's settings for the bare route: pkgd's own, under the plain threaded worker."""
 
 import os
+from pathlib import Path
 
 bind = f"127.0.0.1:{os.environ['PORT']}"
-worker_class = "reception.PatientWorker"
-logger_class = "reception.QuietLogger"
+pythonpath = str(Path(__file__).resolve().parent)
+worker_class = "gthread"
 workers = int(os.environ["WEB_PROCESSES"])
 threads = int(os.environ["WEB_THREADS"])
 preload_app = True

@@ -1,4 +1,4 @@
-"""A Flask route with nothing to it: the most that Flask under gunicorn gives."""
+"""One Flask route that returns a constant: the least that a request costs under gunicorn."""
 
 from flask import Flask
 
@@ -7,5 +7,5 @@ app = Flask("bare", static_folder=None)
 
 @app.get("/hello")
 def hello():
-    """Answer a constant."""
+    """Return a constant."""
     return {"message": "Welcome to Package API"}

@@ -1,7 +1,8 @@
-"""The same five routes by FastAPI and async SQLAlchemy, as a user of theirs would write them.
+"""The reference implementation: five of pkgd's routes with FastAPI and async SQLAlchemy.
 
-It reads and writes a database of pkgd's schema, checks pkgd's tokens, and answers with the same
-fields, but for a task's progress. Nothing is counted or throttled: it has less to do.
+It is written as the documentation of both suggests. It uses a database of pkgd's schema, checks
+pkgd's tokens, and returns the same fields, except for a task's progress. It has less to do than
+pkgd: it counts no requests and throttles nobody.
 """
 
 import enum
@@ -29,7 +30,7 @@ Session = async_sessionmaker(engine, expire_on_commit=False)
 
 @event.listens_for(engine.sync_engine, "connect")
 def obey_foreign_keys(connection, _record):
-    """Set up a connection as pkgd does."""
+    """Have SQLite enforce foreign keys, as pkgd does."""
     connection.execute("PRAGMA foreign_keys = ON")
 
 
@@ -38,7 +39,7 @@ class Base(DeclarativeBase):
 
 
 class PackageStatus(enum.StrEnum):
-    """How far a package has come."""
+    """The status of a package."""
 
     CREATED = "created"
     DOWNLOADED = "downloaded"
@@ -46,7 +47,7 @@ class PackageStatus(enum.StrEnum):
 
 
 def now() -> datetime:
-    """Return the time as SQLite keeps it: naive, in UTC."""
+    """Return the current time as stored in SQLite: naive, in UTC."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
@@ -84,7 +85,7 @@ class Task(Base):
 
 
 class Token(Base):
-    """An API token, of which only the keyed digest is kept."""
+    """An API token; only its keyed digest is stored."""
 
     __tablename__ = "tokens"
 
@@ -159,7 +160,7 @@ bearer = HTTPBearer()
 async def get_token(
     session: SessionDep, given: Annotated[HTTPAuthorizationCredentials, Depends(bearer)]
 ) -> Token:
-    """Return the live token that the request came with."""
+    """Return the live token of the request; raise a 401 error without one."""
     digest = hmac.new(SECRET_KEY, given.credentials.encode(), hashlib.sha256).hexdigest()
     token = await session.scalar(select(Token).where(Token.digest == digest))
     if token is None or token.revoked_at is not None or token.expires_at < now():
@@ -174,7 +175,7 @@ def with_task() -> Select[tuple[Package, Task | None]]:
 
 
 def shown(package: Package, task: Task | None) -> PackageOut:
-    """Return a package as clients see it."""
+    """Return a package with its latest task, as the response has it."""
     document = PackageOut.model_validate(package)
     document.task = LatestTask.model_validate(task) if task else None
     return document
@@ -186,7 +187,7 @@ needs_token = [Depends(get_token)]
 
 @app.get("/hello")
 async def hello() -> dict[str, str]:
-    """Greet."""
+    """Return a greeting."""
     return {"message": "Welcome to Package API"}
 
 

@@ -1,4 +1,4 @@
-"""The report: the machine, what is promised and what is so, all figures, and plots of them."""
+"""The report: the machine, the limits and whether they are met, all results, and plots of them."""
 
 import os
 import platform
@@ -7,95 +7,111 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 
-import growing
+import builds
+import cpu
+import footprint
 import matplotlib
-import serving
-import working
-from figures import shown
+import scaling
+import throughput
+from measurements import format_number
 
 import nix
 
-matplotlib.use("agg")
-from matplotlib import pyplot  # it has to be told first that there is no screen
+matplotlib.use("agg")  # before pyplot is imported, which would look for a screen
+from matplotlib import pyplot
 
 PACKAGES = ("Flask", "SQLAlchemy", "marshmallow", "gunicorn", "fastapi", "uvicorn", "aiosqlite")
-MEGA = 1024 * 1024
+THROUGHPUT_PLOT = "throughput.png"
+SCALING_PLOT = "scaling.png"
 
 
 @dataclass(frozen=True)
-class Promise:
-    """What is said of the speed: the bound, and what the figures come to."""
+class Limit:
+    """A bound that a measured value has to keep."""
 
     text: str
-    came_to: float
+    value: float
     at_least: float | None = None
     at_most: float | None = None
 
     @property
     def row(self):
-        """The promise as a row of a Markdown table."""
+        """The limit as a row of a Markdown table."""
         if self.at_least is not None:
-            bound, is_kept = f"at least {shown(self.at_least)}", self.came_to >= self.at_least
+            bound, is_met = f"at least {format_number(self.at_least)}", self.value >= self.at_least
         else:
-            bound, is_kept = f"at most {shown(self.at_most)}", self.came_to <= self.at_most
-        return f"| {self.text} | {bound} | {shown(self.came_to)} | {'yes' if is_kept else 'no'} |"
+            bound, is_met = f"at most {format_number(self.at_most)}", self.value <= self.at_most
+        cells = (self.text, bound, format_number(self.value), "yes" if is_met else "no")
+        return f"| {' | '.join(cells)} |"
 
 
-def promises(figures):
-    """Return what is promised, with what the figures come to."""
-    of = figures.median
-    package, first, deepest = "GET package", serving.FIRST_PAGE, serving.DEEPEST_PAGE
-    stored, many = working.STORED, working.MANY
+def limits(results):
+    """Return all limits with the measured values."""
     return [
-        Promise(
-            f"{package} / bare Flask", of(package, "pkgd") / of("GET /hello", "bare Flask"), 0.5
+        Limit(f"{cpu.PACKAGE}, µs", results.median(cpu.PACKAGE, "pkgd"), at_most=900),
+        *_throughput_limits(results),
+        *_build_limits(results),
+        Limit(
+            f"{footprint.IDLE}, {footprint.MEMORY_UNIT}",
+            results.median(footprint.IDLE, "pkgd"),
+            at_most=120e6 / 1024**2,
         ),
-        Promise(f"{package} / FastAPI", of(package, "pkgd") / of(package, "FastAPI"), 3),
-        Promise(
-            "POST packages / FastAPI",
-            of("POST packages", "pkgd") / of("POST packages", "FastAPI"),
-            2,
-        ),
-        Promise(f"{first} / {deepest}", of(first, "pkgd") / of(deepest, "pkgd"), at_most=1.2),
-        Promise(
-            f"{stored}, ms (at most 1.3 of Nix alone, and 50)",
-            of(stored, "pkgd"),
-            at_most=1.3 * of(stored, working.BARE) + 50,
-        ),
-        Promise(f"{many}: xargs / pkgd", of(many, working.XARGS) / of(many, "pkgd"), 0.85),
-        Promise("memory, idle, MiB PSS", of("memory, idle", "pkgd"), at_most=120e6 / MEGA),
-        Promise("from the start to ready, s", of("from the start to ready", "pkgd"), at_most=1.5),
+        Limit(f"{footprint.START}, s", results.median(footprint.START, "pkgd"), at_most=1.5),
     ]
 
 
-def write(figures, folder, rounds):
-    """Write RESULTS.md and the plots to `folder`; return what is in RESULTS.md."""
-    plot_serving(figures, folder / "serving.png")
-    plot_growing(figures, folder / "growing.png")
+def _throughput_limits(results):
+    of = results.median
+    package, new, hello = "GET package", "POST packages", "GET /hello"
+    first, deepest = throughput.FIRST_PAGE, throughput.DEEPEST_PAGE
+    return [
+        Limit(f"{package} / bare Flask", of(package, "pkgd") / of(hello, "bare Flask"), 0.5),
+        Limit(f"{package} / FastAPI", of(package, "pkgd") / of(package, "FastAPI"), 3),
+        Limit(f"{new} / FastAPI", of(new, "pkgd") / of(new, "FastAPI"), 2),
+        Limit(f"{first} / {deepest}", of(first, "pkgd") / of(deepest, "pkgd"), at_most=1.2),
+    ]
+
+
+def _build_limits(results):
+    stored, many = builds.STORED, builds.MANY
+    ratio = results.median(many, builds.BY_XARGS) / results.median(many, "pkgd")
+    return [
+        Limit(
+            f"{stored}, ms (at most 1.3 of Nix's own commands, plus 50)",
+            results.median(stored, "pkgd"),
+            at_most=1.3 * results.median(stored, builds.BY_NIX) + 50,
+        ),
+        Limit(f"{many}: xargs / pkgd", ratio, 0.85),
+    ]
+
+
+def write(results, folder, rounds):
+    """Write RESULTS.md and the plots to `folder`; return the text of RESULTS.md."""
+    plot_throughput(results, folder / THROUGHPUT_PLOT)
+    plot_scaling(results, folder / SCALING_PLOT)
     text = "\n".join(
         [
-            "# What the benchmark gave",
+            "# Benchmark results",
             "",
-            "Written by `script/bench`, which says in `bench/` how everything is measured.",
+            "Written by `script/bench`; the code in `bench/` shows how everything is measured.",
             "",
             *machine(rounds),
             "",
-            "## What is promised",
+            "## Limits",
             "",
-            "| what | has to be | is | kept |",
+            "| what | limit | measured | met |",
             "|---|---|---:|---|",
-            *(promise.row for promise in promises(figures)),
+            *(limit.row for limit in limits(results)),
             "",
-            "## All figures",
+            "## All results",
             "",
-            "Medians of the rounds, and the least and the most.",
+            "The median of all rounds, and the lowest and highest value.",
             "",
-            figures.table(),
+            results.table(),
             "",
-            "![Requests a second](serving.png)",
-            "![Latencies by the number of packages](growing.png)",
+            f"![Requests per second]({THROUGHPUT_PLOT})",
+            f"![Latency by the number of packages]({SCALING_PLOT})",
             "",
         ]
     )
@@ -104,7 +120,7 @@ def write(figures, folder, rounds):
 
 
 def machine(rounds):
-    """Return a list of what was measured on, and with which versions."""
+    """Return Markdown list items: the date, the machine, and the versions."""
     processor = next(
         (
             line.partition(":")[2].strip()
@@ -125,30 +141,34 @@ def machine(rounds):
     ]
 
 
-def plot_serving(figures, path):
-    """Draw the requests a second of each route, side by side."""
-    rates = [figure for figure in figures.all() if figure.unit == serving.RATE]
-    routes = list(dict.fromkeys(figure.what for figure in rates))
-    names = list(dict.fromkeys(figure.of for figure in rates))
+def plot_throughput(results, path):
+    """Draw the requests per second of each route, grouped by route."""
+    rates = [series for series in results.all() if series.unit == throughput.RATE]
+    routes = list(dict.fromkeys(series.what for series in rates))
+    subjects = list(dict.fromkeys(series.subject for series in rates))
+    width = 0.8 / len(subjects)
     canvas, axes = pyplot.subplots(figsize=(10, 5))
-    for number, name in enumerate(names):
-        mine = {figure.what: figure.median for figure in rates if figure.of == name}
-        places = [routes.index(what) + 0.8 * number / len(names) for what in mine]
-        axes.bar(places, mine.values(), width=0.8 / len(names), label=name, align="edge")
+
+    for number, subject in enumerate(subjects):
+        medians = {series.what: series.median for series in rates if series.subject == subject}
+        places = [routes.index(what) + width * number for what in medians]
+        axes.bar(places, medians.values(), width=width, label=subject, align="edge")
+
     axes.set_xticks([place + 0.4 for place in range(len(routes))], routes, rotation=20, ha="right")
-    axes.set_ylabel(serving.RATE)
+    axes.set_ylabel(throughput.RATE)
     _save(canvas, axes, path)
 
 
-def plot_growing(figures, path):
-    """Draw the latencies by the number of packages."""
+def plot_scaling(results, path):
+    """Draw the latency of each operation by the number of packages."""
     canvas, axes = pyplot.subplots(figsize=(8, 5))
-    for what in growing.WHAT:
-        found = [figure for figure in figures.all() if figure.what == growing.name(what)]
-        axes.plot(growing.SIZES, [median(each.values) for each in found], marker="o", label=what)
+    for operation in scaling.OPERATIONS:
+        title = scaling.title(operation)
+        medians = [series.median for series in results.all() if series.what == title]
+        axes.plot(scaling.SIZES, medians, marker="o", label=operation)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("packages, and as many tasks")
+    axes.set_xlabel("packages, with one task each")
     axes.set_ylabel("ms, median")
     _save(canvas, axes, path)
 

@@ -1,7 +1,8 @@
--- What wrk sends, and its figures as one line of JSON.
+-- The requests that wrk sends, and its results as one line of JSON.
 --   wrk … -s requests.lua URL -- KIND RUN
--- KIND: "get"; "package" registers a new one each time; "stranger" comes from a new address each
--- time, so that no throttle sees two requests of one. RUN keeps the names of runs apart.
+-- KIND: "get" repeats one request; "package" registers a new package each time; "stranger" sends
+-- a new client address each time, so that the throttle never refuses one. RUN is unique per run:
+-- it makes the names of packages unique.
 
 local started = 0
 

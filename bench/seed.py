@@ -1,4 +1,4 @@
-"""Databases with many rows."""
+"""Fill a service's database with many rows."""
 
 import uuid
 from contextlib import contextmanager
@@ -14,8 +14,7 @@ BATCH = 10_000
 
 @contextmanager
 def database(service):
-    """Work on a service's database, in this process."""
-    # without threads or catalogs of its own: nothing of it runs
+    """Open a service's database in this process, for the `with` block."""
     app = pkgd.create_app(service.settings | {"WORKER_THREADS": 0})
     with app.app_context():
         yield
@@ -24,7 +23,7 @@ def database(service):
 
 
 def fill(service, count):
-    """Add so many packages, each with a task that was cancelled; return the last task's id."""
+    """Add `count` packages, each with a cancelled task; return the last task's id."""
     with database(service):
         for start in range(0, count, BATCH):
             numbers = range(start, min(start + BATCH, count))
