@@ -4,7 +4,6 @@ A secret is shown once, by the answer that mints it. The database holds its HMAC
 SECRET_KEY. A digest under one of SECRET_KEY_FALLBACKS is valid, too, and is renewed on use.
 """
 
-import hashlib
 import hmac
 import logging
 import math
@@ -134,7 +133,7 @@ def authenticate() -> Caller | None:
 
 def digest(secret: str, key: str) -> str:
     """Return the HMAC-SHA256 of a secret under a key, in hexadecimal."""
-    return hmac.new(key.encode(), secret.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(key.encode(), secret.encode(), "sha256").hex()
 
 
 def mint(
