@@ -55,8 +55,9 @@ def live_token(digest: str) -> AnyRow | None:
 
 
 def _row(statement: Select[*tuple[Any, ...]], **values: Any) -> AnyRow | None:
-    """Execute on the session's connection, which takes half as long as by the session itself.
+    """Execute on a connection of the pool, without a session.
 
-    GET package, which does so twice, takes 730 µs of CPU in place of 877.
+    GET package takes 340 µs in process this way, and 370 with a session for its two selects.
     """
-    return db.session.connection().execute(statement, values).one_or_none()
+    with db.engine.connect() as connection:
+        return connection.execute(statement, values).one_or_none()
