@@ -1,14 +1,11 @@
 """The one shape of every refusal and fault: a problem document (RFC 9457)."""
 
 import logging
-import uuid
 from collections.abc import Mapping, Sequence
 from functools import partial
-from socket import socket
 from typing import Any
 
 from flask import Flask, Response, g, json
-from gunicorn.util import write_nonblock
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
@@ -77,20 +74,6 @@ def refuse(error: HTTPException) -> Response:
     response.data = json.dumps(document)
     response.content_type = CONTENT_TYPE
     return response
-
-
-def write_error(sock: socket, status: int, reason: str, detail: str) -> None:
-    """Answer, in gunicorn's stead, what gunicorn refuses: it is no HTTP, or too long."""
-    instance = str(uuid.uuid4())
-    text = json.dumps(_document(status, detail, instance))
-    head = [
-        f"HTTP/1.1 {status} {reason}",
-        "Connection: close",
-        f"Content-Type: {CONTENT_TYPE}",
-        f"Content-Length: {len(text)}",
-        f"X-Request-ID: {instance}",
-    ]
-    write_nonblock(sock, "\r\n".join([*head, "", text]).encode("ascii"))
 
 
 def database_unavailable(error: Exception) -> Response:
