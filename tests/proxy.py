@@ -1,4 +1,4 @@
-"""nginx in front of the service, with the files of deploy/, on ports of its own."""
+"""nginx or Caddy in front of the service, with the files of deploy/, on ports of their own."""
 
 import os
 import re
@@ -37,23 +37,51 @@ def make_certificate(folder):
     subprocess.run(argv, check=True, capture_output=True)
 
 
-class Nginx:
-    """nginx with deploy/nginx.conf in front of a port; its `with` block ends it."""
+class Proxy:
+    """A proxy that runs within its `with` block, with the interface that both kinds share."""
+
+    def __init__(self, folder):
+        """Choose a port and a log; nothing starts yet."""
+        self.port = free_port()
+        self.folder = folder
+        self.log = folder / "proxy.log"
+        self.argv = []
+        self.process = None
+
+    def __enter__(self):
+        with self.log.open("wb") as log:
+            environ = {**os.environ, "HOME": str(self.folder)}
+            self.process = subprocess.Popen(self.argv, env=environ, stdout=log, stderr=log)
+        until(self._listens)
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(20)
+        print(self.log.read_text())  # shown when the test fails
+
+    def _listens(self):
+        assert self.process.poll() is None, self.log.read_text()
+        with suppress(ConnectionRefusedError):
+            return socket.create_connection(("127.0.0.1", self.port)).close() is None
+
+
+class Nginx(Proxy):
+    """nginx with deploy/nginx.conf in front of a port, with a self-signed certificate."""
 
     def __init__(self, folder, upstream, changes=()):
-        """Write the configuration, with changes (old, new) to its text; nothing starts yet."""
-        self.port, self.plain_port = free_port(), free_port()
-        self.log = folder / "nginx.log"
+        """Write the configuration, with changes (old, new) to its text."""
+        super().__init__(folder)
+        self.plain_port = free_port()
         self.tls = ssl.create_default_context()
         self.tls.check_hostname, self.tls.verify_mode = False, ssl.CERT_NONE
-        self.process = None
 
         make_certificate(folder)
         self._copy(folder, upstream, changes)
         temporary = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in TEMPORARY)
-        main = folder / "nginx.conf"
         # Workers of another user could not enter the folders of the tests.
         user = "user root;" if os.geteuid() == 0 else ""
+        main = folder / "nginx.conf"
         main.write_text(
             f"{user} pid {folder}/pid; daemon off; error_log stderr; events {{}}\n"
             f"http {{ access_log off; {temporary} include {folder}/deploy/nginx.conf; }}\n"
@@ -76,28 +104,35 @@ class Nginx:
 
         (folder / "deploy" / "nginx").mkdir(parents=True)
         for name, text in files.items():
-            text = re.sub(r"    listen \[::\].*\n", "", text)
-            (folder / "deploy" / name).write_text(text)
-
-    def __enter__(self):
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(self.argv, stdout=log, stderr=log)
-        until(self._listens)
-        return self
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        self.process.wait(20)
-        print(self.log.read_text())  # shown when the test fails
-
-    def _listens(self):
-        assert self.process.poll() is None, self.log.read_text()
-        with suppress(ConnectionRefusedError):
-            return socket.create_connection(("127.0.0.1", self.port)).close() is None
+            only_ipv4 = re.sub(r"    listen \[::\].*\n", "", text)
+            (folder / "deploy" / name).write_text(only_ipv4)
 
     def connect(self, timeout=30):
         """Return a TLS connection to the site."""
         return self.tls.wrap_socket(dial(self.port, timeout), server_hostname=HOST)
+
+
+class Caddy(Proxy):
+    """Caddy with deploy/Caddyfile in front of a port, without TLS."""
+
+    def __init__(self, folder, upstream):
+        """Write the configuration."""
+        super().__init__(folder)
+        text = (DEPLOY / "Caddyfile").read_text()
+        for old, new in [
+            ("127.0.0.1:8000", f"127.0.0.1:{upstream}"),
+            (f"\n{HOST}, api.{HOST} {{", f"\nhttp://:{self.port} {{"),
+            ("\n{\n", "\n{\n\tadmin off\n\tauto_https off\n"),
+        ]:
+            assert old in text, old
+            text = text.replace(old, new)
+        config = folder / "Caddyfile"
+        config.write_text(text)
+        self.argv = [program("caddy"), "run", "--adapter", "caddyfile", "--config", config]
+
+    def connect(self, timeout=30):
+        """Return a connection to the site."""
+        return dial(self.port, timeout)
 
 
 def dial(port, timeout=30):

@@ -1,11 +1,12 @@
 """What the proxy or gunicorn refuses before the application sees it."""
 
 import json
+import re
 import socket
 
 import pytest
 from conftest import until
-from proxy import HOST, Nginx
+from proxy import HOST, Caddy, Nginx
 from service import Service, free_port
 
 GET = f"GET /hello HTTP/1.1\r\nHost: {HOST}\r\n"
@@ -40,6 +41,13 @@ def lonely_nginx(tmp_path_factory):
 
 
 @pytest.fixture
+def lonely_caddy(tmp_path):
+    """Caddy in front of a port on which nothing listens."""
+    with Caddy(tmp_path, free_port()) as caddy:
+        yield caddy
+
+
+@pytest.fixture
 def silent_nginx(tmp_path):
     """nginx in front of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -64,7 +72,9 @@ def assert_problem(answer, status):
     document = json.loads(body)
     assert head.startswith(f"HTTP/1.1 {status} ")
     assert "Content-Type: application/problem+json" in head
-    assert f"X-Request-ID: {document['instance']}" in head
+    assert re.search(
+        f"^X-Request-I[Dd]: {document['instance']}$", head.replace("\r", ""), re.MULTILINE
+    )
     assert "Strict-Transport-Security: max-age=31536000" in head
     assert document.keys() == {"type", "title", "status", "detail", "instance"}
     assert (document["type"], document["status"]) == ("about:blank", status)
@@ -102,6 +112,10 @@ def test_nginx_refuses_nothing_that_gunicorn_would_take(nginx):
 
 def test_a_service_that_is_down_is_a_502(lonely_nginx):
     assert_problem(ask(lonely_nginx.connect(), f"{GET}Connection: close\r\n\r\n"), 502)
+
+
+def test_a_service_that_is_down_is_a_502_behind_caddy(lonely_caddy):
+    assert_problem(ask(lonely_caddy.connect(), f"{GET}Connection: close\r\n\r\n"), 502)
 
 
 def test_a_service_that_does_not_answer_is_a_504(silent_nginx):

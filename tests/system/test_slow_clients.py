@@ -1,4 +1,4 @@
-"""Slow clients: through nginx they hold nobody up; gunicorn alone recovers once they have gone."""
+"""Slow clients: behind a proxy they hold nobody up; gunicorn alone recovers once they have gone."""
 
 import json
 import socket
@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 from conftest import until
-from proxy import HOST, Nginx, dial
+from proxy import HOST, Caddy, Nginx, dial
 from service import Service
 
 GET = f"GET %s HTTP/1.1\r\nHost: {HOST}\r\n\r\n"
@@ -38,11 +38,11 @@ def service(tmp_path_factory, store_dir):
         service.stop()
 
 
-@pytest.fixture(scope="module")
-def nginx(tmp_path_factory, service):
-    """nginx in front of the service."""
-    with Nginx(tmp_path_factory.mktemp("nginx"), service.port) as nginx:
-        yield nginx
+@pytest.fixture(scope="module", params=[Nginx, Caddy])
+def proxy(request, tmp_path_factory, service):
+    """A proxy in front of the service."""
+    with request.param(tmp_path_factory.mktemp("proxy"), service.port) as proxy:
+        yield proxy
 
 
 @pytest.fixture
@@ -69,13 +69,13 @@ def open_slow(stack, connect, service, kind, count=None):
 
 
 @pytest.mark.parametrize("kind", SLOW)
-def test_slow_clients_hold_nobody_up_behind_nginx(service, nginx, kind):
+def test_slow_clients_hold_nobody_up_behind_a_proxy(service, proxy, kind):
     with ExitStack() as stack:
-        open_slow(stack, nginx.connect, service, kind)
+        open_slow(stack, proxy.connect, service, kind)
 
         answered = []
         for _ in range(10):
-            answered.append(livez(nginx.connect))
+            answered.append(livez(proxy.connect))
             time.sleep(0.2)  # spreads the questions over the time in which clients are slow
 
     assert answered == [True] * 10

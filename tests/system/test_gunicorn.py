@@ -1,0 +1,70 @@
+"""How gunicorn.conf.py has gunicorn listen."""
+
+import socket
+
+import pytest
+from conftest import until
+from service import Service
+
+WARNING = "is open to other machines without a proxy"
+
+
+@pytest.fixture
+def service(tmp_path, store_dir):
+    """A service that isn't started yet, with one process; the test may change its settings."""
+    settings = {"DATA_DIR": tmp_path / "data", "STORE_DIR": store_dir, "MIN_FREE_BYTES": 1}
+    with Service(settings | {"WORKER_THREADS": 0, "WEB_PROCESSES": 1}) as service:
+        service.command("init-db")
+        yield service
+
+
+@pytest.mark.parametrize(
+    ("bind", "proxies", "warned"),
+    [("0.0.0.0", 0, True), ("0.0.0.0", 1, False), ("127.0.0.1", 0, False), ("localhost", 0, False)],
+)
+def test_a_start_without_a_proxy_warns_where_other_machines_can_connect(
+    service, bind, proxies, warned
+):
+    service.settings |= {"BIND": bind, "TRUSTED_PROXIES": proxies}
+
+    service.start()
+
+    assert service.said().count(WARNING) == (1 if warned else 0)
+    assert service.stop() == 0
+
+
+def test_a_unix_socket_is_served_and_local(service, tmp_path):
+    path = tmp_path / "socket"
+    service.settings["BIND"] = f"unix:{path}"
+
+    service.start(ready=False)
+    until(path.exists)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = client.recv(1000)
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert WARNING not in service.said()
+    assert service.stop() == 0
+
+
+def test_a_second_start_on_the_same_port_fails(service, tmp_path):
+    service.start()
+    with Service(service.settings | {"DATA_DIR": tmp_path / "other"}) as second:
+        second.settings["PORT"] = service.port
+        second.command("init-db")
+        second.start(ready=False)
+
+        assert second.server.wait(30) == 1
+        assert f"Connection in use: ('127.0.0.1', {service.port})" in second.said()
+    assert service.is_ready()
+
+
+def test_gunicorn_keeps_no_log_of_requests(service):
+    service.start().sign_in()
+
+    assert service.get("packages") == []
+
+    assert "GET /api/v1/packages" not in service.said()
+    assert service.said().count("POST /api/v1/tokens") == 1
