@@ -112,6 +112,31 @@ class Nginx(Proxy):
         return self.tls.wrap_socket(dial(self.port, timeout), server_hostname=HOST)
 
 
+class ContainerNginx(Proxy):
+    """nginx as in the container, without TLS, in front of a Unix socket."""
+
+    def __init__(self, folder, upstream):
+        """Write the configuration."""
+        super().__init__(folder)
+        for name in ("container.conf", "http.conf", "server.conf"):
+            text = (DEPLOY / "nginx" / name).read_text()
+            for old, new in [
+                ("/app/deploy/nginx", str(folder)),
+                ("/run/pkgd/gunicorn.sock", str(upstream)),
+                ("/tmp/nginx", f"{folder}/nginx"),
+                ("listen 8000;", f"listen 127.0.0.1:{self.port};"),
+            ]:
+                text = text.replace(old, new)
+            (folder / name).write_text(text)
+        user = ["-g", "user root;"] if os.geteuid() == 0 else []
+        config = folder / "container.conf"
+        self.argv = [program("nginx"), "-p", folder, "-e", "stderr", *user, "-c", config]
+
+    def connect(self, timeout=30):
+        """Return a connection to the site."""
+        return dial(self.port, timeout)
+
+
 class Caddy(Proxy):
     """Caddy with deploy/Caddyfile in front of a port, without TLS."""
 

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from conftest import until
 from proxy import HOST, Nginx, program
 
 import nix
@@ -153,6 +154,59 @@ def test_the_container_runs_what_it_is_told_to_for_whom_it_is_told_to():
 
     with (DEPLOY / "entrypoint").open() as script:
         assert subprocess.check_output(argv, stdin=script, text=True) == "two words\n"
+
+
+@pytest.fixture
+def container(tmp_path):
+    """Return a function that starts deploy/serve with scripts for programs, which note events."""
+    events = tmp_path / "events"
+    started = []
+
+    def container(**scripts):
+        for name, script in scripts.items():
+            path = tmp_path / name
+            path.write_text(
+                f"#!/bin/bash\ntrap 'echo {name} stops >>{events}; exit 0' TERM\n{script}"
+            )
+            path.chmod(0o755)
+        environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        started.append(subprocess.Popen([DEPLOY / "serve"], env=environ, cwd=ROOT))
+        started[-1].events = lambda: events.read_text().splitlines() if events.exists() else []
+        return started[-1]
+
+    yield container
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+RUN = "echo {name} runs >>{folder}/events; while :; do sleep 0.05; done\n"
+
+
+def test_a_stop_of_the_container_ends_gunicorn_and_then_nginx(container, tmp_path):
+    scripts = {name: RUN.format(name=name, folder=tmp_path) for name in ("gunicorn", "nginx")}
+    server = container(**scripts)
+    until(lambda: len(server.events()) == 2)
+
+    server.terminate()
+
+    assert server.wait(20) == 0
+    assert server.events()[2:] == ["gunicorn stops", "nginx stops"]
+
+
+def test_the_container_ends_when_nginx_does(container, tmp_path):
+    run = RUN.format(name="gunicorn", folder=tmp_path)
+    wait = f"until grep -q gunicorn {tmp_path}/events; do sleep 0.05; done; exit 1\n"
+    server = container(gunicorn=run, nginx=wait)
+
+    assert server.wait(20) == 0
+    assert server.events() == ["gunicorn runs", "gunicorn stops"]
+
+
+def test_the_container_ends_with_the_status_of_gunicorn(container, tmp_path):
+    server = container(gunicorn="exit 3\n", nginx=RUN.format(name="nginx", folder=tmp_path))
+
+    assert server.wait(20) == 3
 
 
 # --- Nix ---

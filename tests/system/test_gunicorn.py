@@ -4,6 +4,7 @@ import socket
 
 import pytest
 from conftest import until
+from proxy import ContainerNginx
 from service import Service
 
 WARNING = "is open to other machines without a proxy"
@@ -46,6 +47,27 @@ def test_a_unix_socket_is_served_and_local(service, tmp_path):
 
     assert answer.startswith(b"HTTP/1.1 200")
     assert WARNING not in service.said()
+    assert service.stop() == 0
+
+
+@pytest.mark.parametrize(("proxies", "address"), [(1, "127.0.0.1"), (2, "192.0.2.7")])
+def test_the_nginx_of_the_container_passes_on_the_address_of_the_client(
+    service, tmp_path, proxies, address
+):
+    service.settings |= {"BIND": f"unix:{tmp_path}/socket", "TRUSTED_PROXIES": proxies}
+    service.settings |= {
+        "APP_ENV": "production",
+        "SECRET_KEY": "for-tests-only-and-long-enough-yes",
+    }
+
+    service.start(ready=False)
+    until((tmp_path / "socket").exists)
+    with ContainerNginx(tmp_path, tmp_path / "socket") as nginx, nginx.connect() as client:
+        client.sendall(b"GET /nope HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n")
+        answer = client.recv(1000)
+
+    assert answer.startswith(b"HTTP/1.1 401")
+    assert f'"address": "{address}"' in service.said()
     assert service.stop() == 0
 
 
