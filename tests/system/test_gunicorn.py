@@ -1,11 +1,14 @@
 """How gunicorn.conf.py has gunicorn listen."""
 
+import logging
+import runpy
 import socket
 
 import pytest
 from conftest import until
+from gunicorn.config import Config
 from proxy import ContainerNginx
-from service import Service
+from service import ROOT, Service
 
 WARNING = "is open to other machines without a proxy"
 
@@ -90,3 +93,24 @@ def test_gunicorn_keeps_no_log_of_requests(service):
 
     assert "GET /api/v1/packages" not in service.said()
     assert service.said().count("POST /api/v1/tokens") == 1
+
+
+@pytest.fixture
+def logger(monkeypatch, tmp_path):
+    """The logger that gunicorn.conf.py gives to gunicorn."""
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))  # as on a reload: none is made
+    yield runpy.run_path(str(ROOT / "gunicorn.conf.py"))["QuietLogger"](Config())
+    for name in ("gunicorn.error", "gunicorn.access"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+
+
+@pytest.mark.parametrize(("error", "shown"), [(ValueError(), True), (BlockingIOError(), False)])
+def test_only_a_client_that_stalls_is_logged_without_a_traceback(logger, caplog, error, shown):
+    try:
+        raise error
+    except type(error):
+        logger.exception("an error")
+
+    assert ("Traceback" in caplog.text) is shown
