@@ -103,7 +103,7 @@ def test_gunicorn_alone_closes_the_connection_of_a_client_that_stalls(service, c
 
 
 def post(service, body, *, length=None):
-    """Return the head of a request that registers a package."""
+    """Return a request that registers a package, with its body."""
     length = len(body) if length is None else length
     token = f"Authorization: Token {service.secret}\r\nConnection: close\r\n"
     return f"{POST}{token}Content-Length: {length}\r\n\r\n".encode() + body
@@ -146,6 +146,14 @@ def test_a_body_over_the_limit_is_refused_before_it_is_sent(service, connect, si
     client.sendall(post(service, b"x", length=size))
 
     assert client.recv(100).startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.parametrize("size", [BODY_BYTES + 1, 900_000])
+def test_a_body_over_the_limit_is_refused_through_a_proxy(service, proxy, size):
+    with proxy.connect() as client:
+        client.sendall(post(service, b"x" * size))
+
+        assert client.recv(100).startswith(b"HTTP/1.1 413")
 
 
 def test_a_body_of_just_the_limit_is_read(service, connect):
