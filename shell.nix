@@ -1,13 +1,12 @@
 # A shell to work on pkgd in: `nix-shell`, then `pytest -v`.
 #
-# Programs come from nixpkgs. The Python packages are those of requirements-dev.txt, in .venv, to
-# the very version: pkgd extends gunicorn, whose insides change with each.
+# Programs come from nixpkgs, Python packages from requirements-dev.txt into .venv.
 { pkgs ? import <nixpkgs> { } }:
 
 pkgs.mkShell {
-  packages = with pkgs; [ cacert curl git nginx nix postgresql python3 shellcheck util-linux ];
+  packages = with pkgs; [ cacert caddy curl git nginx nix openssl postgresql python3 shellcheck util-linux ];
 
-  # what the packages' compiled parts link to
+  # The compiled parts of the Python packages link to it.
   LD_LIBRARY_PATH = pkgs.lib.makeLibraryPath [ pkgs.stdenv.cc.cc.lib ];
 
   shellHook = ''

@@ -1,8 +1,7 @@
 # The NixOS module: services.pkgd, with the hardening of deploy/pkgd.service.
 #
-# The Python packages are those of requirements.txt, to the very version: pkgd extends gunicorn,
-# whose insides change with each. They are fetched as wheels, of which Nix wants to know the hash:
-# where it is another, the build says which it is.
+# The Python packages are the tested versions, those of requirements.txt, fetched as wheels. Nix
+# checks the hash of the wheels; if it differs, the build shows the right one.
 { config, lib, pkgs, ... }:
 
 let
@@ -41,7 +40,7 @@ let
   } // cfg.settings;
 
   variables = {
-    # what the wheels' compiled parts link to
+    # The compiled parts of the wheels link to it.
     LD_LIBRARY_PATH = lib.makeLibraryPath [ pkgs.stdenv.cc.cc.lib ];
   } // lib.mapAttrs (_: toString) settings;
 
@@ -78,7 +77,7 @@ in
       type = types.str;
       default = lib.fakeHash;
       defaultText = "lib.fakeHash";
-      description = "The hash of the wheels; the first build says it.";
+      description = "The hash of the wheels; the first build shows it.";
     };
   };
 

@@ -35,7 +35,7 @@ LONGEST_FIRST = (
     "test_waiting",
     "test_builds",
     "test_outages",
-    "test_reception",
+    "test_slow_clients",
 )
 
 

@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import shutil
-import ssl
 import subprocess
 import sys
 import threading
@@ -13,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import IN_CI, until
-from service import free_port
+from conftest import until
+from proxy import HOST, Nginx, program
 
 from app import create_app
 from config import SETTINGS
@@ -29,7 +27,6 @@ EXPOSURE = 3.0
 GRACEFUL_SECONDS = 30  # gunicorn.conf.py
 RELEASE = "flask --app app init-db"
 WEB = "gunicorn 'app:create_app()'"
-HOST = "pkgd.example.org"
 
 # as much of nixpkgs and of NixOS as the files use, with packages for which a string will do
 STUBS = """
@@ -44,7 +41,9 @@ STUBS = """
     mkOption = option: option;
     types = { attrsOf = x: x; oneOf = x: x; str = 1; int = 1; path = 1; package = 1; };
   };
-  names = [ "cacert" "curl" "git" "nginx" "nix" "postgresql" "shellcheck" "util-linux" ];
+  names = [
+    "cacert" "caddy" "curl" "git" "nginx" "nix" "openssl" "postgresql" "shellcheck" "util-linux"
+  ];
   pkgs = builtins.listToAttrs (map (name: { inherit name; value = "/${name}"; }) names) // {
     inherit lib;
     mkShell = shell: shell;
@@ -64,15 +63,6 @@ STUBS = """
   };
   config = { services.pkgd = service; nix.package = "/nix"; };
 """
-
-
-def program(name):
-    """Return the path of a program; a missing one is an error in CI, and a skip elsewhere."""
-    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
-    if found is None:
-        assert not IN_CI, f"{name} is not installed"
-        pytest.skip(f"{name} is not installed")
-    return found
 
 
 def settings_of(text):
@@ -137,7 +127,8 @@ def test_every_file_starts_the_service_in_the_same_way():
     dockerfile, compose = ((ROOT / name).read_text() for name in ("Dockerfile", "compose.yaml"))
 
     assert procfile == f"release: {RELEASE}\nweb: {WEB}\n"
-    assert f"{RELEASE} && exec {WEB}" in dockerfile
+    assert f"{RELEASE} && exec deploy/serve" in dockerfile
+    assert f"\n{WEB} &\n" in (DEPLOY / "serve").read_text()
     assert f"command: {RELEASE}\n" in compose
     assert f"command: {WEB}\n" in compose
     (start,) = settings_of(UNIT.read_text())["ExecStart"]
@@ -147,7 +138,10 @@ def test_every_file_starts_the_service_in_the_same_way():
 def test_the_image_leaves_out_nothing_that_the_service_imports():
     left_out = (ROOT / ".dockerignore").read_text().split()
 
-    kept = [*ROOT.glob("*.py"), *(ROOT / name for name in ("catalog", "migrations", "nix"))]
+    kept = [
+        *ROOT.glob("*.py"),
+        *(ROOT / name for name in ("catalog", "deploy", "migrations", "nix")),
+    ]
     assert not {path.name for path in kept} & set(left_out)
     assert "requirements.txt" not in left_out
 
@@ -158,6 +152,59 @@ def test_the_container_runs_what_it_is_told_to_for_whom_it_is_told_to():
 
     with (DEPLOY / "entrypoint").open() as script:
         assert subprocess.check_output(argv, stdin=script, text=True) == "two words\n"
+
+
+@pytest.fixture
+def container(tmp_path):
+    """Return a function that starts deploy/serve with scripts for programs, which note events."""
+    events = tmp_path / "events"
+    started = []
+
+    def container(**scripts):
+        for name, script in scripts.items():
+            path = tmp_path / name
+            path.write_text(
+                f"#!/bin/bash\ntrap 'echo {name} stops >>{events}; exit 0' TERM\n{script}"
+            )
+            path.chmod(0o755)
+        environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        started.append(subprocess.Popen([DEPLOY / "serve"], env=environ, cwd=ROOT))
+        started[-1].events = lambda: events.read_text().splitlines() if events.exists() else []
+        return started[-1]
+
+    yield container
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+RUN = "echo {name} runs >>{folder}/events; while :; do sleep 0.05; done\n"
+
+
+def test_a_stop_of_the_container_ends_gunicorn_and_then_nginx(container, tmp_path):
+    scripts = {name: RUN.format(name=name, folder=tmp_path) for name in ("gunicorn", "nginx")}
+    server = container(**scripts)
+    until(lambda: len(server.events()) == 2)
+
+    server.terminate()
+
+    assert server.wait(20) == 0
+    assert server.events()[2:] == ["gunicorn stops", "nginx stops"]
+
+
+def test_the_container_ends_when_nginx_does(container, tmp_path):
+    run = RUN.format(name="gunicorn", folder=tmp_path)
+    wait = f"until grep -q gunicorn {tmp_path}/events; do sleep 0.05; done; exit 1\n"
+    server = container(gunicorn=run, nginx=wait)
+
+    assert server.wait(20) == 0
+    assert server.events() == ["gunicorn runs", "gunicorn stops"]
+
+
+def test_the_container_ends_with_the_status_of_gunicorn(container, tmp_path):
+    server = container(gunicorn="exit 3\n", nginx=RUN.format(name="nginx", folder=tmp_path))
+
+    assert server.wait(20) == 3
 
 
 # --- Nix ---
@@ -211,7 +258,7 @@ def test_the_shell_sets_up_what_the_tests_need(store):
 
 
 class Backend(BaseHTTPRequestHandler):
-    """Answers with what it was asked; a log comes in two parts, the second when it is let."""
+    """Answers with what it was asked; a log in two parts, the second when `more` is set."""
 
     protocol_version = "HTTP/1.1"
     more = threading.Event()
@@ -221,10 +268,10 @@ class Backend(BaseHTTPRequestHandler):
         self.send_response(200)
         if "/log" in self.path:
             self.send_header("Connection", "close")
+            self.send_header("X-Accel-Buffering", "no")  # as pkgd does for a log that is followed
             self.end_headers()
             self.wfile.write(b"first ")
-            self.more.wait(20)
-            self.wfile.write(b"last")
+            self.wfile.write(b"last" if self.more.wait(20) else b"late")
             self.close_connection = True
             return
         said = f"{self.path} {self.headers['Host']} {self.headers['X-Forwarded-For']}".encode()
@@ -249,75 +296,30 @@ def backend():
         thread.join()
 
 
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory):
-    """A folder with a certificate that nobody has signed."""
-    folder = tmp_path_factory.mktemp("certificate")
-    names = ["-keyout", folder / "privkey.pem", "-out", folder / "fullchain.pem"]
-    argv = [program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    subprocess.run([*argv, "-subj", f"/CN={HOST}", *names], check=True, capture_output=True)
-    return folder
-
-
 @pytest.fixture
-def nginx(tmp_path, certificate, backend):
-    """The argv of nginx with our site, on ports of the test's own; the TLS port is `nginx.port`."""
-    port, plain_port = free_port(), free_port()
-    site = (DEPLOY / "nginx.conf").read_text()
-    for old, new in [
-        ("127.0.0.1:8000", f"127.0.0.1:{backend}"),
-        ("/etc/pkgd/tls", str(certificate)),
-        ("listen 80;", f"listen 127.0.0.1:{plain_port};"),
-        ("listen 443 ", f"listen 127.0.0.1:{port} "),
-    ]:
-        assert old in site
-        site = site.replace(old, new)
-    site = re.sub(r"    listen \[::\].*\n", "", site)
-
-    (tmp_path / "site.conf").write_text(site)
-    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    folders = "".join(f"{kind}_temp_path {tmp_path}/{kind};" for kind in kinds)
-    main = tmp_path / "nginx.conf"
-    main.write_text(
-        f"pid {tmp_path}/pid; daemon off; error_log stderr; events {{}}\n"
-        f"http {{ access_log off; {folders} include {tmp_path}/site.conf; }}\n"
-    )
-    return [program("nginx"), "-p", tmp_path, "-e", "stderr", "-c", main], port
+def nginx(tmp_path, backend):
+    """nginx in front of the backend; it isn't started yet."""
+    return Nginx(tmp_path, backend)
 
 
 @pytest.fixture
 def proxied(nginx):
     """A function that asks for a path of a host by nginx, and returns the answer to read."""
-    argv, port = nginx
-    trust = ssl.create_default_context()
-    trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
     opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trust)
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=nginx.tls)
     )
 
     def proxied(host, path, **headers):
-        url = f"https://127.0.0.1:{port}{path}"
+        url = f"https://127.0.0.1:{nginx.port}{path}"
         request = urllib.request.Request(url, headers={"Host": host, **headers})
         return opener.open(request, timeout=20)
 
-    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as server:
-        until(lambda: answers(proxied))
+    with nginx:
         yield proxied
-        server.terminate()
-
-
-def answers(proxied):
-    """Tell whether the proxy is there yet."""
-    try:
-        return proxied(HOST, "/livez").close() is None
-    except OSError:
-        return False
 
 
 def test_nginx_takes_its_configuration(nginx):
-    argv, _ = nginx
-
-    done = subprocess.run([*argv, "-t"], capture_output=True, text=True)
+    done = subprocess.run([*nginx.argv, "-t"], capture_output=True, text=True)
 
     assert (done.returncode, "syntax is ok" in done.stderr) == (0, True), done.stderr
     assert "[warn]" not in done.stderr
@@ -351,9 +353,14 @@ def test_nginx_passes_a_log_on_as_it_comes(proxied):
 
 
 def test_caddy_takes_its_configuration(tmp_path):
-    if (caddy := shutil.which("caddy")) is None:
-        pytest.skip("caddy is not installed")
-    argv = [caddy, "validate", "--adapter", "caddyfile", "--config", DEPLOY / "Caddyfile"]
+    argv = [
+        program("caddy"),
+        "validate",
+        "--adapter",
+        "caddyfile",
+        "--config",
+        DEPLOY / "Caddyfile",
+    ]
 
     done = subprocess.run(argv, capture_output=True, text=True, env={"HOME": str(tmp_path)})
 

@@ -1,0 +1,116 @@
+"""How gunicorn.conf.py has gunicorn listen."""
+
+import logging
+import runpy
+import socket
+
+import pytest
+from conftest import until
+from gunicorn.config import Config
+from proxy import ContainerNginx
+from service import ROOT, Service
+
+WARNING = "is open to other machines without a proxy"
+
+
+@pytest.fixture
+def service(tmp_path, store_dir):
+    """A service that isn't started yet, with one process; the test may change its settings."""
+    settings = {"DATA_DIR": tmp_path / "data", "STORE_DIR": store_dir, "MIN_FREE_BYTES": 1}
+    with Service(settings | {"WORKER_THREADS": 0, "WEB_PROCESSES": 1}) as service:
+        service.command("init-db")
+        yield service
+
+
+@pytest.mark.parametrize(
+    ("bind", "proxies", "warned"),
+    [("0.0.0.0", 0, True), ("0.0.0.0", 1, False), ("127.0.0.1", 0, False), ("localhost", 0, False)],
+)
+def test_a_start_without_a_proxy_warns_where_other_machines_can_connect(
+    service, bind, proxies, warned
+):
+    service.settings |= {"BIND": bind, "TRUSTED_PROXIES": proxies}
+
+    service.start()
+
+    assert service.said().count(WARNING) == (1 if warned else 0)
+    assert service.stop() == 0
+
+
+def test_a_unix_socket_is_served_and_local(service, tmp_path):
+    path = tmp_path / "socket"
+    service.settings["BIND"] = f"unix:{path}"
+
+    service.start(ready=False)
+    until(path.exists)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = client.recv(1000)
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert WARNING not in service.said()
+    assert service.stop() == 0
+
+
+@pytest.mark.parametrize(("proxies", "address"), [(1, "127.0.0.1"), (2, "192.0.2.7")])
+def test_the_nginx_of_the_container_passes_on_the_address_of_the_client(
+    service, tmp_path, proxies, address
+):
+    service.settings |= {"BIND": f"unix:{tmp_path}/socket", "TRUSTED_PROXIES": proxies}
+    service.settings |= {
+        "APP_ENV": "production",
+        "SECRET_KEY": "for-tests-only-and-long-enough-yes",
+    }
+
+    service.start(ready=False)
+    until((tmp_path / "socket").exists)
+    with ContainerNginx(tmp_path, tmp_path / "socket") as nginx, nginx.connect() as client:
+        client.sendall(b"GET /nope HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n")
+        answer = client.recv(1000)
+
+    assert answer.startswith(b"HTTP/1.1 401")
+    assert f'"address": "{address}"' in service.said()
+    assert service.stop() == 0
+
+
+def test_a_second_start_on_the_same_port_fails(service, tmp_path):
+    service.start()
+    with Service(service.settings | {"DATA_DIR": tmp_path / "other"}) as second:
+        second.settings["PORT"] = service.port
+        second.command("init-db")
+        second.start(ready=False)
+
+        assert second.server.wait(30) == 1
+        assert f"Connection in use: ('127.0.0.1', {service.port})" in second.said()
+    assert service.is_ready()
+
+
+def test_gunicorn_keeps_no_log_of_requests(service):
+    service.start().sign_in()
+
+    assert service.get("packages") == []
+
+    assert "GET /api/v1/packages" not in service.said()
+    assert service.said().count("POST /api/v1/tokens") == 1
+
+
+@pytest.fixture
+def logger(monkeypatch, tmp_path):
+    """The logger that gunicorn.conf.py gives to gunicorn."""
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))  # as on a reload: none is made
+    yield runpy.run_path(str(ROOT / "gunicorn.conf.py"))["QuietLogger"](Config())
+    for name in ("gunicorn.error", "gunicorn.access"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+
+
+@pytest.mark.parametrize(("error", "shown"), [(ValueError(), True), (BlockingIOError(), False)])
+def test_only_a_client_that_stalls_is_logged_without_a_traceback(logger, caplog, error, shown):
+    try:
+        raise error
+    except type(error):
+        logger.exception("an error")
+
+    assert ("Traceback" in caplog.text) is shown
