@@ -8,7 +8,7 @@ import pytest
 
 from pkgctl import cli
 from pkgctl.errors import ExitCode
-from tests.pkgctl.harness import finish
+from tests.pkgctl.harness import FakeAnswer, FakeServer, finish
 
 
 def commands(group=cli.cli, words=()):
@@ -59,6 +59,16 @@ def test_the_command_completes_its_words(unconfigured):
     unconfigured.environ |= {"COMP_WORDS": "pkgctl deact", "COMP_CWORD": "1"}
 
     assert unconfigured.run() == (0, "plain,deactivate\n", "")
+
+
+def test_characters_that_the_encoding_lacks_are_question_marks(unconfigured):
+    unconfigured.environ["PYTHONIOENCODING"] = "latin-1"
+    offer = {"version": "1.0.0", "attr": "λ-calculus", "catalog": "good"}
+    found = FakeAnswer({"name": "λ-calculus", "versions": [offer]})
+    with FakeServer(lambda *_: found) as server:
+        done = unconfigured.run("search", "λ-calculus", "--url", server.url)
+
+    assert done == (0, "1.0.0\t?-calculus\tgood\n", "")
 
 
 def test_an_output_that_can_not_be_written_is_an_error(unconfigured):

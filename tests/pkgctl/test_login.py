@@ -180,6 +180,27 @@ def test_a_saved_token_is_never_sent_to_another_server(two_logins):
     assert [token for _, _, token in other.requests] == [None, None]
 
 
+def test_of_two_logins_to_one_server_the_default_gives_the_token(unconfigured, fake_server):
+    unconfigured("login", fake_server.url, "--server", "first", "--token", "pkgd_first")
+    unconfigured("login", fake_server.url, "--server", "second", "--token", "pkgd_second")
+
+    unconfigured("list")
+    assert fake_server.requests[-1][2] == "Bearer pkgd_second"
+    unconfigured("server", "use", "first")
+    unconfigured("list")
+    assert fake_server.requests[-1][2] == "Bearer pkgd_first"
+
+
+def test_without_a_token_no_credentials_of_a_netrc_file_are_sent(
+    unconfigured, fake_server, tmp_path
+):
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password secret\n")
+    unconfigured.environ |= {"HOME": str(tmp_path)}
+
+    assert unconfigured("list", "--url", fake_server.url).exit_code == 0
+    assert fake_server.requests[-1][2] is None
+
+
 @pytest.mark.parametrize(
     "flags",
     [

@@ -8,7 +8,7 @@ import pytest
 
 from pkgctl import client
 from pkgctl.errors import CommandError, ExitCode
-from pkgctl.waiting import check_success, interrupts
+from pkgctl.waiting import END_OF_LOG, LogReader, check_success, interrupts
 from tests.conftest import until
 from tests.pkgctl.harness import (
     MAX_SECONDS,
@@ -25,6 +25,11 @@ from tests.pkgctl.harness import (
 )
 
 LOG = log_answer(b"log\n")
+
+
+def log_queries(server):
+    """Return the queries of the requests for a log."""
+    return [path.partition("?")[2] for _, path, _ in server.requests if "/log" in path]
 
 
 @pytest.mark.parametrize(
@@ -174,6 +179,14 @@ def test_the_waiting_ends_at_the_timeout(ctl, gated):
     assert f"come back with: pkgctl download {gated.spec} --wait)" in done.stderr
 
 
+def test_a_server_that_answers_at_once_is_polled_twice_a_second(unconfigured):
+    with FakeServer(lambda _, path: LOG if "/log" in path else task_answer()) as server:
+        done = unconfigured("logs", "-f", TASK_ID, "--timeout", "0.9s", "--url", server.url)
+
+    assert done.exit_code == ExitCode.TIMED_OUT
+    assert 2 <= server.count("/log") <= 3
+
+
 # --- outages ---
 
 
@@ -247,7 +260,16 @@ def test_a_terminal_shows_an_outage(unconfigured):
     assert f"can't reach {server.url}: the connection was lost" in terminal.shown
 
 
-# --- followed logs ---
+# --- logs ---
+
+
+def test_a_log_that_is_not_wanted_whole_is_read_from_near_its_end():
+    answer = FakeAnswer(b"the end\n", headers={"X-Next-Offset": "10000"})
+    with FakeServer(lambda *_: answer) as server, client.Client(server.url) as api:
+        data = LogReader(api, TASK_ID, whole=False).read(attempt=2)
+
+    assert data == b"the end\n"
+    assert log_queries(server) == [f"attempt=2&offset={END_OF_LOG}", "attempt=2&offset=7952"]
 
 
 def test_a_log_is_followed_from_one_attempt_to_the_next(unconfigured):
@@ -259,5 +281,6 @@ def test_a_log_is_followed_from_one_attempt_to_the_next(unconfigured):
         done = unconfigured("logs", "-f", TASK_ID, "--url", server.url)
 
     assert done.stdout == "first attempt\nsecond\nthird"
-    queries = [path.partition("?")[2] for _, path, _ in server.requests if "/log" in path]
-    assert queries == [f"attempt={n}&offset={o}" for n, o in [(1, 0), (1, 9), (2, 0), (3, 0)]]
+    assert log_queries(server) == [
+        f"attempt={n}&offset={o}" for n, o in [(1, 0), (1, 9), (2, 0), (3, 0)]
+    ]
