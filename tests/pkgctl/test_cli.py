@@ -72,6 +72,7 @@ def test_characters_that_the_encoding_lacks_are_question_marks(unconfigured):
 
 
 def test_an_output_that_can_not_be_written_is_an_error(unconfigured):
+    unconfigured.environ["PYTHONUNBUFFERED"] = ""  # the buffer is flushed once more at exit
     with open("/dev/full", "w") as full:
         exit_code, _, errors = finish(unconfigured.start("completion", "bash", stdout=full))
 

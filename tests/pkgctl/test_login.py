@@ -119,9 +119,12 @@ def test_forgetting_the_default_server_makes_another_the_default(two_logins, fak
 
 
 def test_forgetting_another_server_keeps_the_default(two_logins, fake_server):
+    two_logins("login", fake_server.url, "--server", "third", "--token", "x")
+
     two_logins("server", "forget", "near")
 
-    assert two_logins.rows("server", "list") == [["far", fake_server.url, "yes"]]
+    url = fake_server.url
+    assert two_logins.rows("server", "list") == [["far", url, "no"], ["third", url, "yes"]]
 
 
 def test_forgetting_the_last_server_leaves_none(two_logins):

@@ -57,6 +57,15 @@ def test_a_terminal_shows_the_whole_log_above_the_bar_with_follow(ctl, gated):
     assert "two\r\n" in terminal.shown
 
 
+def test_a_long_log_line_is_left_to_the_terminal_to_wrap(unconfigured):
+    log, ended = log_answer(b"x" * 300), task_answer("succeeded")
+    with FakeServer(lambda _, path: log if "/log" in path else ended) as server:
+        terminal = unconfigured.terminal("logs", "-f", TASK_ID, "--url", server.url)
+
+        assert terminal.close() == 0
+    assert "x" * 300 in terminal.shown
+
+
 def test_a_dumb_terminal_gets_lines(ctl, gated):
     ctl.environ["TERM"] = "dumb"
     gated.open()

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from itertools import chain, repeat
 
 import pytest
@@ -73,6 +74,7 @@ def test_sigterm_removes_the_bar_as_an_interrupt_does(ctl, gated):
     terminal.process.send_signal(signal.SIGTERM)
 
     assert terminal.close() == ExitCode.INTERRUPTED
+    assert "\x1b[2K" in terminal.shown.rpartition("━━━")[2]  # erases a line
     assert "\x1b[?25h" in terminal.shown  # shows the cursor
     assert "\r\nInterrupted: the task goes on" in terminal.shown
 
@@ -99,13 +101,13 @@ def test_an_interrupt_of_a_command_that_does_not_wait_is_reported(unconfigured):
     assert (exit_code, errors) == (ExitCode.INTERRUPTED, "Interrupted\n")
 
 
-def download_answers(task, cancellation):
-    """Return an answer function; `task` is called for each answer that shows the task."""
+def download_answers(task, cancellation=None, package=lambda: PACKAGE):
+    """Return an answer function; `task` and `package` are called when these are requested."""
 
     def answer(method, path):
         if method == "POST":
             return cancellation if "/cancel" in path else SCHEDULED
-        return PACKAGE if "/package/" in path else task()
+        return package() if "/package/" in path else task()
 
     return answer
 
@@ -248,6 +250,54 @@ def test_an_outage_that_outlasts_the_patience_ends_the_waiting(
 
     assert done.exit_code == ExitCode.UNREACHABLE
     assert done.stderr == "try later; trying again\n" * reports + "Error: try later\n"
+
+
+def test_an_outage_does_not_prolong_the_timeout(unconfigured, monkeypatch):
+    monkeypatch.setattr(client, "RETRY_SECONDS", 0.06)
+    answers = chain([task_answer(), LOG], repeat(problem(503, "try later")))
+    with FakeServer(lambda *_: next(answers)) as server:
+        started = time.monotonic()
+        done = unconfigured("logs", "-f", TASK_ID, "--url", server.url, "--timeout", "1s")
+
+    assert done.exit_code == ExitCode.UNREACHABLE
+    assert time.monotonic() - started < 10
+
+
+def test_an_outage_after_the_timeout_does_not_end_a_cancellation(unconfigured):
+    after_cancellation = iter([None, task_answer("cancelled")])
+
+    def task():
+        if not server.count("/cancel"):
+            return task_answer()
+        time.sleep(1)
+        return next(after_cancellation)
+
+    with FakeServer(download_answers(task, task_answer())) as server:
+        options = ("--wait", "--cancel-on-interrupt", "--timeout", "1s", "--url", server.url)
+        waiting = unconfigured.start("download", 1, *options)
+        until(lambda: server.count("/task/"))
+        waiting.send_signal(signal.SIGINT)
+
+        assert finish(waiting)[0] == ExitCode.CANCELLED
+
+
+def test_the_timeout_does_not_limit_retries_after_the_waiting(unconfigured):
+    after_waiting = iter([None, PACKAGE])
+
+    def package():
+        if not server.count("/task/"):
+            return PACKAGE
+        time.sleep(0.3)
+        return next(after_waiting)
+
+    def task():
+        return task_answer("succeeded")
+
+    with FakeServer(download_answers(task, package=package)) as server:
+        done = unconfigured("download", 1, "--wait", "--timeout", "0.2s", "--url", server.url)
+
+    assert done.exit_code == 0
+    assert done.stdout.endswith("Success: Downloaded hello 1.0.0\n")
 
 
 def test_a_terminal_shows_an_outage(unconfigured):
