@@ -24,7 +24,7 @@ UNAVAILABLE = {
     HTTPStatus.SERVICE_UNAVAILABLE,
     HTTPStatus.GATEWAY_TIMEOUT,
 }
-EXIT_CODES: dict[int, ExitCode] = {
+STATUS_EXIT_CODES: dict[int, ExitCode] = {
     HTTPStatus.UNAUTHORIZED: ExitCode.NOT_ALLOWED,
     HTTPStatus.FORBIDDEN: ExitCode.NOT_ALLOWED,
     HTTPStatus.NOT_FOUND: ExitCode.NOT_FOUND,
@@ -207,7 +207,7 @@ class Client:
                 f"the server's log says more about request {response.headers.get('X-Request-ID')}"
             )
 
-        exit_code = EXIT_CODES.get(status, ExitCode.REFUSED)
+        exit_code = STATUS_EXIT_CODES.get(status, ExitCode.REFUSED)
         return CommandError(self._detail(response), exit_code, hint, status)
 
     def _detail(self, response: requests.Response) -> str:

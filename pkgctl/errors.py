@@ -40,7 +40,7 @@ class ServerUnreachable(CommandError):
 
 
 def printable(text: str) -> str:
-    """Return `text` with every control character, line breaks included, replaced by `?`."""
+    """Return `text` with `?` for every control or format character, line breaks included."""
     return "".join(char if char.isprintable() else "?" for char in text)
 
 

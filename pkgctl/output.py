@@ -1,7 +1,6 @@
 """What pkgctl prints: tables and a bar on a terminal, plain lines in a pipe, JSON for programs.
 
-Names, messages and logs come from other people. Every one of them is stripped of control characters
-before it reaches a terminal.
+Names, messages and logs come from other people: they reach a terminal without control characters.
 """
 
 import codecs

@@ -16,7 +16,7 @@ POLL_SECONDS = 0.5
 TAIL_BYTES = 2048
 END_OF_LOG = 2**53 - 1  # an offset past every log's end
 
-EXIT_CODES = {
+ERROR_EXIT_CODES = {
     "timed_out": ExitCode.TIMED_OUT,
     "name_unknown": ExitCode.NOT_FOUND,
     "version_unavailable": ExitCode.NOT_FOUND,
@@ -182,6 +182,6 @@ def check_success(task: JsonObject) -> None:
     if task["status"] == "cancelled":
         raise CommandError("the task was cancelled", ExitCode.CANCELLED)
     if error := task["error"]:
-        exit_code = EXIT_CODES.get(error["code"], ExitCode.FAILED)
+        exit_code = ERROR_EXIT_CODES.get(error["code"], ExitCode.FAILED)
         more = "" if exit_code == ExitCode.NOT_FOUND else f"; pkgctl logs {task['id']}"
         raise CommandError(error["message"], exit_code, error["hint"] + more)
