@@ -1,1 +1,1 @@
-"""pkgctl: the command for people, robots and pipes that use a pkgd server, near or far."""
+"""pkgctl: the command-line client of pkgd, for people, scripts and pipes."""

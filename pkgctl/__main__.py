@@ -1,4 +1,4 @@
-"""Run the command: python -m pkgctl."""
+"""Run the command as `python -m pkgctl`."""
 
 from pkgctl.cli import main
 

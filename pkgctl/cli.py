@@ -1,4 +1,4 @@
-"""pkgctl: the command for people, robots and pipes that use a pkgd server, near or far."""
+"""The command pkgctl: its group, the commands of packages, and the entry point."""
 
 import os
 import signal
@@ -15,32 +15,33 @@ from urllib.parse import quote
 import click
 from click.shell_completion import BashComplete, FishComplete, ZshComplete
 
-from pkgctl import login, profile, tasks
-from pkgctl.client import Document, Exit, Failure, one_line
+from pkgctl import login, profile, tasks, tokens
+from pkgctl.client import JsonObject
+from pkgctl.errors import CommandError, ExitCode, one_line
 from pkgctl.options import (
+    CommandContext,
+    PackageRef,
+    PackageSpec,
+    PackageSpecType,
     PackageType,
-    Setup,
-    Wanted,
-    WantedType,
-    common,
-    downloads,
-    title,
+    common_options,
+    download_options,
 )
-from pkgctl.output import Columns, moment
-from pkgctl.tasks import Interrupted, Waiting, interrupts, see_through
+from pkgctl.output import TableColumns, title, whole_seconds
+from pkgctl.waiting import Interrupted, WaitSettings, interrupts, wait_for_task
 
 SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 
-PACKAGES: Columns = {
+PACKAGE_COLUMNS: TableColumns = {
     "ID": lambda package: package["id"],
     "NAME": lambda package: package["name"],
     "VERSION": lambda package: package["version"],
     "STATUS": lambda package: package["status"],
     "TASK": lambda package: package["task"] and package["task"]["status"],
 }
-PACKAGE: Columns = PACKAGES | {
-    "CREATED": lambda package: moment(package["created_at"]),
-    "UPDATED": lambda package: moment(package["updated_at"]),
+PACKAGE_DETAILS: TableColumns = PACKAGE_COLUMNS | {
+    "CREATED": lambda package: whole_seconds(package["created_at"]),
+    "UPDATED": lambda package: whole_seconds(package["updated_at"]),
     "CATALOG": lambda package: package.get("catalog"),
     "ATTRIBUTE": lambda package: package.get("attr"),
     "DERIVATION": lambda package: package["drv_path"],
@@ -51,7 +52,7 @@ PACKAGE: Columns = PACKAGES | {
         package["task"] and package["task"]["error"] and package["task"]["error"]["code"]
     ),
 }
-VERSIONS: Columns = {
+OFFER_COLUMNS: TableColumns = {
     "VERSION": lambda offer: offer["version"],
     "ATTRIBUTE": lambda offer: offer["attr"],
     "CATALOG": lambda offer: offer["catalog"],
@@ -69,7 +70,7 @@ Examples:
   pkgctl activate 1 --token $API_KEY
   pkgctl list --json
 """
-EXIT_CODES = """\b
+EXIT_CODE_HELP = """\b
 Exit codes:
     0  done
     1  the server refused the request, or failed at it
@@ -84,27 +85,27 @@ Exit codes:
 """
 
 
-class Cli(click.Group):
-    """The command: whatever ends one of its subcommands early is told in a line."""
+class RootGroup(click.Group):
+    """The group of all commands; it turns their errors into one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a subcommand."""
+        """Run a command."""
         try:
             return super().invoke(ctx)
-        except Failure as failure:
-            click.echo(f"Error: {failure}", err=True)
-            return ctx.exit(failure.exit_code)
+        except CommandError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
         except BrokenPipeError:
-            raise  # click's to deal with: a reader that has enough is no trouble
+            raise  # click ends quietly when the reader of a pipe has gone
         except OSError as error:
             click.echo(f"Error: the output can't be written: {error.strerror}", err=True)
-            # what is still in the buffer would make Python end with an exit code of its own
+            # Python would flush the buffer at exit, fail again, and change the exit code
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return ctx.exit(Exit.REFUSED)
+            ctx.exit(ExitCode.REFUSED)
         except (Interrupted, KeyboardInterrupt, click.Abort) as interrupt:
-            after_key = "\n" if sys.stderr.isatty() else ""  # the terminal is in a line with ^C
+            after_key = "\n" if sys.stderr.isatty() else ""  # a terminal has echoed ^C
             click.echo(f"{after_key}Interrupted{interrupt}", err=True)
-            return ctx.exit(Exit.INTERRUPTED)
+            ctx.exit(ExitCode.INTERRUPTED)
 
 
 def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
@@ -118,10 +119,10 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
 
 
 @click.group(
-    cls=Cli,
+    cls=RootGroup,
     name="pkgctl",
     help=HELP,
-    epilog=EXIT_CODES,
+    epilog=EXIT_CODE_HELP,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option(
@@ -132,17 +133,25 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
     callback=_show_version,
     help="Show the version and exit.",
 )
-@common
-def cli(_setup: Setup) -> None:
-    """Leave everything to the subcommand."""
+@common_options
+def cli(_context: CommandContext) -> None:
+    """Accept the common options in front of a command."""
 
 
 @cli.command()
-@common
-@downloads
-@click.argument("wanted", metavar="NAME@VERSION", type=WantedType())
+@common_options
+@download_options
+@click.argument("spec", metavar="NAME@VERSION", type=PackageSpecType())
 @click.option("--no-activate", is_flag=True, help="Only download it.")
-def install(setup: Setup, wanted: Wanted, *, no_activate: bool, **how: Any) -> None:
+def install(
+    context: CommandContext,
+    spec: PackageSpec,
+    *,
+    no_activate: bool,
+    timeout: float | None,
+    whole_log: bool,
+    cancel_on_interrupt: bool,
+) -> None:
     """Register, download and activate a package.
 
     What is done already is not done again.
@@ -153,55 +162,65 @@ def install(setup: Setup, wanted: Wanted, *, no_activate: bool, **how: Any) -> N
       pkgctl install hello@2.12.1 --follow --timeout 10m
       pkgctl install hello@2.12.1 --no-activate --json
     """
-    package = _register_or_find(setup, wanted)
-    again = setup.again("install", wanted, *["--no-activate"][: int(no_activate)])
-    _download(setup, package, Waiting(again=again, **how))
+    words = ["install", spec, "--no-activate"] if no_activate else ["install", spec]
+    resume_command = context.command_line(*words)
+    settings = WaitSettings(timeout, resume_command, whole_log, cancel_on_interrupt)
+
+    package = _register_or_find(context, spec)
+    _download_and_wait(context, package, settings)
     if not no_activate:
-        setup.client.post(f"package/{package['id']}/activate")
-        setup.screen.say(f"Success: Activated package v{package['version']}")
-    installed = setup.package(package["id"])
-    setup.screen.answer(installed, _program(installed))
+        context.client.post(f"package/{package['id']}/activate")
+        context.printer.line(f"Success: Activated package v{package['version']}")
+
+    installed = context.package(package["id"])
+    context.printer.result(installed, _program_path(installed))
 
 
-def _register_or_find(setup: Setup, wanted: Wanted) -> Document:
+def _register_or_find(context: CommandContext, spec: PackageSpec) -> JsonObject:
     try:
-        package = setup.client.post("packages", asdict(wanted))
-    except Failure as error:
+        package: JsonObject = context.client.post("packages", asdict(spec))
+    except CommandError as error:
         if error.status != HTTPStatus.CONFLICT:
             raise
-        return setup.package(wanted)
-    setup.screen.say(f"Registered {title(package)} as package {package['id']}")
-    return dict(package)
+        return context.package(spec)
+    context.printer.line(f"Registered {title(package)} as package {package['id']}")
+    return package
 
 
-def _program(package: Document) -> str:
-    """Return where a package's program is; the store path, if that is on another machine."""
+def _program_path(package: JsonObject) -> str:
+    """Return the path of a package's program, or its store path.
+
+    It is the store path if the package has no program, several of other names, or is not on this
+    machine.
+    """
     programs = list(Path(package["store_path"], "bin").glob("*"))
-    named = [path for path in programs if path.name == package["name"]] or programs
-    return str(named[0] if len(named) == 1 else package["store_path"])
+    candidates = [path for path in programs if path.name == package["name"]] or programs
+    return str(candidates[0] if len(candidates) == 1 else package["store_path"])
 
 
 @cli.command()
-@common
-@click.argument("wanted", metavar="NAME@VERSION", type=WantedType())
-def create(setup: Setup, wanted: Wanted) -> None:
+@common_options
+@click.argument("spec", metavar="NAME@VERSION", type=PackageSpecType())
+def create(context: CommandContext, spec: PackageSpec) -> None:
     """Register a package, without downloading it.
 
     \b
     Example:
       pkgctl create hello@2.12.1
     """
-    package = setup.client.post("packages", asdict(wanted))
-    said = f"Success: Registered {title(package)} as package {package['id']}"
-    setup.screen.answer(package, said)
+    package = context.client.post("packages", asdict(spec))
+    text = f"Success: Registered {title(package)} as package {package['id']}"
+    context.printer.result(package, text)
 
 
 @cli.command("list")
-@common
-@click.option("--name", help="Only the versions of this one.")
+@common_options
+@click.option("--name", help="Only versions of this package.")
 @click.option("--status", type=click.Choice(["created", "downloaded", "activated"]))
-@click.option("-n", "--limit", type=click.IntRange(min=1), help="Only so many.")
-def list_packages(setup: Setup, limit: int | None, **query: str | None) -> None:
+@click.option("-n", "--limit", type=click.IntRange(min=1), help="At most this many.")
+def list_packages(
+    context: CommandContext, name: str | None, status: str | None, limit: int | None
+) -> None:
     """List the packages, oldest first.
 
     \b
@@ -209,13 +228,14 @@ def list_packages(setup: Setup, limit: int | None, **query: str | None) -> None:
       pkgctl list
       pkgctl list --status activated --json
     """
-    setup.screen.rows(islice(setup.client.each("packages", **query), limit), PACKAGES)
+    listed = context.client.list_all("packages", name=name, status=status)
+    context.printer.table(islice(listed, limit), PACKAGE_COLUMNS)
 
 
 @cli.command()
-@common
+@common_options
 @click.argument("package", metavar="PACKAGE", type=PackageType())
-def show(setup: Setup, package: int | Wanted) -> None:
+def show(context: CommandContext, package: PackageRef) -> None:
     """Show everything about a package.
 
     \b
@@ -223,13 +243,13 @@ def show(setup: Setup, package: int | Wanted) -> None:
       pkgctl show 1
       pkgctl show hello@2.12.1
     """
-    setup.screen.fields(setup.package(package), PACKAGE)
+    context.printer.record(context.package(package), PACKAGE_DETAILS)
 
 
 @cli.command()
-@common
+@common_options
 @click.argument("name")
-def search(setup: Setup, name: str) -> None:
+def search(context: CommandContext, name: str) -> None:
     """List the versions that the catalogs offer, newest first.
 
     \b
@@ -237,23 +257,34 @@ def search(setup: Setup, name: str) -> None:
       pkgctl search hello
       pkgctl search python3Packages.requests
     """
-    if "/" in name or not name.strip("."):  # which a URL can't carry
-        raise Failure(f"no catalog has {name!r}", Exit.NOT_FOUND)
-    catalog = setup.client.get(f"catalog/{quote(name, safe='')}")
-    setup.screen.rows(catalog["versions"], VERSIONS, whole=catalog)
-    faults = [f"{failed['catalog']}: {failed['message']}" for failed in catalog.get("failures", [])]
-    if faults and not catalog["versions"]:
-        raise Failure(faults[0], Exit.REFUSED)
-    for fault in faults:
-        click.echo(f"Warning: {one_line(fault)}", err=True)
+    if "/" in name or not name.strip("."):  # no URL path can carry such a name
+        raise CommandError(f"no catalog has {name!r}", ExitCode.NOT_FOUND)
+    found = context.client.get(f"catalog/{quote(name, safe='')}")
+    context.printer.table(found["versions"], OFFER_COLUMNS, whole=found)
+
+    failures = [
+        f"{failure['catalog']}: {failure['message']}" for failure in found.get("failures", [])
+    ]
+    if failures and not found["versions"]:
+        raise CommandError(failures[0], ExitCode.REFUSED)
+    for failure in failures:
+        click.echo(f"Warning: {one_line(failure)}", err=True)
 
 
 @cli.command()
-@common
-@downloads
+@common_options
+@download_options
 @click.argument("package", metavar="PACKAGE", type=PackageType())
 @click.option("--wait", is_flag=True, help="Wait until it is done; so does --follow.")
-def download(setup: Setup, package: int | Wanted, *, wait: bool, **how: Any) -> None:
+def download(
+    context: CommandContext,
+    package: PackageRef,
+    *,
+    wait: bool,
+    timeout: float | None,
+    whole_log: bool,
+    cancel_on_interrupt: bool,
+) -> None:
     """Have a package downloaded, in the background.
 
     \b
@@ -261,45 +292,55 @@ def download(setup: Setup, package: int | Wanted, *, wait: bool, **how: Any) -> 
       pkgctl download 1
       pkgctl download hello@2.12.1 --wait --timeout 10m
     """
-    found = setup.package(package)
-    if wait or how["whole_log"]:
-        again = setup.again("download", package, "--wait")
-        _download(setup, found, Waiting(again=again, **how))
-        setup.screen.answer(setup.package(found["id"]), f"Success: Downloaded {title(found)}")
+    found = context.package(package)
+    if not (wait or whole_log):
+        _start_download(context, found)
         return
-    answer = setup.client.post(f"package/{found['id']}/download")
-    going_on = f"Downloading {title(found)}, task {answer['task_id']}"
-    done = f"{title(found)} is downloaded already"
-    said = going_on if answer["status"] == "created" else done
-    setup.screen.answer(answer, f"Success: {said}")
+
+    resume_command = context.command_line("download", package, "--wait")
+    settings = WaitSettings(timeout, resume_command, whole_log, cancel_on_interrupt)
+    _download_and_wait(context, found, settings)
+    text = f"Success: Downloaded {title(found)}"
+    context.printer.result(context.package(found["id"]), text)
 
 
-def _download(setup: Setup, package: Document, waiting: Waiting) -> None:
-    """Have a package downloaded, and wait for that."""
-    answer = setup.client.post(f"package/{package['id']}/download")
+def _download_and_wait(
+    context: CommandContext, package: JsonObject, settings: WaitSettings
+) -> None:
+    """Request a download, and wait for its task unless the package is downloaded already."""
+    answer = context.client.post(f"package/{package['id']}/download")
     if answer["status"] == "created":
-        see_through(setup.client, setup.screen, answer["task_id"], title(package), waiting)
+        wait_for_task(context.client, context.printer, answer["task_id"], title(package), settings)
+
+
+def _start_download(context: CommandContext, package: JsonObject) -> None:
+    """Request a download, and print its task."""
+    answer = context.client.post(f"package/{package['id']}/download")
+    text = f"Success: {title(package)} is downloaded already"
+    if answer["status"] == "created":
+        text = f"Success: Downloading {title(package)}, task {answer['task_id']}"
+    context.printer.result(answer, text)
 
 
 @cli.command()
-@common
+@common_options
 @click.argument("package", metavar="PACKAGE", type=PackageType())
-def remove(setup: Setup, package: int | Wanted) -> None:
+def remove(context: CommandContext, package: PackageRef) -> None:
     """Forget a package that isn't in use.
 
     \b
     Example:
       pkgctl remove hello@2.12.1
     """
-    found = setup.package(package)
-    said = f"Success: Removed {title(found)}"
-    setup.screen.answer(setup.client.delete(f"package/{found['id']}"), said)
+    found = context.package(package)
+    answer = context.client.delete(f"package/{found['id']}")
+    context.printer.result(answer, f"Success: Removed {title(found)}")
 
 
 @cli.command()
 @click.argument("shell", type=click.Choice(list(SHELLS)))
 def completion(shell: str) -> None:
-    """Print what teaches a shell to complete this command.
+    """Print the script that lets a shell complete this command.
 
     \b
     Examples:
@@ -310,15 +351,19 @@ def completion(shell: str) -> None:
     click.echo(SHELLS[shell](cli, {}, "pkgctl", "_PKGCTL_COMPLETE").source())
 
 
-for module in (tasks, profile, login):
-    for command in module.COMMANDS:
-        cli.add_command(command)
+for command in (
+    *(tasks.logs, tasks.tasks, tasks.cancel),
+    *(profile.activate, profile.deactivate, profile.generations, profile.rollback, profile.switch),
+    *(login.login, login.server, login.status),
+    tokens.token,
+):
+    cli.add_command(command)
 
 
 def main() -> None:
-    """Run the command; what the terminal's encoding lacks shows as a question mark."""
+    """Run the command, with `?` for characters that the encoding of an output lacks."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupts.take)
+        signal.signal(number, interrupts.handle)
     for stream in (sys.stdout, sys.stderr):
         cast(TextIOWrapper, stream).reconfigure(errors="replace")
     cli(prog_name="pkgctl")

@@ -1,245 +1,217 @@
-"""The API as pkgctl sees it: requests, pages, refusals, and patience with a server that is away."""
+"""The HTTP API of a pkgd server: requests, paging, errors, and retries while it is unreachable."""
 
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import IntEnum
 from http import HTTPStatus
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
 import requests
 
-Document = dict[str, Any]
+from pkgctl.errors import CommandError, ExitCode, ServerUnreachable
 
-PAGE = 1000
+JsonObject = dict[str, Any]
+
+PAGE_SIZE = 1000
 CONNECT_SECONDS = 5
-ANSWER_SECONDS = 120  # an activation waits for its turn, a search for Nix
-POLL_SECONDS = 20
-PAUSE_SECONDS = 0.5
-AWAY = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
-
-
-class Exit(IntEnum):
-    """What pkgctl's exit codes mean."""
-
-    REFUSED = 1
-    USAGE = 2
-    FAILED = 3
-    CANCELLED = 4
-    TIMED_OUT = 5
-    NOT_FOUND = 6
-    NOT_ALLOWED = 7
-    UNREACHABLE = 8
-    INTERRUPTED = 130
-
-
-EXITS: dict[int, Exit] = {
-    HTTPStatus.UNAUTHORIZED: Exit.NOT_ALLOWED,
-    HTTPStatus.FORBIDDEN: Exit.NOT_ALLOWED,
-    HTTPStatus.NOT_FOUND: Exit.NOT_FOUND,
+READ_SECONDS = 120  # an activation may wait for others, and a search evaluates Nix
+POLL_READ_SECONDS = 20
+RETRY_SECONDS = 0.5
+UNAVAILABLE = {
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+}
+STATUS_EXIT_CODES: dict[int, ExitCode] = {
+    HTTPStatus.UNAUTHORIZED: ExitCode.NOT_ALLOWED,
+    HTTPStatus.FORBIDDEN: ExitCode.NOT_ALLOWED,
+    HTTPStatus.NOT_FOUND: ExitCode.NOT_FOUND,
 }
 
 
-class Failure(Exception):
-    """The end of a command: one line that says why and what to do about it, and an exit code.
+@dataclass(frozen=True)
+class ApiRequest:
+    """One request to the server; `read_seconds` bounds the wait for its answer."""
 
-    `status` is the HTTP status of the answer that is behind it, if one is.
-    """
-
-    def __init__(
-        self, message: str, exit_code: Exit, hint: str = "", status: int | None = None
-    ) -> None:
-        self.reason = one_line(message)
-        super().__init__(printable(f"{self.reason} ({hint})" if hint else self.reason))
-        self.exit_code = exit_code
-        self.status = status
+    method: str
+    path: str
+    query: JsonObject | None = None
+    body: JsonObject | None = None
+    read_seconds: float | None = None
 
 
-class Unreachable(Failure):
-    """The server doesn't answer, or says that it can't at the moment."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message, Exit.UNREACHABLE, hint)
+def _ignore(_message: str) -> None:
+    """Accept a message and do nothing."""
 
 
-def printable(text: str) -> str:
-    """Return `text` as one line that can do nothing to a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How long to retry when a server that has answered before becomes unreachable.
 
-
-def one_line(message: str) -> str:
-    """Return the first line of a message, which says what, and its last, which mostly says why."""
-    lines = [line for line in message.splitlines() if line.strip()]
-    ends = [lines[0].rstrip(";: "), *lines[1:][-1:]] if lines else []
-    return printable(" ... ".join(end.strip() for end in ends))
-
-
-def ignore(_message: str) -> None:
-    """Tell nobody."""
-
-
-@dataclass
-class Patience:
-    """How long to put up with a server that was there and is away: a number of seconds on end.
-
-    `deadline` is the time.monotonic() from which on there is none, `tell` hears what is wrong.
+    `seconds` bounds one outage. `deadline`, a time.monotonic() value, ends all retries. `notify` is
+    called with the reason once per outage.
     """
 
     seconds: float = 0.0
     deadline: float = math.inf
-    tell: Callable[[str], None] = ignore
+    notify: Callable[[str], None] = _ignore
 
 
-class Bearer(requests.auth.AuthBase):
-    """Sends the token; without one it keeps requests from sending what a .netrc has."""
+class BearerAuth(requests.auth.AuthBase):
+    """Sends the token. Without one, it keeps requests from sending credentials of a .netrc file."""
 
     def __init__(self, token: str | None) -> None:
         self.token = token
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Add the header to a request."""
+        """Add the Authorization header to a request."""
         if self.token is not None:
             request.headers["Authorization"] = f"Bearer {self.token}"
         return request
 
 
 class Client:
-    """One server, and the token to talk to it with."""
+    """A connection to one server with one token."""
 
     def __init__(
-        self, url: str, token: str | None = None, patience: Patience | None = None
+        self, url: str, token: str | None = None, retry_policy: RetryPolicy | None = None
     ) -> None:
         self.url = url
-        self.patience = patience or Patience()
-        self._met = False
+        self.retry_policy = retry_policy or RetryPolicy()
+        self._has_answered = False
         self._has_token = token is not None
         self._http = requests.Session()
-        self._http.auth = Bearer(token)
+        self._http.auth = BearerAuth(token)
 
     def __enter__(self) -> Self:
-        """Begin; connections are made when they are needed."""
+        """Return the client; it connects with its first request."""
         return self
 
     def __exit__(self, *_: object) -> None:
         """Close the connections."""
         self._http.close()
 
-    def get(self, path: str, **query: object) -> Any:
-        """Return what the server says of /api/v1/PATH."""
-        return self._json(self.ask("GET", f"/api/v1/{path}", query))
+    def get(self, path: str) -> Any:
+        """GET /api/v1/PATH and return the answer's JSON."""
+        return self._json(self._request(ApiRequest("GET", f"/api/v1/{path}")))
 
-    def post(self, path: str, body: Document | None = None, **query: object) -> Any:
-        """Return what a POST to /api/v1/PATH is answered with."""
-        return self._json(self.ask("POST", f"/api/v1/{path}", query, body))
+    def post(self, path: str, body: JsonObject | None = None, **query: object) -> Any:
+        """POST to /api/v1/PATH and return the answer's JSON."""
+        return self._json(self._request(ApiRequest("POST", f"/api/v1/{path}", query, body)))
 
     def delete(self, path: str) -> Any:
-        """Return what a DELETE of /api/v1/PATH is answered with."""
-        return self._json(self.ask("DELETE", f"/api/v1/{path}"))
+        """DELETE /api/v1/PATH and return the answer's JSON."""
+        return self._json(self._request(ApiRequest("DELETE", f"/api/v1/{path}")))
 
     def ready(self) -> Any:
-        """Return the checks of the server's health; raises Unreachable when one fails."""
-        return self._json(self.ask("GET", "/readyz"))
+        """Return the readiness checks; raises ServerUnreachable if one fails."""
+        return self._json(self._request(ApiRequest("GET", "/readyz")))
 
-    def each(self, path: str, **query: object) -> Iterator[Document]:
-        """Yield everything in a list, asking for its pages one after the other."""
-        page: dict[str, object] = {"limit": PAGE, **query}
+    def list_all(self, path: str, **query: object) -> Iterator[JsonObject]:
+        """Yield every entry of a list, requesting one page after the other."""
+        page: dict[str, object] = {"limit": PAGE_SIZE, **query}
         while page:
-            response = self.ask("GET", f"/api/v1/{path}", page)
+            response = self._request(ApiRequest("GET", f"/api/v1/{path}", page))
             yield from self._json(response)
-            # of the next page's address only the query counts: a token goes to no other server
-            page = dict(parse_qsl(urlsplit(response.links.get("next", {}).get("url", "")).query))
+            # take only the query of the link: its host must not receive the token
+            link = response.links.get("next", {}).get("url", "")
+            page = dict(parse_qsl(urlsplit(link).query))
 
     def count(self, path: str, **query: object) -> int:
-        """Return how long a list is."""
-        response = self.ask("GET", f"/api/v1/{path}", {"limit": 1, **query})
-        return int(response.headers["X-Total-Count"])
+        """Return the length of a list."""
+        request = ApiRequest("GET", f"/api/v1/{path}", {"limit": 1, **query})
+        return int(self._request(request).headers["X-Total-Count"])
 
-    def task(self, task_id: object, wait: float) -> Document:
-        """Return a task as it is in `wait` seconds, or as soon as it has ended."""
-        response = self.ask("GET", f"/api/v1/task/{task_id}", {"wait": wait}, seconds=POLL_SECONDS)
-        task: Document = self._json(response)
+    def task(self, task_id: object, wait: float) -> JsonObject:
+        """Return a task after `wait` seconds, or as soon as it has ended."""
+        path = f"/api/v1/task/{task_id}"
+        request = ApiRequest("GET", path, {"wait": wait}, read_seconds=POLL_READ_SECONDS)
+        task: JsonObject = self._json(self._request(request))
         return task
 
     def log(self, task_id: object, attempt: int, offset: int) -> tuple[bytes, int]:
-        """Return an attempt's log from byte `offset` on, and where the next piece begins."""
+        """Return an attempt's log from byte `offset` on, and the offset of the next piece."""
+        path = f"/api/v1/task/{task_id}/log"
         query = {"attempt": attempt, "offset": offset}
-        response = self.ask("GET", f"/api/v1/task/{task_id}/log", query, seconds=POLL_SECONDS)
+        request = ApiRequest("GET", path, query, read_seconds=POLL_READ_SECONDS)
+
+        response = self._request(request)
         return response.content, int(response.headers["X-Next-Offset"])
 
-    def ask(
-        self,
-        method: str,
-        path: str,
-        query: Document | None = None,
-        body: Document | None = None,
-        seconds: float | None = None,
-    ) -> requests.Response:
-        """Send one request, again and again as far as patience goes once the server was met.
+    def _request(self, request: ApiRequest) -> requests.Response:
+        """Send a request; retry as the policy allows if the server has answered before.
 
-        Raises Failure for a refusal, Unreachable when there is no answer.
+        Raises CommandError if the server refuses, ServerUnreachable if it doesn't answer.
         """
-        patience, since = self.patience, math.inf
-        while True:
-            try:
-                response = self._send(method, path, query, body, seconds)
-            except Unreachable as error:
-                now = time.monotonic()
-                is_first, since = since == math.inf, min(since, now)
-                if not self._met or now >= min(since + patience.seconds, patience.deadline):
-                    raise
-                if is_first:
-                    patience.tell(error.reason)
-                time.sleep(PAUSE_SECONDS)
-            else:
-                self._met = True
-                return response
+        policy = self.retry_policy
+        try:
+            return self._send(request)
+        except ServerUnreachable as error:
+            now = time.monotonic()
+            give_up_at = min(now + policy.seconds, policy.deadline)
+            if not self._has_answered or now >= give_up_at:
+                raise
+            policy.notify(error.reason)
 
-    def _send(
-        self,
-        method: str,
-        path: str,
-        query: Document | None,
-        body: Document | None,
-        seconds: float | None,
-    ) -> requests.Response:
+        return self._retry(request, give_up_at)
+
+    def _retry(self, request: ApiRequest, give_up_at: float) -> requests.Response:
+        while True:
+            time.sleep(RETRY_SECONDS)
+            try:
+                return self._send(request)
+            except ServerUnreachable:
+                if time.monotonic() >= give_up_at:
+                    raise
+
+    def _send(self, request: ApiRequest) -> requests.Response:
         try:
             response = self._http.request(
-                method,
-                self.url + path,
-                params=query,
-                json=body,
-                timeout=(CONNECT_SECONDS, seconds or ANSWER_SECONDS),
-                allow_redirects=False,  # a POST would become a GET
+                request.method,
+                self.url + request.path,
+                params=request.query,
+                json=request.body,
+                timeout=(CONNECT_SECONDS, request.read_seconds or READ_SECONDS),
+                allow_redirects=False,  # following one turns a POST into a GET
             )
         except requests.RequestException as error:
             hint = "is it running? --url, PKGCTL_URL or pkgctl login say where"
-            raise Unreachable(f"can't reach {self.url}: {_reason(error)}", hint) from None
-        if response.status_code in AWAY:
-            raise Unreachable(self._said(response))
-        if response.status_code >= HTTPStatus.MULTIPLE_CHOICES:
-            raise self._refusal(response)
-        if "X-Request-ID" not in response.headers:
-            raise Unreachable(f"{self.url} answers, but not as pkgd does")
+            raise ServerUnreachable(f"can't reach {self.url}: {_cause(error)}", hint) from None
+
+        self._check(response)
+        self._has_answered = True
         return response
 
-    def _refusal(self, response: requests.Response) -> Failure:
-        status = response.status_code
-        if status < HTTPStatus.BAD_REQUEST:
-            moved = f"{self.url} sends its clients on to {response.headers.get('Location')}"
-            return Failure(moved, Exit.REFUSED, "give that address as --url")
-        hint = ""
+    def _check(self, response: requests.Response) -> None:
+        """Raise unless the response is a success, and pkgd's."""
+        if response.status_code in UNAVAILABLE:
+            raise ServerUnreachable(self._detail(response))
+        if response.status_code >= HTTPStatus.BAD_REQUEST:
+            raise self._refusal(response)
+        if response.status_code >= HTTPStatus.MULTIPLE_CHOICES:
+            moved = f"{self.url} redirects to {response.headers.get('Location')}"
+            raise CommandError(moved, ExitCode.REFUSED, "give that address as --url")
+        if "X-Request-ID" not in response.headers:
+            raise ServerUnreachable(f"{self.url} answers, but not as pkgd does")
+
+    def _refusal(self, response: requests.Response) -> CommandError:
+        status, hint = response.status_code, ""
         if status == HTTPStatus.UNAUTHORIZED:
             hint = "pkgctl login, --token or PKGCTL_TOKEN give one"
             if self._has_token:
                 hint = "the one that was given is unknown, expired or revoked"
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
-            hint = f"the server's log says more of request {response.headers.get('X-Request-ID')}"
-        return Failure(self._said(response), EXITS.get(status, Exit.REFUSED), hint, status)
+            hint = (
+                f"the server's log says more about request {response.headers.get('X-Request-ID')}"
+            )
 
-    def _said(self, response: requests.Response) -> str:
-        """Return what the problem document of a refusal says."""
+        exit_code = STATUS_EXIT_CODES.get(status, ExitCode.REFUSED)
+        return CommandError(self._detail(response), exit_code, hint, status)
+
+    def _detail(self, response: requests.Response) -> str:
+        """Return the detail of a problem document, else the response's status line."""
         if "application/problem+json" in response.headers.get("Content-Type", ""):
             return str(self._json(response).get("detail"))
         return f"{self.url} answers {response.status_code} {response.reason}"
@@ -248,13 +220,14 @@ class Client:
         try:
             return response.json()
         except requests.JSONDecodeError:
-            raise Unreachable(f"{self.url} answers, but not as pkgd does") from None
+            raise ServerUnreachable(f"{self.url} answers, but not as pkgd does") from None
 
 
-def _reason(error: BaseException) -> str:
-    """Return what the operating system says is behind an error, else that it broke."""
+def _cause(error: BaseException) -> str:
+    """Return the operating system's message behind an error of requests."""
     if isinstance(error, requests.Timeout):
         return "it doesn't answer in time"
+
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:

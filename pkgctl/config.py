@@ -1,4 +1,4 @@
-"""Which server, and with which token: flags, then the environment, then the login file."""
+"""Which server to use, with which token: flags, then the environment, then servers.json."""
 
 import json
 import os
@@ -6,118 +6,122 @@ import tempfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Self
 from urllib.parse import urlsplit
 
-from pkgctl.client import Exit, Failure
+from pkgctl.errors import CommandError, ExitCode
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 @dataclass(frozen=True)
-class Server:
-    """A server, and the token that it gave out."""
+class ServerLogin:
+    """The URL of a server, and a token for it."""
 
     url: str
     token: str
 
 
 @dataclass
-class Logins:
-    """The servers that were logged in to, by name, and which of them is meant by default."""
+class ServersFile:
+    """The contents of servers.json: logins by name, and the name of the default one."""
 
     default: str | None = None
-    servers: dict[str, Server] = field(default_factory=dict)
+    servers: dict[str, ServerLogin] = field(default_factory=dict)
 
-    def named(self, name: str) -> Server:
-        """Return the server of that name."""
+    @classmethod
+    def load(cls) -> Self:
+        """Read the file; one that doesn't exist has no servers."""
+        path = servers_path()
+        try:
+            content = json.loads(path.read_text())
+            servers = {name: ServerLogin(**login) for name, login in content["servers"].items()}
+            return cls(content["default"], servers)
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            hint = "remove it, then pkgctl login again"
+            raise CommandError(f"{path} can't be read: {error}", ExitCode.USAGE, hint) from None
+
+    def save(self) -> None:
+        """Replace the file; only its owner can read it."""
+        path = servers_path()
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor, draft = tempfile.mkstemp(dir=path.parent)
+            with open(descriptor, "w") as file:
+                json.dump(asdict(self), file, indent=2)
+            os.replace(draft, path)
+        except OSError as error:
+            message = f"{path} can't be written: {error.strerror}"
+            raise CommandError(message, ExitCode.USAGE) from None
+
+    def named(self, name: str) -> ServerLogin:
+        """Return the login of that name; raises CommandError if there is none."""
         if name in self.servers:
             return self.servers[name]
         known = ", ".join(self.servers) or "none"
-        raise Failure(f"no server is named {name}", Exit.NOT_FOUND, f"known: {known}")
+        raise CommandError(f"no server is named {name}", ExitCode.NOT_FOUND, f"known: {known}")
 
     @property
     def default_url(self) -> str:
-        """The URL of the default server; where there is none, a new one's on this machine."""
+        """The URL of the default server, else that of a server on this machine."""
         return self.servers[self.default].url if self.default else DEFAULT_URL
 
     def token_for(self, url: str) -> str | None:
-        """Return a token that the server at this URL gave out: no other one is shown to it."""
-        names = sorted(self.servers, key=lambda name: name != self.default)  # the default first
-        servers = [self.servers[name] for name in names]
-        return next((server.token for server in servers if server.url == url), None)
+        """Return the token saved for exactly this URL: no other server may receive it."""
+        default_first = sorted(self.servers, key=lambda name: name != self.default)
+        logins = [self.servers[name] for name in default_first]
+        return next((login.token for login in logins if login.url == url), None)
 
     def forget(self, name: str) -> None:
-        """Drop the server of that name; another one becomes the default if it was that."""
+        """Remove a login; if it was the default, the first one left becomes the default."""
         self.named(name)
         del self.servers[name]
         if self.default == name:
             self.default = next(iter(self.servers), None)
 
 
-def login_file() -> Path:
-    """Return where the logins are kept."""
+def servers_path() -> Path:
+    """Return the path of servers.json."""
     config = Path(os.environ.get("XDG_CONFIG_HOME", ""))
     if not config.is_absolute():
         config = Path(os.path.expanduser("~"), ".config")
     return config / "pkgctl" / "servers.json"
 
 
-def load() -> Logins:
-    """Return what the login file has."""
-    path = login_file()
-    try:
-        kept = json.loads(path.read_text())
-        servers = {name: Server(**server) for name, server in kept["servers"].items()}
-        return Logins(kept["default"], servers)
-    except FileNotFoundError:
-        return Logins()
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        hint = "remove it, then pkgctl login again"
-        raise Failure(f"{path} can't be read: {error}", Exit.USAGE, hint) from None
-
-
-def save(logins: Logins) -> None:
-    """Put these logins in the login file, which nobody else can read."""
-    path = login_file()
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, draft = tempfile.mkstemp(dir=path.parent)
-        with open(descriptor, "w") as file:
-            json.dump(asdict(logins), file, indent=2)
-        os.replace(draft, path)
-    except OSError as error:
-        raise Failure(f"{path} can't be written: {error.strerror}", Exit.USAGE) from None
-
-
-def choose(url: str | None, token: str | None, name: str | None) -> tuple[str, str | None]:
-    """Return the URL and the token that these flags, or else the environment and logins, say."""
+def choose_server(url: str | None, token: str | None, name: str | None) -> tuple[str, str | None]:
+    """Return the URL and token to use, given the values of --url, --token and --server."""
     if url and name:
-        raise Failure("--url and --server name two servers", Exit.USAGE, "give one of them")
+        message = "--url and --server name two servers"
+        raise CommandError(message, ExitCode.USAGE, "give one of them")
     if name:
-        server = load().named(name)
-        return clean_url(server.url), clean_token(token or server.token)
+        login = ServersFile.load().named(name)
+        return clean_url(login.url), clean_token(token or login.token)
 
     url = url or os.environ.get("PKGCTL_URL")
     token = token or os.environ.get("PKGCTL_TOKEN")
     if not (url and token):
-        logins = load()
-        url = clean_url(url or logins.default_url)
-        token = token or logins.token_for(url)
+        servers = ServersFile.load()
+        url = clean_url(url or servers.default_url)
+        token = token or servers.token_for(url)
     return clean_url(url), clean_token(token) if token else None
 
 
 def clean_url(url: str) -> str:
-    """Return the URL as it is kept; raises Failure for what is none of a server."""
+    """Return the URL without trailing slashes; raises CommandError if it can't be a server's."""
     with suppress(ValueError):
         parts = urlsplit(url)
-        wanted = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc
-        if wanted and not (parts.query or parts.fragment) and parts.port != 0:
+        is_http = parts.scheme in ("http", "https") and parts.hostname
+        has_more = "@" in parts.netloc or parts.query or parts.fragment
+        if is_http and not has_more and parts.port != 0:
             return url.rstrip("/")
-    raise Failure(f"{url} is no server's URL", Exit.USAGE, f"such as {DEFAULT_URL}")
+    raise CommandError(f"{url} isn't a server's URL", ExitCode.USAGE, f"such as {DEFAULT_URL}")
 
 
 def clean_token(token: str) -> str:
-    """Return the token; raises Failure, which doesn't show it, for what can't be one."""
+    """Return the token; raises CommandError, without showing it, if a header can't carry it."""
     if token.isascii() and token.isprintable() and " " not in token:
         return token
-    raise Failure("the token has characters that no token has", Exit.NOT_ALLOWED)
+    message = "the token contains characters that no token can have"
+    raise CommandError(message, ExitCode.NOT_ALLOWED)

@@ -1,4 +1,4 @@
-"""The commands of getting in: logins, the servers that they are to, how these are, and tokens."""
+"""The commands of servers: login, server list, use and forget, and status."""
 
 import os
 import sys
@@ -6,29 +6,26 @@ from urllib.parse import urlsplit
 
 import click
 
-from pkgctl.client import Client, Exit, Failure
-from pkgctl.config import DEFAULT_URL, Server, clean_token, clean_url, load, login_file, save
-from pkgctl.options import DurationType, Setup, common
-from pkgctl.output import Columns, moment
-from pkgctl.tasks import LIVE
+from pkgctl.client import Client
+from pkgctl.config import (
+    DEFAULT_URL,
+    ServerLogin,
+    ServersFile,
+    clean_token,
+    clean_url,
+    servers_path,
+)
+from pkgctl.errors import CommandError, ExitCode
+from pkgctl.options import CommandContext, common_options
+from pkgctl.output import TableColumns
+from pkgctl.waiting import LIVE_STATUSES
 
-TOKENS: Columns = {
-    "ID": lambda token: token["id"],
-    "NAME": lambda token: token["name"],
-    "SCOPE": lambda token: token["scope"],
-    "CREATED": lambda token: moment(token["created_at"]),
-    "EXPIRES": lambda token: moment(token["expires_at"]),
-    "LAST USED": lambda token: moment(token["last_used_at"]),
-    "CURRENT": lambda token: "yes" if token["current"] else "no",
-}
-SERVERS: Columns = {
+SERVER_COLUMNS: TableColumns = {
     "NAME": lambda server: server["name"],
     "URL": lambda server: server["url"],
     "DEFAULT": lambda server: "yes" if server["default"] else "no",
 }
-
-
-STATUS: Columns = {
+STATUS_COLUMNS: TableColumns = {
     "SERVER": lambda status: status["url"],
     "VERSION": lambda status: f"{status['version']} ({status['build']})",
     "DATABASE": lambda status: status["checks"].get("database"),
@@ -40,10 +37,10 @@ STATUS: Columns = {
 
 
 @click.command()
-@common
+@common_options
 @click.argument("address", metavar="[URL]", required=False)
 @click.option("--default/--no-default", default=True, help="Whether to use it by default.")
-def login(setup: Setup, address: str | None, *, default: bool) -> None:
+def login(context: CommandContext, address: str | None, *, default: bool) -> None:
     """Keep a server's URL and a token for later commands.
 
     They are kept under the name that --server gives, else the host's. What isn't given is asked
@@ -55,18 +52,19 @@ def login(setup: Setup, address: str | None, *, default: bool) -> None:
       pkgctl login
       pkgctl login https://pkgd.example.org --server prod < token-file
     """
-    url = clean_url(address or setup.url or os.environ.get("PKGCTL_URL") or _ask_url())
-    given = setup.token or os.environ.get("PKGCTL_TOKEN") or _ask_token()
-    token = _checked(url, given) if given else _first_token(url)
+    url = clean_url(address or context.url or os.environ.get("PKGCTL_URL") or _ask_url())
+    given = context.token or os.environ.get("PKGCTL_TOKEN") or _ask_token()
+    token = _verified(url, given) if given else _first_token(url)
 
-    name = setup.server or urlsplit(url).netloc
-    logins = load()
-    logins.servers[name] = Server(url, token)
-    if default or logins.default is None:
-        logins.default = name
-    save(logins)
-    said = f"Success: Logged in to {url} as server {name}; kept in {login_file()}"
-    setup.screen.answer({"name": name, "url": url}, said)
+    name = context.server or urlsplit(url).netloc
+    servers = ServersFile.load()
+    servers.servers[name] = ServerLogin(url, token)
+    if default or servers.default is None:
+        servers.default = name
+    servers.save()
+
+    text = f"Success: Logged in to {url} as server {name}; kept in {servers_path()}"
+    context.printer.result({"name": name, "url": url}, text)
 
 
 def _ask_url() -> str:
@@ -84,28 +82,28 @@ def _ask_token() -> str:
     return token
 
 
-def _checked(url: str, token: str) -> str:
-    """Return the token once the server has taken it."""
+def _verified(url: str, token: str) -> str:
+    """Return the token once the server has accepted it."""
     with Client(url, clean_token(token)) as client:
         client.get("version")
     return token
 
 
 def _first_token(url: str) -> str:
-    """Have a new development server mint its first token, and return it."""
+    """Mint and return the first token of a new development server."""
     try:
         with Client(url) as client:
             return str(client.post("tokens")["token"])
-    except Failure as error:
-        if error.exit_code != Exit.NOT_ALLOWED:
+    except CommandError as error:
+        if error.exit_code != ExitCode.NOT_ALLOWED:
             raise
-        hint = "an admin's is minted by pkgctl token create, or on its host by flask create-token"
-        raise Failure(f"{url} wants a token", Exit.NOT_ALLOWED, hint) from None
+    hint = "an admin's is minted by pkgctl token create, or on its host by flask create-token"
+    raise CommandError(f"{url} wants a token", ExitCode.NOT_ALLOWED, hint)
 
 
 @click.group()
 def server() -> None:
-    """The servers that were logged in to.
+    """List, choose and forget the servers that pkgctl login knows.
 
     \b
     Examples:
@@ -115,151 +113,67 @@ def server() -> None:
 
 
 @server.command("list")
-@common
-def list_servers(setup: Setup) -> None:
-    """List them.
+@common_options
+def list_servers(context: CommandContext) -> None:
+    """List the servers.
 
     \b
     Example:
       pkgctl server list
     """
-    logins = load()
-    setup.screen.rows(
-        [
-            {"name": name, "url": known.url, "default": name == logins.default}
-            for name, known in logins.servers.items()
-        ],
-        SERVERS,
-    )
+    servers = ServersFile.load()
+    listed = [
+        {"name": name, "url": known.url, "default": name == servers.default}
+        for name, known in servers.servers.items()
+    ]
+    context.printer.table(listed, SERVER_COLUMNS)
 
 
 @server.command()
-@common
+@common_options
 @click.argument("name")
-def use(setup: Setup, name: str) -> None:
-    """Make one the default.
+def use(context: CommandContext, name: str) -> None:
+    """Make a server the default.
 
     \b
     Example:
       pkgctl server use prod
     """
-    logins = load()
-    url = logins.named(name).url
-    logins.default = name
-    save(logins)
-    setup.screen.answer({"name": name, "url": url}, f"Success: The default is {name}, {url}")
+    servers = ServersFile.load()
+    url = servers.named(name).url
+    servers.default = name
+    servers.save()
+    text = f"Success: The default is {name}, {url}"
+    context.printer.result({"name": name, "url": url}, text)
 
 
 @server.command()
-@common
+@common_options
 @click.argument("name")
-def forget(setup: Setup, name: str) -> None:
-    """Drop one and its token, which stays good until it is revoked.
+def forget(context: CommandContext, name: str) -> None:
+    """Forget a server and its token; the token itself stays valid.
 
     \b
     Example:
       pkgctl server forget prod
     """
-    logins = load()
-    logins.forget(name)
-    save(logins)
-    setup.screen.answer({}, f"Success: Forgot {name}")
+    servers = ServersFile.load()
+    servers.forget(name)
+    servers.save()
+    context.printer.result({}, f"Success: Forgot {name}")
 
 
 @click.command()
-@common
-def status(setup: Setup) -> None:
-    """Tell how the server is, and how much it has to do.
+@common_options
+def status(context: CommandContext) -> None:
+    """Show the server's health, and how many tasks it has.
 
     \b
     Example:
       pkgctl status
     """
-    client = setup.client
+    client = context.client
     checks = client.ready()["checks"]
-    counts = {state: client.count("tasks", status=state) for state in LIVE}
+    counts = {state: client.count("tasks", status=state) for state in LIVE_STATUSES}
     document = {"url": client.url, **client.get("version"), "checks": checks, "tasks": counts}
-    setup.screen.fields(document, STATUS)
-
-
-@click.group()
-def token() -> None:
-    """Tokens: mint, list, revoke.
-
-    \b
-    Examples:
-      pkgctl token create --name robot --scope operate --expires-in 30d
-      pkgctl token revoke 2
-    """
-
-
-@token.command()
-@common
-@click.option("--name", help="What it is for.")
-@click.option("--scope", type=click.Choice(["read", "operate", "admin"]), help="What it may do.")
-@click.option("--expires-in", type=DurationType(), help="How long it lives, such as 12h or 30d.")
-def create(setup: Setup, name: str | None, scope: str | None, expires_in: float | None) -> None:
-    """Mint a token and print it: this once, it is kept nowhere.
-
-    \b
-    Examples:
-      pkgctl token create
-      pkgctl token create --name robot --scope operate --expires-in 30d
-      API_KEY=$(pkgctl token create --scope read)
-    """
-    seconds = None if expires_in is None else int(expires_in)
-    given = {"name": name, "scope": scope, "expires_in": seconds}
-    minted = setup.client.post(
-        "tokens", {field: value for field, value in given.items() if value is not None}
-    )
-    setup.screen.answer(minted, minted["token"])
-    if setup.screen.is_terminal:
-        click.echo(
-            f"Token {minted['id']}, {minted['scope']}, until {minted['expires_at']}; "
-            "it isn't shown again.",
-            err=True,
-        )
-
-
-@token.command("list")
-@common
-def list_tokens(setup: Setup) -> None:
-    """List the live tokens, without their secrets.
-
-    \b
-    Example:
-      pkgctl token list
-    """
-    setup.screen.rows(setup.client.each("tokens"), TOKENS)
-
-
-@token.command()
-@common
-@click.argument("token_id", metavar="ID", type=click.IntRange(min=0))
-def revoke(setup: Setup, token_id: int) -> None:
-    """Revoke a token, from the next request on.
-
-    \b
-    Example:
-      pkgctl token revoke 2
-    """
-    setup.screen.answer(
-        setup.client.delete(f"token/{token_id}"), f"Success: Revoked token {token_id}"
-    )
-
-
-@token.command("revoke-others")
-@common
-def revoke_others(setup: Setup) -> None:
-    """Revoke every token but the one in use.
-
-    \b
-    Example:
-      pkgctl token revoke-others
-    """
-    setup.screen.answer(
-        setup.client.delete("tokens/all"), "Success: Revoked every token but this one"
-    )
-
-
-COMMANDS = (login, server, status, token)
+    context.printer.record(document, STATUS_COLUMNS)

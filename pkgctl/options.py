@@ -1,4 +1,4 @@
-"""What pkgctl's commands have in common: options, kinds of arguments, and what these come to."""
+"""What the commands share: types of arguments, options, and the context that these fill."""
 
 import re
 from collections.abc import Callable
@@ -9,19 +9,20 @@ from uuid import UUID
 
 import click
 
-from pkgctl.client import Client, Document, Exit, Failure, Patience
-from pkgctl.config import choose
-from pkgctl.output import Screen
+from pkgctl.client import Client, JsonObject, RetryPolicy
+from pkgctl.config import choose_server
+from pkgctl.errors import CommandError, ExitCode
+from pkgctl.output import Printer, report_outage, title
 
 Command = Callable[..., Any]
 
 MAX_ID = 2**31 - 1
 DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)", re.ASCII)
-UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PackageSpec:
     """A name and a version."""
 
     name: str
@@ -31,27 +32,31 @@ class Wanted:
         return f"{self.name}@{self.version}"
 
 
-class WantedType(click.ParamType[Any]):
-    """NAME@VERSION."""
+PackageRef = int | PackageSpec
+TaskRef = UUID | PackageRef
+
+
+class PackageSpecType(click.ParamType[Any]):
+    """NAME@VERSION, as a PackageSpec."""
 
     name = "NAME@VERSION"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Return what the argument says."""
+        """Convert an argument."""
         name, _, version = value.partition("@")
         if name and version:
-            return Wanted(name, version)
+            return PackageSpec(name, version)
         hint = f"; pkgctl search {value} tells the versions" if value.isidentifier() else ""
         return self.fail(f"{value!r} is not NAME@VERSION, such as hello@2.12.1{hint}", param, ctx)
 
 
-class PackageType(WantedType):
-    """The id of a package, or NAME@VERSION."""
+class PackageType(PackageSpecType):
+    """The id of a package or NAME@VERSION, as a PackageRef."""
 
     name = "ID|NAME@VERSION"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Return what the argument says."""
+        """Convert an argument."""
         if value.isascii() and value.isdigit() and int(value) <= MAX_ID:
             return int(value)
         if "@" in value:
@@ -60,12 +65,12 @@ class PackageType(WantedType):
 
 
 class TaskType(PackageType):
-    """The id of a task; or a package, which stands for its latest task."""
+    """The id of a task, or a package that stands for its latest task, as a TaskRef."""
 
     name = "TASK|ID|NAME@VERSION"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Return what the argument says."""
+        """Convert an argument."""
         try:
             return UUID(value)
         except ValueError:
@@ -73,21 +78,21 @@ class TaskType(PackageType):
 
 
 class DurationType(click.ParamType[float]):
-    """A time in seconds, or with its unit: 90, 15m, 12h, 30d."""
+    """A number of seconds, or a number with a unit: 90, 15m, 12h, 30d."""
 
     name = "TIME"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Return seconds."""
+        """Convert an argument to seconds."""
         match = DURATION.fullmatch(str(value))
         if match is None:
-            return self.fail(f"{value!r} is no time, such as 90, 15m, 12h or 30d", param, ctx)
-        return float(match[1]) * UNITS[match[2]]
+            return self.fail(f"{value!r} isn't a time, such as 90, 15m, 12h or 30d", param, ctx)
+        return float(match[1]) * UNIT_SECONDS[match[2]]
 
 
 @dataclass
-class Setup:
-    """What the options come to: a server to ask, and a screen to answer on."""
+class CommandContext:
+    """What a command works with: the common options, the API client and the printer."""
 
     url: str | None = None
     token: str | None = None
@@ -97,78 +102,74 @@ class Setup:
 
     @cached_property
     def client(self) -> Client:
-        """The server that is meant."""
-        patience = Patience(self.patience, tell=self.screen.tell)
-        client = Client(*choose(self.url, self.token, self.server), patience)
+        """A client of the chosen server, closed when the command ends."""
+        policy = RetryPolicy(self.patience, notify=report_outage)
+        client = Client(*choose_server(self.url, self.token, self.server), policy)
         return click.get_current_context().with_resource(client)
 
     @cached_property
-    def screen(self) -> Screen:
-        """The standard output."""
-        return Screen(as_json=self.as_json)
+    def printer(self) -> Printer:
+        """A printer to the standard output."""
+        return Printer(as_json=self.as_json)
 
-    def again(self, *words: object) -> tuple[str, ...]:
-        """Return a command for the same server, without the token."""
+    def command_line(self, *words: object) -> tuple[str, ...]:
+        """Return the words of a pkgctl command for the same server, without the token."""
         server = ("--server", self.server) if self.server else ()
         url = ("--url", self.url) if self.url else ()
         return ("pkgctl", *map(str, words), *server, *url)
 
-    def package(self, which: int | Wanted) -> Document:
-        """Return the package that an argument means."""
-        if isinstance(which, int):
-            package: Document = self.client.get(f"package/{which}")
+    def package(self, ref: PackageRef) -> JsonObject:
+        """Fetch a package; raises CommandError if there is none."""
+        if isinstance(ref, int):
+            package: JsonObject = self.client.get(f"package/{ref}")
             return package
-        for package in self.client.each("packages", name=which.name):
-            if package["version"] == which.version:
+        for package in self.client.list_all("packages", name=ref.name):
+            if package["version"] == ref.version:
                 return package
-        message = f"{which.name} {which.version} is not registered"
-        raise Failure(message, Exit.NOT_FOUND, f"pkgctl create {which} registers it")
+        message = f"{ref.name} {ref.version} is not registered"
+        raise CommandError(message, ExitCode.NOT_FOUND, f"pkgctl create {ref} registers it")
 
-    def task_id(self, which: UUID | int | Wanted) -> str:
-        """Return the id of the task that an argument means."""
-        if isinstance(which, UUID):
-            return str(which)
-        package = self.package(which)
+    def task_id(self, ref: TaskRef) -> str:
+        """Return the id of a task, or of a package's latest task."""
+        if isinstance(ref, UUID):
+            return str(ref)
+        package = self.package(ref)
         if package["task"] is None:
             hint = f"pkgctl download {package['id']}"
-            raise Failure(f"{title(package)} has no task", Exit.NOT_FOUND, hint)
+            raise CommandError(f"{title(package)} has no task", ExitCode.NOT_FOUND, hint)
         return str(package["task"]["id"])
 
 
-def title(package: Document) -> str:
-    """Return a package's name and version."""
-    return f"{package['name']} {package['version']}"
-
-
-def common(command: Command) -> Command:
-    """Hand the command a Setup, and add the options that it is made of."""
+def common_options(command: Command) -> Command:
+    """Add the options that every command has, and pass the CommandContext first."""
     command = click.pass_obj(command)
     for option in (
-        _kept("--json", "as_json", is_flag=True, help="Print JSON, for programs."),
-        _kept("--server", metavar="NAME", help="A server that pkgctl login knows."),
-        _kept("--token", metavar="SECRET", help="A token.  [env var: PKGCTL_TOKEN]"),
-        _kept("--url", help="The server's URL.  [env var: PKGCTL_URL]"),
+        _context_option("--json", "as_json", is_flag=True, help="Print JSON, for programs."),
+        _context_option("--server", metavar="NAME", help="A server that pkgctl login knows."),
+        _context_option("--token", metavar="SECRET", help="A token.  [env var: PKGCTL_TOKEN]"),
+        _context_option("--url", help="The server's URL.  [env var: PKGCTL_URL]"),
     ):
         command = option(command)
     return command
 
 
-def _kept(*names: str, **more: Any) -> Callable[[Command], Command]:
-    return click.option(*names, callback=_keep, expose_value=False, **more)
+def _context_option(*names: str, **attributes: Any) -> Callable[[Command], Command]:
+    """Return an option that is stored in the CommandContext instead of being passed."""
+    return click.option(*names, callback=_store, expose_value=False, **attributes)
 
 
-def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    """Keep an option's value, which counts before a subcommand and after it."""
-    setup = ctx.find_root().ensure_object(Setup)
+def _store(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    """Store an option, whether it was given before the subcommand or after it."""
+    context = ctx.find_root().ensure_object(CommandContext)
     if value:
-        setattr(setup, str(param.name), value)
+        setattr(context, str(param.name), value)
 
 
-def waits(command: Command) -> Command:
-    """Add the options of a command that waits for a task."""
+def wait_options(command: Command) -> Command:
+    """Add the options of a command that waits for a task: `timeout`, and --patience."""
     for option in (
         click.option("--timeout", type=DurationType(), help="How long to wait, such as 10m."),
-        _kept(
+        _context_option(
             "--patience",
             type=DurationType(),
             default="60s",
@@ -180,8 +181,11 @@ def waits(command: Command) -> Command:
     return command
 
 
-def downloads(command: Command) -> Command:
-    """Add the options of a command that waits for a download of its own."""
+def download_options(command: Command) -> Command:
+    """Add the options of a command that waits for a download that it has requested.
+
+    They are the wait options, `whole_log` and `cancel_on_interrupt`.
+    """
     for option in (
         click.option("--follow", "whole_log", is_flag=True, help="Print the whole log."),
         click.option(
@@ -191,4 +195,4 @@ def downloads(command: Command) -> Command:
         ),
     ):
         command = option(command)
-    return waits(command)
+    return wait_options(command)

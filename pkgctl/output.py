@@ -1,7 +1,6 @@
-"""What pkgctl shows: tables and a bar on a terminal, plain lines in a pipe, JSON for programs.
+"""What pkgctl prints: tables and a bar on a terminal, plain lines in a pipe, JSON for programs.
 
-Names, messages and logs are other people's text: nothing of it reaches a terminal that could
-control it.
+Names, messages and logs come from other people: they reach a terminal without control characters.
 """
 
 import codecs
@@ -19,12 +18,13 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
-from pkgctl.client import Document, printable
+from pkgctl.client import JsonObject
+from pkgctl.errors import printable
 
-Columns = dict[str, Callable[[Document], object]]
+TableColumns = dict[str, Callable[[JsonObject], object]]
 
 TABLE_WIDTH = 10_000
-STYLES = {
+STATUS_STYLES = {
     "activated": "green",
     "downloaded": "cyan",
     "succeeded": "green",
@@ -34,14 +34,14 @@ STYLES = {
 }
 
 
-class View(Protocol):
-    """Where a task is shown while it goes on."""
+class TaskView(Protocol):
+    """Shows a task while a command waits for it."""
 
     wants_log: bool
     whole_log: bool
 
     def __enter__(self) -> Self:
-        """Begin to show."""
+        """Start the display."""
 
     def __exit__(
         self,
@@ -49,101 +49,96 @@ class View(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End, with whatever is left to show."""
+        """End the display, and print what is left of the log."""
 
-    def show(self, task: Document) -> None:
-        """Show how the task is."""
+    def show(self, task: JsonObject) -> None:
+        """Show the task's stage and progress."""
 
     def log(self, data: bytes) -> None:
-        """Show what is new in its log."""
+        """Show the next piece of the task's log, which may end within a character."""
 
-    def tell(self, message: str) -> None:
-        """Say that the server is away."""
+    def report_outage(self, message: str) -> None:
+        """Show that the server is unreachable."""
 
 
-class Screen:
-    """The standard output, as a person or a program wants it."""
+class Printer:
+    """Prints the results of commands to the standard output, for people or as JSON."""
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
         self.is_terminal = sys.stdout.isatty() and not as_json
 
-    def say(self, text: str) -> None:
-        """Print a line for people; a program gets a document instead."""
+    def line(self, text: str) -> None:
+        """Print a line, unless JSON is wanted."""
         if not self.as_json:
             click.echo(printable(text))
 
-    def document(self, document: object) -> None:
-        """Print a document for programs; people get lines instead."""
+    def json(self, document: object) -> None:
+        """Print a JSON document, if JSON is wanted."""
         if self.as_json:
             click.echo(json.dumps(document, indent=2))
 
-    def answer(self, document: object, text: str) -> None:
-        """Print what a change came to: the server's document, or a line."""
-        self.say(text)
-        self.document(document)
+    def result(self, document: object, text: str) -> None:
+        """Print what a change resulted in: the server's document, or a line."""
+        self.line(text)
+        self.json(document)
 
-    def rows(self, documents: Iterable[Document], columns: Columns, whole: object = None) -> None:
-        """Print a list, a line each; `whole` is the document that it is a part of."""
+    def table(
+        self, objects: Iterable[JsonObject], columns: TableColumns, whole: object = None
+    ) -> None:
+        """Print a row for each object; as JSON, the list, or `whole` if that is given."""
         if self.as_json:
-            self.document(whole or list(documents))
-            return
-        rows = ([_cell(value(document)) for value in columns.values()] for document in documents)
-        if not self.is_terminal:
-            for row in rows:
-                click.echo("\t".join(row))
+            self.json(whole or list(objects))
             return
 
-        table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+        rows = ([_cell(value(one)) for value in columns.values()] for one in objects)
+        if self.is_terminal:
+            _print_table(rows, columns)
+            return
         for row in rows:
-            table.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in row))
-        # a narrow terminal wraps the lines: a table fitted into it would have pieces of ids
-        _console(sys.stdout, width=TABLE_WIDTH).print(table)
+            click.echo("\t".join(row))
 
-    def fields(self, document: Document, columns: Columns) -> None:
-        """Print one thing, a line for each of its properties."""
+    def record(self, one: JsonObject, columns: TableColumns) -> None:
+        """Print one object, a line for each column."""
         if self.as_json:
-            self.document(document)
+            self.json(one)
             return
-        width = max(map(len, columns)) + 2 if self.is_terminal else 0
-        for name, value in columns.items():
-            label = f"{name}:".ljust(width) if width else f"{name.lower()}\t"
-            click.echo(label + _cell(value(document)))
 
-    def tell(self, message: str) -> None:
-        """Say that the server is away."""
-        click.echo(f"{message}; trying again", err=True)
+        width = max(map(len, columns)) + 2
+        for name, value in columns.items():
+            label = f"{name}:".ljust(width) if self.is_terminal else f"{name.lower()}\t"
+            click.echo(label + _cell(value(one)))
 
     def log(self, data: bytes) -> None:
-        """Print a log: as it is, or on a terminal what is harmless of it."""
+        """Print a whole log, unless JSON is wanted."""
         if not self.as_json:
             LogWriter(sys.stdout).write(data)
 
-    def progress(self, label: str, *, whole_log: bool) -> View:
-        """Return where to show a task; with --json that is not the standard output."""
+    def task_view(self, label: str, *, whole_log: bool) -> TaskView:
+        """Return a view of a task, on the standard error if JSON is wanted."""
         stream = sys.stderr if self.as_json else sys.stdout
         if stream.isatty() and os.environ.get("TERM") not in (None, "dumb"):
-            return Bar(stream, label, whole_log=whole_log)
-        return Lines(stream, label, whole_log=whole_log, stages=not self.as_json)
+            return BarView(stream, label, whole_log=whole_log)
+        return PlainView(stream, label, whole_log=whole_log, stages=not self.as_json)
 
 
 class LogWriter:
-    """Writes a log in pieces, which may end within a character."""
+    """Writes the pieces of a log, each of which may end within a character."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def write(self, data: bytes) -> None:
-        """Write a piece: as it is, or to a terminal what is harmless of it."""
+        """Write a piece: to a terminal without control characters, elsewhere byte by byte."""
         if self._stream.isatty():
-            click.echo(harmless(self._decoder.decode(data)), self._stream, nl=False)
+            click.echo(printable_log(self._decoder.decode(data)), self._stream, nl=False)
         else:
             click.echo(data, self._stream, nl=False)
 
 
-class Lines:
-    """Shows a task in lines: each stage, or its whole log."""
+class PlainView:
+    """Shows a task in lines: a line for each stage, or the whole log."""
 
     wants_log: bool
 
@@ -152,34 +147,34 @@ class Lines:
         self._stream = stream
         self._label = label
         self._stages = stages and not whole_log
-        self._shown = ""
+        self._last_line = ""
         self._writer = LogWriter(stream)
 
     def __enter__(self) -> Self:
-        """Begin to show."""
+        """Return the view; nothing has to be set up."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End; every line is complete."""
+        """Do nothing: all lines have been printed."""
 
-    def show(self, task: Document) -> None:
-        """Print the stage, if it is another one."""
+    def show(self, task: JsonObject) -> None:
+        """Print the task's stage if it has changed."""
         line = printable(f"{self._label}: {stage(task)}")
-        if self._stages and line != self._shown:
+        if self._stages and line != self._last_line:
             click.echo(line, self._stream)
-        self._shown = line
+        self._last_line = line
 
     def log(self, data: bytes) -> None:
-        """Write what is new in the log."""
+        """Print the next piece of the log."""
         self._writer.write(data)
 
-    def tell(self, message: str) -> None:
-        """Say that the server is away."""
-        click.echo(f"{message}; trying again", err=True)
+    def report_outage(self, message: str) -> None:
+        """Print that the server is unreachable to the standard error."""
+        report_outage(message)
 
 
-class Bar:
-    """Shows a task as a bar on a terminal, with the log's latest line under it or all above it."""
+class BarView:
+    """Shows a task as a bar on a terminal, with the log above it, or its latest line below it."""
 
     wants_log = True
 
@@ -187,8 +182,9 @@ class Bar:
         self.whole_log = whole_log
         self._console = _console(stream)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._rest = self._line = ""
-        self._latest = Text(style="dim", no_wrap=True, overflow="ellipsis")
+        self._partial_line = self._latest_line = ""
+        self._footer = Text(style="dim", no_wrap=True, overflow="ellipsis")
+
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -197,9 +193,9 @@ class Bar:
             TimeElapsedColumn(),
             console=self._console,
         )
-        self._id = self._progress.add_task(printable(label), total=None, stage="")
+        self._bar = self._progress.add_task(printable(label), total=None, stage="")
         self._live = Live(
-            Group(self._progress, self._latest), console=self._console, transient=True
+            Group(self._progress, self._footer), console=self._console, transient=True
         )
 
     def __enter__(self) -> Self:
@@ -208,56 +204,70 @@ class Bar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take the bar away."""
+        """Remove the bar, and print the log's last line if it has no line break."""
         self._live.stop()
-        if self.whole_log and self._rest:
-            self._print(self._rest)
+        if self.whole_log and self._partial_line:
+            self._print(self._partial_line)
 
-    def show(self, task: Document) -> None:
-        """Move the bar; it only swings while nobody knows how much there is to do."""
-        self._latest.plain = self._line
+    def show(self, task: JsonObject) -> None:
+        """Move the bar; it pulses as long as the total is unknown."""
+        self._footer.plain = self._latest_line
         progress = task["progress"]
-        total = progress["expected"] or None
         self._progress.update(
-            self._id, completed=progress["done"], total=total, stage=printable(stage(task))
+            self._bar,
+            completed=progress["done"],
+            total=progress["expected"] or None,
+            stage=printable(stage(task)),
         )
 
     def log(self, data: bytes) -> None:
-        """Print the log's new lines above the bar, or keep the latest one under it."""
-        *lines, self._rest = (self._rest + self._decoder.decode(data)).split("\n")
+        """Print the new lines above the bar, or show the latest one below it."""
+        text = self._partial_line + self._decoder.decode(data)
+        *lines, self._partial_line = text.split("\n")
         if self.whole_log:
             for line in lines:
                 self._print(line)
         elif latest := [line for line in lines if line.strip()]:
-            self._latest.plain = self._line = printable(latest[-1].expandtabs())
+            self._footer.plain = self._latest_line = printable(latest[-1].expandtabs())
 
-    def tell(self, message: str) -> None:
-        """Say that the server is away, where the stage was."""
-        self._progress.update(self._id, stage="reconnecting")
-        self._latest.plain = message
+    def report_outage(self, message: str) -> None:
+        """Show that the server is unreachable in place of the stage and the latest line."""
+        self._progress.update(self._bar, stage="reconnecting")
+        self._footer.plain = message
 
     def _print(self, line: str) -> None:
-        self._console.print(Text(harmless(line)), soft_wrap=True)
+        self._console.print(Text(printable_log(line)), soft_wrap=True)
 
 
-def stage(task: Document) -> str:
-    """Return how far a task is, in a few words."""
+def report_outage(message: str) -> None:
+    """Print that the server is unreachable to the standard error."""
+    click.echo(f"{message}; trying again", err=True)
+
+
+def stage(task: JsonObject) -> str:
+    """Return a short description of what a task is doing."""
     progress = task["progress"]
-    words = progress["phase"] or task["status"] if task["status"] == "running" else task["status"]
+    is_running = task["status"] == "running"
+    words = progress["phase"] or task["status"] if is_running else task["status"]
     if task["waiting"]:
         words += f", {task['waiting']}"
-    elif task["status"] == "running" and progress["expected"]:
+    elif is_running and progress["expected"]:
         words += f" {progress['done']}/{progress['expected']}"
     return f"{words} (attempt {task['attempt']})" if task["attempt"] > 1 else words
 
 
-def harmless(text: str) -> str:
-    """Return a log's text as it may reach a terminal."""
+def title(package: JsonObject) -> str:
+    """Return a package's name and version."""
+    return f"{package['name']} {package['version']}"
+
+
+def printable_log(text: str) -> str:
+    """Return a log's text without control characters other than line breaks and tabs."""
     return "".join(char if char in "\n\t" else printable(char) for char in text)
 
 
-def moment(time: str | None) -> str | None:
-    """Return a time without the fractions of its seconds."""
+def whole_seconds(time: str | None) -> str | None:
+    """Return an ISO 8601 time in UTC without fractions of a second."""
     return time and f"{time[:19]}Z"
 
 
@@ -265,6 +275,14 @@ def _cell(value: object) -> str:
     return "-" if value in (None, "") else printable(str(value))
 
 
+def _print_table(rows: Iterable[list[str]], columns: Iterable[str]) -> None:
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(cell, STATUS_STYLES.get(cell, "")) for cell in row))
+    # a table fitted to a narrow terminal would break ids, so leave wrapping to the terminal
+    _console(sys.stdout, width=TABLE_WIDTH).print(table)
+
+
 def _console(stream: IO[Any], width: int | None = None) -> Console:
-    """Return a console that takes text as it is: a name with brackets is no markup."""
+    """Return a console without markup: brackets in a name are just brackets."""
     return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)

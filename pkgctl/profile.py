@@ -1,40 +1,40 @@
-"""The commands of the profile: what is active, what was, and the way back."""
+"""The commands of the profile: activate, deactivate, generations, rollback, switch."""
 
 import click
 
-from pkgctl.client import Document
-from pkgctl.options import PackageType, Setup, Wanted, common, title
-from pkgctl.output import Columns, moment
+from pkgctl.client import JsonObject
+from pkgctl.options import CommandContext, PackageRef, PackageType, common_options
+from pkgctl.output import TableColumns, title, whole_seconds
 
-GENERATIONS: Columns = {
+GENERATION_COLUMNS: TableColumns = {
     "GENERATION": lambda generation: generation["number"],
     "ACTIVE": lambda generation: "yes" if generation["active"] else "no",
-    "SINCE": lambda generation: moment(_latest(generation, "at")),
-    "BY": lambda generation: _latest(generation, "by"),
-    "WHY": lambda generation: _latest(generation, "reason"),
+    "SINCE": lambda generation: whole_seconds(_latest_change(generation, "at")),
+    "BY": lambda generation: _latest_change(generation, "by"),
+    "WHY": lambda generation: _latest_change(generation, "reason"),
     "PACKAGES": lambda generation: ", ".join(map(title, generation["packages"])),
 }
-CHANGES: Columns = {
-    "ADDED": lambda changes: ", ".join(map(title, changes["added"])),
-    "REPLACED": lambda changes: ", ".join(
-        f"{one['name']} {one['old']} by {one['new']}" for one in changes["replaced"]
+PLAN_COLUMNS: TableColumns = {
+    "ADDED": lambda plan: ", ".join(map(title, plan["added"])),
+    "REPLACED": lambda plan: ", ".join(
+        f"{package['name']} {package['old']} by {package['new']}" for package in plan["replaced"]
     ),
-    "REMOVED": lambda changes: ", ".join(map(title, changes["removed"])),
-    "CLOSURE BYTES": lambda changes: f"{changes['closure_size_change']:+}",
+    "REMOVED": lambda plan: ", ".join(map(title, plan["removed"])),
+    "CLOSURE BYTES": lambda plan: f"{plan['closure_size_change']:+}",
 }
 
 
-def _latest(generation: Document, what: str) -> str | None:
-    """Return something of the latest change that led to a generation."""
+def _latest_change(generation: JsonObject, field: str) -> str | None:
+    """Return a field of the latest change that activated a generation."""
     changes = generation["changes"]
-    return changes[0][what] if changes else None
+    return changes[0][field] if changes else None
 
 
 @click.command()
-@common
+@common_options
 @click.argument("package", metavar="PACKAGE", type=PackageType())
 @click.option("--dry-run", is_flag=True, help="Only tell what would change.")
-def activate(setup: Setup, package: int | Wanted, *, dry_run: bool) -> None:
+def activate(context: CommandContext, package: PackageRef, *, dry_run: bool) -> None:
     """Put a package in the profile, in place of another version.
 
     \b
@@ -42,69 +42,67 @@ def activate(setup: Setup, package: int | Wanted, *, dry_run: bool) -> None:
       pkgctl activate 1
       pkgctl activate hello@2.12.1 --dry-run
     """
-    found = setup.package(package)
+    found = context.package(package)
     path = f"package/{found['id']}/activate"
     if dry_run:
-        setup.screen.fields(setup.client.post(path, dry_run="true"), CHANGES)
+        context.printer.record(context.client.post(path, dry_run="true"), PLAN_COLUMNS)
         return
-    said = f"Success: Activated package v{found['version']}"
-    setup.screen.answer(setup.client.post(path), said)
+
+    text = f"Success: Activated package v{found['version']}"
+    context.printer.result(context.client.post(path), text)
 
 
 @click.command()
-@common
+@common_options
 @click.argument("package", metavar="PACKAGE", type=PackageType())
-def deactivate(setup: Setup, package: int | Wanted) -> None:
+def deactivate(context: CommandContext, package: PackageRef) -> None:
     """Take a package out of the profile; it stays downloaded.
 
     \b
     Example:
       pkgctl deactivate hello@2.12.1
     """
-    found = setup.package(package)
-    said = f"Success: Deactivated package v{found['version']}"
-    setup.screen.answer(setup.client.post(f"package/{found['id']}/deactivate"), said)
+    found = context.package(package)
+    text = f"Success: Deactivated package v{found['version']}"
+    context.printer.result(context.client.post(f"package/{found['id']}/deactivate"), text)
 
 
 @click.command()
-@common
-def generations(setup: Setup) -> None:
+@common_options
+def generations(context: CommandContext) -> None:
     """List what the profile has held, newest first.
 
     \b
     Example:
       pkgctl generations
     """
-    setup.screen.rows(setup.client.each("generations"), GENERATIONS)
+    context.printer.table(context.client.list_all("generations"), GENERATION_COLUMNS)
 
 
 @click.command()
-@common
-def rollback(setup: Setup) -> None:
+@common_options
+def rollback(context: CommandContext) -> None:
     """Switch back to the generation that was active before.
 
     \b
     Example:
       pkgctl rollback
     """
-    generation = setup.client.post("generations/rollback")
-    said = f"Success: Switched to generation {generation['number']}"
-    setup.screen.answer(generation, said)
+    generation = context.client.post("generations/rollback")
+    text = f"Success: Switched to generation {generation['number']}"
+    context.printer.result(generation, text)
 
 
 @click.command()
-@common
+@common_options
 @click.argument("number", metavar="N", type=click.IntRange(min=0))
-def switch(setup: Setup, number: int) -> None:
+def switch(context: CommandContext, number: int) -> None:
     """Switch the profile to one of its generations.
 
     \b
     Example:
       pkgctl switch 3
     """
-    generation = setup.client.post(f"generation/{number}/activate")
-    said = f"Success: Switched to generation {generation['number']}"
-    setup.screen.answer(generation, said)
-
-
-COMMANDS = (activate, deactivate, generations, rollback, switch)
+    generation = context.client.post(f"generation/{number}/activate")
+    text = f"Success: Switched to generation {generation['number']}"
+    context.printer.result(generation, text)

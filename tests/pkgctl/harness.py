@@ -1,4 +1,4 @@
-"""What the tests of pkgctl share: a server, ways to run the command, and a server that lies."""
+"""Support for the tests of pkgctl: a real server, ways to run the command, and a fake server."""
 
 import contextlib
 import json
@@ -19,10 +19,11 @@ from service import ROOT, Service
 from pkgctl.cli import cli
 
 COMMAND = [sys.executable, "-m", "pkgctl"]
-PATIENCE = 60
+MAX_SECONDS = 60
 TASK_ID = "5f8d1f4e-6c3f-4c5b-9d38-0f6a3c1f9a55"
+GATED_LINE = "café [bold]one[/bold]"
 
-# packages whose builders need a shell; a gated one goes on when its file is there
+# Packages whose builders need a shell. The builder of a gated package waits for its gate, a file.
 CATALOG = """
 let
   build = pname: version: script: derivation {
@@ -52,8 +53,8 @@ builtins.listToAttrs (builtins.genList gated 20) // {
 
 
 @contextlib.contextmanager
-def served(folder, store_dir):
-    """Run a service of its own, with packages that build when they are let to."""
+def running_service(folder, store_dir):
+    """Run a pkgd server with the bundled catalog and the one above."""
     gates = folder / "gates"
     gates.mkdir()
     catalog = folder / "catalog.nix"
@@ -74,79 +75,126 @@ def served(folder, store_dir):
         yield service
 
 
-class Ctl:
-    """pkgctl as somebody has it set up, run in this process or in one of its own."""
+class GatedPackage:
+    """A package that nobody has built, and whose build waits until `open` is called."""
+
+    def __init__(self, service, number):
+        self.name = f"gated{number}"
+        self.spec = f"{self.name}@1.0.0"
+        self._service = service
+        self._gate = service.gates / str(number)
+
+    def open(self):
+        """Let the build go on."""
+        self._gate.touch()
+
+    def task_id(self):
+        """Return the id of the package's latest task, if there is one."""
+        packages = self._service.get(f"packages?name={self.name}")
+        return packages and packages[0]["task"] and packages[0]["task"]["id"]
+
+    def has_begun(self):
+        """Tell whether the builder has written its first line."""
+        task_id = self.task_id()
+        return task_id and GATED_LINE.encode() in self._service.task_log(task_id)
+
+
+# --- the command ---
+
+
+class CommandRunner:
+    """Runs pkgctl with an environment of its own, in this process or in a new one."""
 
     def __init__(self, folder, url=None, token=None):
-        self.folder = folder
+        self.servers_path = folder / "pkgctl" / "servers.json"
         self.environ = {"PKGCTL_URL": url, "PKGCTL_TOKEN": token, "XDG_CONFIG_HOME": str(folder)}
         self.environ |= {"NO_PROXY": "127.0.0.1", "TERM": "xterm", "COLUMNS": "100"}
 
     def __call__(self, *arguments, **more):
-        """Run it here, as in a pipe; whatever goes wrong is a line and an exit code."""
+        """Run the command in this process, as in a pipe; fail if it raises anything."""
         argv = [str(argument) for argument in arguments]
         done = CliRunner().invoke(cli, argv, env=self.environ, prog_name="pkgctl", **more)
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         return done
 
-    def start(self, *arguments, **more):
-        """Start it in a process of its own, in a pipe unless told otherwise."""
+    def rows(self, *arguments):
+        """Run a command that prints a list or a record; return its lines as lists of cells."""
+        done = self(*arguments)
+        assert done.exit_code == 0, done.stderr
+        return [line.split("\t") for line in done.stdout.splitlines()]
+
+    def json(self, *arguments):
+        """Run a command with --json; return the document that it prints."""
+        done = self(*arguments, "--json")
+        assert done.exit_code == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def start(self, *arguments, **streams):
+        """Start the command in a new process, with pipes unless `streams` says otherwise."""
         environ = {**os.environ, **self.environ}
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         return subprocess.Popen(
             [*COMMAND, *map(str, arguments)],
             cwd=ROOT,
-            env={name: said for name, said in environ.items() if said is not None},
-            **{**pipes, **more},
+            env={name: value for name, value in environ.items() if value is not None},
+            **{**pipes, **streams},
         )
 
-    def run(self, *arguments, **more):
-        """Run it in a process of its own to its end; return its exit code, output and errors."""
-        process = self.start(*arguments, **more)
-        output, errors = process.communicate(timeout=PATIENCE)
-        return process.returncode, output.decode(), errors.decode()
+    def run(self, *arguments):
+        """Run the command in a new process; return its exit code, output and errors."""
+        return finish(self.start(*arguments))
 
-    def terminal(self, *arguments, **more):
-        """Start it on a terminal."""
-        return Terminal(self, arguments, more)
+    def terminal(self, *arguments, **streams):
+        """Start the command in a new process on a terminal."""
+        return Terminal(self, arguments, streams)
+
+
+def finish(process):
+    """Wait until a process has ended; return its exit code, output and errors."""
+    output, errors = process.communicate(timeout=MAX_SECONDS)
+    return process.returncode, (output or b"").decode(), (errors or b"").decode()
 
 
 class Terminal:
-    """A terminal that shows what the command writes, and in which a person can type."""
+    """A terminal with a command running on it; `shown` is all that the command has written."""
 
-    def __init__(self, ctl, arguments, more):
-        self._end, theirs = pty.openpty()
-        streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs, **more}
-        self.process = ctl.start(*arguments, **streams)
+    def __init__(self, runner, arguments, streams):
+        self._ours, theirs = pty.openpty()
+        streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs, **streams}
+        self.process = runner.start(*arguments, **streams)
         os.close(theirs)
         self.shown = ""
 
     def until(self, text):
-        """Wait until the text has been shown."""
+        """Read until the command has written a text; fail if it ends without that."""
         self._read(lambda: text in self.shown)
+        assert text in self.shown, self.shown
 
     def type(self, text):
         """Type a line."""
-        os.write(self._end, f"{text}\n".encode())
+        os.write(self._ours, f"{text}\n".encode())
 
     def close(self):
-        """Wait until the command has ended; return its exit code."""
+        """Read until the command has ended; return its exit code."""
         self._read(lambda: False)
-        os.close(self._end)
-        return self.process.wait(PATIENCE)
+        os.close(self._ours)
+        return self.process.wait(MAX_SECONDS)
 
     def _read(self, is_enough):
-        deadline = time.monotonic() + PATIENCE
-        with contextlib.suppress(OSError):  # what reading ends with when nobody writes any more
+        deadline = time.monotonic() + MAX_SECONDS
+        with contextlib.suppress(OSError):  # reading fails once no process has the terminal open
             while not is_enough():
-                left = deadline - time.monotonic()
-                assert select.select([self._end], [], [], left)[0], self.shown
-                self.shown += os.read(self._end, 65536).decode(errors="replace")
+                left = max(0, deadline - time.monotonic())
+                assert select.select([self._ours], [], [], left)[0], self.shown
+                self.shown += os.read(self._ours, 65536).decode(errors="replace")
+
+
+# --- the fake server ---
 
 
 @dataclass
-class Answer:
-    """What a lying server sends."""
+class FakeAnswer:
+    """An answer of the fake server; `is_pkgd` adds the headers that pkgd always sends."""
 
     body: object = None
     status: int = 200
@@ -154,9 +202,24 @@ class Answer:
     is_pkgd: bool = True
 
 
-def task(status="running", **more):
-    """Return a task as a server shows it."""
-    known = {
+PACKAGE = FakeAnswer({"id": 1, "name": "hello", "version": "1.0.0"})
+SCHEDULED = FakeAnswer({"status": "created", "task_id": TASK_ID})
+
+
+def problem(status, detail):
+    """Return a refusal as pkgd sends one."""
+    headers = {"Content-Type": "application/problem+json"}
+    return FakeAnswer({"status": status, "detail": detail}, status, headers)
+
+
+def log_answer(data):
+    """Return a piece of a task's log."""
+    return FakeAnswer(data, headers={"X-Next-Offset": "9"})
+
+
+def task_document(status="running", **fields):
+    """Return a task as the API shows it."""
+    defaults = {
         "id": TASK_ID,
         "package_id": 1,
         "status": status,
@@ -165,27 +228,30 @@ def task(status="running", **more):
         "progress": {"done": 0, "expected": 0, "phase": None},
         "error": None,
     }
-    return known | more
+    return defaults | fields
 
 
-def problem(status, detail):
-    """Return a refusal as pkgd sends one."""
-    kind = {"Content-Type": "application/problem+json"}
-    return Answer({"status": status, "detail": detail}, status, kind)
+def task_answer(status="running", **fields):
+    """Return the answer that shows a task."""
+    return FakeAnswer(task_document(status, **fields))
 
 
-class Liar:
-    """A server that answers as it is told, and keeps what it was asked."""
+class FakeServer:
+    """A server that answers by a function of method and path, and records the requests.
+
+    For None it closes the connection without an answer. `requests` has the method, path and
+    Authorization header of each request.
+    """
 
     def __init__(self, answer: Callable):
-        self.asked = []
-        liar = self
+        self.requests = []
+        fake = self
 
         class Handler(BaseHTTPRequestHandler):
             def handle_one_request(self):
                 self.raw_requestline = self.rfile.readline(65537)
                 self.parse_request()
-                liar.asked.append((self.command, self.path, self.headers.get("Authorization")))
+                fake.requests.append((self.command, self.path, self.headers.get("Authorization")))
                 self.close_connection = True
                 if (given := answer(self.command, self.path)) is not None:
                     send(self, given)
@@ -197,9 +263,9 @@ class Liar:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=[0.01])
 
-    def was_asked(self, part):
-        """Tell whether it was asked for a path with this part."""
-        return any(part in path for _, path, _ in self.asked)
+    def count(self, part):
+        """Return how many requests had this part in their path."""
+        return sum(part in path for _, path, _ in self.requests)
 
     def __enter__(self):
         self._thread.start()
@@ -212,13 +278,13 @@ class Liar:
 
 
 def send(handler, answer):
-    """Send an answer, as pkgd does or as another server would."""
+    """Send an answer."""
     body = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
     headers = {"Content-Length": str(len(body)), **(answer.headers or {})}
     if answer.is_pkgd:
         headers = {"X-Request-ID": "1", "Content-Type": "application/json", **headers}
     handler.send_response(answer.status)
-    for name, said in headers.items():
-        handler.send_header(name, said)
+    for name, value in headers.items():
+        handler.send_header(name, value)
     handler.end_headers()
     handler.wfile.write(body)

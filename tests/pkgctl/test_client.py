@@ -1,171 +1,87 @@
-"""pkgctl: what it makes of answers, and what it says of itself."""
+"""What pkgctl makes of the answers of a server."""
 
-import re
 import threading
-from importlib.metadata import PackageNotFoundError
 
-import click
 import pytest
-from harness import PATIENCE, Answer, Ctl, Liar, problem, task
 
-from pkgctl import cli
-from pkgctl import client as pkgctl_client
-from pkgctl.client import Exit, Failure
-from pkgctl.output import stage
-from pkgctl.tasks import check
-
-
-@pytest.fixture
-def newcomer(tmp_path):
-    """Pkgctl as nobody has set it up yet."""
-    return Ctl(tmp_path)
+from pkgctl import client
+from pkgctl.errors import ExitCode
+from tests.pkgctl.harness import MAX_SECONDS, FakeAnswer, FakeServer, problem
 
 
 @pytest.mark.parametrize(
-    ("answer", "code", "said"),
+    ("answer", "exit_code", "message"),
     [
-        (Answer([], is_pkgd=False), Exit.UNREACHABLE, "answers, but not as pkgd does"),
-        (Answer(b"<html>"), Exit.UNREACHABLE, "answers, but not as pkgd does"),
-        (Answer(b"", 404, is_pkgd=False), Exit.NOT_FOUND, "answers 404 Not Found"),
-        (Answer(b"", 418), Exit.REFUSED, "answers 418 I'm a Teapot"),
+        (FakeAnswer([], is_pkgd=False), ExitCode.UNREACHABLE, "answers, but not as pkgd does"),
+        (FakeAnswer(b"<html>"), ExitCode.UNREACHABLE, "answers, but not as pkgd does"),
+        (FakeAnswer(b"", 404, is_pkgd=False), ExitCode.NOT_FOUND, "answers 404 Not Found"),
+        (FakeAnswer(b"", 418), ExitCode.REFUSED, "answers 418 I'm a Teapot"),
         (
-            Answer(b"", 301, {"Location": "https://x"}),
-            Exit.REFUSED,
-            "sends its clients on to https",
+            FakeAnswer(b"", 301, {"Location": "https://x"}),
+            ExitCode.REFUSED,
+            "redirects to https://x (give that address as --url)",
         ),
         (
             problem(500, "a fault"),
-            Exit.REFUSED,
-            "a fault (the server's log says more of request 1)",
+            ExitCode.REFUSED,
+            "a fault (the server's log says more about request 1)",
         ),
-        (None, Exit.UNREACHABLE, "the connection was lost"),
+        (None, ExitCode.UNREACHABLE, "the connection was lost"),
     ],
 )
-def test_an_answer_that_is_no_success_is_told_in_a_line(newcomer, answer, code, said):
-    with Liar(lambda *_: answer) as liar:
-        done = newcomer("list", "--url", liar.url)
+def test_an_answer_other_than_a_success_is_reported_in_one_line(
+    unconfigured, answer, exit_code, message
+):
+    with FakeServer(lambda *_: answer) as server:
+        done = unconfigured("list", "--url", server.url)
 
-    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (code, "", 1)
-    assert said in done.stderr
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (exit_code, "", 1)
+    assert message in done.stderr
 
 
-def test_a_server_that_never_answers_is_given_up(newcomer, monkeypatch):
-    monkeypatch.setattr(pkgctl_client, "ANSWER_SECONDS", 0.1)
+def test_a_server_that_never_answers_is_unreachable(unconfigured, monkeypatch):
+    monkeypatch.setattr(client, "READ_SECONDS", 0.1)
     gate = threading.Event()
-    with Liar(lambda *_: gate.wait(PATIENCE) and None) as liar:
-        done = newcomer("list", "--url", liar.url)
+    with FakeServer(lambda *_: gate.wait(MAX_SECONDS) and None) as server:
+        done = unconfigured("list", "--url", server.url)
         gate.set()
 
-    assert (done.exit_code, "it doesn't answer in time" in done.stderr) == (8, True)
+    assert done.exit_code == ExitCode.UNREACHABLE
+    assert "it doesn't answer in time" in done.stderr
 
 
-def test_a_failing_catalog_does_not_hide_what_the_others_offer(newcomer):
-    offer = {"version": "1.0.0", "attr": "hello", "catalog": "good"}
-    failure = {"catalog": "bad", "code": "evaluation_failed", "message": "error:\n  at 1:1"}
-    catalog = {"name": "hello", "versions": [offer], "failures": [failure]}
-    with Liar(lambda *_: Answer(catalog)) as liar:
-        done = newcomer("search", "hello", "--url", liar.url)
-        catalog["versions"] = []
-        failed = newcomer("search", "hello", "--url", liar.url)
+def test_a_server_that_is_down_at_first_is_not_waited_for(unconfigured):
+    exit_code, output, errors = unconfigured.run("list", "--url", "http://127.0.0.1:1")
 
-    assert (done.stdout, done.stderr) == (
-        "1.0.0\thello\tgood\n",
-        "Warning: bad: error ... at 1:1\n",
-    )
-    assert (failed.exit_code, failed.stderr) == (1, "Error: bad: error ... at 1:1\n")
+    assert (exit_code, output, errors.count("\n")) == (ExitCode.UNREACHABLE, "", 1)
+    assert errors.startswith("Error: can't reach http://127.0.0.1:1: Connection refused (")
 
 
-def test_an_output_that_can_not_be_written_is_told(newcomer):
-    with open("/dev/full", "w") as full:
-        process = newcomer.start("completion", "bash", stdout=full)
-        _, errors = process.communicate()
-
-    said = b"Error: the output can't be written: No space left on device\n"
-    assert (process.returncode, errors) == (Exit.REFUSED, said)
-
-
-def test_a_reader_that_has_enough_is_no_trouble(newcomer):
-    with newcomer.start("completion", "bash") as process:
-        process.stdout.close()
-
-        assert process.stderr.read() == b""
-
-
-# --- tasks ---
-
-
-@pytest.mark.parametrize(
-    ("shown", "said"),
-    [
-        (task("queued"), "queued"),
-        (task("queued", waiting="the disk is full"), "queued, the disk is full"),
-        (task("running"), "running"),
-        (task("running", progress={"done": 1, "expected": 3, "phase": "building"}), "building 1/3"),
-        (task("running", attempt=2), "running (attempt 2)"),
-        (task("failed", progress={"done": 1, "expected": 3, "phase": None}), "failed"),
-    ],
-)
-def test_a_stage_is_told_in_a_few_words(shown, said):
-    assert stage(shown) == said
-
-
-@pytest.mark.parametrize(
-    ("code", "exit_code"),
-    [
-        ("build_failed", Exit.FAILED),
-        ("lost", Exit.FAILED),
-        ("timed_out", Exit.TIMED_OUT),
-        ("name_unknown", Exit.NOT_FOUND),
-    ],
-)
-def test_a_failed_task_is_a_failure_of_its_kind(code, exit_code):
-    error = {"code": code, "message": "it failed:\n> because", "hint": "do this"}
-
-    with pytest.raises(Failure, match=r"^it failed \.\.\. > because \(do this") as failure:
-        check(task("failed", error=error))
-
-    assert failure.value.exit_code == exit_code
-
-
-# --- help ---
-
-
-def commands(group=cli.cli, words=()):
-    """Return the words of every command and every group of commands there is."""
-    for name, command in group.commands.items():
-        yield (*words, name)
-        if isinstance(command, click.Group):
-            yield from commands(command, (*words, name))
-
-
-@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
-def test_the_help_of_every_command_has_an_example(newcomer, words):
-    done = newcomer(*words, "--help")
+def test_the_next_page_is_requested_from_the_same_server(unconfigured):
+    link = {"Link": '<http://127.0.0.1:1/api/v1/packages?after=7>; rel="next"'}
+    pages = {True: FakeAnswer([]), False: FakeAnswer([], headers=link)}
+    with FakeServer(lambda _, path: pages["after" in path]) as server:
+        done = unconfigured("list", "--url", server.url)
 
     assert done.exit_code == 0
-    assert f"  pkgctl {' '.join(words)}" in done.output.partition("Example")[2]
+    assert server.requests[1][1] == "/api/v1/packages?after=7"
 
 
-@pytest.mark.parametrize("code", list(Exit))
-def test_the_help_documents_every_exit_code(newcomer, code):
-    assert re.search(rf"^ +{code:d}  \w", newcomer("--help").output, re.MULTILINE)
+def test_a_failing_catalog_does_not_hide_the_offers_of_the_others(unconfigured):
+    offer = {"version": "1.0.0", "attr": "hello", "catalog": "good"}
+    failure = {"catalog": "bad", "code": "evaluation_failed", "message": "error:\n  at 1:1"}
+    found = {"name": "hello", "versions": [offer], "failures": [failure]}
+    with FakeServer(lambda *_: FakeAnswer(found)) as server:
+        done = unconfigured("search", "hello", "--url", server.url)
+
+    assert (done.exit_code, done.stdout) == (0, "1.0.0\thello\tgood\n")
+    assert done.stderr == "Warning: bad: error ... at 1:1\n"
 
 
-def test_the_version_is_that_of_the_installed_package(newcomer, monkeypatch):
-    monkeypatch.setattr(cli, "version", {"pkgd": "1.2.3"}.get)
+def test_a_failing_catalog_is_an_error_if_no_other_has_offers(unconfigured):
+    failure = {"catalog": "bad", "code": "evaluation_failed", "message": "error:\n  at 1:1"}
+    found = {"name": "hello", "versions": [], "failures": [failure]}
+    with FakeServer(lambda *_: FakeAnswer(found)) as server:
+        done = unconfigured("search", "hello", "--url", server.url)
 
-    assert newcomer("--version").output == "pkgctl 1.2.3\n"
-
-
-def test_a_source_folder_has_no_version(newcomer, monkeypatch):
-    def version(_):
-        raise PackageNotFoundError
-
-    monkeypatch.setattr(cli, "version", version)
-
-    assert newcomer("--version").output == "pkgctl, of a source folder\n"
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_shell_learns_to_complete_the_command(newcomer, shell):
-    assert "_PKGCTL_COMPLETE" in newcomer("completion", shell).stdout
+    assert (done.exit_code, done.stderr) == (1, "Error: bad: error ... at 1:1\n")

@@ -1,352 +1,336 @@
-"""pkgctl while it waits: the bar, interrupts, time-outs, and servers that go away."""
+"""Waiting for a task: interrupts, time-outs, outages of the server, and followed logs."""
 
-import json
 import signal
 import threading
-from itertools import chain, count, repeat
+import time
+from itertools import chain, repeat
 
 import pytest
-from conftest import until
-from harness import PATIENCE, TASK_ID, Answer, Ctl, Liar, problem, served, task
 
-from pkgctl import client as pkgctl_client
-from pkgctl.client import Exit
-from pkgctl.tasks import interrupts
+from pkgctl import client
+from pkgctl.errors import CommandError, ExitCode
+from pkgctl.waiting import END_OF_LOG, LogReader, check_success, interrupts
+from tests.conftest import until
+from tests.pkgctl.harness import (
+    MAX_SECONDS,
+    PACKAGE,
+    SCHEDULED,
+    TASK_ID,
+    FakeAnswer,
+    FakeServer,
+    finish,
+    log_answer,
+    problem,
+    task_answer,
+    task_document,
+)
 
-GATED = "café [bold]one[/bold]"
-LOG = Answer(b"log\n", headers={"X-Next-Offset": "4"})
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory, store_dir):
-    """A server that the tests of this module share."""
-    with served(tmp_path_factory.mktemp("waiting"), store_dir) as service:
-        yield service
-
-
-@pytest.fixture
-def ctl(service, tmp_path):
-    """Pkgctl, with the server and an admin's token in its environment."""
-    return Ctl(tmp_path, service.url, service.secret)
+LOG = log_answer(b"log\n")
 
 
-numbers = count()
+def log_queries(server):
+    """Return the queries of the requests for a log."""
+    return [path.partition("?")[2] for _, path, _ in server.requests if "/log" in path]
 
 
-@pytest.fixture
-def gated(service):
-    """A package that nobody has built, and whose build waits for its gate to open."""
-    number = next(numbers)
+@pytest.mark.parametrize(
+    ("code", "exit_code"),
+    [
+        ("build_failed", ExitCode.FAILED),
+        ("lost", ExitCode.FAILED),
+        ("timed_out", ExitCode.TIMED_OUT),
+        ("name_unknown", ExitCode.NOT_FOUND),
+    ],
+)
+def test_the_error_of_a_task_determines_the_exit_code(code, exit_code):
+    error = {"code": code, "message": "it failed:\n> because", "hint": "do this"}
 
-    class Gated:
-        name = f"gated{number}"
-        wanted = f"{name}@1.0.0"
+    with pytest.raises(CommandError, match=r"^it failed \.\.\. > because \(do this") as raised:
+        check_success(task_document("failed", error=error))
 
-        def open(self):
-            (service.gates / str(number)).touch()
-
-        def task_id(self):
-            packages = service.get(f"packages?name={self.name}")
-            return packages and packages[0]["task"] and packages[0]["task"]["id"]
-
-        def has_begun(self):
-            return (task_id := self.task_id()) and GATED.encode() in service.task_log(task_id)
-
-    yield Gated()
-    (service.gates / str(number)).touch()
-
-
-def find(answers, path):
-    """Return the first answer whose key is in the path."""
-    return next((answer for part, answer in answers.items() if part in path), None)
-
-
-# --- on a terminal ---
-
-
-def test_a_terminal_shows_a_bar_with_the_latest_line_and_ends_with_the_program(ctl, gated):
-    terminal = ctl.terminal("install", gated.wanted)
-    terminal.until("building 0/1")
-    terminal.until(GATED)
-    gated.open()
-
-    assert terminal.close() == 0
-    assert "━━━" in terminal.shown
-    last = terminal.shown.split("Success: Activated package v1.0.0")[-1]
-    assert f"-{gated.name}-1.0.0/bin/{gated.name}" in last.replace("\r\n", "")
-
-
-def test_a_terminal_shows_the_whole_log_above_the_bar_when_asked_to(ctl, gated):
-    terminal = ctl.terminal("install", gated.wanted, "--follow")
-    terminal.until(f"{GATED}\r\n")
-    gated.open()
-
-    assert terminal.close() == 0
-    assert "two\r\n" in terminal.shown
-
-
-def test_a_terminal_that_can_draw_nothing_gets_lines(ctl, gated):
-    ctl.environ["TERM"] = "dumb"
-    gated.open()
-    terminal = ctl.terminal("install", gated.wanted, "--follow")
-
-    assert terminal.close() == 0
-    assert f"{GATED}\r\n" in terminal.shown
-    assert "\x1b" not in terminal.shown
-
-
-def test_with_json_the_bar_leaves_the_output_to_the_document(ctl, gated, tmp_path):
-    with (tmp_path / "output").open("w") as output:
-        terminal = ctl.terminal("install", gated.wanted, "--json", stdout=output)
-        terminal.until(GATED)
-        gated.open()
-
-        assert terminal.close() == 0
-    assert json.loads((tmp_path / "output").read_text())["status"] == "activated"
-
-
-def test_tables_on_a_terminal_have_headers_and_whole_ids(ctl, gated):
-    gated.open()
-    task_id = json.loads(ctl("install", gated.wanted, "--json").stdout)["task"]["id"]
-    ctl.environ["COLUMNS"] = "40"
-
-    terminal = ctl.terminal("tasks", "-n", 1)
-
-    assert terminal.close() == 0
-    assert "STATUS" in terminal.shown
-    assert task_id in terminal.shown
-
-
-def test_the_fields_of_one_thing_are_labelled_on_a_terminal(ctl, gated):
-    ctl("create", gated.wanted)
-
-    terminal = ctl.terminal("show", gated.wanted)
-
-    assert terminal.close() == 0
-    assert f"NAME:          {gated.name}\r\n" in terminal.shown
+    assert raised.value.exit_code == exit_code
 
 
 # --- interrupts and time-outs ---
 
 
-def test_an_interrupt_detaches_and_says_how_to_come_back(ctl, gated):
-    waiting = ctl.start(
-        "install", gated.wanted, "--no-activate", "--url", ctl.environ["PKGCTL_URL"]
-    )
+def test_an_interrupt_detaches_and_prints_the_command_that_resumes(ctl, gated):
+    url = ctl.environ["PKGCTL_URL"]
+    waiting = ctl.start("install", gated.spec, "--no-activate", "--url", url)
     until(gated.has_begun)
     waiting.send_signal(signal.SIGINT)
-    _, errors = waiting.communicate()
+    exit_code, _, errors = finish(waiting)
 
-    back = f"pkgctl install {gated.wanted} --no-activate --url {ctl.environ['PKGCTL_URL']}"
-    assert waiting.returncode == Exit.INTERRUPTED
-    assert errors.decode() == f"Interrupted: the task goes on; come back with: {back}\n"
+    resume = f"pkgctl install {gated.spec} --no-activate --url {url}"
+    assert exit_code == ExitCode.INTERRUPTED
+    assert errors == f"Interrupted: the task goes on; come back with: {resume}\n"
     gated.open()
-    assert ctl.run(*back.split()[1:])[0] == 0
+    assert ctl.run(*resume.split()[1:])[0] == 0
 
 
-def test_a_stop_ends_the_bar_as_an_interrupt_does(ctl, gated):
-    terminal = ctl.terminal("install", gated.wanted)
-    terminal.until(GATED)
+def test_sigterm_removes_the_bar_as_an_interrupt_does(ctl, gated):
+    terminal = ctl.terminal("install", gated.spec)
+    terminal.until("building 0/1")
     terminal.process.send_signal(signal.SIGTERM)
 
-    assert terminal.close() == Exit.INTERRUPTED
-    assert "\x1b[?25h" in terminal.shown  # the cursor is there again
+    assert terminal.close() == ExitCode.INTERRUPTED
+    assert "\x1b[2K" in terminal.shown.rpartition("━━━")[2]  # erases a line
+    assert "\x1b[?25h" in terminal.shown  # shows the cursor
     assert "\r\nInterrupted: the task goes on" in terminal.shown
 
 
-def test_an_interrupt_cancels_when_asked_to(ctl, gated, service):
-    waiting = ctl.start("install", gated.wanted, "--cancel-on-interrupt")
+def test_an_interrupt_cancels_with_cancel_on_interrupt(ctl, gated, service):
+    waiting = ctl.start("install", gated.spec, "--cancel-on-interrupt")
     until(gated.has_begun)
     waiting.send_signal(signal.SIGINT)
-    _, errors = waiting.communicate()
+    exit_code, _, errors = finish(waiting)
 
-    assert (waiting.returncode, errors) == (Exit.CANCELLED, b"Error: the task was cancelled\n")
+    assert (exit_code, errors) == (ExitCode.CANCELLED, "Error: the task was cancelled\n")
     assert service.task(gated.task_id())["status"] == "cancelled"
 
 
-def test_an_interrupt_while_nothing_is_waited_for_ends_with_a_line(ctl):
+def test_an_interrupt_of_a_command_that_does_not_wait_is_reported(unconfigured):
     gate = threading.Event()
-    with Liar(lambda *_: gate.wait(PATIENCE) and None) as liar:
-        process = ctl.start("list", "--url", liar.url)
-        until(lambda: liar.asked)
+    with FakeServer(lambda *_: gate.wait(MAX_SECONDS) and None) as server:
+        process = unconfigured.start("list", "--url", server.url)
+        until(lambda: server.requests)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate()
+        exit_code, _, errors = finish(process)
         gate.set()
 
-    assert (process.returncode, errors) == (Exit.INTERRUPTED, b"Interrupted\n")
+    assert (exit_code, errors) == (ExitCode.INTERRUPTED, "Interrupted\n")
+
+
+def download_answers(task, cancellation=None, package=lambda: PACKAGE):
+    """Return an answer function; `task` and `package` are called when these are requested."""
+
+    def answer(method, path):
+        if method == "POST":
+            return cancellation if "/cancel" in path else SCHEDULED
+        return package() if "/package/" in path else task()
+
+    return answer
 
 
 @pytest.mark.parametrize(
-    ("cancelled", "after", "code", "said"),
+    ("cancellation", "status", "exit_code", "message"),
     [
-        (problem(409, "has ended"), "succeeded", Exit.INTERRUPTED, "Interrupted, but the task had"),
-        (problem(409, "has ended"), "cancelled", Exit.CANCELLED, "Error: the task was cancelled"),
-        (problem(403, "needs scope operate"), "running", Exit.NOT_ALLOWED, "Error: needs scope"),
+        (
+            problem(409, "has ended"),
+            "succeeded",
+            ExitCode.INTERRUPTED,
+            "Interrupted, but the task had",
+        ),
+        (
+            problem(409, "has ended"),
+            "cancelled",
+            ExitCode.CANCELLED,
+            "Error: the task was cancelled",
+        ),
+        (
+            problem(403, "needs scope operate"),
+            "running",
+            ExitCode.NOT_ALLOWED,
+            "Error: needs scope",
+        ),
     ],
 )
-def test_a_cancellation_that_is_refused_is_told(ctl, cancelled, after, code, said):
-    def answer(method, path):
-        if method == "POST":
-            return cancelled if "cancel" in path else Answer({"status": "created", "task_id": "x"})
-        if "/package/" in path:
-            return Answer({"id": 1, "name": "hello", "version": "1.0.0"})
-        return Answer(task(after if liar.was_asked("/cancel") else "running"))
+def test_a_refused_cancellation_is_reported(unconfigured, cancellation, status, exit_code, message):
+    def task():
+        return task_answer(status if server.count("/cancel") else "running")
 
-    with Liar(answer) as liar:
-        waiting = ctl.start("download", 1, "--wait", "--cancel-on-interrupt", "--url", liar.url)
-        until(lambda: liar.was_asked("/task/"))
+    with FakeServer(download_answers(task, cancellation)) as server:
+        options = ("--wait", "--cancel-on-interrupt", "--url", server.url)
+        waiting = unconfigured.start("download", 1, *options)
+        until(lambda: server.count("/task/"))
         waiting.send_signal(signal.SIGINT)
-        _, errors = waiting.communicate()
+        code, _, errors = finish(waiting)
 
-    assert (waiting.returncode, errors.decode().startswith(said)) == (code, True), errors
+    assert (code, errors.startswith(message)) == (exit_code, True), errors
 
 
-def test_a_second_interrupt_does_not_wait_for_the_cancellation(ctl, gated):
-    stubborn = Answer(task())
-    answers = {"/download": Answer({"status": "created", "task_id": TASK_ID})}
-    answers |= {"/package/": Answer({"id": 1, "name": "hello", "version": "1.0.0"})}
-    with Liar(lambda _, path: find(answers, path) or stubborn) as liar:
-        waiting = ctl.start("download", 1, "--wait", "--cancel-on-interrupt", "--url", liar.url)
+def test_a_second_interrupt_does_not_wait_for_the_cancellation(unconfigured):
+    with FakeServer(download_answers(task_answer, task_answer())) as server:
+        options = ("--wait", "--cancel-on-interrupt", "--url", server.url)
+        waiting = unconfigured.start("download", 1, *options)
         for path in ("/task/", "/cancel"):
-            until(lambda path=path: liar.was_asked(path))
+            until(lambda path=path: server.count(path))
             waiting.send_signal(signal.SIGINT)
-        _, errors = waiting.communicate()
+        exit_code, _, errors = finish(waiting)
 
-    assert waiting.returncode == Exit.INTERRUPTED
-    assert errors.startswith(b"Interrupted: the task goes on; come back with: ")
+    assert exit_code == ExitCode.INTERRUPTED
+    assert errors.startswith("Interrupted: the task goes on; come back with: ")
 
 
-def test_an_interrupt_that_was_lost_on_its_way_still_counts(ctl):
+def test_an_interrupt_that_a_finalizer_discarded_still_counts(unconfigured):
     with pytest.raises(KeyboardInterrupt):
-        interrupts.take(signal.SIGINT, None)
+        interrupts.handle(signal.SIGINT, None)
 
-    with Liar(lambda *_: Answer(task())) as liar:
-        done = ctl("logs", "-f", TASK_ID, "--url", liar.url)
+    with FakeServer(lambda *_: task_answer()) as server:
+        done = unconfigured("logs", "-f", TASK_ID, "--url", server.url)
 
-    assert (done.exit_code, liar.asked) == (Exit.INTERRUPTED, [])
-
-
-def test_the_time_to_wait_ends_without_success(ctl, gated):
-    ctl("create", gated.wanted)
-
-    done = ctl("download", gated.wanted, "--wait", "--timeout", "0s")
-
-    assert done.exit_code == Exit.TIMED_OUT
-    assert f"come back with: pkgctl download {gated.wanted} --wait)" in done.stderr
+    assert (done.exit_code, server.requests) == (ExitCode.INTERRUPTED, [])
 
 
-# --- a server that goes away ---
+def test_the_waiting_ends_at_the_timeout(ctl, gated):
+    ctl("create", gated.spec)
+
+    done = ctl("download", gated.spec, "--wait", "--timeout", "0s")
+
+    assert done.exit_code == ExitCode.TIMED_OUT
+    assert f"come back with: pkgctl download {gated.spec} --wait)" in done.stderr
+
+
+def test_a_server_that_answers_at_once_is_polled_twice_a_second(unconfigured):
+    with FakeServer(lambda _, path: LOG if "/log" in path else task_answer()) as server:
+        done = unconfigured("logs", "-f", TASK_ID, "--timeout", "0.9s", "--url", server.url)
+
+    assert done.exit_code == ExitCode.TIMED_OUT
+    assert 2 <= server.count("/log") <= 3
+
+
+# --- outages ---
 
 
 def test_a_server_that_is_killed_and_started_again_is_waited_for(ctl, gated, service):
-    waiting = ctl.start("install", gated.wanted)
+    waiting = ctl.start("install", gated.spec)
     until(gated.has_begun)
     service.kill()
     assert b"can't reach" in waiting.stderr.readline()
     gated.open()
     service.start()
-    output, errors = waiting.communicate()
+    exit_code, output, errors = finish(waiting)
 
-    assert (waiting.returncode, errors) == (0, b"")
-    assert b"Success: Activated package v1.0.0\n" in output
-
-
-def test_a_server_that_is_not_there_at_first_ends_the_command_at_once(ctl):
-    code, output, errors = ctl.run("install", "hello@2.12.1", "--url", "http://127.0.0.1:1")
-
-    assert (code, output, errors.count("\n")) == (Exit.UNREACHABLE, "", 1)
-    assert errors.startswith("Error: can't reach http://127.0.0.1:1: Connection refused (")
+    assert (exit_code, errors) == (0, "")
+    assert "Success: Activated package v1.0.0\n" in output
 
 
-GONE = [
+OUTAGES = [
     None,
-    Answer("bad gateway", 502, is_pkgd=False),
+    FakeAnswer("bad gateway", 502, is_pkgd=False),
     problem(503, "the database can't be used at the moment; try again"),
-    Answer("gateway timeout", 504, is_pkgd=False),
-    Answer(b"<html>we are back soon</html>", is_pkgd=False),
+    FakeAnswer("gateway timeout", 504, is_pkgd=False),
+    FakeAnswer(b"<html>we are back soon</html>", is_pkgd=False),
 ]
 
 
-def test_trouble_on_the_way_is_ridden_out_and_told_once(ctl, monkeypatch):
-    monkeypatch.setattr(pkgctl_client, "PAUSE_SECONDS", 0)
-    answers = iter([Answer(task()), LOG, *GONE, Answer(task("succeeded")), *GONE[::-1], LOG])
-    with Liar(lambda *_: next(answers)) as liar:
-        done = ctl("logs", "-f", TASK_ID, "--url", liar.url)
+def test_each_outage_is_ridden_out_and_reported_once(unconfigured, monkeypatch):
+    monkeypatch.setattr(client, "RETRY_SECONDS", 0)
+    running, ended = task_answer(), task_answer("succeeded")
+    answers = iter([running, LOG, *OUTAGES, ended, *OUTAGES[::-1], LOG])
+    with FakeServer(lambda *_: next(answers)) as server:
+        done = unconfigured("logs", "-f", TASK_ID, "--url", server.url)
 
     assert (done.exit_code, done.stdout) == (0, "log\n" * 2)
     assert done.stderr.splitlines() == [
-        f"can't reach {liar.url}: the connection was lost; trying again",
-        f"{liar.url} answers, but not as pkgd does; trying again",
+        f"can't reach {server.url}: the connection was lost; trying again",
+        f"{server.url} answers, but not as pkgd does; trying again",
     ]
 
 
-def test_trouble_before_the_waiting_is_ridden_out_too(ctl):
-    package = Answer({"id": 1, "name": "hello", "version": "1.0.0"})
-    answers = iter([package, None, Answer({"status": "downloaded", "task_id": None}), package])
-    with Liar(lambda *_: next(answers)) as liar:
-        done = ctl("download", 1, "--wait", "--url", liar.url)
+def test_an_outage_before_the_waiting_is_ridden_out_too(unconfigured):
+    downloaded = FakeAnswer({"status": "downloaded", "task_id": None})
+    answers = iter([PACKAGE, None, downloaded, PACKAGE])
+    with FakeServer(lambda *_: next(answers)) as server:
+        done = unconfigured("download", 1, "--wait", "--url", server.url)
 
     assert (done.exit_code, done.stdout) == (0, "Success: Downloaded hello 1.0.0\n")
-    assert done.stderr == f"can't reach {liar.url}: the connection was lost; trying again\n"
+    assert done.stderr == f"can't reach {server.url}: the connection was lost; trying again\n"
 
 
-def test_trouble_that_lasts_ends_the_waiting(ctl):
-    answers = chain([Answer(task())], repeat(problem(503, "try again")))
-    with Liar(lambda *_: next(answers)) as liar:
-        done = ctl("logs", "-f", TASK_ID, "--url", liar.url, "--patience", 0)
+@pytest.mark.parametrize(("patience", "reports"), [(0, 0), (0.1, 1)])
+def test_an_outage_that_outlasts_the_patience_ends_the_waiting(
+    unconfigured, monkeypatch, patience, reports
+):
+    monkeypatch.setattr(client, "RETRY_SECONDS", 0.06)
+    answers = chain([task_answer()], repeat(problem(503, "try later")))
+    with FakeServer(lambda *_: next(answers)) as server:
+        options = ("--url", server.url, "--patience", patience)
+        done = unconfigured("logs", "-f", TASK_ID, *options)
 
-    assert (done.exit_code, done.stderr) == (Exit.UNREACHABLE, "Error: try again\n")
+    assert done.exit_code == ExitCode.UNREACHABLE
+    assert done.stderr == "try later; trying again\n" * reports + "Error: try later\n"
 
 
-def test_a_terminal_shows_that_the_server_is_away(ctl):
-    answers = iter([Answer(task()), LOG, None, Answer(task("succeeded")), LOG])
-    with Liar(lambda *_: next(answers)) as liar:
-        terminal = ctl.terminal("logs", "-f", TASK_ID, "--url", liar.url)
+def test_an_outage_does_not_prolong_the_timeout(unconfigured, monkeypatch):
+    monkeypatch.setattr(client, "RETRY_SECONDS", 0.06)
+    answers = chain([task_answer(), LOG], repeat(problem(503, "try later")))
+    with FakeServer(lambda *_: next(answers)) as server:
+        started = time.monotonic()
+        done = unconfigured("logs", "-f", TASK_ID, "--url", server.url, "--timeout", "1s")
+
+    assert done.exit_code == ExitCode.UNREACHABLE
+    assert time.monotonic() - started < 10
+
+
+def test_an_outage_after_the_timeout_does_not_end_a_cancellation(unconfigured):
+    after_cancellation = iter([None, task_answer("cancelled")])
+
+    def task():
+        if not server.count("/cancel"):
+            return task_answer()
+        time.sleep(1)
+        return next(after_cancellation)
+
+    with FakeServer(download_answers(task, task_answer())) as server:
+        options = ("--wait", "--cancel-on-interrupt", "--timeout", "1s", "--url", server.url)
+        waiting = unconfigured.start("download", 1, *options)
+        until(lambda: server.count("/task/"))
+        waiting.send_signal(signal.SIGINT)
+
+        assert finish(waiting)[0] == ExitCode.CANCELLED
+
+
+def test_the_timeout_does_not_limit_retries_after_the_waiting(unconfigured):
+    after_waiting = iter([None, PACKAGE])
+
+    def package():
+        if not server.count("/task/"):
+            return PACKAGE
+        time.sleep(0.3)
+        return next(after_waiting)
+
+    def task():
+        return task_answer("succeeded")
+
+    with FakeServer(download_answers(task, package=package)) as server:
+        done = unconfigured("download", 1, "--wait", "--timeout", "0.2s", "--url", server.url)
+
+    assert done.exit_code == 0
+    assert done.stdout.endswith("Success: Downloaded hello 1.0.0\n")
+
+
+def test_a_terminal_shows_an_outage(unconfigured):
+    answers = iter([task_answer(), LOG, None, task_answer("succeeded"), LOG])
+    with FakeServer(lambda *_: next(answers)) as server:
+        terminal = unconfigured.terminal("logs", "-f", TASK_ID, "--url", server.url)
 
         assert terminal.close() == 0
     assert "reconnecting" in terminal.shown
-    assert f"can't reach {liar.url}: the connection was lost" in terminal.shown
+    assert f"can't reach {server.url}: the connection was lost" in terminal.shown
 
 
 # --- logs ---
 
 
-def test_a_log_is_followed_from_one_attempt_to_the_next(ctl):
+def test_a_log_that_is_not_wanted_whole_is_read_from_near_its_end():
+    answer = FakeAnswer(b"the end\n", headers={"X-Next-Offset": "10000"})
+    with FakeServer(lambda *_: answer) as server, client.Client(server.url) as api:
+        data = LogReader(api, TASK_ID, whole=False).read(attempt=2)
+
+    assert data == b"the end\n"
+    assert log_queries(server) == [f"attempt=2&offset={END_OF_LOG}", "attempt=2&offset=7952"]
+
+
+def test_a_log_is_followed_from_one_attempt_to_the_next(unconfigured):
     pieces = iter([b"first", b" attempt\n", b"second\n", b"third"])
-    tasks = iter([task(), task("succeeded", attempt=3)])
-
-    def answer(_, path):
-        if "/log" not in path:
-            return Answer(next(tasks))
-        return Answer(next(pieces), headers={"X-Next-Offset": "9"})
-
-    with Liar(answer) as liar:
-        done = ctl("logs", "-f", TASK_ID, "--url", liar.url)
+    tasks = iter([task_answer(), task_answer("succeeded", attempt=3)])
+    with FakeServer(
+        lambda _, path: log_answer(next(pieces)) if "/log" in path else next(tasks)
+    ) as server:
+        done = unconfigured("logs", "-f", TASK_ID, "--url", server.url)
 
     assert done.stdout == "first attempt\nsecond\nthird"
-    asked = [path.partition("?")[2] for _, path, _ in liar.asked if "/log" in path]
-    assert asked == [f"attempt={n}&offset={o}" for n, o in [(1, 0), (1, 9), (2, 0), (3, 0)]]
-
-
-@pytest.mark.parametrize("follow", [[], ["-f"]])
-def test_a_log_can_not_control_the_terminal(ctl, follow):
-    log = Answer(b"\x1b]0;evil\x07\tcaf\xc3\xa9 \xff [red]", headers={"X-Next-Offset": "9"})
-    ended = Answer(task("succeeded"))
-    with Liar(lambda _, path: log if "/log" in path else ended) as liar:
-        terminal = ctl.terminal("logs", *follow, TASK_ID, "--url", liar.url)
-
-        assert terminal.close() == 0
-    assert "?]0;evil?" in terminal.shown
-    assert "café \ufffd [red]" in terminal.shown
-    assert "\x1b]0" not in terminal.shown
-
-
-def test_a_quiet_log_leaves_the_latest_line_alone(ctl, gated):
-    answers = {"/log": Answer(b"\n\n", headers={"X-Next-Offset": "2"})}
-    answers |= {"/download": Answer({"status": "created", "task_id": TASK_ID})}
-    answers |= {"/package/": Answer({"id": 1, "name": "[red]", "version": "1.0.0"})}
-    with Liar(lambda _, path: find(answers, path) or Answer(task("succeeded"))) as liar:
-        terminal = ctl.terminal("download", 1, "--wait", "--url", liar.url)
-
-        assert terminal.close() == 0
-    assert "Success: Downloaded [red] 1.0.0" in terminal.shown
+    assert log_queries(server) == [
+        f"attempt={n}&offset={o}" for n, o in [(1, 0), (1, 9), (2, 0), (3, 0)]
+    ]

@@ -1,0 +1,96 @@
+"""The commands of tokens: token create, list, revoke, revoke-others."""
+
+import click
+
+from pkgctl.options import CommandContext, DurationType, common_options
+from pkgctl.output import TableColumns, whole_seconds
+
+TOKEN_COLUMNS: TableColumns = {
+    "ID": lambda token: token["id"],
+    "NAME": lambda token: token["name"],
+    "SCOPE": lambda token: token["scope"],
+    "CREATED": lambda token: whole_seconds(token["created_at"]),
+    "EXPIRES": lambda token: whole_seconds(token["expires_at"]),
+    "LAST USED": lambda token: whole_seconds(token["last_used_at"]),
+    "CURRENT": lambda token: "yes" if token["current"] else "no",
+}
+
+
+@click.group()
+def token() -> None:
+    """Mint, list and revoke tokens.
+
+    \b
+    Examples:
+      pkgctl token create --name robot --scope operate --expires-in 30d
+      pkgctl token revoke 2
+    """
+
+
+@token.command()
+@common_options
+@click.option("--name", help="What it is for.")
+@click.option("--scope", type=click.Choice(["read", "operate", "admin"]), help="What it may do.")
+@click.option("--expires-in", type=DurationType(), help="How long it lives, such as 12h or 30d.")
+def create(
+    context: CommandContext, name: str | None, scope: str | None, expires_in: float | None
+) -> None:
+    """Mint a token and print it; it can't be shown again.
+
+    \b
+    Examples:
+      pkgctl token create
+      pkgctl token create --name robot --scope operate --expires-in 30d
+      API_KEY=$(pkgctl token create --scope read)
+    """
+    seconds = None if expires_in is None else int(expires_in)
+    options = {"name": name, "scope": scope, "expires_in": seconds}
+    given = {field: value for field, value in options.items() if value is not None}
+
+    minted = context.client.post("tokens", given)
+    context.printer.result(minted, minted["token"])
+    if context.printer.is_terminal:
+        click.echo(
+            f"Token {minted['id']}, {minted['scope']}, until {minted['expires_at']}; "
+            "it isn't shown again.",
+            err=True,
+        )
+
+
+@token.command("list")
+@common_options
+def list_tokens(context: CommandContext) -> None:
+    """List the live tokens, without their secrets.
+
+    \b
+    Example:
+      pkgctl token list
+    """
+    context.printer.table(context.client.list_all("tokens"), TOKEN_COLUMNS)
+
+
+@token.command()
+@common_options
+@click.argument("token_id", metavar="ID", type=click.IntRange(min=0))
+def revoke(context: CommandContext, token_id: int) -> None:
+    """Revoke a token, from the next request on.
+
+    \b
+    Example:
+      pkgctl token revoke 2
+    """
+    answer = context.client.delete(f"token/{token_id}")
+    context.printer.result(answer, f"Success: Revoked token {token_id}")
+
+
+@token.command("revoke-others")
+@common_options
+def revoke_others(context: CommandContext) -> None:
+    """Revoke every token but the one in use.
+
+    \b
+    Example:
+      pkgctl token revoke-others
+    """
+    answer = context.client.delete("tokens/all")
+    context.printer.result(answer, "Success: Revoked every token but this one")

@@ -1,0 +1,88 @@
+"""The command as a whole: help, version, completion, and outputs that can't be written."""
+
+import re
+from importlib.metadata import PackageNotFoundError
+
+import click
+import pytest
+
+from pkgctl import cli
+from pkgctl.errors import ExitCode
+from tests.pkgctl.harness import FakeAnswer, FakeServer, finish
+
+
+def commands(group=cli.cli, words=()):
+    """Yield the words of every command and every group of commands."""
+    for name, command in group.commands.items():
+        yield (*words, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, (*words, name))
+
+
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+def test_the_help_of_every_command_has_an_example(unconfigured, words):
+    done = unconfigured(*words, "--help")
+
+    assert done.exit_code == 0
+    assert f"  pkgctl {' '.join(words)}" in done.output.partition("Example")[2]
+
+
+@pytest.mark.parametrize("exit_code", list(ExitCode))
+def test_the_help_documents_every_exit_code(unconfigured, exit_code):
+    help_text = unconfigured("--help").output
+
+    assert re.search(rf"^ +{exit_code:d}  \w", help_text, re.MULTILINE)
+
+
+def test_the_version_is_that_of_the_installed_package(unconfigured, monkeypatch):
+    monkeypatch.setattr(cli, "version", {"pkgd": "1.2.3"}.get)
+
+    assert unconfigured("--version").output == "pkgctl 1.2.3\n"
+
+
+def test_a_source_folder_has_no_version(unconfigured, monkeypatch):
+    def version(_):
+        raise PackageNotFoundError
+
+    monkeypatch.setattr(cli, "version", version)
+
+    assert unconfigured("--version").output == "pkgctl, of a source folder\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_script_asks_the_command_for_words(unconfigured, shell):
+    assert f"_PKGCTL_COMPLETE={shell}_complete" in unconfigured("completion", shell).stdout
+
+
+def test_the_command_completes_its_words(unconfigured):
+    unconfigured.environ |= {"_PKGCTL_COMPLETE": "bash_complete"}
+    unconfigured.environ |= {"COMP_WORDS": "pkgctl deact", "COMP_CWORD": "1"}
+
+    assert unconfigured.run() == (0, "plain,deactivate\n", "")
+
+
+def test_characters_that_the_encoding_lacks_are_question_marks(unconfigured):
+    unconfigured.environ["PYTHONIOENCODING"] = "latin-1"
+    offer = {"version": "1.0.0", "attr": "λ-calculus", "catalog": "good"}
+    found = FakeAnswer({"name": "λ-calculus", "versions": [offer]})
+    with FakeServer(lambda *_: found) as server:
+        done = unconfigured.run("search", "λ-calculus", "--url", server.url)
+
+    assert done == (0, "1.0.0\t?-calculus\tgood\n", "")
+
+
+def test_an_output_that_can_not_be_written_is_an_error(unconfigured):
+    unconfigured.environ["PYTHONUNBUFFERED"] = ""  # the buffer is flushed once more at exit
+    with open("/dev/full", "w") as full:
+        exit_code, _, errors = finish(unconfigured.start("completion", "bash", stdout=full))
+
+    assert exit_code == ExitCode.REFUSED
+    assert errors == "Error: the output can't be written: No space left on device\n"
+
+
+def test_a_reader_that_closes_the_pipe_ends_the_command_quietly(unconfigured):
+    with unconfigured.start("completion", "bash") as process:
+        process.stdout.close()
+
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
