@@ -1,7 +1,7 @@
 """Every refusal is a problem document, and changes nothing."""
 
 import pytest
-from conftest import SQLITE, bearing
+from support import SQLITE, bearing
 
 
 @SQLITE

@@ -1,7 +1,7 @@
 """What the service says of itself."""
 
 import pytest
-from conftest import until
+from support import until
 
 import services
 from config import BUILD, VERSION
