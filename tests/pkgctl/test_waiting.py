@@ -6,8 +6,8 @@ import threading
 from itertools import chain, count, repeat
 
 import pytest
-from conftest import until
 from harness import PATIENCE, TASK_ID, Answer, Ctl, Liar, problem, served, task
+from support import until
 
 from pkgctl import client as pkgctl_client
 from pkgctl.client import Exit

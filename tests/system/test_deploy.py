@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import IN_CI, until
 from service import free_port
+from support import IN_CI, until
 
 from app import create_app
 from config import SETTINGS

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from conftest import until
 from service import Service
+from support import until
 
 import reception
 
