@@ -1,9 +1,13 @@
 """Fixtures of the server's tests: clients, packages in any state, and the worker pool by steps."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import Thread
 
+import psycopg
 import pytest
+from sqlalchemy import event
 from support import bearing, remove_store, until
 
 import nix
@@ -168,6 +172,51 @@ def add_packages(app):
             db.session.commit()
 
     return add_packages
+
+
+# --- Races ---
+
+
+@pytest.fixture
+def race(app, postgres):
+    """Return a function that runs two changes of the database at once, and returns their results.
+
+    Before the first change commits, the second one starts and comes to wait for its locks.
+    """
+
+    def race(first, second):
+        started = []
+
+        def start_second(_session):
+            if not started:
+                started.append(threads.submit(in_context, second))
+                until(lambda: waiting_sessions(postgres.url("postgres")))
+
+        def in_context(change):
+            with app.app_context():
+                return change()
+
+        with ThreadPoolExecutor(1) as threads, listening(db.session, "before_commit", start_second):
+            return in_context(first), started[0].result()
+
+    return race
+
+
+@contextmanager
+def listening(target, event_name, listener):
+    """Have SQLAlchemy call the listener for the events in the `with` block."""
+    event.listen(target, event_name, listener)
+    try:
+        yield
+    finally:
+        event.remove(target, event_name, listener)
+
+
+def waiting_sessions(url):
+    """Return how many sessions of the PostgreSQL server wait for a lock."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    with psycopg.connect(url) as connection:
+        return connection.execute(query).fetchone()[0]
 
 
 # --- One step of the worker pool ---
