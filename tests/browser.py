@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import time
 
+from support import require, until
+
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -28,24 +30,27 @@ SECONDS = 30
 
 
 def find():
-    """Return the path of a Chromium, or None."""
-    return shutil.which("chromium") or shutil.which("chromium-browser")
+    """Return the path of Chromium; without it, skip the test, or fail it in CI."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    require(path, "Chromium")
+    return path
 
 
 class Browser:
-    """One page in a browser of its own; it keeps what the page asked for and complained of."""
+    """A browser with one page; it records the URLs, warnings and errors of the page."""
 
     def __init__(self, folder):
-        """Start the browser, with its profile in a folder."""
+        """Start the browser; it keeps its profile in `folder`."""
+        program = find()
         commands, answers = pipe(), pipe()
-        # Chromium reads from 3 and writes to 4
+        # Chromium reads commands from descriptor 3 and writes answers to 4.
         run = f'exec "$@" 3<&{commands[0]} 4>&{answers[1]}'
         argv = [
             "bash",
             "-c",
             run,
             "bash",
-            find(),
+            program,
             *FLAGS,
             f"--user-data-dir={folder}",
             "about:blank",
@@ -62,7 +67,7 @@ class Browser:
         os.close(answers[1])
         self.commands, self.answers = commands[1], answers[0]
         self.buffer, self.number = b"", 0
-        self.urls, self.complaints = [], []
+        self.urls, self.warnings = [], []
         self.session = None
         self.session = self._attach()
 
@@ -76,9 +81,9 @@ class Browser:
         os.close(self.answers)
 
     def open(self, url):
-        """Go to a page, and forget the one before."""
+        """Load a page, and drop the records of the page before."""
         self.urls.clear()
-        self.complaints.clear()
+        self.warnings.clear()
         self.send("Page.navigate", url=url)
 
     def evaluate(self, script):
@@ -88,28 +93,29 @@ class Browser:
         return answer["result"].get("value")
 
     def until(self, script):
-        """Wait until a JavaScript expression is true, and return it."""
-        deadline = time.monotonic() + SECONDS
-        while not (value := self.evaluate(script)):
-            assert time.monotonic() < deadline, f"not so: {script}\n{self.complaints}"
-            time.sleep(0.1)
-        return value
+        """Wait until a JavaScript expression is true, and return its value."""
+        return until(
+            lambda: self.evaluate(script),
+            SECONDS,
+            interval=0.1,
+            explain=lambda: f"{script}\n{self.warnings}",
+        )
 
     def settle(self, quiet=1.0):
-        """Wait until the page has asked for nothing new for some seconds."""
+        """Wait until the page has requested nothing for `quiet` seconds."""
         seen, since = -1, time.monotonic()
         while time.monotonic() < since + quiet:
-            self.evaluate("1")  # what has happened comes before the answer
+            self.evaluate("1")  # reads the events that came before its result
             if len(self.urls) != seen:
                 seen, since = len(self.urls), time.monotonic()
             time.sleep(0.05)
 
     def screenshot(self, path):
-        """Keep a picture of the page."""
+        """Save a picture of the page."""
         path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot")["data"]))
 
     def send(self, method, **parameters):
-        """Send a command and return its result."""
+        """Send a command of the DevTools protocol and return its result."""
         self.number += 1
         command = {"id": self.number, "method": method, "params": parameters}
         if self.session:
@@ -130,8 +136,8 @@ class Browser:
 
     def _receive(self):
         while b"\0" not in self.buffer:
-            there, _, _ = select.select([self.answers], [], [], SECONDS)
-            assert there, "the browser doesn't answer"
+            ready, _, _ = select.select([self.answers], [], [], SECONDS)
+            assert ready, "the browser does not answer"
             piece = os.read(self.answers, 1 << 20)
             assert piece, "the browser has ended"
             self.buffer += piece
@@ -139,20 +145,21 @@ class Browser:
         return json.loads(message)
 
     def _note(self, message):
-        said = message.get("params", {})
+        """Record an event of the page."""
+        event = message.get("params", {})
         match message["method"]:
             case "Network.requestWillBeSent":
-                self.urls.append(said["request"]["url"])
-            case "Runtime.consoleAPICalled" if said["type"] in ("error", "warning", "assert"):
-                self.complaints.append(said["args"])
-            case "Log.entryAdded" if said["entry"]["level"] in ("error", "warning"):
-                self.complaints.append(said["entry"])
+                self.urls.append(event["request"]["url"])
+            case "Runtime.consoleAPICalled" if event["type"] in ("error", "warning", "assert"):
+                self.warnings.append(event["args"])
+            case "Log.entryAdded" if event["entry"]["level"] in ("error", "warning"):
+                self.warnings.append(event["entry"])
             case "Runtime.exceptionThrown":
-                self.complaints.append(said["exceptionDetails"])
+                self.warnings.append(event["exceptionDetails"])
 
 
 def pipe():
-    """Return both ends of a pipe, above the descriptors that Chromium takes."""
+    """Return both ends of a pipe, with numbers above those that Chromium uses."""
     ends = os.pipe()
     high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends]
     for end in ends:

@@ -1,6 +1,6 @@
-"""How much of each fault the tests bring about, and the figures of what came of it.
+"""How often the tests cause each fault, and a table of the results.
 
-The suite does a little of each; `script/faults` asks for more, and prints the figures.
+A run of the suite causes each fault a few times; `script/faults` causes more and prints the table.
 """
 
 import json
@@ -14,12 +14,12 @@ FLOOD_MIB = int(os.environ.get("FAULT_FLOOD_MIB", "20"))
 
 
 def rounds(*more):
-    """Say how many rounds there were, and how much more."""
+    """Return the number of rounds in words, followed by `more` facts."""
     return ", ".join(["1 round" if ROUNDS == 1 else f"{ROUNDS} rounds", *more])
 
 
 def keep(fault, database_url, tried, outcome):
-    """Keep a line for the table: the fault, on which database, how much of it, what came of it."""
+    """Add a row to the table: the fault, the kind of database, how often, and the result."""
     if path := os.environ.get("FAULT_FIGURES"):
         database = "SQLite" if database_url.startswith("sqlite") else "PostgreSQL"
         with open(path, "a") as file:
@@ -27,7 +27,7 @@ def keep(fault, database_url, tried, outcome):
 
 
 def table(path):
-    """Return the figures as a Markdown table."""
+    """Return the rows in a file as a Markdown table."""
     rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
     head = ["what was done", "database", "how often", "what came of it"]
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])

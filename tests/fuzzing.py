@@ -1,4 +1,4 @@
-"""What schemathesis has to heed while it fuzzes; its configuration names this module."""
+"""A hook of schemathesis, which its configuration (schemathesis.toml) names."""
 
 import ipaddress
 import itertools
@@ -11,9 +11,9 @@ ADDRESSES = itertools.count(int(ipaddress.ip_address("10.0.0.0")))
 
 @schemathesis.hook
 def before_call(_context, case, _kwargs):
-    """Come from another address each time, and never revoke the token that all requests have.
+    """Send each request from another address, and never revoke the token of the requests.
 
-    An address that is refused too often is held up, as it should be.
+    From a single address, the many requests without a token would soon be throttled.
     """
     case.headers["X-Forwarded-For"] = str(ipaddress.ip_address(next(ADDRESSES)))
     if str(case.path_parameters.get("token_id")).lstrip("0") == OWN_TOKEN:

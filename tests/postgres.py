@@ -1,12 +1,14 @@
-"""A PostgreSQL server of the tests' own: unprivileged, on a socket in a folder, nothing kept."""
+"""A PostgreSQL server for the tests: unprivileged, on a socket in a temporary folder."""
 
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
-import time
+from contextlib import contextmanager
 from pathlib import Path
+
+from support import require, until
 
 START_SECONDS = 30
 SETTINGS = {
@@ -20,29 +22,42 @@ SETTINGS = {
 
 
 def find(program):
-    """Return the path of one of PostgreSQL's programs, None when there is none."""
+    """Return the path of one of PostgreSQL's programs; None when it is not installed."""
     packaged = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[::-1]
     path = os.pathsep.join([*map(str, packaged), os.environ["PATH"]])
     return shutil.which(program, path=path)
 
 
+@contextmanager
+def running_server():
+    """Run a server; without PostgreSQL, skip the test, or fail it in CI."""
+    require(find("initdb"), "PostgreSQL")
+    server = Server()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
 class Server:
-    """A server that can be started, stopped and restarted."""
+    """A server that can be stopped and started again with the same data."""
 
     def __init__(self):
-        # a socket's path is short by law, and the folder must be open to the server's own user
+        # Not pytest's folder: the path of a socket must be short, and another user needs access.
         self.folder = Path(tempfile.mkdtemp(prefix="pkgd-pg-"))
         self.data = self.folder / "data"
         if os.geteuid() == 0:
             shutil.chown(self.folder, "postgres")
-        made = self._ask(
+        made = self._run(
             "initdb", "--auth=trust", "--username=postgres", "--no-sync", "-D", self.data
         )
         assert made == 0, "initdb failed"
 
     def start(self):
+        """Start the server, and wait until it accepts connections."""
         options = [f"-c{name}={value}" for name, value in SETTINGS.items()]
-        # whatever becomes of the tests, the server ends with them
+        # The kernel ends the server with the tests, also when they are killed.
         self.process = subprocess.Popen(
             self._unprivileged(
                 *("setpriv", "--pdeathsig", "QUIT", "--"),
@@ -52,33 +67,31 @@ class Server:
             stdin=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + START_SECONDS
-        while self._ask("pg_isready", "-q", "-h", self.folder) != 0:
-            assert time.monotonic() < deadline, "PostgreSQL does not start"
-            time.sleep(0.05)
+        until(self._is_ready, START_SECONDS, interval=0.05)
 
     def stop(self, number=signal.SIGINT):
-        """Stop: by SIGINT orderly, by SIGQUIT as if the machine had failed."""
+        """Stop the server: SIGINT shuts it down cleanly, SIGQUIT as in a crash."""
         self.process.send_signal(number)
         self.process.wait()
 
-    def restart(self):
-        self.stop(signal.SIGQUIT)
-        self.start()
-
     def remove(self):
+        """Stop the server and delete its data."""
         self.stop(signal.SIGQUIT)
         shutil.rmtree(self.folder)
 
     def url(self, database):
+        """Return the URL of one of the server's databases."""
         return f"postgresql://postgres@/{database}?host={self.folder}"
 
-    def _ask(self, program, *arguments):
+    def _is_ready(self):
+        return self._run("pg_isready", "-q", "-h", self.folder) == 0
+
+    def _run(self, program, *arguments):
         argv = self._unprivileged(find(program), *arguments)
         return subprocess.run(argv, cwd=self.folder, stdout=subprocess.DEVNULL).returncode
 
     def _unprivileged(self, *argv):
-        """Return a command as it has to be run: the server refuses to run as root."""
+        """Return a command that runs as an ordinary user: PostgreSQL refuses to run as root."""
         root = os.geteuid() == 0
         user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]
         return [*(user if root else []), *map(str, argv)]

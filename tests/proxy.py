@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import IN_CI, until
 from service import free_port
+from support import IN_CI, until
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
 HOST = "pkgd.example.org"

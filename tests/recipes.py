@@ -1,4 +1,4 @@
-"""Packages that tests make up: a shell script each, which Nix runs to build it."""
+"""Packages that tests make up: for each, Nix runs a shell script to build it."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,7 @@ SCRIPTED = Path(__file__).parent / "catalogs" / "scripted" / "default.nix"
 
 
 class Recipes:
-    """A catalog in a folder of its own, to which packages of version 1.0.0 are added."""
+    """A catalog to which a test adds packages, all of version 1.0.0."""
 
     def __init__(self, folder):
         self.catalog = folder / "catalog"
@@ -17,14 +17,15 @@ class Recipes:
         self.evidence.mkdir()
 
     def add(self, name, script="touch $out"):
-        """Offer a package that this script builds; return its name."""
+        """Add a package that this script builds; return its name."""
         (self.catalog / "scripts" / name).write_text(f"{script}\n")
         return name
 
     def add_watched(self, name, script="sleep 0.1"):
-        """Offer a package whose builds leave evidence: of each start, each end, each overlap.
+        """Add a package whose builds record each start, each end, and each overlap.
 
-        The lock is held by whatever is left of a build, and dropped when the last process dies.
+        A build locks a file, and all of its processes share the lock: it lasts until the last of
+        them has ended.
         """
         place = self.evidence / name
         return self.add(
@@ -40,25 +41,25 @@ class Recipes:
         )
 
     def gate(self, name):
-        """Return a line of script that waits until the gate of that name is opened."""
+        """Return a line of a script that waits until `open` is called with this name."""
         return f"until [ -e {self.evidence}/{name}.gate ]; do sleep 0.05; done"
 
     def open(self, name):
-        """Open a gate for good."""
+        """Let the scripts that wait at a gate go on."""
         (self.evidence / f"{name}.gate").touch()
 
     def said(self, name):
-        """Return what a package's builds have left: `start` and `end` in the order they came."""
+        """Return what a package's builds have recorded: `start` and `end`, in order."""
         path = self.evidence / name
         return path.read_text().split() if path.exists() else []
 
     def is_building(self, name):
-        """Tell whether a build of the package, or what is left of one, runs at this moment."""
+        """Tell whether any process of a build of the package is running."""
         lock = self.evidence / f"{name}.lock"
-        # asked of the kernel: to try the lock would be to stand in the build's way
+        # Read from /proc: trying the lock could make a build believe that another one runs.
         return lock.exists() and f":{lock.stat().st_ino} " in Path("/proc/locks").read_text()
 
     def built_twice_at_once(self):
-        """Return the packages of which two builds ran at the same time."""
+        """Return the packages of which two builds have run at the same time."""
         path = self.evidence / "twice"
         return path.read_text().split() if path.exists() else []

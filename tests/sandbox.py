@@ -1,4 +1,4 @@
-"""A store with sandboxed builders, on machines that allow a sandbox."""
+"""A Nix store whose builders run in a sandbox."""
 
 import pytest
 
@@ -15,7 +15,7 @@ TRIAL = """derivation {
 
 
 def sandboxed_store(folder):
-    """Return a private store with the sandbox on; skip the test if the machine allows none."""
+    """Return a private store with the sandbox on; skip the test where sandboxes do not work."""
     store = nix.private_store(folder, sandbox="true", sandbox_fallback="false")
     done = call(store, ["nix-build", "--no-out-link", "--expr", TRIAL])
     if done.code:

@@ -1,7 +1,7 @@
 """The service as an operator runs it: `flask` commands, gunicorn and workers as processes.
 
 Every process that a Service starts has the service's folder in its environment, and so do Nix and
-the builders under it: that is how `left` finds them all, and nobody else's.
+the builders that it runs. By that, `left` finds these processes and no others.
 """
 
 import os
@@ -11,12 +11,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import requests
+from support import until
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -26,10 +26,10 @@ STOP_SECONDS = 30
 
 
 class Service:
-    """One service on a DATA_DIR of its own; leaving its `with` block ends all of its processes."""
+    """A service with its own DATA_DIR; leaving its `with` block ends all of its processes."""
 
     def __init__(self, settings):
-        """Take the settings by the names of their environment variables; nothing starts yet."""
+        """Prepare a service; `settings` are by the names of the environment variables."""
         self.data_dir = Path(settings["DATA_DIR"])
         self.port = free_port()
         self.settings = {"APP_ENV": "development", **settings, "PORT": self.port}
@@ -38,7 +38,7 @@ class Service:
         self.server = None
         self.processes = []
         self.session = requests.Session()
-        # each request may then reach another of the server's processes
+        # A new connection for each request, so that requests reach all of the server's processes.
         self.session.headers["Connection"] = "close"
         self.session.trust_env = False
 
@@ -48,9 +48,9 @@ class Service:
     def __exit__(self, *_):
         self.session.close()
         self.kill()
-        # what a killed gunicorn has left in memory
+        # A killed gunicorn leaves its metrics there.
         shutil.rmtree(f"/dev/shm/pkgd-{os.getuid()}-{self.port}", ignore_errors=True)
-        print(self.said())  # shown when the test fails
+        print(self.said())  # pytest shows it when the test fails
 
     # --- processes ---
 
@@ -60,14 +60,14 @@ class Service:
         return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **settings}
 
     def command(self, *arguments, **more):
-        """Run a `flask` command to its end, and return what it did."""
+        """Run a `flask` command to its end; return its exit code and output."""
         argv = [BIN / "flask", "--app", "app", *arguments]
         return subprocess.run(
             argv, env=self.environ(**more), cwd=self.folder(), capture_output=True, text=True
         )
 
     def start(self, *, ready=True):
-        """Start gunicorn; wait until it is ready, unless told not to."""
+        """Start gunicorn, and wait until it is ready unless `ready` is false."""
         argv = [BIN / "gunicorn", "--config", ROOT / "gunicorn.conf.py", "app:create_app()"]
         self.server = self._spawn(argv)
         if ready:
@@ -75,30 +75,31 @@ class Service:
         return self
 
     def start_worker(self, **more):
-        """Start `flask run-worker`, with settings of its own if need be; return its process."""
+        """Start `flask run-worker`, with other settings where given; return its process."""
         return self._spawn([BIN / "flask", "--app", "app", "run-worker"], **more)
 
     def await_ready(self, seconds=START_SECONDS):
-        """Wait until a process of the server says that it is ready."""
-        deadline = time.monotonic() + seconds
-        while not self.is_ready():
+        """Wait until one of the server's processes answers that the service is ready."""
+
+        def is_ready():
             assert self.server.poll() is None, f"gunicorn ended:\n{self.said()}"
-            assert time.monotonic() < deadline, f"not ready in {seconds} s:\n{self.said()}"
-            time.sleep(0.05)
+            return self.is_ready()
+
+        until(is_ready, seconds, explain=self.said)
 
     def is_ready(self):
-        """Ask whether the service is ready."""
+        """Ask the service whether it is ready."""
         with suppress(requests.ConnectionError):
             return self.session.get(f"{self.url}/readyz", timeout=10).status_code == 200
         return False
 
     def stop(self, number=signal.SIGTERM):
-        """Stop the server as an operator does; return its exit code."""
+        """Stop the server by a signal, as an operator does; return its exit code."""
         self.server.send_signal(number)
         return self.server.wait(STOP_SECONDS)
 
     def kill(self):
-        """Kill -9 everything that the service has started, however deep."""
+        """Kill (SIGKILL) every process of the service, of its Nix and of its builders."""
         for _ in range(100):
             left = self.left()
             if not left:
@@ -112,11 +113,11 @@ class Service:
         assert self.left() == []
 
     def left(self):
-        """Return every process of the service, of its Nix and of its builders that still runs."""
+        """Return the running processes of the service, of its Nix and of its builders."""
         ours = os.fsencode(self.data_dir)
         found = []
         for entry in Path("/proc").glob("[0-9]*/environ"):
-            # one that has ended but was not waited for has no environment any more
+            # The environment of a zombie is empty or can not be read.
             with suppress(OSError, psutil.NoSuchProcess):
                 if ours in entry.read_bytes():
                     found.append(psutil.Process(int(entry.parent.name)))
@@ -127,7 +128,7 @@ class Service:
         return psutil.Process(self.server.pid).children()
 
     def said(self):
-        """Return what the processes have written."""
+        """Return what all the processes have written to their output."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def folder(self):
@@ -152,19 +153,19 @@ class Service:
     # --- requests ---
 
     def request(self, method, path, **more):
-        """Send a request, with the token that `sign_in` took."""
+        """Send a request, with the token of `sign_in`, and return the answer."""
         return self.session.request(method, f"{self.url}/api/v1/{path}", **{"timeout": 60, **more})
 
     def get(self, path, **more):
-        """Send a GET, which has to succeed, and return its JSON."""
+        """Send a GET that must succeed, and return its JSON."""
         return told(self.request("GET", path, **more))
 
     def post(self, path, **more):
-        """Send a POST, which has to succeed, and return its JSON."""
+        """Send a POST that must succeed, and return its JSON."""
         return told(self.request("POST", path, **more))
 
     def sign_in(self):
-        """Mint the first token, keep it for all requests, and return it."""
+        """Mint the first token, send it with all further requests, and return it."""
         secret = self.post("tokens")["token"]
         self.session.headers["Authorization"] = f"Token {secret}"
         return secret
@@ -174,7 +175,7 @@ class Service:
         return self.post("packages", json={"name": name, "version": version})["id"]
 
     def schedule(self, name="hello", version="2.12.1"):
-        """Register a package, ask for its download, and return the task's id."""
+        """Register a package, schedule its download, and return the task's id."""
         return self.post(f"package/{self.register(name, version)}/download")["task_id"]
 
     def task(self, task_id):
@@ -183,27 +184,27 @@ class Service:
 
     def ended(self, task_id, seconds=60):
         """Wait until the task has ended, and return it."""
-        deadline = time.monotonic() + seconds
-        while (task := self.get(f"task/{task_id}?wait=1"))["status"] in LIVE:
-            assert time.monotonic() < deadline, f"{task}\n{self.said()[-5000:]}"
-            time.sleep(0.05)
-        return task
+        return until(lambda: self._ended(task_id), seconds, explain=lambda: self.said()[-5000:])
 
     def task_log(self, task_id, **query):
-        """Return the task's log, the part of it that the query asks for."""
+        """Return the bytes of the task's log that the query selects."""
         answer = self.request("GET", f"task/{task_id}/log", params=query)
         assert answer.status_code == 200, answer.text
         return answer.content
 
+    def _ended(self, task_id):
+        task = self.get(f"task/{task_id}?wait=1")
+        return task if task["status"] not in LIVE else None
+
 
 def told(answer):
-    """Return the JSON of an answer that has to be a success."""
+    """Return the JSON of an answer that must be a success."""
     assert answer.ok, f"{answer.status_code}: {answer.text}"
     return answer.json()
 
 
 def free_port():
-    """Return a port that nobody listens on, from below those that the kernel gives to clients."""
+    """Return a free port below the range that the kernel gives to outgoing connections."""
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as probe:

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import until
 from sandbox import sandboxed_store
+from support import until
 
 import nix
 from nix import BuildFailed, DiskFull, HashMismatch, NixCrashed, Progress, TimedOut
-
-pytest_plugins = ["nix_fixtures"]
 
 CATALOG = """
 let

@@ -5,8 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import BUNDLED
 from sandbox import sandboxed_store
+from support import BUNDLED
 
 import nix
 from nix.store import call, text

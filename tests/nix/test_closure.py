@@ -1,12 +1,10 @@
 """Closures: their sizes, by Nix's database and by Nix."""
 
 import pytest
-from conftest import BUNDLED
+from support import BUNDLED
 
 import nix
 from nix.store import call, text
-
-pytest_plugins = ["nix_fixtures"]
 
 
 @pytest.fixture(params=["at hand", "of another store", "out of reach"])

@@ -6,8 +6,6 @@ import pytest
 
 import nix
 
-pytest_plugins = ["nix_fixtures"]
-
 
 @pytest.fixture(autouse=True)
 def _collected(own):

@@ -5,8 +5,6 @@ import pytest
 import nix
 from nix import Offer, Offers
 
-pytest_plugins = ["nix_fixtures"]
-
 
 @pytest.fixture
 def offers(store):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import until
+from support import until
 
 import nix
 from nix import Completed, NixCrashed, NixMissing, TimedOut, process, run, sweep

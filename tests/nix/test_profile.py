@@ -10,8 +10,6 @@ import nix
 from nix import Collision, ProfilePackage
 from nix.store import call, text
 
-pytest_plugins = ["nix_fixtures"]
-
 
 @pytest.fixture
 def profile(tmp_path):

@@ -7,8 +7,6 @@ import pytest
 import nix
 from nix import EvaluationFailed, NameUnknown, VersionUnavailable
 
-pytest_plugins = ["nix_fixtures"]
-
 
 @pytest.fixture
 def resolve(store, tmp_path):

@@ -3,8 +3,7 @@
 from itertools import count
 
 import pytest
-
-from tests.pkgctl.harness import (
+from harness import (
     CommandRunner,
     FakeAnswer,
     FakeServer,

@@ -5,10 +5,10 @@ from importlib.metadata import PackageNotFoundError
 
 import click
 import pytest
+from harness import FakeAnswer, FakeServer, finish
 
 from pkgctl import cli
 from pkgctl.errors import ExitCode
-from tests.pkgctl.harness import FakeAnswer, FakeServer, finish
 
 
 def commands(group=cli.cli, words=()):

@@ -3,10 +3,10 @@
 import threading
 
 import pytest
+from harness import MAX_SECONDS, FakeAnswer, FakeServer, problem
 
 from pkgctl import client
 from pkgctl.errors import ExitCode
-from tests.pkgctl.harness import MAX_SECONDS, FakeAnswer, FakeServer, problem
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import re
 import stat
 
 import pytest
+from harness import FakeAnswer, FakeServer, problem
 
 from pkgctl.errors import ExitCode
-from tests.pkgctl.harness import FakeAnswer, FakeServer, problem
 
 # --- login ---
 

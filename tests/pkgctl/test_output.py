@@ -3,10 +3,7 @@
 import json
 
 import pytest
-
-from pkgctl.output import stage
-from tests.conftest import until
-from tests.pkgctl.harness import (
+from harness import (
     GATED_LINE,
     PACKAGE,
     SCHEDULED,
@@ -17,6 +14,9 @@ from tests.pkgctl.harness import (
     task_answer,
     task_document,
 )
+from support import until
+
+from pkgctl.output import stage
 
 ONE_OF_THREE = {"done": 1, "expected": 3}
 

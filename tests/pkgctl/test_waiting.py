@@ -6,12 +6,7 @@ import time
 from itertools import chain, repeat
 
 import pytest
-
-from pkgctl import client
-from pkgctl.errors import CommandError, ExitCode
-from pkgctl.waiting import END_OF_LOG, LogReader, check_success, interrupts
-from tests.conftest import until
-from tests.pkgctl.harness import (
+from harness import (
     MAX_SECONDS,
     PACKAGE,
     SCHEDULED,
@@ -24,6 +19,11 @@ from tests.pkgctl.harness import (
     task_answer,
     task_document,
 )
+from support import until
+
+from pkgctl import client
+from pkgctl.errors import CommandError, ExitCode
+from pkgctl.waiting import END_OF_LOG, LogReader, check_success, interrupts
 
 LOG = log_answer(b"log\n")
 

@@ -7,8 +7,8 @@ from contextlib import closing, contextmanager
 
 import psycopg
 import pytest
-from conftest import SQLITE, until
 from sqlalchemy import event, update
+from support import SQLITE, until
 
 import nix
 import services
@@ -16,14 +16,13 @@ import task_queue
 from models import Task, db, soon
 from worker import Pool
 
-pytest_plugins = ["workbench"]
 pytestmark = pytest.mark.usefixtures("recipes")
 
 ENDLESS = "echo started; while :; do sleep 0.1; done"
 
 
-def test_a_download_ends_with_a_valid_and_rooted_store_path(app, client, recipes, run, store):
-    task = run(recipes.add("plain"))
+def test_a_download_ends_with_a_valid_and_rooted_store_path(app, client, recipes, run_task, store):
+    task = run_task(recipes.add("plain"))
 
     package = client.get(f"/api/v1/package/{task['package_id']}").json
     assert (task["status"], package["status"]) == ("succeeded", "downloaded")
@@ -33,8 +32,8 @@ def test_a_download_ends_with_a_valid_and_rooted_store_path(app, client, recipes
 
 
 @SQLITE
-def test_a_download_leaves_no_process_and_no_temporary_files(app, recipes, run):
-    run(recipes.add_watched("forks", "setsid sleep 60 >/dev/null 2>&1 &"))
+def test_a_download_leaves_no_process_and_no_temporary_files(app, recipes, run_task):
+    run_task(recipes.add_watched("forks", "setsid sleep 60 >/dev/null 2>&1 &"))
 
     assert not recipes.is_building("forks")
     assert list((app.config["DATA_DIR"] / "tmp").rglob("*")) == []
@@ -50,8 +49,8 @@ def test_a_download_leaves_no_process_and_no_temporary_files(app, recipes, run):
         ("fails", "1.0.0", "build_failed", "> step 3\n> no rule to make target 'all'"),
     ],
 )
-def test_a_failure_says_what_went_wrong(run, read_log, name, version, code, words):
-    task = run(name, version)
+def test_a_failure_says_what_went_wrong(run_task, read_log, name, version, code, words):
+    task = run_task(name, version)
 
     assert (task["status"], task["error"]["code"]) == ("failed", code)
     assert words in task["error"]["message"]
@@ -60,20 +59,20 @@ def test_a_failure_says_what_went_wrong(run, read_log, name, version, code, word
 
 
 @SQLITE
-def test_a_wrong_hash_is_told_with_both_hashes(run):
-    error = run("wrong-hash")["error"]
+def test_a_wrong_hash_is_told_with_both_hashes(run_task):
+    error = run_task("wrong-hash")["error"]
 
     assert error["code"] == "hash_mismatch"
     assert re.search(r"specified: +sha256-AAAA\S+\s+got: +sha256-\S{44}", error["message"])
 
 
 @SQLITE
-def test_a_failure_of_any_other_command_of_nix_is_a_failed_build(fake, run):
-    fake(
+def test_a_failure_of_any_other_command_of_nix_is_a_failed_build(replace_program, run_task):
+    replace_program(
         "nix-store", '[ "$1" = --realise ] && echo "error: no root" >&2 && exit 1; exec $real "$@"'
     )
 
-    error = run("parted")["error"]
+    error = run_task("parted")["error"]
 
     assert (error["code"], error["message"]) == ("build_failed", "no root")
     assert error["hint"] == "read the message, then the service's log"
@@ -87,18 +86,18 @@ def test_a_failure_of_any_other_command_of_nix_is_a_failed_build(fake, run):
         ("BUILD_SECONDS", ENDLESS.replace("sleep", "echo; sleep"), "it ran longer than 1 s"),
     ],
 )
-def test_a_build_past_a_limit_is_told_which(app, recipes, run, limit, script, words):
+def test_a_build_past_a_limit_is_told_which(app, recipes, run_task, limit, script, words):
     app.config[limit] = 1
 
-    task = run(recipes.add_watched("slow", script))
+    task = run_task(recipes.add_watched("slow", script))
 
     assert (task["status"], task["error"]["code"]) == ("failed", "timed_out")
     assert task["error"]["message"].startswith(words)
     until(lambda: not recipes.is_building("slow"))
 
 
-def test_a_failed_download_can_be_repeated(client, recipes, run, pool):
-    task = run(recipes.add("moody", "exit 1"))
+def test_a_failed_download_can_be_repeated(client, recipes, run_task, pool):
+    task = run_task(recipes.add("moody", "exit 1"))
 
     recipes.add("moody", "touch $out")
     again = client.post(f"/api/v1/package/{task['package_id']}/download").json
@@ -108,10 +107,10 @@ def test_a_failed_download_can_be_repeated(client, recipes, run, pool):
     assert (package["status"], package["task"]["id"]) == ("downloaded", again["task_id"])
 
 
-def test_each_attempt_has_a_log_of_its_own(fake, recipes, run, pool, read_log):
-    fake("nix-build", 'mkdir $0.crashed && kill -SEGV $$; exec $real "$@"')
+def test_each_attempt_has_a_log_of_its_own(replace_program, recipes, run_task, pool, read_log):
+    replace_program("nix-build", 'mkdir $0.crashed && kill -SEGV $$; exec $real "$@"')
 
-    task_id = run(recipes.add("unlucky"))["id"]
+    task_id = run_task(recipes.add("unlucky"))["id"]
     assert pool.run_one()
 
     first, second = (read_log(task_id, attempt=number) for number in (1, 2))
@@ -122,10 +121,10 @@ def test_each_attempt_has_a_log_of_its_own(fake, recipes, run, pool, read_log):
 
 
 @SQLITE
-def test_a_log_past_its_limit_is_cut_and_the_build_goes_on(app, recipes, run, read_log):
+def test_a_log_past_its_limit_is_cut_and_the_build_goes_on(app, recipes, run_task, read_log):
     app.config["LOG_BYTES"] = 600
 
-    task = run(recipes.add("talks", "seq 10000; touch $out"))
+    task = run_task(recipes.add("talks", "seq 10000; touch $out"))
 
     lines = read_log(task["id"]).splitlines()
     cut = lines.index("pkgd: the log is cut here, at its limit of 600 bytes; the build goes on")
@@ -134,40 +133,40 @@ def test_a_log_past_its_limit_is_cut_and_the_build_goes_on(app, recipes, run, re
     assert (task["status"], lines[cut + 1][:16]) == ("succeeded", "pkgd: downloaded")
 
 
-def test_colours_and_bytes_that_are_no_text_do_no_harm(recipes, run, read_log):
+def test_colours_and_bytes_that_are_no_text_do_no_harm(recipes, run_task, read_log):
     script = r"printf '\033[31mred\033[0m caf\303\251 \377\376 end\n'; touch $out"
 
-    log = read_log(run(recipes.add("gaudy", script))["id"])
+    log = read_log(run_task(recipes.add("gaudy", script))["id"])
 
     assert "\nred caf\N{LATIN SMALL LETTER E WITH ACUTE} \ufffd\ufffd end\n" in log
 
 
-def test_a_running_build_is_cancelled(client, recipes, started, look, read_log):
-    task_id, thread = started(recipes.add_watched("endless", ENDLESS))
+def test_a_running_build_is_cancelled(client, recipes, start_build, get_task, read_log):
+    task_id, thread = start_build(recipes.add_watched("endless", ENDLESS))
 
     answer = client.post(f"/api/v1/task/{task_id}/cancel")
     thread.join(10)
 
     assert (answer.status_code, answer.json["status"]) == (202, "running")
-    assert look(task_id)["status"] == "cancelled"
+    assert get_task(task_id)["status"] == "cancelled"
     assert not recipes.is_building("endless")
     assert read_log(task_id).endswith("pkgd: cancelled\n")
 
 
 def test_who_loses_the_lease_ends_its_build_and_writes_nothing(
-    app, recipes, started, look, read_log
+    app, recipes, start_build, get_task, read_log
 ):
-    task_id, thread = started(recipes.add_watched("endless", ENDLESS))
+    task_id, thread = start_build(recipes.add_watched("endless", ENDLESS))
 
     expire(app)
     with app.app_context():
         task_queue.reap()
         assert task_queue.claim("another", 60).attempt == 2
-    before = look(task_id), read_log(task_id, attempt=1)
+    before = get_task(task_id), read_log(task_id, attempt=1)
     thread.join(10)
 
     assert not recipes.is_building("endless")
-    assert (look(task_id), read_log(task_id, attempt=1)) == before
+    assert (get_task(task_id), read_log(task_id, attempt=1)) == before
 
 
 def expire(app):
@@ -177,8 +176,10 @@ def expire(app):
         db.session.commit()
 
 
-def test_who_loses_the_lease_leaves_the_next_attempt_alone(app, make_app, recipes, started, look):
-    task_id, thread = started(recipes.add_watched("endless", ENDLESS))
+def test_who_loses_the_lease_leaves_the_next_attempt_alone(
+    app, make_app, recipes, start_build, get_task
+):
+    task_id, thread = start_build(recipes.add_watched("endless", ENDLESS))
     other = services.get(Pool, make_app())
     expire(app)
 
@@ -187,7 +188,7 @@ def test_who_loses_the_lease_leaves_the_next_attempt_alone(app, make_app, recipe
     until(lambda: recipes.said("endless") == ["start", "start"])
 
     assert recipes.is_building("endless")
-    assert (look(task_id)["status"], look(task_id)["attempt"]) == ("running", 2)
+    assert (get_task(task_id)["status"], get_task(task_id)["attempt"]) == ("running", 2)
     assert recipes.built_twice_at_once() == []
 
 
@@ -227,10 +228,10 @@ def impatient(app):
 
 
 def test_a_build_goes_on_over_a_short_outage_of_the_database(
-    impatient, database_url, recipes, started, look, caplog
+    impatient, database_url, recipes, start_build, get_task, caplog
 ):
     impatient.config["LEASE_SECONDS"] = 20  # the outage is to be shorter, on any machine
-    task_id, thread = started(
+    task_id, thread = start_build(
         recipes.add("patient", f"echo started; {recipes.gate('go')}; touch $out")
     )
 
@@ -239,14 +240,14 @@ def test_a_build_goes_on_over_a_short_outage_of_the_database(
     recipes.open("go")
     thread.join(10)
 
-    assert (look(task_id)["status"], look(task_id)["attempt"]) == ("succeeded", 1)
+    assert (get_task(task_id)["status"], get_task(task_id)["attempt"]) == ("succeeded", 1)
 
 
 def test_an_end_that_falls_into_an_outage_is_written_after_it(
-    app, impatient, database_url, recipes, started, look, caplog
+    app, impatient, database_url, recipes, start_build, get_task, caplog
 ):
     impatient.config["LEASE_SECONDS"] = 20  # the outage is to be shorter, on any machine
-    task_id, thread = started(
+    task_id, thread = start_build(
         recipes.add("patient", f"echo started; {recipes.gate('go')}; touch $out")
     )
 
@@ -257,13 +258,13 @@ def test_an_end_that_falls_into_an_outage_is_written_after_it(
         until(lambda: caplog.text.count("database:") > before + 1)
     thread.join(10)
 
-    assert (look(task_id)["status"], look(task_id)["attempt"]) == ("succeeded", 1)
+    assert (get_task(task_id)["status"], get_task(task_id)["attempt"]) == ("succeeded", 1)
 
 
 def test_a_build_ends_with_an_outage_that_is_longer_than_its_lease(
-    impatient, database_url, recipes, started, look, pool
+    impatient, database_url, recipes, start_build, get_task, pool
 ):
-    task_id, thread = started(recipes.add_watched("endless", ENDLESS))
+    task_id, thread = start_build(recipes.add_watched("endless", ENDLESS))
 
     with outage(database_url):
         thread.join(10)
@@ -271,16 +272,16 @@ def test_a_build_ends_with_an_outage_that_is_longer_than_its_lease(
 
     recipes.add_watched("endless", "true")
     until(lambda: pool.maintain_once() or pool.run_one())
-    assert (look(task_id)["status"], look(task_id)["attempt"]) == ("succeeded", 2)
+    assert (get_task(task_id)["status"], get_task(task_id)["attempt"]) == ("succeeded", 2)
 
 
 @SQLITE
-def test_a_disk_without_room_for_temporary_files_fails_the_task(app, schedule, pool, look):
+def test_a_disk_without_room_for_temporary_files_fails_the_task(app, schedule, pool, get_task):
     task_id = schedule()
     with full(app.config["DATA_DIR"] / "tmp"):
         assert pool.run_one()
 
-    error = look(task_id)["error"]
+    error = get_task(task_id)["error"]
     assert error["code"] == "disk_full"
     assert "No space left on device" in error["message"]
 

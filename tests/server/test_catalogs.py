@@ -4,13 +4,11 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import SQLITE, bearing, until
+from support import SQLITE, bearing, until
 
 import nix
 from catalogs import EVALUATIONS, LANDMARKS, WATCHED_FILES, Catalogs
 from config import BUNDLED_CATALOG
-
-pytest_plugins = ["workbench"]
 
 ONE = '{{ app = {{ type = "derivation"; name = "app-{0}"; pname = "app"; version = "{0}"; }}; }}'
 
@@ -166,10 +164,12 @@ def test_without_nixpkgs_the_bundled_catalog_is_the_default(store):
 
 
 @SQLITE
-def test_a_search_waits_for_its_turn_only_so_long(fake, app, client, tmp_path, monkeypatch):
+def test_a_search_waits_for_its_turn_only_so_long(
+    replace_program, app, client, tmp_path, monkeypatch
+):
     started, gate = tmp_path / "started", tmp_path / "gate"
     wait = f'echo >>{started}; until [ -e {gate} ]; do sleep 0.05; done; exec $real "$@"'
-    fake("nix-instantiate", wait)
+    replace_program("nix-instantiate", wait)
     monkeypatch.setattr("catalogs.WAIT_SECONDS", 0.1)
 
     with ThreadPoolExecutor(EVALUATIONS) as threads:
@@ -187,8 +187,8 @@ def test_a_search_waits_for_its_turn_only_so_long(fake, app, client, tmp_path, m
 
 
 @SQLITE
-def test_a_search_takes_only_so_long(fake, client, monkeypatch):
-    fake("nix-instantiate", "exec sleep 60")
+def test_a_search_takes_only_so_long(replace_program, client, monkeypatch):
+    replace_program("nix-instantiate", "exec sleep 60")
     monkeypatch.setattr("catalogs.SEARCH_SECONDS", 0.1)
 
     refused = client.get("/api/v1/catalog/hello")

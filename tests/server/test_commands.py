@@ -5,7 +5,7 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import bearing
+from support import bearing
 
 
 @pytest.fixture
@@ -94,8 +94,10 @@ def test_run_worker_refuses_to_run_nothing(make_app):
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_backup_taken_while_others_write_is_a_whole_database(command, client, many, tmp_path):
-    many(100)
+def test_a_backup_taken_while_others_write_is_a_whole_database(
+    command, client, add_packages, tmp_path
+):
+    add_packages(100)
     with ThreadPoolExecutor(4) as threads:
         writes = [threads.submit(register_made, client, n) for n in range(200)]
         done = command("backup", str(tmp_path / "copy.db"))

@@ -1,12 +1,15 @@
-"""What the service says of itself."""
+"""The routes of health, and the checks before the start of a production server."""
 
 import pytest
-from conftest import until
+from support import until
 
 import services
 from config import BUILD, VERSION
 from health import check_start
+from models import db
 from worker import Pool
+
+UNREACHABLE = "postgresql://nobody@/nothing?host=/nonexistent"
 
 
 def test_hello_greets_without_a_token(anonymous):
@@ -24,68 +27,72 @@ def test_the_version_needs_a_token(client, anonymous):
     assert anonymous.get("/api/v1/version").status_code == 401
 
 
-def test_a_service_with_all_it_needs_is_ready(anonymous, pool):
+# --- Readiness ---
+
+
+def test_a_service_with_all_that_it_needs_is_ready(anonymous, pool):
     pool.start()
 
     until(lambda: anonymous.get("/readyz").status_code == 200)
 
     answer = anonymous.get("/readyz")
     assert answer.json["status"] == "ready"
-    assert answer.json["checks"].keys() == {"database", "nix", "workers"}
+    checks = answer.json["checks"]
+    assert (checks["database"], checks["workers"]) == ("ok", "ok")
+    assert checks["nix"].startswith("ok, ")
 
 
-def test_a_process_that_only_serves_is_ready_without_workers(make_app):
+def test_a_process_without_workers_is_ready(make_app):
     app = make_app(WORKER_THREADS=0)
     services.get(Pool, app).start()
 
     answer = app.test_client().get("/readyz")
 
+    assert answer.status_code == 200
     assert answer.json["checks"]["workers"] == "ok, in other processes"
 
 
-def failing(app):
-    """Ask whether the service is ready, and return the checks that fail."""
+def failed_checks(app):
+    """Ask whether the service is ready, which it must not be, and return the checks that fail."""
     answer = app.test_client().get("/readyz")
     assert answer.status_code == 503
-    assert answer.content_type == "application/problem+json"
+    assert answer.json["type"] == "urn:pkgd:problem:not-ready"
     assert answer.headers["Retry-After"] == "2"
     return answer.json["errors"]
 
 
-def test_without_its_workers_the_service_is_not_ready(app):
-    workers = ["a worker thread of this process is not running"]
-
-    assert failing(app) == {"workers": workers}
+def test_a_service_whose_workers_do_not_run_is_not_ready(app):
+    assert failed_checks(app) == {"workers": ["a worker thread of this process is not running"]}
 
 
-def test_without_nix_the_service_is_not_ready(make_app, monkeypatch, tmp_path):
+def test_a_service_without_nix_is_not_ready(make_app, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    app = make_app(WORKER_THREADS=0)
 
-    assert failing(app) == {"nix": ["setpriv is not on PATH"]}
-
-
-@pytest.mark.parametrize(
-    "url", ["sqlite:////nonexistent/app.db", "postgresql://nobody@/nothing?host=/nonexistent"]
-)
-def test_without_its_database_the_service_is_not_ready(tmp_path, store_dir, url, create_app):
-    settings = {"DATA_DIR": tmp_path, "DATABASE_URL": url, "STORE_DIR": store_dir}
-    app = create_app(settings | {"WORKER_THREADS": 0})
-
-    (said,) = failing(app)["database"]
-    assert said.startswith("the database does not answer: ")
+    assert failed_checks(make_app(WORKER_THREADS=0)) == {"nix": ["setpriv is not on PATH"]}
 
 
-def test_with_an_old_schema_the_service_is_not_ready(tmp_path, store_dir, create_app):
+@pytest.mark.parametrize("url", ["sqlite:////nonexistent/app.db", UNREACHABLE])
+def test_a_service_whose_database_is_down_is_not_ready(tmp_path, store_dir, url, create_app):
     settings = {"DATA_DIR": tmp_path, "STORE_DIR": store_dir, "WORKER_THREADS": 0}
-    app = create_app(settings)
+    app = create_app(settings | {"DATABASE_URL": url})
 
-    (said,) = failing(app)["database"]
-    assert said.endswith("run flask init-db")
+    (reason,) = failed_checks(app)["database"]
+    assert reason.startswith("the database does not answer: ")
 
 
-def start_in_production(app):
-    """Check the start, as gunicorn and run-worker do, and return what was said."""
+def test_a_service_without_a_schema_is_not_ready(tmp_path, store_dir, create_app):
+    app = create_app({"DATA_DIR": tmp_path, "STORE_DIR": store_dir, "WORKER_THREADS": 0})
+
+    (reason,) = failed_checks(app)["database"]
+    assert reason.startswith("the schema is None, not ")
+    assert reason.endswith(": run flask init-db")
+
+
+# --- The start ---
+
+
+def refusal_to_start(app):
+    """Check the start in production, which must be refused, and return the one line about it."""
     app.config["APP_ENV"] = "production"
     with pytest.raises(SystemExit) as end:
         check_start(app)
@@ -93,30 +100,47 @@ def start_in_production(app):
     return end.value.code
 
 
-def test_production_does_not_start_on_an_old_schema(tmp_path, create_app):
-    said = start_in_production(create_app({"DATA_DIR": tmp_path}))
+def test_production_does_not_start_without_a_schema(tmp_path, create_app):
+    reason = refusal_to_start(create_app({"DATA_DIR": tmp_path}))
 
-    assert said.startswith("pkgd: the schema is None")
-    assert said.endswith("run flask init-db")
+    assert reason.startswith("pkgd: the schema is None")
+    assert reason.endswith("run flask init-db")
 
 
 def test_production_does_not_start_without_its_data_folder(app, tmp_path):
     app.config["DATA_DIR"] = tmp_path / "nowhere"
 
-    assert start_in_production(app) == f"pkgd: DATA_DIR {tmp_path}/nowhere can't be written"
+    assert refusal_to_start(app) == f"pkgd: DATA_DIR {tmp_path}/nowhere can't be written"
 
 
-def test_production_starts_when_all_is_well_or_the_database_may_come_back(
-    app, tmp_path, create_app
-):
+def test_production_starts_with_the_schema_and_the_data_folder(app):
     app.config["APP_ENV"] = "production"
+
+    assert check_start(app) is None
+
+
+def test_production_starts_while_its_database_is_down(tmp_path, create_app):
+    app = create_app({"DATA_DIR": tmp_path, "DATABASE_URL": UNREACHABLE})
+    app.config["APP_ENV"] = "production"
+
+    assert check_start(app) is None
+
+    assert failed_checks(app)["database"][0].startswith("the database does not answer: ")
+
+
+def test_development_starts_without_a_schema_and_then_is_not_ready(tmp_path, create_app):
+    app = create_app({"DATA_DIR": tmp_path, "APP_ENV": "development"})
+
+    assert check_start(app) is None
+
+    assert failed_checks(app)["database"][0].startswith("the schema is None, not ")
+
+
+def test_the_checks_of_the_start_leave_no_connection_open(app):
+    """Processes that fork from this one must not share a connection."""
+    app.config["APP_ENV"] = "production"
+
     check_start(app)
 
-    url = "postgresql://nobody@/nothing?host=/nonexistent"
-    away = create_app({"DATA_DIR": tmp_path, "DATABASE_URL": url})
-    away.config["APP_ENV"] = "production"
-    check_start(away)
-
-
-def test_development_starts_without_a_schema_and_says_so_when_asked(tmp_path, create_app):
-    check_start(create_app({"DATA_DIR": tmp_path}))
+    with app.app_context():
+        assert db.engine.pool.checkedin() == db.engine.pool.checkedout() == 0

@@ -5,8 +5,8 @@ import logging
 import logging.config
 
 import pytest
-from conftest import SQLITE, until
 from service import Service
+from support import SQLITE, until
 
 import log_config
 

@@ -3,9 +3,9 @@
 import re
 
 import pytest
-from conftest import SQLITE, bearing
 from prometheus_client.parser import text_string_to_metric_families
 from service import Service
+from support import SQLITE, bearing
 
 
 def metrics(text):

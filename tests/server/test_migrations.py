@@ -3,7 +3,7 @@
 import flask_migrate
 import pytest
 import sqlalchemy as sa
-from conftest import bearing
+from support import bearing
 
 from auth import digest
 from commands import MIGRATIONS

@@ -1,12 +1,21 @@
-"""The models: what a change to them must not break."""
+"""The models: waits for locks, races between requests, and columns that are added later."""
 
 import subprocess
 import sys
+from contextlib import contextmanager
 
+import psycopg
 import pytest
 from service import ROOT
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+from support import POSTGRESQL, bearing
 
-# In a process of its own, since a model keeps the column for as long as its process lives.
+import models
+import task_queue
+from models import Package, PackageStatus, Task, db
+
+# Run in its own process, because a model keeps the column until its process ends.
 NEW_COLUMN = """
 import sys
 
@@ -41,3 +50,86 @@ def test_a_new_column_with_a_default_in_python_is_filled_in(tmp_path, model):
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
     assert (done.stdout, done.returncode) == ("201 202 from Python\n", 0), done.stderr
+
+
+def test_a_task_of_a_missing_package_violates_a_foreign_key(app):
+    with app.app_context():
+        db.session.add(Task(package_id=99))
+
+        with pytest.raises(IntegrityError):
+            db.session.commit()
+
+
+# --- Locks of PostgreSQL ---
+
+
+@contextmanager
+def transaction(url, statement):
+    """Keep a transaction open that has executed a statement."""
+    with psycopg.connect(url) as connection:
+        connection.execute(statement)
+        yield
+        connection.rollback()
+
+
+@POSTGRESQL
+def test_a_wait_for_a_lock_past_the_bound_is_a_503(make_app, client, database_url, monkeypatch):
+    monkeypatch.setattr(models, "LOCK_SECONDS", 0.2)
+    impatient = bearing(make_app(), client.secret)
+    package = {"name": "hello", "version": "2.12.1"}
+
+    with transaction(database_url, "LOCK TABLE packages IN EXCLUSIVE MODE"):
+        refused = impatient.post("/api/v1/packages", json=package)
+
+    assert refused.status_code == 503
+    assert refused.json["type"] == "urn:pkgd:problem:database-unavailable"
+    assert impatient.post("/api/v1/packages", json=package).status_code == 201
+
+
+def counts(app):
+    """Return how many packages and how many tasks there are."""
+    with app.app_context():
+        return [
+            db.session.scalar(select(func.count()).select_from(model)) for model in (Package, Task)
+        ]
+
+
+@POSTGRESQL
+def test_a_package_that_is_forgotten_meanwhile_is_not_queued(app, add_packages, race):
+    add_packages(1)
+
+    forgotten, queued = race(lambda: Package.forget(1), lambda: task_queue.add(1))
+
+    assert (forgotten, queued) == (True, None)
+    assert counts(app) == [0, 0]
+
+
+@POSTGRESQL
+def test_a_package_that_is_queued_meanwhile_is_not_forgotten(app, add_packages, race):
+    add_packages(1)
+
+    queued, forgotten = race(lambda: task_queue.add(1), lambda: Package.forget(1))
+
+    assert (queued is not None, forgotten) == (True, False)
+    assert counts(app) == [1, 1]
+
+
+@POSTGRESQL
+def test_a_package_that_is_activated_meanwhile_is_not_forgotten(app, add_packages, race):
+    add_packages(1, PackageStatus.DOWNLOADED)
+
+    def activate():
+        Package.follow_profile([1])
+        db.session.commit()
+
+    assert race(activate, lambda: Package.forget(1)) == (None, False)
+
+    assert counts(app) == [1, 0]
+
+
+@POSTGRESQL
+def test_of_two_registrations_at_once_the_second_finds_the_first(app, race):
+    first, second = race(*[lambda: Package.register("hello", "2.12.1")] * 2)
+
+    assert (first.name, second) == ("hello", None)
+    assert counts(app) == [1, 0]

@@ -1,4 +1,4 @@
-"""The API document: valid, complete, and true of the routes that it describes."""
+"""The API document, which must be valid, complete and true of the routes; and its pages."""
 
 import re
 
@@ -15,6 +15,8 @@ from schemas import PackageInSchema
 from task_queue import error_codes
 
 METHODS = {"get", "post", "delete"}
+PAGES = ("/docs", "/redoc")
+ASSETS = ("redoc.js", "redocly.svg", "show-swagger-ui.js", "swagger-ui.css", "swagger-ui.js")
 
 
 @pytest.fixture(scope="module")
@@ -244,3 +246,50 @@ def test_the_document_is_the_same_in_whatever_order_the_routes_come(document, tm
 
     assert other.pop("tags") == document["tags"][::-1]
     assert other == {name: part for name, part in document.items() if name != "tags"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_needs_no_token(anonymous, page):
+    answer = anonymous.get(page)
+
+    assert (answer.status_code, answer.mimetype) == (200, "text/html")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_may_load_scripts_from_the_service_alone(anonymous, page):
+    policy = anonymous.get(page).headers["Content-Security-Policy"].split("; ")
+
+    assert {"default-src 'none'", "script-src 'self'", "connect-src 'self'"} <= set(policy)
+
+
+@pytest.mark.parametrize("name", ASSETS)
+def test_an_asset_of_a_page_may_be_cached_for_a_day(anonymous, name):
+    answer = anonymous.get(f"/docs/assets/{name}")
+
+    assert answer.status_code == 200
+    assert answer.headers["Cache-Control"] == "max-age=86400"
+
+
+def test_an_asset_that_the_browser_has_is_not_sent_again(anonymous):
+    etag = anonymous.get("/docs/assets/swagger-ui.css").headers["ETag"]
+
+    again = anonymous.get("/docs/assets/swagger-ui.css", headers={"If-None-Match": etag})
+
+    assert (again.status_code, again.data) == (304, b"")
+
+
+def test_the_logo_of_redoc_is_loaded_from_the_service(anonymous):
+    script = anonymous.get("/docs/assets/redoc.js").data
+
+    assert b"docs/assets/redocly.svg" in script
+    assert b"https://cdn.redoc.ly" not in script
+
+
+@pytest.mark.parametrize("name", ["scalar.js", "openapi.py", "swagger-ui.js.map", "..", "%2e%2e"])
+def test_an_unknown_asset_is_not_found(anonymous, name):
+    assert anonymous.get(f"/docs/assets/{name}").status_code == 404
+
+
+@pytest.mark.parametrize("name", ["../openapi.py", "..%2fopenapi.py"])
+def test_a_path_below_the_assets_is_an_unknown_url(anonymous, name):
+    assert anonymous.get(f"/docs/assets/{name}").status_code == 401

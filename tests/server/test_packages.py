@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import bearing
+from support import bearing
 
 from models import PackageStatus
 
@@ -151,8 +151,8 @@ def test_an_unknown_package_is_not_found(client, path):
     assert answer.json["detail"] == "there is no package 7"
 
 
-def test_pages_follow_one_another_to_the_end(client, many):
-    many(5)
+def test_pages_follow_one_another_to_the_end(client, add_packages):
+    add_packages(5)
 
     pages, url = [], "/api/v1/packages?limit=2"
     while url:
@@ -164,8 +164,8 @@ def test_pages_follow_one_another_to_the_end(client, many):
     assert pages == [[1, 2], [3, 4], [5]]
 
 
-def test_packages_are_filtered_by_name_and_status(client, many):
-    many(3)
+def test_packages_are_filtered_by_name_and_status(client, add_packages):
+    add_packages(3)
     many_of_status = {"status": "created", "name": "made-1", "limit": 1}
 
     found = client.get("/api/v1/packages", query_string=many_of_status)
@@ -176,8 +176,8 @@ def test_packages_are_filtered_by_name_and_status(client, many):
     assert client.get("/api/v1/packages?status=activated").json == []
 
 
-def test_a_filter_is_kept_in_the_link_to_the_next_page(client, many):
-    many(3)
+def test_a_filter_is_kept_in_the_link_to_the_next_page(client, add_packages):
+    add_packages(3)
 
     link = client.get("/api/v1/packages?status=created&limit=1").headers["Link"]
 

@@ -5,13 +5,11 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import SQLITE, bearing
+from support import SQLITE, bearing
 
 import profiles
 import services
 from worker import Pool
-
-pytest_plugins = ["workbench"]
 
 
 @pytest.fixture
@@ -125,11 +123,13 @@ def test_two_packages_with_the_same_file_do_not_go_together(client, activated, d
 
 
 @SQLITE
-def test_an_activation_that_nix_fails_changes_nothing(fake, client, activated, downloaded, profile):
+def test_an_activation_that_nix_fails_changes_nothing(
+    replace_program, client, activated, downloaded, profile
+):
     activated("app", "1.0.0")
     before = profile.resolve()
     package_id = downloaded("hello")
-    fake("nix-env", "exit 1")
+    replace_program("nix-env", "exit 1")
 
     answer = client.post(f"/api/v1/package/{package_id}/activate")
 

@@ -1,15 +1,16 @@
-"""The queue: claims, fences, attempts, and tasks whose workers are gone."""
+"""The task queue: claiming, fenced writes, attempts, and lost tasks."""
 
+import sqlite3
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import select, update
+from support import POSTGRESQL, SQLITE
 
 import task_queue
-import worker
-from models import Package, Task, TaskStatus, db, soon
-from task_queue import LeaseLost, Realised, TaskError
-from worker import Holder
+from models import Package, Task, TaskLog, TaskStatus, columns, db, soon
+from task_queue import Lease, LeaseLost, Realised, TaskError
 
 REALISED = Realised(
     catalog="/catalog",
@@ -23,7 +24,7 @@ WRONG = TaskError("build_failed", "it did not build", "read the log")
 
 @pytest.fixture
 def queue(app):
-    """Return a function that queues so many tasks, and keep the application's context open."""
+    """Return a function that queues tasks and returns their ids; the test is in the app context."""
     with app.app_context():
 
         def queue(count=1):
@@ -40,8 +41,9 @@ def claim(holder="holder", seconds=30):
 
 
 def task(lease):
+    """Return the row of a lease's task as it is now."""
     db.session.rollback()
-    return db.session.execute(select(Task.__table__).where(Task.seq == lease.seq)).one()
+    return db.session.execute(select(*columns(Task)).where(Task.seq == lease.seq)).one()
 
 
 def expire(lease):
@@ -74,7 +76,7 @@ def test_a_task_is_claimed_once(app, queue):
     assert sorted(lease.seq for lease in claims) == list(range(1, 41))
 
 
-def test_a_claim_says_what_to_do_and_until_when(queue):
+def test_a_claim_names_the_package_the_holder_and_the_end_of_the_lease(queue):
     queue()
 
     lease = claim("me", 30)
@@ -84,7 +86,7 @@ def test_a_claim_says_what_to_do_and_until_when(queue):
     assert task_queue.holders() == ["me"]
 
 
-def test_a_renewal_shows_progress_and_lengthens_the_lease(queue):
+def test_a_renewal_shows_progress_and_extends_the_lease(queue):
     queue()
     lease = claim(seconds=5)
 
@@ -96,7 +98,7 @@ def test_a_renewal_shows_progress_and_lengthens_the_lease(queue):
     assert row.lease_until > soon(50)
 
 
-def test_a_renewal_tells_of_a_cancel(queue):
+def test_a_renewal_reports_a_requested_cancel(queue):
     (task_id,) = queue()
     lease = claim()
     assert lease.is_cancel_requested() is False
@@ -108,7 +110,7 @@ def test_a_renewal_tells_of_a_cancel(queue):
     assert task(lease).status == TaskStatus.RUNNING
 
 
-def test_success_is_the_packages_too(queue):
+def test_a_success_makes_the_package_downloaded(queue):
     queue()
     lease = claim()
 
@@ -120,7 +122,7 @@ def test_success_is_the_packages_too(queue):
     assert package.store_paths == ["/nix/store/a", "/nix/store/a-man"]
 
 
-def test_failure_keeps_its_reason(queue):
+def test_a_failure_is_stored_with_its_reason(queue):
     queue()
     lease = claim()
 
@@ -138,10 +140,13 @@ def test_a_requeued_attempt_does_not_count(queue):
     queue()
     claim().requeue()
 
-    assert claim().attempt == 1
+    lease = claim()
+
+    assert lease.attempt == 1
+    assert task(lease).lease_holder == "holder"
 
 
-def test_a_retried_attempt_counts_and_the_last_one_fails(queue):
+def test_a_retried_attempt_counts_and_the_third_one_fails(queue):
     queue()
     for attempt in (1, 2, 3):
         lease = claim()
@@ -164,7 +169,7 @@ def test_a_retried_attempt_counts_and_the_last_one_fails(queue):
         lambda lease: lease.is_cancel_requested(),
     ],
 )
-def test_who_lost_the_lease_writes_nothing(queue, write):
+def test_a_worker_that_lost_its_lease_writes_nothing(queue, write):
     queue()
     lost = claim("first")
     expire(lost)
@@ -204,7 +209,7 @@ def test_a_task_that_was_lost_three_times_fails(queue):
     assert row.finished_at is not None
 
 
-def test_a_lost_task_that_was_to_be_cancelled_is_cancelled(queue):
+def test_a_lost_task_with_a_requested_cancel_is_cancelled(queue):
     (task_id,) = queue()
     lease = claim()
     task_queue.request_cancel(task_id)
@@ -215,15 +220,18 @@ def test_a_lost_task_that_was_to_be_cancelled_is_cancelled(queue):
     assert task(lease).status == "cancelled"
 
 
-def test_a_requeue_carries_out_a_cancel_that_came_meanwhile(queue):
+@pytest.mark.parametrize("put_back", [Lease.requeue, Lease.retry])
+def test_a_task_with_a_requested_cancel_is_cancelled_instead_of_requeued(queue, put_back):
     (task_id,) = queue()
     lease = claim()
     task_queue.request_cancel(task_id)
 
-    lease.requeue()
+    put_back(lease)
 
-    assert task(lease).status == "cancelled"
-    assert task(lease).finished_at is not None
+    row = task(lease)
+    assert (row.status, row.lease_holder) == ("cancelled", None)
+    assert row.finished_at is not None
+    assert claim() is None
 
 
 def test_a_dead_holders_task_is_queued_before_its_lease_runs_out(queue):
@@ -244,7 +252,7 @@ def test_a_package_has_one_live_task(queue):
     assert task_queue.add(1) is not None
 
 
-def test_what_is_not_created_is_not_queued(queue):
+def test_only_a_created_package_is_queued(queue):
     queue()
     claim().succeed(REALISED)
 
@@ -252,25 +260,152 @@ def test_what_is_not_created_is_not_queued(queue):
     assert task_queue.add(99) is None
 
 
-def test_a_holder_is_dead_once_nobody_locks_its_file(tmp_path):
-    holder = Holder(tmp_path)
-    assert worker.dead_holders(tmp_path, [holder.id]) == []
+def test_a_success_leaves_an_activated_package_as_it_is(queue):
+    queue()
+    lease = claim()
+    db.session.execute(update(Package).values(status="activated", store_path="/nix/store/b"))
+    db.session.commit()
 
-    holder._file.close()
+    lease.succeed(REALISED)
 
-    assert worker.dead_holders(tmp_path, [holder.id]) == [holder.id]
-
-
-def test_a_holder_of_another_machine_is_not_known_to_be_dead(tmp_path):
-    assert worker.dead_holders(tmp_path, ["somebody"]) == []
+    package = db.session.get(Package, lease.package_id)
+    assert (task(lease).status, package.status) == ("succeeded", "activated")
+    assert package.store_path == "/nix/store/b"
 
 
-def test_the_files_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path):
-    dead, alive = Holder(tmp_path), Holder(tmp_path)
-    dead._file.close()
+def test_a_task_that_ended_can_not_be_cancelled(queue):
+    (task_id,) = queue()
+    lease = claim()
+    lease.fail(WRONG)
 
-    worker.remove_dead_holders(tmp_path)
+    assert task_queue.request_cancel(task_id) is False
 
-    assert [path.name for path in tmp_path.iterdir()] == [alive.id]
-    alive.release()
-    assert list(tmp_path.iterdir()) == []
+    assert (task(lease).status, task(lease).cancel_requested) == ("failed", False)
+
+
+def test_a_queued_task_is_cancelled_at_once(queue):
+    first, second = queue(2)
+
+    assert task_queue.request_cancel(first) is True
+
+    assert claim().task_id == second
+    assert claim() is None
+
+
+def test_a_claim_clears_what_the_attempt_before_has_shown(queue):
+    queue()
+    lease = claim()
+    lease.renew(30, done=1, expected=4, phase="building")
+    lease.requeue()
+    task_queue.explain_wait("no room")
+
+    again = task(claim())
+
+    assert (again.done, again.expected, again.phase, again.waiting) == (0, 0, None, None)
+
+
+def test_a_piece_of_log_replaces_what_is_stored_from_its_start_on(queue):
+    queue()
+    lease = claim()
+    for start, data in [(0, b"one "), (4, b"tw"), (4, b"two ")]:
+        lease.append_log(start, data)
+        db.session.commit()
+
+    rows = db.session.execute(select(TaskLog.start, TaskLog.data).order_by(TaskLog.start))
+    assert list(map(tuple, rows)) == [(0, b"one "), (4, b"two ")]
+
+
+def test_the_reason_of_a_wait_is_on_every_queued_task_alone(queue):
+    queue(3)
+    running = claim()
+
+    task_queue.explain_wait("no room")
+    task_queue.explain_wait("no room")
+
+    waiting = db.session.scalars(select(Task.waiting).order_by(Task.seq)).all()
+    assert waiting == [None, "no room", "no room"]
+    assert task(running).status == "running"
+
+
+def test_the_reason_of_a_wait_is_removed(queue):
+    queue(2)
+    task_queue.explain_wait("no room")
+
+    task_queue.explain_wait(None)
+
+    assert set(db.session.scalars(select(Task.waiting))) == {None}
+
+
+def test_live_tasks_are_those_queued_or_running(queue):
+    queued, running, ended = map(str, queue(3))
+    ids = [queued, running, ended]
+    task_queue.request_cancel(uuid.UUID(ended))
+    claim()
+
+    assert task_queue.live([*ids, str(uuid.uuid4())]) == {queued, running}
+    assert task_queue.live([]) == set()
+
+
+# --- Races ---
+
+
+@POSTGRESQL
+def test_of_two_requests_to_queue_a_package_at_once_one_does(app, add_packages, race):
+    add_packages(1)
+
+    first, second = race(*[lambda: task_queue.add(1)] * 2)
+
+    assert (first is not None, second) == (True, None)
+
+
+@POSTGRESQL
+def test_a_cancel_of_a_task_that_is_claimed_meanwhile_reaches_its_worker(app, queue, race):
+    (task_id,) = queue()
+
+    lease, is_cancelled = race(claim, lambda: task_queue.request_cancel(task_id))
+
+    assert is_cancelled is True
+    assert lease.is_cancel_requested() is True
+    assert task(lease).status == "running"
+
+
+@POSTGRESQL
+def test_a_worker_whose_lease_is_reaped_meanwhile_writes_nothing(app, queue, race):
+    queue()
+    lease = claim()
+    expire(lease)
+
+    def fail():
+        with pytest.raises(LeaseLost):
+            lease.fail(WRONG)
+
+    assert race(task_queue.reap, fail) == (1, None)
+
+    assert (task(lease).status, task(lease).error_code) == ("queued", None)
+
+
+@POSTGRESQL
+def test_a_lease_that_is_renewed_meanwhile_is_not_reaped(app, queue, race):
+    queue()
+    lease = claim()
+    expire(lease)
+
+    def renew():
+        lease.renew(60, done=0, expected=0, phase="building")
+        db.session.commit()
+
+    assert race(renew, task_queue.reap) == (None, 0)
+
+    assert (task(lease).status, task(lease).lease_holder) == ("running", "holder")
+
+
+@SQLITE
+def test_a_look_at_an_empty_queue_needs_no_write_lock(queue, database_url):
+    with sqlite3.connect(database_url.removeprefix("sqlite:///")) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+        assert claim() is None
+        assert task_queue.reap() == 0
+        task_queue.explain_wait("no room")
+        other.rollback()
+    other.close()

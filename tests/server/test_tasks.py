@@ -6,7 +6,7 @@ import uuid
 from threading import Timer
 
 import pytest
-from conftest import SQLITE
+from support import SQLITE
 
 import services
 from tasks import FollowerSlots

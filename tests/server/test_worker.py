@@ -7,8 +7,8 @@ from pathlib import Path
 
 import figures
 import pytest
-from conftest import CATALOGS, SQLITE, until
 from sandbox import sandboxed_store
+from support import CATALOGS, SQLITE, until
 
 import nix
 import services
@@ -16,26 +16,25 @@ import task_queue
 from models import Package, db
 from worker import Pool
 
-pytest_plugins = ["workbench"]
 pytestmark = pytest.mark.usefixtures("recipes")
 
 ENDLESS = "echo started; while :; do sleep 0.1; done"
 
 
 @SQLITE
-def test_without_room_on_the_disk_tasks_wait_and_say_why(app, schedule, pool, look):
+def test_without_room_on_the_disk_tasks_wait_and_say_why(app, schedule, pool, get_task):
     app.config["MIN_FREE_BYTES"] = 2**60
     task_id = schedule()
 
     assert not pool.run_one()
     pool.maintain_once()
 
-    task = look(task_id)
+    task = get_task(task_id)
     assert (task["status"], task["attempt"]) == ("queued", 0)
     assert f"has less than {2**60} bytes free; tasks wait" in task["waiting"]
 
 
-def test_with_room_again_tasks_go_on(app, schedule, pool, look):
+def test_with_room_again_tasks_go_on(app, schedule, pool, get_task):
     app.config["MIN_FREE_BYTES"] = 2**60
     task_id = schedule()
     pool.maintain_once()
@@ -43,12 +42,14 @@ def test_with_room_again_tasks_go_on(app, schedule, pool, look):
     app.config["MIN_FREE_BYTES"] = 1
 
     assert pool.run_one()
-    assert (look(task_id)["status"], look(task_id)["waiting"]) == ("succeeded", None)
+    assert (get_task(task_id)["status"], get_task(task_id)["waiting"]) == ("succeeded", None)
 
 
 @SQLITE
 @pytest.mark.parametrize("program", ["nix-build", "setpriv"])
-def test_without_nix_tasks_wait_and_say_why(programs, program, schedule, pool, look, database_url):
+def test_without_nix_tasks_wait_and_say_why(
+    programs, program, schedule, pool, get_task, database_url
+):
     real = (programs / program).readlink()
     (programs / program).unlink()
     task_id = schedule()
@@ -57,10 +58,10 @@ def test_without_nix_tasks_wait_and_say_why(programs, program, schedule, pool, l
     with suppress(nix.NixMissing):  # what there is to reconcile waits as well
         pool.maintain_once()
 
-    assert look(task_id)["waiting"] == f"{program} is not on PATH"
+    assert get_task(task_id)["waiting"] == f"{program} is not on PATH"
     (programs / program).symlink_to(real)
     assert pool.run_one()
-    assert look(task_id)["status"] == "succeeded"
+    assert get_task(task_id)["status"] == "succeeded"
     figures.keep(
         f"{program} missing, then there again",
         database_url,
@@ -70,37 +71,39 @@ def test_without_nix_tasks_wait_and_say_why(programs, program, schedule, pool, l
 
 
 @SQLITE
-def test_nix_that_goes_missing_meanwhile_costs_no_attempt(programs, fake, run):
-    fake("nix-instantiate", f'rm {programs}/nix-build; exec $real "$@"')
+def test_nix_that_goes_missing_meanwhile_costs_no_attempt(programs, replace_program, run_task):
+    replace_program("nix-instantiate", f'rm {programs}/nix-build; exec $real "$@"')
 
-    task = run("hello", "2.12.1")
+    task = run_task("hello", "2.12.1")
 
     assert (task["status"], task["attempt"]) == ("queued", 0)
 
 
 def test_when_nix_crashes_three_times_the_task_is_lost(
-    fake, recipes, run, pool, look, database_url
+    replace_program, recipes, run_task, pool, get_task, database_url
 ):
-    fake("nix-build", "kill -SEGV $$")
+    replace_program("nix-build", "kill -SEGV $$")
 
-    task = run(recipes.add("unlucky"))
+    task = run_task(recipes.add("unlucky"))
     assert (task["status"], task["attempt"]) == ("queued", 1)
     assert pool.run_one()
     assert pool.run_one()
 
-    task = look(task["id"])
+    task = get_task(task["id"])
     assert (task["status"], task["attempt"], task["error"]["code"]) == ("failed", 3, "lost")
     assert not pool.run_one()
     figures.keep("nix-build ended by SIGSEGV", database_url, "3 attempts", "failed with `lost`")
 
 
-def test_a_stop_puts_the_task_back_and_ends_its_build(recipes, started, pool, look, read_log):
-    task_id, thread = started(recipes.add_watched("endless", ENDLESS))
+def test_a_stop_puts_the_task_back_and_ends_its_build(
+    recipes, start_build, pool, get_task, read_log
+):
+    task_id, thread = start_build(recipes.add_watched("endless", ENDLESS))
 
     pool.stopping.set()
     thread.join(10)
 
-    task = look(task_id)
+    task = get_task(task_id)
     assert (task["status"], task["attempt"]) == ("queued", 0)
     assert not recipes.is_building("endless")
     assert read_log(task_id).endswith("pkgd: the service stops; the task goes back to the queue\n")
@@ -134,7 +137,7 @@ def queue(name):
     return package
 
 
-def test_what_a_dead_pool_held_runs_again_at_once(app, make_app, schedule, pool, look):
+def test_what_a_dead_pool_held_runs_again_at_once(app, make_app, schedule, pool, get_task):
     task_id = schedule()
     dead = services.get(Pool, make_app())
     with app.app_context():
@@ -143,11 +146,11 @@ def test_what_a_dead_pool_held_runs_again_at_once(app, make_app, schedule, pool,
 
     pool.start()
 
-    task = until(lambda: look(task_id)["status"] == "succeeded" and look(task_id), 10)
+    task = until(lambda: get_task(task_id)["status"] == "succeeded" and get_task(task_id), 10)
     assert task["attempt"] == 2
 
 
-def test_what_a_living_pool_holds_is_left_to_it(app, make_app, schedule, pool, look):
+def test_what_a_living_pool_holds_is_left_to_it(app, make_app, schedule, pool, get_task):
     task_id = schedule()
     living = services.get(Pool, make_app())
     with app.app_context():
@@ -155,7 +158,7 @@ def test_what_a_living_pool_holds_is_left_to_it(app, make_app, schedule, pool, l
 
     pool.maintain_once()
 
-    assert (look(task_id)["status"], look(task_id)["attempt"]) == ("running", 1)
+    assert (get_task(task_id)["status"], get_task(task_id)["attempt"]) == ("running", 1)
 
 
 @SQLITE
@@ -177,7 +180,7 @@ def test_what_a_killed_process_has_left_of_a_cancelled_task_is_ended(
 
 
 def test_an_idle_thread_wakes_for_a_task_of_its_own_process(
-    client, register, pool, look, monkeypatch
+    client, register, pool, get_task, monkeypatch
 ):
     monkeypatch.setattr("worker.POLL_SECONDS", 600)  # only being woken makes a thread look
     ids = [register(version=f"{n}.0.0") for n in range(9)]
@@ -186,7 +189,7 @@ def test_an_idle_thread_wakes_for_a_task_of_its_own_process(
 
     for package_id in ids:
         answer = client.post(f"/api/v1/package/{package_id}/download")
-        until(lambda task_id=answer.json["task_id"]: look(task_id)["finished_at"])
+        until(lambda task_id=answer.json["task_id"]: get_task(task_id)["finished_at"])
 
 
 @SQLITE
@@ -205,11 +208,11 @@ def test_a_step_that_fails_does_not_end_its_thread(pool, fault):
     assert len(steps) == 3
 
 
-def test_any_other_fault_leaves_the_task_to_its_lease(app, schedule, pool, look):
+def test_any_other_fault_leaves_the_task_to_its_lease(app, schedule, pool, get_task):
     task_id = schedule()
     (app.config["DATA_DIR"] / "tmp").write_text("not a folder")
 
     with pytest.raises(OSError, match="Not a directory"):
         pool.run_one()
 
-    assert look(task_id)["status"] == "running"
+    assert get_task(task_id)["status"] == "running"

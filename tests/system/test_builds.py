@@ -5,10 +5,8 @@ from pathlib import Path
 
 import figures
 import pytest
-from conftest import SQLITE, until
 from service import LIVE
-
-pytest_plugins = ["workbench"]
+from support import SQLITE, until
 
 CANCEL_SECONDS = 10
 MIB = 1024 * 1024

@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import until
 from proxy import HOST, Nginx, program
+from support import until
 
 from app import create_app
 from config import SETTINGS

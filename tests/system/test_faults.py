@@ -5,9 +5,7 @@ import time
 
 import figures
 import pytest
-from conftest import SQLITE, until
-
-pytest_plugins = ["workbench"]
+from support import SQLITE, until
 
 LEASE_SECONDS = 3
 RETURN_SECONDS = 15

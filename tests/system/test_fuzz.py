@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import BUNDLED
 from service import Service
+from support import BUNDLED
 
 HERE = Path(__file__).parent.parent
 CASES = 2000

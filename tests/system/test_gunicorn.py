@@ -5,10 +5,10 @@ import runpy
 import socket
 
 import pytest
-from conftest import until
 from gunicorn.config import Config
 from proxy import ContainerNginx
 from service import ROOT, Service
+from support import until
 
 WARNING = "is open to other machines without a proxy"
 

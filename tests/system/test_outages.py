@@ -11,13 +11,11 @@ from contextlib import suppress
 import figures
 import psycopg
 import pytest
-from conftest import IN_CI, SQLITE, until
-from postgres import Server, find
+from postgres import running_server
 from sqlalchemy import text
+from support import SQLITE, until
 
 from models import db
-
-pytest_plugins = ["workbench"]
 
 CLIENTS = 8
 REQUESTS = [("GET", "packages?limit=1"), ("POST", "packages"), ("GET", "tasks?limit=1")]
@@ -71,17 +69,11 @@ class Load:
 
 @pytest.fixture
 def own_postgres():
-    """A PostgreSQL server of the test's own, to be done ill to."""
-    if find("initdb") is None:
-        assert not IN_CI, "PostgreSQL is not installed"
-        pytest.skip("PostgreSQL is not installed")
-    server = Server()
-    server.start()
-    # it keeps what it has acknowledged, which the tests' server else need not
-    with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
-        connection.execute("ALTER DATABASE postgres SET synchronous_commit = on")
-    yield server
-    server.remove()
+    """A PostgreSQL server that the test may stop; it keeps what was committed."""
+    with running_server() as server:
+        with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+            connection.execute("ALTER DATABASE postgres SET synchronous_commit = on")
+        yield server
 
 
 @SQLITE

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import BUNDLED
 from service import ROOT, Service
+from support import BUNDLED
 
 PORT = 8000
 README = (ROOT / "README.md").read_text()

@@ -5,9 +5,9 @@ import re
 import socket
 
 import pytest
-from conftest import until
 from proxy import HOST, Caddy, Nginx
 from service import Service, free_port
+from support import until
 
 GET = f"GET /hello HTTP/1.1\r\nHost: {HOST}\r\n"
 POST = f"POST /api/v1/packages HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"

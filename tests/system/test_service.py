@@ -12,13 +12,11 @@ from uuid import UUID
 
 import figures
 import pytest
-from conftest import SQLITE, until
 from service import Service
 from sqlalchemy import select
+from support import SQLITE, until
 
 from models import Task, db
-
-pytest_plugins = ["workbench"]
 
 SLOW = "echo started; sleep 60"
 

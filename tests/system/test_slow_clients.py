@@ -6,9 +6,9 @@ import time
 from contextlib import ExitStack, suppress
 
 import pytest
-from conftest import until
 from proxy import HOST, Caddy, Nginx, dial
 from service import Service
+from support import until
 
 GET = f"GET %s HTTP/1.1\r\nHost: {HOST}\r\n\r\n"
 POST = f"POST /api/v1/packages HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"

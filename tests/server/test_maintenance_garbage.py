@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import SQLITE
+from support import SQLITE
 
 import nix
 

@@ -5,8 +5,8 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import SQLITE
 from sqlalchemy import delete, update
+from support import SQLITE
 
 import nix
 from maintenance import reconcile

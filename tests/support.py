@@ -1,0 +1,53 @@
+"""What the test modules import: paths, marks, waiting with a deadline, clients with a token."""
+
+import os
+import shutil
+import stat
+import time
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+CATALOGS = TESTS / "catalogs"
+BUNDLED = TESTS.parent / "catalog"
+IN_CI = os.environ.get("CI") == "true"
+
+# For tests of what does not depend on the kind of database.
+SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+# For tests of what only PostgreSQL does.
+POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
+
+def until(condition, seconds=20, *, interval=0.02, explain=lambda: ""):
+    """Wait until `condition` returns a true value, and return that value.
+
+    Fails the test after `seconds`, with what `explain` returns at that moment.
+    """
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {condition}\n{explain()}"
+        time.sleep(interval)
+    return value
+
+
+def require(program, name):
+    """Skip the test if a program was not found; in CI, where nothing may be missing, fail it."""
+    if program is None:
+        assert not IN_CI, f"{name} is not installed"
+        pytest.skip(f"{name} is not installed")
+
+
+def bearing(app, secret):
+    """Return a client that sends this token, and that has it as `client.secret`."""
+    client = app.test_client()
+    client.environ_base["HTTP_AUTHORIZATION"] = f"Token {secret}"
+    client.secret = secret
+    return client
+
+
+def remove_store(folder):
+    """Remove a Nix store, whose folders Nix has made read-only."""
+    for path, _, _ in os.walk(folder):
+        os.chmod(path, stat.S_IRWXU)
+    shutil.rmtree(folder)
