@@ -44,18 +44,13 @@ def lose(_store, path):
     shutil.rmtree(path)
 
 
-def statuses(client):
-    packages = client.get("/api/v1/packages").json
-    return {f"{package['name']} {package['version']}": package["status"] for package in packages}
-
-
 @SQLITE
-def test_a_sound_service_has_nothing_to_find(client, activated, downloaded, found):
+def test_a_sound_service_has_nothing_to_find(activated, downloaded, found, statuses):
     activated()
     downloaded("hello")
 
     assert found() == []
-    assert statuses(client) == {"app 1.0.0": "activated", "hello 2.12.1": "downloaded"}
+    assert statuses() == {"app 1.0.0": "activated", "hello 2.12.1": "downloaded"}
 
 
 @SQLITE
@@ -64,17 +59,19 @@ def test_a_service_that_has_just_begun_has_nothing_to_find(own_store, found):
 
 
 @SQLITE
-def test_a_profile_that_was_removed_holds_nothing(app, client, activated, found):
+def test_a_profile_that_was_removed_holds_nothing(app, activated, found, statuses):
     activated()
     app.config["PROFILE"].unlink()
 
     assert found() == ["app 1.0.0 is not in the profile"]
 
-    assert statuses(client) == {"app 1.0.0": "downloaded"}
+    assert statuses() == {"app 1.0.0": "downloaded"}
     assert found() == []
 
 
-def test_a_profile_that_was_switched_by_hand_is_believed(app, client, own_store, activated, found):
+def test_a_profile_that_was_switched_by_hand_is_believed(
+    app, client, own_store, activated, found, statuses
+):
     activated("app", "1.0.0")
     activated("app", "2.0.0")
     nix.switch_generation(own_store, app.config["PROFILE"], 1)
@@ -85,12 +82,12 @@ def test_a_profile_that_was_switched_by_hand_is_believed(app, client, own_store,
         "app 2.0.0 is not in the profile",
     ]
 
-    assert statuses(client) == {"app 1.0.0": "activated", "app 2.0.0": "downloaded"}
+    assert statuses() == {"app 1.0.0": "activated", "app 2.0.0": "downloaded"}
     assert client.post("/api/v1/generations/rollback").json["number"] == 2
 
 
 def test_a_generation_that_was_made_by_hand_is_recorded(
-    app, client, own_store, activated, downloaded, found, tmp_path
+    app, client, own_store, activated, downloaded, found, tmp_path, statuses
 ):
     activated("app", "1.0.0")
     path = client.get(f"/api/v1/package/{downloaded('hello')}").json["store_path"]
@@ -102,7 +99,7 @@ def test_a_generation_that_was_made_by_hand_is_recorded(
         "generation 2 was made by somebody else, of 1 packages, and of other-1.0.0"
     )
 
-    assert statuses(client) == {"app 1.0.0": "downloaded", "hello 2.12.1": "activated"}
+    assert statuses() == {"app 1.0.0": "downloaded", "hello 2.12.1": "activated"}
     newest = client.get("/api/v1/generations").json[0]
     assert (newest["number"], newest["active"]) == (2, True)
     assert newest["changes"][0]["reason"] == "found"
@@ -117,7 +114,9 @@ def foreign(store, folder):
     return done.stdout.strip()
 
 
-def test_a_generation_that_was_removed_is_forgotten(app, client, own_store, activated, found):
+def test_a_generation_that_was_removed_is_forgotten(
+    app, client, own_store, activated, found, generations
+):
     activated("app", "1.0.0")
     activated("app", "2.0.0")
     nix.delete_generations(own_store, app.config["PROFILE"], [1])
@@ -130,7 +129,7 @@ def test_a_generation_that_was_removed_is_forgotten(app, client, own_store, acti
 
 @SQLITE
 def test_a_generation_that_was_made_by_hand_and_lost_is_recorded_as_empty(
-    app, client, own_store, activated, found, tmp_path
+    app, client, own_store, activated, found, tmp_path, statuses
 ):
     activated("app", "1.0.0")
     profile = app.config["PROFILE"]
@@ -144,7 +143,7 @@ def test_a_generation_that_was_made_by_hand_and_lost_is_recorded_as_empty(
     ]
 
     assert client.get("/api/v1/generations").json[0]["packages"] == []
-    assert statuses(client) == {"app 1.0.0": "activated"}
+    assert statuses() == {"app 1.0.0": "activated"}
 
 
 @SQLITE
@@ -166,7 +165,7 @@ def test_a_package_whose_store_path_is_gone_is_created_and_can_be_downloaded_aga
 
 
 def test_a_profile_that_has_lost_a_package_goes_on_with_the_others(
-    app, client, own_store, activated, found
+    app, client, own_store, activated, found, statuses
 ):
     path = client.get(f"/api/v1/package/{activated('hello', '2.12.1')}").json["store_path"]
     activated("app", "1.0.0")
@@ -177,7 +176,7 @@ def test_a_profile_that_has_lost_a_package_goes_on_with_the_others(
         "generation 2 had lost a part; generation 3 is built of what is left",
     ]
 
-    assert statuses(client) == {"hello 2.12.1": "created", "app 1.0.0": "activated"}
+    assert statuses() == {"hello 2.12.1": "created", "app 1.0.0": "activated"}
     assert os.listdir(app.config["PROFILE"] / "bin") == ["app"]
     assert found() == []
 
@@ -185,7 +184,7 @@ def test_a_profile_that_has_lost_a_package_goes_on_with_the_others(
 @SQLITE
 @pytest.mark.parametrize("remove", [collect_away, lose])
 def test_a_profile_whose_own_tree_is_gone_is_built_again(
-    app, client, own_store, activated, found, remove
+    app, own_store, activated, found, remove, statuses
 ):
     activated("app", "1.0.0")
     remove(own_store, app.config["PROFILE"].resolve())
@@ -193,7 +192,7 @@ def test_a_profile_whose_own_tree_is_gone_is_built_again(
     assert found() == ["generation 1 had lost a part; generation 1 is built of what is left"]
 
     assert os.listdir(app.config["PROFILE"] / "bin") == ["app"]
-    assert statuses(client) == {"app 1.0.0": "activated"}
+    assert statuses() == {"app 1.0.0": "activated"}
 
 
 @SQLITE
@@ -207,7 +206,7 @@ def test_a_lost_root_is_made_again(app, client, downloaded, own_store, found):
     assert str(root.readlink()) == client.get(f"/api/v1/package/{package_id}").json["store_path"]
 
 
-def test_a_database_of_last_week_catches_up_with_the_profile(app, client, activated, found):
+def test_a_database_of_last_week_catches_up_with_the_profile(app, activated, found, statuses):
     activated("app", "1.0.0")
     activated("app", "2.0.0")
     write(app, delete(Change).where(Change.generation == 2))
@@ -218,19 +217,19 @@ def test_a_database_of_last_week_catches_up_with_the_profile(app, client, activa
 
     assert "the profile was switched to generation 2 by somebody else" in found()
 
-    assert statuses(client) == {"app 1.0.0": "downloaded", "app 2.0.0": "activated"}
+    assert statuses() == {"app 1.0.0": "downloaded", "app 2.0.0": "activated"}
     assert found() == []
 
 
 @SQLITE
-def test_the_pool_reconciles_when_it_starts(app, client, activated, pool, caplog):
+def test_the_pool_reconciles_when_it_starts(app, activated, pool, caplog, statuses):
     activated()
     app.config["PROFILE"].unlink()
 
     pool.maintain_once()
 
     assert "reconciliation: app 1.0.0 is not in the profile" in caplog.text
-    assert statuses(client) == {"app 1.0.0": "downloaded"}
+    assert statuses() == {"app 1.0.0": "downloaded"}
 
 
 @SQLITE
