@@ -44,8 +44,11 @@ def test_an_unknown_name_is_a_404_with_similar_names(client):
     assert answer.json["type"] == "urn:pkgd:problem:name-unknown"
 
 
+@SQLITE
 @pytest.mark.parametrize("name", ["x y", "1a", "$(id)", "é", "a%00b", "<nixpkgs>"])
-def test_an_invalid_name_is_a_404_without_an_evaluation(client, name):
+def test_an_invalid_name_is_a_404_without_an_evaluation(replace_program, client, name):
+    replace_program("nix-instantiate", "exit 1")
+
     answer = client.get(f"/api/v1/catalog/{name}")
 
     assert (answer.status_code, answer.json["near"]) == (404, [])
