@@ -1,6 +1,7 @@
 """Fixtures of the server's tests: clients, packages in any state, and the worker pool by steps."""
 
 import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Thread
@@ -104,6 +105,22 @@ def generations(client):
         ]
 
     return generations
+
+
+@pytest.fixture
+def profile(app):
+    """The path of the profile."""
+    return app.config["PROFILE"]
+
+
+@pytest.fixture
+def run_program(profile):
+    """Return a function that runs a program of the profile and returns what it prints."""
+
+    def run_program(name="app"):
+        return subprocess.check_output([profile / "bin" / name], text=True).strip()
+
+    return run_program
 
 
 # --- Packages and tasks ---

@@ -1,4 +1,4 @@
-"""One run of a task: what it comes to, its log and its lease."""
+"""One run of a task: its result, its log and its lease."""
 
 import re
 import sqlite3
@@ -41,7 +41,7 @@ def test_a_download_leaves_no_process_and_no_temporary_files(app, recipes, run_t
 
 @SQLITE
 @pytest.mark.parametrize(
-    ("name", "version", "code", "words"),
+    ("name", "version", "code", "message"),
     [
         ("nosuch", "1.0.0", "name_unknown", "no catalog has nosuch"),
         ("hello", "9.9.9", "version_unavailable", "to be had: 2.12.1, 2.10.0"),
@@ -49,17 +49,19 @@ def test_a_download_leaves_no_process_and_no_temporary_files(app, recipes, run_t
         ("fails", "1.0.0", "build_failed", "> step 3\n> no rule to make target 'all'"),
     ],
 )
-def test_a_failure_says_what_went_wrong(run_task, read_log, name, version, code, words):
+def test_a_failed_task_has_a_code_a_message_and_a_hint(
+    run_task, read_log, name, version, code, message
+):
     task = run_task(name, version)
 
     assert (task["status"], task["error"]["code"]) == ("failed", code)
-    assert words in task["error"]["message"]
-    assert task["error"]["hint"]
+    assert message in task["error"]["message"]
+    assert task["error"]["hint"] not in (None, "")
     assert read_log(task["id"]).endswith(f"pkgd: failed: {code}\n")
 
 
 @SQLITE
-def test_a_wrong_hash_is_told_with_both_hashes(run_task):
+def test_a_hash_mismatch_names_both_hashes(run_task):
     error = run_task("wrong-hash")["error"]
 
     assert error["code"] == "hash_mismatch"
@@ -67,7 +69,7 @@ def test_a_wrong_hash_is_told_with_both_hashes(run_task):
 
 
 @SQLITE
-def test_a_failure_of_any_other_command_of_nix_is_a_failed_build(replace_program, run_task):
+def test_a_failure_of_another_program_of_nix_is_a_failed_build(replace_program, run_task):
     replace_program(
         "nix-store", '[ "$1" = --realise ] && echo "error: no root" >&2 && exit 1; exec $real "$@"'
     )
@@ -80,23 +82,23 @@ def test_a_failure_of_any_other_command_of_nix_is_a_failed_build(replace_program
 
 @SQLITE
 @pytest.mark.parametrize(
-    ("limit", "script", "words"),
+    ("limit", "script", "reason"),
     [
         ("SILENCE_SECONDS", "echo started; sleep 60", "it wrote nothing for 1 s"),
         ("BUILD_SECONDS", ENDLESS.replace("sleep", "echo; sleep"), "it ran longer than 1 s"),
     ],
 )
-def test_a_build_past_a_limit_is_told_which(app, recipes, run_task, limit, script, words):
+def test_a_build_past_a_limit_fails_with_the_limit(app, recipes, run_task, limit, script, reason):
     app.config[limit] = 1
 
     task = run_task(recipes.add_watched("slow", script))
 
     assert (task["status"], task["error"]["code"]) == ("failed", "timed_out")
-    assert task["error"]["message"].startswith(words)
+    assert task["error"]["message"].startswith(reason)
     until(lambda: not recipes.is_building("slow"))
 
 
-def test_a_failed_download_can_be_repeated(client, recipes, run_task, pool):
+def test_a_failed_download_can_be_tried_again(client, recipes, run_task, pool):
     task = run_task(recipes.add("moody", "exit 1"))
 
     recipes.add("moody", "touch $out")
@@ -133,7 +135,7 @@ def test_a_log_past_its_limit_is_cut_and_the_build_goes_on(app, recipes, run_tas
     assert (task["status"], lines[cut + 1][:16]) == ("succeeded", "pkgd: downloaded")
 
 
-def test_colours_and_bytes_that_are_no_text_do_no_harm(recipes, run_task, read_log):
+def test_a_log_is_text_without_colours_and_invalid_bytes(recipes, run_task, read_log):
     script = r"printf '\033[31mred\033[0m caf\303\251 \377\376 end\n'; touch $out"
 
     log = read_log(run_task(recipes.add("gaudy", script))["id"])
@@ -153,7 +155,7 @@ def test_a_running_build_is_cancelled(client, recipes, start_build, get_task, re
     assert read_log(task_id).endswith("pkgd: cancelled\n")
 
 
-def test_who_loses_the_lease_ends_its_build_and_writes_nothing(
+def test_a_worker_that_loses_its_lease_ends_its_build_and_writes_nothing(
     app, recipes, start_build, get_task, read_log
 ):
     task_id, thread = start_build(recipes.add_watched("endless", ENDLESS))
@@ -170,13 +172,13 @@ def test_who_loses_the_lease_ends_its_build_and_writes_nothing(
 
 
 def expire(app):
-    """Let every lease run out."""
+    """Let all leases run out."""
     with app.app_context():
         db.session.execute(update(Task).values(lease_until=soon(-1)))
         db.session.commit()
 
 
-def test_who_loses_the_lease_leaves_the_next_attempt_alone(
+def test_a_worker_that_loses_its_lease_does_not_disturb_the_next_attempt(
     app, make_app, recipes, start_build, get_task
 ):
     task_id, thread = start_build(recipes.add_watched("endless", ENDLESS))
@@ -194,7 +196,7 @@ def test_who_loses_the_lease_leaves_the_next_attempt_alone(
 
 @contextmanager
 def outage(url):
-    """Keep everybody else from writing to the database."""
+    """Make the database unavailable for everything else in the `with` block."""
     if url.startswith("sqlite"):
         file = url.removeprefix("sqlite:///")
         with closing(sqlite3.connect(file, isolation_level=None)) as connection:
@@ -215,7 +217,7 @@ def outage(url):
 
 @pytest.fixture
 def impatient(app):
-    """The application, with short leases, and no patience with a locked SQLite database."""
+    """The application with short leases, which waits for a locked SQLite database only briefly."""
     app.config["LEASE_SECONDS"] = 2
 
     def hurry(connection, _record, _proxy):
@@ -227,10 +229,10 @@ def impatient(app):
     return app
 
 
-def test_a_build_goes_on_over_a_short_outage_of_the_database(
+def test_a_build_goes_on_through_a_short_outage_of_the_database(
     impatient, database_url, recipes, start_build, get_task, caplog
 ):
-    impatient.config["LEASE_SECONDS"] = 20  # the outage is to be shorter, on any machine
+    impatient.config["LEASE_SECONDS"] = 20  # longer than the outage, also on a slow machine
     task_id, thread = start_build(
         recipes.add("patient", f"echo started; {recipes.gate('go')}; touch $out")
     )
@@ -243,10 +245,10 @@ def test_a_build_goes_on_over_a_short_outage_of_the_database(
     assert (get_task(task_id)["status"], get_task(task_id)["attempt"]) == ("succeeded", 1)
 
 
-def test_an_end_that_falls_into_an_outage_is_written_after_it(
+def test_the_end_of_a_task_is_written_after_an_outage(
     app, impatient, database_url, recipes, start_build, get_task, caplog
 ):
-    impatient.config["LEASE_SECONDS"] = 20  # the outage is to be shorter, on any machine
+    impatient.config["LEASE_SECONDS"] = 20  # longer than the outage, also on a slow machine
     task_id, thread = start_build(
         recipes.add("patient", f"echo started; {recipes.gate('go')}; touch $out")
     )
@@ -261,7 +263,7 @@ def test_an_end_that_falls_into_an_outage_is_written_after_it(
     assert (get_task(task_id)["status"], get_task(task_id)["attempt"]) == ("succeeded", 1)
 
 
-def test_a_build_ends_with_an_outage_that_is_longer_than_its_lease(
+def test_a_build_is_ended_by_an_outage_longer_than_its_lease(
     impatient, database_url, recipes, start_build, get_task, pool
 ):
     task_id, thread = start_build(recipes.add_watched("endless", ENDLESS))
@@ -276,7 +278,7 @@ def test_a_build_ends_with_an_outage_that_is_longer_than_its_lease(
 
 
 @SQLITE
-def test_a_disk_without_room_for_temporary_files_fails_the_task(app, schedule, pool, get_task):
+def test_a_task_fails_on_a_disk_without_space_for_temporary_files(app, schedule, pool, get_task):
     task_id = schedule()
     with full(app.config["DATA_DIR"] / "tmp"):
         assert pool.run_one()
@@ -288,7 +290,7 @@ def test_a_disk_without_room_for_temporary_files_fails_the_task(app, schedule, p
 
 @contextmanager
 def full(folder):
-    """Make the folder one in which nothing more can be made."""
+    """Mount a disk at the folder that has no space for a single file."""
     folder.mkdir()
     options = "size=64k,nr_inodes=1"
     mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]

@@ -1,4 +1,4 @@
-"""Which versions there are: over the API, from memory while the catalogs stay as they are."""
+"""The route of catalogs, and the cache of what they offer."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ def versions(client, name):
     return [(offer["version"], offer["attr"]) for offer in answer.json["versions"]]
 
 
-def test_every_version_on_offer_is_shown_newest_first(client, settings):
+def test_every_offered_version_is_shown_newest_first(client, settings):
     answer = client.get("/api/v1/catalog/hello")
 
     assert answer.status_code == 200
@@ -35,7 +35,7 @@ def test_every_version_on_offer_is_shown_newest_first(client, settings):
     }
 
 
-def test_a_name_that_no_catalog_has_is_a_problem_with_near_names(client):
+def test_an_unknown_name_is_a_404_with_similar_names(client):
     answer = client.get("/api/v1/catalog/helo")
 
     assert answer.status_code == 404
@@ -44,14 +44,17 @@ def test_a_name_that_no_catalog_has_is_a_problem_with_near_names(client):
     assert answer.json["type"] == "urn:pkgd:problem:name-unknown"
 
 
+@SQLITE
 @pytest.mark.parametrize("name", ["x y", "1a", "$(id)", "é", "a%00b", "<nixpkgs>"])
-def test_what_cannot_be_a_name_is_never_looked_for(client, name):
+def test_an_invalid_name_is_a_404_without_an_evaluation(replace_program, client, name):
+    replace_program("nix-instantiate", "exit 1")
+
     answer = client.get(f"/api/v1/catalog/{name}")
 
     assert (answer.status_code, answer.json["near"]) == (404, [])
 
 
-def test_a_catalog_that_does_not_evaluate_is_told_and_hides_no_other(make_app, client, tmp_path):
+def test_a_faulty_catalog_is_reported_and_does_not_hide_the_others(make_app, client, tmp_path):
     broken = tmp_path / "broken.nix"
     broken.write_text("{ app = ")
     app = make_app(CATALOGS=f"{broken} {client.application.config['CATALOGS'][0]}")
@@ -67,20 +70,20 @@ def test_a_catalog_that_does_not_evaluate_is_told_and_hides_no_other(make_app, c
 
 @pytest.fixture
 def own(store, tmp_path):
-    """A catalog of the test's own, in a file, and what looks into it."""
+    """The file of a catalog for this test alone, and the catalogs that it is one of."""
     path = tmp_path / "own" / "catalog.nix"
     path.parent.mkdir()
     path.write_text(ONE.format("1.0.0"))
     return path, Catalogs(store, [str(path)])
 
 
-def test_what_was_found_is_remembered(own):
+def test_offers_are_cached(own):
     _, catalogs = own
 
     assert catalogs.offers("app") is catalogs.offers("app")
 
 
-def test_a_catalog_that_has_changed_is_asked_again(own):
+def test_a_catalog_that_has_changed_is_evaluated_again(own):
     path, catalogs = own
     assert catalogs.offers("app").versions[0].version == "1.0.0"
 
@@ -89,7 +92,7 @@ def test_a_catalog_that_has_changed_is_asked_again(own):
     assert catalogs.offers("app").versions[0].version == "1.10.0"
 
 
-def test_a_file_beside_the_catalog_belongs_to_it(own):
+def test_a_change_of_a_file_beside_the_catalog_is_noticed(own):
     path, catalogs = own
     before = catalogs.signature()
 
@@ -98,7 +101,7 @@ def test_a_file_beside_the_catalog_belongs_to_it(own):
     assert catalogs.signature() != before
 
 
-def test_a_catalog_that_goes_away_is_told(own):
+def test_a_deleted_catalog_is_a_failure_each_time(own):
     path, catalogs = own
     catalogs.offers("app")
 
@@ -111,7 +114,7 @@ def test_a_catalog_that_goes_away_is_told(own):
 
 
 @pytest.mark.parametrize("mark", LANDMARKS[1:])
-def test_a_large_tree_has_changed_when_it_was_updated_as_a_whole(store, tmp_path, mark):
+def test_of_a_large_tree_only_the_landmarks_are_watched(store, tmp_path, mark):
     tree = tmp_path / "nixpkgs"
     (tree / ".git").mkdir(parents=True)
     for n in range(WATCHED_FILES + 1):
@@ -126,7 +129,7 @@ def test_a_large_tree_has_changed_when_it_was_updated_as_a_whole(store, tmp_path
     assert catalogs.signature() != before
 
 
-def test_only_so_many_names_are_remembered(own, monkeypatch):
+def test_the_least_recent_name_is_dropped_from_a_full_cache(own, monkeypatch):
     _, catalogs = own
     monkeypatch.setattr("catalogs.REMEMBERED_NAMES", 1)
     first = catalogs.offers("app")
@@ -149,7 +152,7 @@ def test_a_channel_is_watched_where_nix_finds_it(store, tmp_path):
     assert catalogs.offers("app").versions[0].version == "3.0.0"
 
 
-def test_a_channel_that_nix_can_not_find_is_not_watched(store, tmp_path):
+def test_a_channel_that_nix_does_not_find_is_not_watched(store, tmp_path):
     catalogs = Catalogs(store, ["<nowhere>", str(tmp_path)])
 
     assert catalogs.paths == (tmp_path,)
@@ -164,7 +167,7 @@ def test_without_nixpkgs_the_bundled_catalog_is_the_default(store):
 
 
 @SQLITE
-def test_a_search_waits_for_its_turn_only_so_long(
+def test_a_search_that_waits_too_long_for_its_turn_is_a_503(
     replace_program, app, client, tmp_path, monkeypatch
 ):
     started, gate = tmp_path / "started", tmp_path / "gate"
@@ -187,7 +190,7 @@ def test_a_search_waits_for_its_turn_only_so_long(
 
 
 @SQLITE
-def test_a_search_takes_only_so_long(replace_program, client, monkeypatch):
+def test_a_search_that_takes_too_long_is_a_503(replace_program, client, monkeypatch):
     replace_program("nix-instantiate", "exec sleep 60")
     monkeypatch.setattr("catalogs.SEARCH_SECONDS", 0.1)
 

@@ -1,11 +1,11 @@
-"""The commands of an operator on the host."""
+"""The `flask` commands."""
 
 import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support import bearing
+from support import POSTGRESQL, SQLITE, bearing
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def command(app):
     return command
 
 
-def test_init_db_keeps_what_there_is(command, client, register):
+def test_init_db_keeps_the_data(command, client, register):
     register()
 
     again = command("init-db")
@@ -27,9 +27,7 @@ def test_init_db_keeps_what_there_is(command, client, register):
     assert client.get("/api/v1/package/1").status_code == 200
 
 
-def test_init_db_makes_the_data_folder_and_a_journal_that_readers_do_not_wait_for(
-    tmp_path, create_app
-):
+def test_init_db_makes_the_data_folder_and_a_private_database_in_wal_mode(tmp_path, create_app):
     app = create_app({"DATA_DIR": tmp_path / "new"})
 
     app.test_cli_runner().invoke(args=["init-db"], catch_exceptions=False)
@@ -40,7 +38,7 @@ def test_init_db_makes_the_data_folder_and_a_journal_that_readers_do_not_wait_fo
     connection.close()
 
 
-def test_init_db_starts_afresh_only_after_a_confirmation(command, client, register):
+def test_init_db_deletes_nothing_without_a_confirmation(command, client, register):
     register()
 
     refused = command("init-db", "--drop", input="n\n")
@@ -50,7 +48,9 @@ def test_init_db_starts_afresh_only_after_a_confirmation(command, client, regist
 
 
 @pytest.mark.parametrize(("arguments", "typed"), [(["--drop"], "y\n"), (["--drop", "--yes"], None)])
-def test_init_db_starts_afresh_when_told_to(command, anonymous, client, register, arguments, typed):
+def test_init_db_deletes_everything_after_a_confirmation(
+    command, anonymous, client, register, arguments, typed
+):
     register()
 
     dropped = command("init-db", *arguments, input=typed)
@@ -75,7 +75,7 @@ def test_create_token_makes_an_admin_by_default(app, command):
     assert (token["scope"], token["name"]) == ("admin", None)
 
 
-def test_create_token_says_what_to_do_first(tmp_path, create_app):
+def test_create_token_without_a_schema_names_the_command_to_run(tmp_path, create_app):
     app = create_app({"DATA_DIR": tmp_path})
 
     refused = app.test_cli_runner().invoke(args=["create-token"])
@@ -84,7 +84,7 @@ def test_create_token_says_what_to_do_first(tmp_path, create_app):
     assert refused.output.endswith("run flask init-db\n")
 
 
-def test_run_worker_refuses_to_run_nothing(make_app):
+def test_run_worker_refuses_to_run_without_threads(make_app):
     app = make_app(WORKER_THREADS=0)
 
     refused = app.test_cli_runner().invoke(args=["run-worker"])
@@ -93,10 +93,8 @@ def test_run_worker_refuses_to_run_nothing(make_app):
     assert "WORKER_THREADS is 0" in refused.output
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_backup_taken_while_others_write_is_a_whole_database(
-    command, client, add_packages, tmp_path
-):
+@SQLITE
+def test_a_backup_during_writes_is_consistent(command, client, add_packages, tmp_path):
     add_packages(100)
     with ThreadPoolExecutor(4) as threads:
         writes = [threads.submit(register_made, client, n) for n in range(200)]
@@ -112,13 +110,14 @@ def test_a_backup_taken_while_others_write_is_a_whole_database(
 
 
 def register_made(client, number):
+    """Register a package over a client of its own; return the status."""
     one = bearing(client.application, client.secret)
     body = {"name": "app", "version": f"{number}.0.0"}
     return one.post("/api/v1/packages", json=body).status_code
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_backup_never_overwrites(command, tmp_path, settings):
+@SQLITE
+def test_a_backup_does_not_overwrite_a_file(command, tmp_path, settings):
     (tmp_path / "copy.db").write_text("precious")
 
     refused = command("backup", str(tmp_path / "copy.db"))
@@ -127,10 +126,8 @@ def test_a_backup_never_overwrites(command, tmp_path, settings):
     assert (tmp_path / "copy.db").read_text() == "precious"
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_restored_backup_passes_its_reconciliation(
-    make_app, settings, client, activated, tmp_path
-):
+@SQLITE
+def test_a_restored_backup_needs_no_correction(make_app, settings, client, activated, tmp_path):
     activated()
     copy = tmp_path / "copy.db"
     client.application.test_cli_runner().invoke(args=["backup", str(copy)], catch_exceptions=False)
@@ -142,8 +139,8 @@ def test_a_restored_backup_passes_its_reconciliation(
     assert package["status"] == "activated"
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_a_backup_of_postgresql_is_pg_dumps_work(command, settings, tmp_path):
+@POSTGRESQL
+def test_a_backup_of_postgresql_is_refused_with_the_command_to_use(command, settings, tmp_path):
     refused = command("backup", str(tmp_path / "copy.db"))
 
     assert refused.exit_code == 1

@@ -1,4 +1,4 @@
-"""The configuration: read from the environment, refused in one line when it can't be used."""
+"""The settings: read from the environment, refused in one line when invalid."""
 
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +13,11 @@ LONG = "k" * 32
 
 
 def load(tmp_path, **environ):
+    """Load the settings of an environment, with a DATA_DIR in the test's folder."""
     return config.load({"DATA_DIR": str(tmp_path / "data"), **environ})
 
 
-def test_everything_has_a_default(tmp_path):
+def test_every_setting_has_a_default(tmp_path):
     settings = load(tmp_path)
 
     assert settings["APP_ENV"] == "development"
@@ -26,7 +27,7 @@ def test_everything_has_a_default(tmp_path):
     assert settings["LOG_BYTES"] == 16 * 1024 * 1024
 
 
-def test_values_are_typed(tmp_path):
+def test_values_are_converted(tmp_path):
     settings = load(
         tmp_path, CATALOGS="<nixpkgs>  /srv/pins/a", PORT="80", PROFILE="~/p", DB_PATH="/x.db"
     )
@@ -38,7 +39,7 @@ def test_values_are_typed(tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
-def test_a_postgresql_url_is_taken_as_people_write_it(tmp_path, scheme):
+def test_a_postgresql_url_gets_its_driver(tmp_path, scheme):
     url = load(tmp_path, DATABASE_URL=f"{scheme}://u:p@db/pkgd")["DATABASE_URL"]
 
     assert url == "postgresql+psycopg://u:p@db/pkgd"
@@ -53,7 +54,7 @@ def test_a_postgresql_url_is_taken_as_people_write_it(tmp_path, scheme):
         ("LEASE_SECONDS", "0", "a whole number from 1"),
     ],
 )
-def test_a_value_that_makes_no_sense_is_named(tmp_path, name, value, wanted):
+def test_an_invalid_value_is_named(tmp_path, name, value, wanted):
     with pytest.raises(config.ConfigError) as refusal:
         load(tmp_path, **{name: value})
 
@@ -73,11 +74,11 @@ def test_production_needs_a_secret_key(tmp_path, key, reason):
         load(tmp_path, APP_ENV="production", SECRET_KEY=key)
 
 
-def test_production_takes_a_long_key(tmp_path):
+def test_production_accepts_a_long_key(tmp_path):
     assert load(tmp_path, APP_ENV="production", SECRET_KEY=LONG)["SECRET_KEY"] == LONG
 
 
-def test_development_makes_a_key_once_and_keeps_it_to_itself(tmp_path):
+def test_development_makes_a_private_key_once(tmp_path):
     with ThreadPoolExecutor(8) as threads:
         keys = set(threads.map(lambda _: load(tmp_path)["SECRET_KEY"], range(8)))
 
@@ -88,14 +89,14 @@ def test_development_makes_a_key_once_and_keeps_it_to_itself(tmp_path):
     assert list(kept.parent.iterdir()) == [kept]
 
 
-def test_a_data_dir_that_cannot_be_used_is_named(tmp_path):
+def test_an_unusable_data_dir_is_named(tmp_path):
     (tmp_path / "data").write_text("a file")
 
     with pytest.raises(config.ConfigError, match="DATA_DIR can't be used"):
         load(tmp_path)
 
 
-def test_the_application_says_why_it_does_not_start(tmp_path):
+def test_the_application_exits_with_the_reason_in_one_line(tmp_path):
     with pytest.raises(SystemExit) as end:
         create_app({"DATA_DIR": tmp_path, "APP_ENV": "production"})
 
@@ -103,7 +104,7 @@ def test_the_application_says_why_it_does_not_start(tmp_path):
     assert "\n" not in end.value.code
 
 
-def test_a_dot_env_file_is_read_and_the_environment_goes_before_it(tmp_path, monkeypatch):
+def test_the_environment_has_priority_over_a_dot_env_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path(".env").write_text("PORT=81\nTOKEN_DAYS=7\nBUILDERS=\n")
     monkeypatch.setenv("PORT", "82")
@@ -123,7 +124,7 @@ def test_a_secret_key_may_come_from_a_file(tmp_path):
     assert settings["SECRET_KEY"] == LONG
 
 
-def test_a_secret_file_that_everyone_can_read_is_refused(tmp_path):
+def test_a_secret_key_file_that_everyone_can_read_is_refused(tmp_path):
     file = tmp_path / "key"
     file.write_text(LONG)
     file.chmod(0o644)
@@ -132,13 +133,13 @@ def test_a_secret_file_that_everyone_can_read_is_refused(tmp_path):
         load(tmp_path, APP_ENV="production", SECRET_KEY_FILE=str(file))
 
 
-def test_a_secret_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_secret_key_file_is_named(tmp_path):
     with pytest.raises(config.ConfigError, match="SECRET_KEY_FILE can't be read"):
         load(tmp_path, SECRET_KEY_FILE=str(tmp_path / "none"))
 
 
-@pytest.mark.parametrize(("value", "meant"), [("true", True), ("false", False)])
-def test_a_switch_is_true_or_false(tmp_path, value, meant):
-    assert load(tmp_path, METRICS_PUBLIC=value)["METRICS_PUBLIC"] is meant
+@pytest.mark.parametrize(("value", "parsed"), [("true", True), ("false", False)])
+def test_a_boolean_is_true_or_false(tmp_path, value, parsed):
+    assert load(tmp_path, METRICS_PUBLIC=value)["METRICS_PUBLIC"] is parsed
     with pytest.raises(config.ConfigError, match="must be true or false"):
         load(tmp_path, METRICS_PUBLIC="yes")

@@ -1,4 +1,4 @@
-"""The log: readable or JSON, with the ids that lines belong together by."""
+"""The service's log: for people or in JSON, with the ids of request and task."""
 
 import json
 import logging
@@ -12,20 +12,20 @@ import log_config
 
 
 @pytest.fixture
-def written(capsys):
-    """Return a function that logs under a configuration and returns the line."""
+def log_line(capsys):
+    """Return a function that logs with a configuration and returns the line."""
 
-    def written(*, production):
+    def log_line(*, production):
         logging.config.dictConfig(log_config.config(production=production))
         logging.getLogger("pkgd.test").warning("it is %s", "so")
         return capsys.readouterr().err
 
-    yield written
+    yield log_line
     logging.getLogger().handlers.clear()
 
 
-def test_production_writes_one_json_object_a_line(written):
-    line = written(production=True)
+def test_production_logs_one_json_object_a_line(log_line):
+    line = log_line(production=True)
 
     assert line.count("\n") == 1
     event = json.loads(line)
@@ -37,12 +37,12 @@ def test_production_writes_one_json_object_a_line(written):
     assert event["time"].endswith("Z")
 
 
-def test_development_writes_for_people(written):
-    assert written(production=False).endswith("WARNING pkgd.test it is so\n")
+def test_development_logs_for_people(log_line):
+    assert log_line(production=False).endswith("WARNING pkgd.test it is so\n")
 
 
 @SQLITE
-def test_a_request_that_changes_something_is_logged_and_a_look_is_not(client, caplog):
+def test_changes_and_errors_are_logged_and_successful_reads_are_not(client, caplog):
     client.get("/api/v1/packages")
     client.post("/api/v1/packages", json={"name": "hello", "version": "1.0.0"})
     client.get("/nope")
@@ -55,7 +55,7 @@ def test_a_request_that_changes_something_is_logged_and_a_look_is_not(client, ca
 
 
 @SQLITE
-def test_a_request_can_be_followed_to_its_task_and_their_log_lines(settings):
+def test_the_log_lines_of_a_request_and_of_its_task_have_their_ids(settings):
     settings |= {"APP_ENV": "production", "WEB_PROCESSES": 1}
     with Service(settings) as service:
         service.command("init-db")

@@ -1,4 +1,4 @@
-"""Garbage: what no package needs goes, what any package needs stays."""
+"""Garbage collection: what no package needs is deleted, what any package needs is kept."""
 
 import os
 import re
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("own_store")
 
 @pytest.fixture
 def gc(app):
-    """Return a function that runs `flask gc` and returns its figures."""
+    """Return a function that runs `flask gc`; it returns generations, roots and bytes."""
 
     def gc(*arguments):
         done = app.test_cli_runner().invoke(args=["gc", *arguments], catch_exceptions=False)
@@ -34,7 +34,7 @@ def path_of(client):
 
 
 @SQLITE
-def test_what_packages_need_is_kept_whatever_their_state(
+def test_the_store_paths_of_all_registered_packages_are_kept(
     activated, downloaded, schedule, gc, path_of, client, pool
 ):
     active, kept = path_of(activated("app", "1.0.0")), path_of(downloaded("hello"))
@@ -51,7 +51,7 @@ def test_what_packages_need_is_kept_whatever_their_state(
 
 
 @SQLITE
-def test_a_dry_run_predicts_what_is_freed_and_changes_nothing(
+def test_a_dry_run_predicts_the_deletions_and_deletes_nothing(
     app, own_store, activated, downloaded, gc, path_of, client
 ):
     app.config["KEEP_GENERATIONS"] = 1
@@ -83,7 +83,9 @@ def test_the_newest_generations_and_the_active_one_are_kept(app, activated, gc, 
     assert client.post("/api/v1/generations/rollback").json["number"] == 4
 
 
-def test_roots_of_packages_that_are_not_in_the_store_go(app, own_store, downloaded, gc, client):
+def test_a_root_of_a_package_that_is_not_registered_is_removed(
+    app, own_store, downloaded, gc, client
+):
     package_id = downloaded()
     root = app.config["DATA_DIR"] / "roots" / f"{package_id + 1}-0"
     nix.add_root(own_store, client.get(f"/api/v1/package/{package_id}").json["store_path"], root)
@@ -96,8 +98,8 @@ def test_roots_of_packages_that_are_not_in_the_store_go(app, own_store, download
 
 
 @pytest.fixture
-def hasty_collector(monkeypatch, tmp_path, own_store):
-    """A nix-build before which, the first time, a collection takes the derivation."""
+def nix_build_after_gc(monkeypatch, tmp_path, own_store):
+    """A nix-build whose first run finds its derivation deleted; the path exists after that run."""
     fake = tmp_path / "bin" / "nix-build"
     fake.parent.mkdir()
     fake.write_text(
@@ -113,14 +115,14 @@ def hasty_collector(monkeypatch, tmp_path, own_store):
 
 
 @SQLITE
-def test_a_collection_between_resolving_and_building_is_made_good(
-    hasty_collector, client, schedule, pool
+def test_a_derivation_that_is_collected_before_its_build_is_made_again(
+    nix_build_after_gc, client, schedule, pool
 ):
     task_id = schedule()
 
     pool.run_one()
 
-    assert hasty_collector.exists()
+    assert nix_build_after_gc.exists()
     assert client.get(f"/api/v1/task/{task_id}").json["status"] == "succeeded"
     log = client.get(f"/api/v1/task/{task_id}/log").text
     assert log.count("resolving hello 2.12.1") == 2

@@ -1,4 +1,4 @@
-"""Retention: old tasks go with their logs, the newest of each package stays."""
+"""Pruning: old tasks are deleted with their logs, the newest of each package is kept."""
 
 import pytest
 from sqlalchemy import func, select, update
@@ -11,7 +11,7 @@ DAY = 86_400
 
 @pytest.fixture
 def ended(app):
-    """Return a function that adds a task with a log which ended so many days ago."""
+    """Return a function that adds a task that ended some days ago, with a log; returns its seq."""
     with app.app_context():
         db.session.add(Package(name="made", version="1.0.0"))
         db.session.commit()
@@ -27,37 +27,38 @@ def ended(app):
         yield ended
 
 
-def left():
+def remaining():
+    """Return the seqs of all tasks."""
     return list(db.session.scalars(select(Task.seq).order_by(Task.seq)))
 
 
-def test_tasks_of_long_ago_are_pruned_with_their_logs(ended):
+def test_old_tasks_are_pruned_with_their_logs(ended):
     ended(31)
     kept = [ended(29), ended(1)]
 
     assert maintenance.prunable(30) == 1
     assert maintenance.prune(30) == 1
 
-    assert left() == kept
+    assert remaining() == kept
     assert db.session.scalar(select(func.count()).select_from(TaskLog)) == 2
 
 
-def test_the_newest_task_of_a_package_stays_however_old(ended):
+def test_the_newest_task_of_a_package_is_kept(ended):
     ended(400)
     newest = ended(399)
 
     assert maintenance.prune(30) == 1
 
-    assert left() == [newest]
+    assert remaining() == [newest]
 
 
-def test_the_task_that_downloaded_a_package_stays(ended):
-    did_it = ended(400, TaskStatus.SUCCEEDED)
+def test_the_task_that_downloaded_a_package_is_kept(ended):
+    succeeded = ended(400, TaskStatus.SUCCEEDED)
     later = [ended(399), ended(1)]
 
     assert maintenance.prune(30) == 1
 
-    assert left() == [did_it, later[1]]
+    assert remaining() == [succeeded, later[1]]
 
 
 def test_a_live_task_is_never_pruned(ended):
@@ -66,7 +67,7 @@ def test_a_live_task_is_never_pruned(ended):
     db.session.commit()
 
     assert maintenance.prune(30) == 0
-    assert left() == [queued]
+    assert remaining() == [queued]
 
 
 def test_many_tasks_are_pruned_in_batches(ended, monkeypatch):
@@ -75,20 +76,20 @@ def test_many_tasks_are_pruned_in_batches(ended, monkeypatch):
         ended(40)
 
     assert maintenance.prune(30) == 5
-    assert left() == [6]
+    assert remaining() == [6]
 
 
-def test_the_pool_prunes(ended, pool):
+def test_the_pool_prunes_when_it_starts(ended, pool):
     ended(31)
     newest = ended(31)
 
     pool.maintain_once()
 
     db.session.rollback()
-    assert left() == [newest]
+    assert remaining() == [newest]
 
 
-def test_prune_can_be_asked_for_and_foretold(app, ended):
+def test_the_command_prune_prints_the_number_of_tasks(app, ended):
     ended(31)
     ended(31)
     command = app.test_cli_runner()

@@ -1,4 +1,4 @@
-"""Reconciliation: statuses are true, whatever happened to profile, store or database."""
+"""Reconciling the database with the profile and the store, whatever has happened to them."""
 
 import os
 import shutil
@@ -16,100 +16,98 @@ pytestmark = pytest.mark.usefixtures("own_store")
 
 
 @pytest.fixture
-def found(app):
-    """Return a function that reconciles, and returns what was found."""
+def run_reconcile(app):
+    """Return a function that reconciles, and returns the sentences about the corrections."""
 
-    def found():
+    def run_reconcile():
         with app.app_context():
             return reconcile()
 
-    return found
+    return run_reconcile
 
 
 def write(app, statement):
+    """Execute a statement in the application's database."""
     with app.app_context():
         db.session.execute(statement)
         db.session.commit()
 
 
-def collect_away(store, path):
-    """Have Nix itself forget a store path, whatever needs it."""
+def delete_by_nix(store, path):
+    """Have Nix delete a store path, even if something needs it."""
     argv = ["nix-store", "--delete", "--ignore-liveness", path]
     subprocess.run(argv, env=dict(store.environ), check=True, capture_output=True)
 
 
-def lose(_store, path):
-    """Remove a store path as a careless person would, behind Nix's back."""
+def remove_from_disk(_store, path):
+    """Delete the files of a store path, which Nix does not notice."""
     subprocess.run(["chmod", "-R", "u+w", path], check=True)
     shutil.rmtree(path)
 
 
-def statuses(client):
-    packages = client.get("/api/v1/packages").json
-    return {f"{package['name']} {package['version']}": package["status"] for package in packages}
-
-
 @SQLITE
-def test_a_sound_service_has_nothing_to_find(client, activated, downloaded, found):
+def test_a_consistent_database_needs_no_correction(activated, downloaded, run_reconcile, statuses):
     activated()
     downloaded("hello")
 
-    assert found() == []
-    assert statuses(client) == {"app 1.0.0": "activated", "hello 2.12.1": "downloaded"}
+    assert run_reconcile() == []
+    assert statuses() == {"app 1.0.0": "activated", "hello 2.12.1": "downloaded"}
 
 
 @SQLITE
-def test_a_service_that_has_just_begun_has_nothing_to_find(own_store, found):
-    assert found() == []
+def test_an_empty_database_without_a_profile_needs_no_correction(own_store, run_reconcile):
+    assert run_reconcile() == []
 
 
 @SQLITE
-def test_a_profile_that_was_removed_holds_nothing(app, client, activated, found):
+def test_without_a_profile_no_package_is_activated(app, activated, run_reconcile, statuses):
     activated()
     app.config["PROFILE"].unlink()
 
-    assert found() == ["app 1.0.0 is not in the profile"]
+    assert run_reconcile() == ["app 1.0.0 is not in the profile"]
 
-    assert statuses(client) == {"app 1.0.0": "downloaded"}
-    assert found() == []
+    assert statuses() == {"app 1.0.0": "downloaded"}
+    assert run_reconcile() == []
 
 
-def test_a_profile_that_was_switched_by_hand_is_believed(app, client, own_store, activated, found):
+def test_a_switch_of_the_profile_by_hand_is_recorded(
+    app, client, own_store, activated, run_reconcile, statuses
+):
     activated("app", "1.0.0")
     activated("app", "2.0.0")
     nix.switch_generation(own_store, app.config["PROFILE"], 1)
 
-    assert found() == [
+    assert run_reconcile() == [
         "the profile was switched to generation 1 by somebody else",
         "app 1.0.0 is in the profile",
         "app 2.0.0 is not in the profile",
     ]
 
-    assert statuses(client) == {"app 1.0.0": "activated", "app 2.0.0": "downloaded"}
+    assert statuses() == {"app 1.0.0": "activated", "app 2.0.0": "downloaded"}
     assert client.post("/api/v1/generations/rollback").json["number"] == 2
 
 
-def test_a_generation_that_was_made_by_hand_is_recorded(
-    app, client, own_store, activated, downloaded, found, tmp_path
+def test_a_generation_made_by_hand_is_recorded(
+    app, client, own_store, activated, downloaded, run_reconcile, tmp_path, statuses
 ):
     activated("app", "1.0.0")
     path = client.get(f"/api/v1/package/{downloaded('hello')}").json["store_path"]
     ours = nix.ProfilePackage("hello", "2.12.1", (path,))
-    other = nix.ProfilePackage("other", "1.0.0", (foreign(own_store, tmp_path),))
+    other = nix.ProfilePackage("other", "1.0.0", (add_foreign(own_store, tmp_path),))
     nix.set_profile(own_store, app.config["PROFILE"], [ours, other], tmp=tmp_path / "tmp")
 
-    assert found()[0] == (
+    assert run_reconcile()[0] == (
         "generation 2 was made by somebody else, of 1 packages, and of other-1.0.0"
     )
 
-    assert statuses(client) == {"app 1.0.0": "downloaded", "hello 2.12.1": "activated"}
+    assert statuses() == {"app 1.0.0": "downloaded", "hello 2.12.1": "activated"}
     newest = client.get("/api/v1/generations").json[0]
     assert (newest["number"], newest["active"]) == (2, True)
     assert newest["changes"][0]["reason"] == "found"
 
 
-def foreign(store, folder):
-    """Add something to the store that no package of ours is."""
+def add_foreign(store, folder):
+    """Add something to the store that is not one of the packages."""
     (folder / "thing").mkdir()
     (folder / "thing" / "thing").write_text("thing")
     argv = ["nix-store", "--add", folder / "thing"]
@@ -117,45 +115,47 @@ def foreign(store, folder):
     return done.stdout.strip()
 
 
-def test_a_generation_that_was_removed_is_forgotten(app, client, own_store, activated, found):
+def test_a_deleted_generation_is_forgotten(
+    app, client, own_store, activated, run_reconcile, generations
+):
     activated("app", "1.0.0")
     activated("app", "2.0.0")
     nix.delete_generations(own_store, app.config["PROFILE"], [1])
 
-    assert found() == ["generations 1 of the profile are gone"]
+    assert run_reconcile() == ["generations 1 of the profile are gone"]
 
     assert [one["number"] for one in client.get("/api/v1/generations").json] == [2]
     assert client.post("/api/v1/generations/rollback").status_code == 404
 
 
 @SQLITE
-def test_a_generation_that_was_made_by_hand_and_lost_is_recorded_as_empty(
-    app, client, own_store, activated, found, tmp_path
+def test_a_generation_made_by_hand_whose_files_are_gone_is_recorded_as_empty(
+    app, client, own_store, activated, run_reconcile, tmp_path, statuses
 ):
     activated("app", "1.0.0")
     profile = app.config["PROFILE"]
-    other = nix.ProfilePackage("other", "1.0.0", (foreign(own_store, tmp_path),))
+    other = nix.ProfilePackage("other", "1.0.0", (add_foreign(own_store, tmp_path),))
     nix.set_profile(own_store, profile, [other], tmp=tmp_path / "tmp")
-    lose(own_store, profile.resolve())
+    remove_from_disk(own_store, profile.resolve())
     nix.switch_generation(own_store, profile, 1)
 
-    assert found() == [
+    assert run_reconcile() == [
         "generation 2 was made by somebody else, of 0 packages, and of what is gone from the store"
     ]
 
     assert client.get("/api/v1/generations").json[0]["packages"] == []
-    assert statuses(client) == {"app 1.0.0": "activated"}
+    assert statuses() == {"app 1.0.0": "activated"}
 
 
 @SQLITE
-@pytest.mark.parametrize("remove", [collect_away, lose])
-def test_a_package_whose_store_path_is_gone_is_created_and_can_be_downloaded_again(
-    client, own_store, downloaded, found, pool, remove
+@pytest.mark.parametrize("remove", [delete_by_nix, remove_from_disk])
+def test_a_package_without_its_store_path_is_created_and_can_be_downloaded_again(
+    client, own_store, downloaded, run_reconcile, pool, remove
 ):
     package_id = downloaded("hello")
     remove(own_store, client.get(f"/api/v1/package/{package_id}").json["store_path"])
 
-    assert found() == ["hello 2.12.1 is no longer in the store"]
+    assert run_reconcile() == ["hello 2.12.1 is no longer in the store"]
 
     package = client.get(f"/api/v1/package/{package_id}").json
     assert (package["status"], package["store_path"]) == ("created", None)
@@ -165,49 +165,51 @@ def test_a_package_whose_store_path_is_gone_is_created_and_can_be_downloaded_aga
     assert os.path.exists(f"{again}/bin/hello")
 
 
-def test_a_profile_that_has_lost_a_package_goes_on_with_the_others(
-    app, client, own_store, activated, found
+def test_a_profile_with_a_package_gone_from_the_store_is_built_of_the_others(
+    app, client, own_store, activated, run_reconcile, statuses
 ):
     path = client.get(f"/api/v1/package/{activated('hello', '2.12.1')}").json["store_path"]
     activated("app", "1.0.0")
-    lose(own_store, path)
+    remove_from_disk(own_store, path)
 
-    assert found() == [
+    assert run_reconcile() == [
         "hello 2.12.1 is no longer in the store",
         "generation 2 had lost a part; generation 3 is built of what is left",
     ]
 
-    assert statuses(client) == {"hello 2.12.1": "created", "app 1.0.0": "activated"}
+    assert statuses() == {"hello 2.12.1": "created", "app 1.0.0": "activated"}
     assert os.listdir(app.config["PROFILE"] / "bin") == ["app"]
-    assert found() == []
+    assert run_reconcile() == []
 
 
 @SQLITE
-@pytest.mark.parametrize("remove", [collect_away, lose])
-def test_a_profile_whose_own_tree_is_gone_is_built_again(
-    app, client, own_store, activated, found, remove
+@pytest.mark.parametrize("remove", [delete_by_nix, remove_from_disk])
+def test_a_profile_whose_own_store_path_is_gone_is_built_again(
+    app, own_store, activated, run_reconcile, remove, statuses
 ):
     activated("app", "1.0.0")
     remove(own_store, app.config["PROFILE"].resolve())
 
-    assert found() == ["generation 1 had lost a part; generation 1 is built of what is left"]
+    assert run_reconcile() == [
+        "generation 1 had lost a part; generation 1 is built of what is left"
+    ]
 
     assert os.listdir(app.config["PROFILE"] / "bin") == ["app"]
-    assert statuses(client) == {"app 1.0.0": "activated"}
+    assert statuses() == {"app 1.0.0": "activated"}
 
 
 @SQLITE
-def test_a_lost_root_is_made_again(app, client, downloaded, own_store, found):
+def test_a_missing_gc_root_is_made_again(app, client, downloaded, own_store, run_reconcile):
     package_id = downloaded()
     root = app.config["DATA_DIR"] / "roots" / f"{package_id}-0"
     root.unlink()
 
-    assert found() == ["hello 2.12.1 had lost its GC root"]
+    assert run_reconcile() == ["hello 2.12.1 had lost its GC root"]
 
     assert str(root.readlink()) == client.get(f"/api/v1/package/{package_id}").json["store_path"]
 
 
-def test_a_database_of_last_week_catches_up_with_the_profile(app, client, activated, found):
+def test_a_restored_older_database_is_brought_up_to_date(app, activated, run_reconcile, statuses):
     activated("app", "1.0.0")
     activated("app", "2.0.0")
     write(app, delete(Change).where(Change.generation == 2))
@@ -216,25 +218,25 @@ def test_a_database_of_last_week_catches_up_with_the_profile(app, client, activa
     for version, status in old.items():
         write(app, update(Package).where(Package.version == version).values(status=status))
 
-    assert "the profile was switched to generation 2 by somebody else" in found()
+    assert "the profile was switched to generation 2 by somebody else" in run_reconcile()
 
-    assert statuses(client) == {"app 1.0.0": "downloaded", "app 2.0.0": "activated"}
-    assert found() == []
+    assert statuses() == {"app 1.0.0": "downloaded", "app 2.0.0": "activated"}
+    assert run_reconcile() == []
 
 
 @SQLITE
-def test_the_pool_reconciles_when_it_starts(app, client, activated, pool, caplog):
+def test_the_pool_reconciles_when_it_starts(app, activated, pool, caplog, statuses):
     activated()
     app.config["PROFILE"].unlink()
 
     pool.maintain_once()
 
     assert "reconciliation: app 1.0.0 is not in the profile" in caplog.text
-    assert statuses(client) == {"app 1.0.0": "downloaded"}
+    assert statuses() == {"app 1.0.0": "downloaded"}
 
 
 @SQLITE
-def test_reconcile_can_be_asked_for(app, activated):
+def test_the_command_reconcile_prints_each_correction(app, activated):
     activated()
     command = app.test_cli_runner()
 

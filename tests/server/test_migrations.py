@@ -1,4 +1,4 @@
-"""Migrations: a database of the first schema, with data, becomes one of today's."""
+"""Migrations: a database with the first schema, and data, is brought up to date."""
 
 import flask_migrate
 import pytest
@@ -15,7 +15,7 @@ COUNT = 1000
 
 @pytest.fixture
 def first_schema(make_app, settings):
-    """An application whose database has the first schema, and data of that time."""
+    """An application whose database has the first schema, with data."""
     app = make_app()
     with app.app_context():
         app.test_cli_runner().invoke(args=["init-db", "--drop", "--yes"], catch_exceptions=False)
@@ -29,7 +29,7 @@ def first_schema(make_app, settings):
             fill(connection, settings["SECRET_KEY"])
     yield app
     with app.app_context():
-        flask_migrate.upgrade()  # the next test on this server counts on it
+        flask_migrate.upgrade()  # the next test uses the same PostgreSQL database
 
 
 def fill(connection, key):
@@ -54,7 +54,7 @@ def fill(connection, key):
             connection.execute(tables.tables[name].insert().values(**row, **columns, **extra))
 
 
-def test_everything_is_there_after_an_upgrade(first_schema):
+def test_an_upgrade_keeps_all_data(first_schema):
     upgraded = first_schema.test_cli_runner().invoke(args=["init-db"], catch_exceptions=False)
 
     assert upgraded.exit_code == 0
@@ -66,13 +66,13 @@ def test_everything_is_there_after_an_upgrade(first_schema):
     assert client.post("/api/v1/package/1/download").status_code == 202
 
 
-def test_the_models_are_what_the_migrations_make(app):
+def test_the_models_match_the_migrations(app):
     with app.app_context():
         flask_migrate.Migrate(app, db, directory=str(MIGRATIONS), render_as_batch=True)
         flask_migrate.check()
 
 
-def test_an_old_schema_is_not_served_in_production(first_schema, make_app):
+def test_a_service_with_an_old_schema_is_not_ready(first_schema, make_app):
     app = make_app(APP_ENV="production", WORKER_THREADS=0)
 
     answer = app.test_client().get("/readyz")

@@ -27,13 +27,13 @@ def app(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def document(app):
-    """The document, as anybody gets it."""
+    """The document, as the API serves it."""
     return app.test_client().get("/openapi.json").json
 
 
 @pytest.fixture(scope="module")
 def operations(document):
-    """The operations by their ids, each with the parameters of its path."""
+    """The operations by id, each with the parameters of its path."""
     return {
         operation["operationId"]: operation
         | {"parameters": path.get("parameters", []) + operation.get("parameters", [])}
@@ -44,14 +44,14 @@ def operations(document):
 
 
 def resolved(document, part):
-    """Return what a part of the document refers to, or itself."""
+    """Return the part of the document that `part` refers to, or `part` itself."""
     for name in part.get("$ref", "").split("/")[1:]:
         document = document[name]
     return document if "$ref" in part else part
 
 
 def answers(document, operation):
-    """Return the answers of an operation by their status."""
+    """Return the answers of an operation, by status."""
     return {
         int(status): resolved(document, answer) for status, answer in operation["responses"].items()
     }
@@ -72,8 +72,8 @@ def examples(part):
 
 
 def conforms(document, value, schema):
-    """Tell whether a value is as a schema of the document says."""
-    # what the schema refers to is then where it says
+    """Tell whether a value is valid under a schema of the document."""
+    # The schema refers to the components.
     whole = schema | {"components": document["components"]}
     return OAS31Validator(whole, format_checker=OAS31Validator.FORMAT_CHECKER).is_valid(value)
 
@@ -90,11 +90,11 @@ def test_every_route_is_in_the_document(app, operations):
     assert operations.keys() <= routes
 
 
-def test_every_operation_says_what_it_is(operations):
+def test_every_operation_has_a_summary_and_a_tag(operations):
     assert all(operation["summary"] and operation["tags"] for operation in operations.values())
 
 
-def test_every_parameter_says_what_it_is(operations):
+def test_every_parameter_has_a_description_and_an_example(operations):
     parameters = [one for operation in operations.values() for one in operation["parameters"]]
 
     assert all(one["description"] for one in parameters)
@@ -116,7 +116,7 @@ def test_every_body_has_an_example_and_a_schema(document, operations):
     assert all(content.keys() & {"example", "examples"} for content in contents)
 
 
-def test_every_example_is_as_its_schema_says(document):
+def test_every_example_is_valid_under_its_schema(document):
     found = list(examples(document))
     problem = document["components"]["schemas"]["Problem"]
     found += [(one["value"], problem) for one in document["components"]["examples"].values()]
@@ -125,13 +125,13 @@ def test_every_example_is_as_its_schema_says(document):
     assert [example for example, schema in found if not conforms(document, example, schema)] == []
 
 
-def test_every_answer_tells_the_id_of_its_request(document, operations):
+def test_every_answer_documents_the_request_id(document, operations):
     for operation in operations.values():
         for answer in answers(document, operation).values():
             assert "X-Request-ID" in answer["headers"]
 
 
-def test_every_refusal_is_a_problem(document, operations):
+def test_every_error_is_a_problem_document(document, operations):
     for operation in operations.values():
         refusals = [one for status, one in answers(document, operation).items() if status >= 400]
         assert all(one["content"].keys() == {"application/problem+json"} for one in refusals)
@@ -147,7 +147,7 @@ def test_every_refusal_is_a_problem(document, operations):
         ("tasks_show", "Retry-After"),
     ],
 )
-def test_the_headers_of_a_success_are_told(document, operations, operation, header):
+def test_the_headers_of_a_success_are_documented(document, operations, operation, header):
     success = min(answers(document, operations[operation]))
 
     assert header in operations[operation]["responses"][str(success)]["headers"]
@@ -156,18 +156,18 @@ def test_the_headers_of_a_success_are_told(document, operations, operation, head
 @pytest.mark.parametrize(
     ("status", "header"), [(401, "WWW-Authenticate"), (429, "Retry-After"), (503, "Retry-After")]
 )
-def test_the_headers_of_a_refusal_are_told(document, operations, status, header):
+def test_the_headers_of_an_error_are_documented(document, operations, status, header):
     assert header in answers(document, operations["packages_create"])[status]["headers"]
 
 
-def test_every_error_has_an_example_that_says_what_it_means_and_what_to_do(document):
+def test_every_error_has_an_example_with_its_meaning_and_a_hint(document):
     examples = document["components"]["examples"]
 
     assert examples.keys() == errors.documented().keys()
     assert all(one["summary"] and one["description"] for one in examples.values())
 
 
-def test_every_code_that_a_task_can_fail_with_is_told(document):
+def test_every_code_of_a_failed_task_is_documented(document):
     told = document["components"]["schemas"]["TaskError"]["properties"]["code"]["description"]
 
     assert {code for code in error_codes() if f"`{code}`" in told} == error_codes().keys()
@@ -177,12 +177,12 @@ def test_every_code_that_a_task_can_fail_with_is_told(document):
     ("operation", "scope"),
     [("packages_index", "read"), ("packages_create", "operate"), ("tokens_index", "admin")],
 )
-def test_the_scope_that_is_needed_is_told(operations, operation, scope):
+def test_the_required_scope_is_documented(operations, operation, scope):
     assert f"scope `{scope}`" in operations[operation]["description"]
     assert operations[operation]["security"] == [{"bearer": []}, {"token": []}]
 
 
-def test_what_needs_no_token_says_so(operations):
+def test_the_operations_without_a_token_are_documented(operations):
     free = {name for name, operation in operations.items() if operation["security"] == []}
 
     assert free == {
@@ -191,7 +191,7 @@ def test_what_needs_no_token_says_so(operations):
     }
 
 
-def test_links_lead_to_operations_that_take_what_they_bring(document, operations):
+def test_links_name_parameters_of_their_operations(document, operations):
     links = [
         link
         for operation in operations.values()
@@ -208,7 +208,7 @@ def test_links_lead_to_operations_that_take_what_they_bring(document, operations
 @pytest.mark.parametrize(
     "name", ["hello", "a", "a" * 51, "_x", "1a", "a b", "a\n", "ab.c+d-e", "é" * 3]
 )
-def test_the_rule_of_a_name_is_the_one_that_is_applied(name):
+def test_the_documented_rule_of_a_name_is_the_applied_one(name):
     told = re.fullmatch(NAME_RULE.rstrip("$"), name) and 2 <= len(name) <= 50
 
     assert bool(told) == (PackageInSchema().validate({"name": name, "version": "1.0.0"}) == {})
@@ -221,24 +221,23 @@ def test_the_rule_of_a_name_is_the_one_that_is_applied(name):
         *("1.2.3+b", "1.2.3+", "1.2.3-a+b.0", "v1.2.3", "1.2.3\n", "1.2.3-é", "1.2.3-a..b"),
     ],
 )
-def test_the_rule_of_a_version_is_the_one_that_is_applied(version):
+def test_the_documented_rule_of_a_version_is_the_applied_one(version):
     told = re.fullmatch(VERSION_RULE.rstrip("$"), version)
 
     assert bool(told) == (PackageInSchema().validate({"name": "hello", "version": version}) == {})
 
 
-def test_the_document_is_made_when_it_is_first_asked_for(tmp_path):
+def test_the_document_is_built_once(tmp_path, monkeypatch):
     app = create_app({"DATA_DIR": tmp_path})
-
     first = app.test_client().get("/openapi.json")
-    assert (
-        app.test_client().get("/openapi.json").data
-        == first.data
-        == services.get(ApiDocument, app).text.encode()
-    )
+
+    monkeypatch.setattr("openapi.build", None)
+    second = app.test_client().get("/openapi.json")
+
+    assert first.data == second.data == services.get(ApiDocument, app).text.encode()
 
 
-def test_the_document_is_the_same_in_whatever_order_the_routes_come(document, tmp_path):
+def test_the_order_of_the_blueprints_changes_only_the_order_of_tags(document, tmp_path):
     app = create_app({"DATA_DIR": tmp_path})
     app.blueprints = dict(reversed(app.blueprints.items()))
 

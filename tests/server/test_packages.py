@@ -1,9 +1,9 @@
-"""Packages over the API: registering, listing, looking up, scheduling downloads."""
+"""The routes of packages: registering, listing, scheduling downloads, forgetting."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support import bearing
+from support import SQLITE, bearing
 
 from models import PackageStatus
 
@@ -21,8 +21,8 @@ CREATED = {
 }
 
 
-def times_removed(document):
-    """Return the document without the two fields that no test can foresee."""
+def without_times(document):
+    """Return the document without its two times."""
     times = {"created_at", "updated_at"}
     assert all(document[name].endswith("Z") for name in times)
     return {name: value for name, value in document.items() if name not in times}
@@ -33,11 +33,11 @@ def test_a_package_is_registered(client):
 
     assert answer.status_code == 201
     assert answer.headers["Location"] == "/api/v1/package/1"
-    assert times_removed(answer.json) == CREATED
+    assert without_times(answer.json) == CREATED
     assert client.get("/api/v1/package/1").json == answer.json
 
 
-def test_a_name_and_version_is_registered_once(client, register):
+def test_a_version_is_registered_once(client, register):
     register()
 
     answer = client.post("/api/v1/packages", json={"name": "hello", "version": "2.12.1"})
@@ -70,7 +70,7 @@ def test_a_name_and_version_is_registered_once(client, register):
         (None, {"name", "version"}),
     ],
 )
-def test_what_is_no_package_is_refused_by_field(client, body, fields):
+def test_invalid_fields_are_named_and_register_nothing(client, body, fields):
     answer = client.post("/api/v1/packages", json=body)
 
     assert answer.status_code == 422
@@ -81,13 +81,13 @@ def test_what_is_no_package_is_refused_by_field(client, body, fields):
 
 @pytest.mark.parametrize("name", ["ab", "_x", "gtk+3.0", "python3Packages.requests", "a" * 50])
 @pytest.mark.parametrize("version", ["0.0.0", "1.2.3-rc.1+build.5", "9" * 50 + ".0.0"])
-def test_every_name_and_version_within_the_rules_is_taken(client, name, version):
+def test_every_valid_name_and_version_is_accepted(client, name, version):
     answer = client.post("/api/v1/packages", json={"name": name, "version": version})
 
     assert (answer.status_code, answer.json["name"]) == (201, name)
 
 
-def test_of_many_registering_the_same_at_once_one_succeeds(app, client):
+def test_of_many_equal_registrations_at_once_one_succeeds(app, client):
     def post(_):
         one = bearing(app, client.secret)
         return one.post("/api/v1/packages", json={"name": "hello", "version": "1.0.0"}).status_code
@@ -98,7 +98,7 @@ def test_of_many_registering_the_same_at_once_one_succeeds(app, client):
     assert sorted(statuses) == [201] + [409] * 49
 
 
-def test_of_many_scheduling_the_same_at_once_all_get_one_task(app, client, register):
+def test_many_equal_downloads_at_once_share_one_task(app, client, register):
     package_id = register()
 
     def post(_):
@@ -112,7 +112,7 @@ def test_of_many_scheduling_the_same_at_once_all_get_one_task(app, client, regis
     assert client.get("/api/v1/tasks").headers["X-Total-Count"] == "1"
 
 
-def test_scheduling_shows_on_the_package(client, register):
+def test_a_package_shows_its_scheduled_task(client, register):
     package_id = register()
 
     answer = client.post(f"/api/v1/package/{package_id}/download")
@@ -133,7 +133,7 @@ def test_a_failed_download_can_be_scheduled_again(client, schedule, pool):
     assert again.json["task_id"] != first
 
 
-def test_a_downloaded_package_names_the_task_that_did_it(client, downloaded):
+def test_a_download_of_a_downloaded_package_names_the_task_that_did_it(client, downloaded):
     package_id = downloaded()
     done = client.get(f"/api/v1/package/{package_id}").json["task"]["id"]
 
@@ -151,7 +151,7 @@ def test_an_unknown_package_is_not_found(client, path):
     assert answer.json["detail"] == "there is no package 7"
 
 
-def test_pages_follow_one_another_to_the_end(client, add_packages):
+def test_the_links_lead_through_all_pages(client, add_packages):
     add_packages(5)
 
     pages, url = [], "/api/v1/packages?limit=2"
@@ -166,9 +166,8 @@ def test_pages_follow_one_another_to_the_end(client, add_packages):
 
 def test_packages_are_filtered_by_name_and_status(client, add_packages):
     add_packages(3)
-    many_of_status = {"status": "created", "name": "made-1", "limit": 1}
 
-    found = client.get("/api/v1/packages", query_string=many_of_status)
+    found = client.get("/api/v1/packages?status=created&name=made-1&limit=1")
 
     assert [package["name"] for package in found.json] == ["made-1"]
     assert found.headers["X-Total-Count"] == "1"
@@ -191,16 +190,44 @@ def test_a_filter_is_kept_in_the_link_to_the_next_page(client, add_packages):
         *("after=-1", "after=2147483648", "status=lost", "colour=red"),
     ],
 )
-def test_a_query_that_makes_no_sense_is_refused(client, query):
+def test_an_invalid_query_is_refused(client, query):
     answer = client.get(f"/api/v1/packages?{query}")
 
     assert answer.status_code == 422
     assert list(answer.json["errors"]) == [query.partition("=")[0]]
 
 
-def test_packages_outlive_the_application(make_app, client, register):
+def test_packages_are_there_after_a_restart(make_app, client, register):
     register()
 
     restarted = bearing(make_app(), client.secret)
 
     assert restarted.get("/api/v1/package/1").json["status"] == PackageStatus.CREATED
+
+
+@SQLITE
+def test_a_forgotten_package_has_no_tasks_and_no_gc_roots(app, client, downloaded):
+    package_id = downloaded()
+    assert len(list((app.config["DATA_DIR"] / "roots").iterdir())) == 1
+
+    answer = client.delete(f"/api/v1/package/{package_id}")
+
+    assert (answer.status_code, answer.json) == (200, {})
+    assert client.get(f"/api/v1/package/{package_id}").status_code == 404
+    assert client.get("/api/v1/tasks").json == []
+    assert list((app.config["DATA_DIR"] / "roots").iterdir()) == []
+
+
+def test_an_active_package_can_not_be_forgotten(client, activated, statuses):
+    answer = client.delete(f"/api/v1/package/{activated()}")
+
+    assert (answer.status_code, answer.json["detail"]) == (409, "app 1.0.0 is activated")
+    assert statuses() == {"app 1.0.0": "activated"}
+
+
+def test_a_package_with_a_live_task_can_not_be_forgotten(client, schedule):
+    schedule()
+
+    answer = client.delete("/api/v1/package/1")
+
+    assert (answer.status_code, answer.json["detail"]) == (409, "hello 2.12.1 is downloading")

@@ -1,7 +1,6 @@
-"""The profile: activation, replacement, collisions, generations and the way back."""
+"""The profile: activating, replacing, collisions, dry runs, and the operator's check."""
 
 import fcntl
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,45 +11,15 @@ import services
 from worker import Pool
 
 
-@pytest.fixture
-def profile(app):
-    """The profile's path."""
-    return app.config["PROFILE"]
-
-
-def run(profile, program="app"):
-    """Run a program of the profile and return what it prints."""
-    done = subprocess.run([profile / "bin" / program], check=True, capture_output=True, text=True)
-    return done.stdout.strip()
-
-
-def statuses(client):
-    """Return every package's status, by name and version."""
-    packages = client.get("/api/v1/packages").json
-    return {f"{package['name']} {package['version']}": package["status"] for package in packages}
-
-
-def generations(client):
-    """Return each generation's number, newest first, with what it holds and why."""
-    return [
-        (
-            generation["number"],
-            [f"{package['name']} {package['version']}" for package in generation["packages"]],
-            [change["reason"] for change in generation["changes"]],
-        )
-        for generation in client.get("/api/v1/generations").json
-    ]
-
-
 @SQLITE
-def test_an_activated_package_runs_from_the_profile(client, activated, profile):
+def test_an_activated_package_runs_from_the_profile(activated, statuses, run_program):
     activated("hello", "2.12.1")
 
-    assert "Hello" in run(profile, "hello")
-    assert statuses(client) == {"hello 2.12.1": "activated"}
+    assert "Hello" in run_program("hello")
+    assert statuses() == {"hello 2.12.1": "activated"}
 
 
-def test_what_is_not_downloaded_is_not_activated(client, register, profile):
+def test_a_package_that_is_not_downloaded_can_not_be_activated(client, register, profile):
     answer = client.post(f"/api/v1/package/{register()}/activate")
 
     assert answer.status_code == 409
@@ -59,28 +28,28 @@ def test_what_is_not_downloaded_is_not_activated(client, register, profile):
     assert not profile.exists()
 
 
-def test_another_version_replaces_the_first(client, activated, profile):
+def test_a_second_version_replaces_the_first(activated, statuses, generations, run_program):
     activated("app", "1.0.0")
     activated("app", "2.0.0")
 
-    assert run(profile) == "app 2.0.0"
-    assert statuses(client) == {"app 1.0.0": "downloaded", "app 2.0.0": "activated"}
-    assert generations(client) == [
+    assert run_program() == "app 2.0.0"
+    assert statuses() == {"app 1.0.0": "downloaded", "app 2.0.0": "activated"}
+    assert generations() == [
         (2, ["app 2.0.0"], ["replace"]),
         (1, ["app 1.0.0"], ["activate"]),
     ]
 
 
-def test_activating_again_is_a_success_that_changes_nothing(client, activated):
+def test_activating_an_active_package_succeeds_and_changes_nothing(client, activated, generations):
     package_id = activated()
 
     answer = client.post(f"/api/v1/package/{package_id}/activate")
 
     assert (answer.status_code, answer.json) == (200, {"status": "activated"})
-    assert len(generations(client)) == 1
+    assert len(generations()) == 1
 
 
-def test_a_deactivated_package_leaves_the_profile(client, activated, profile):
+def test_a_deactivated_package_leaves_the_profile(client, activated, profile, generations):
     activated("hello", "2.12.1")
     package_id = activated()
 
@@ -88,19 +57,21 @@ def test_a_deactivated_package_leaves_the_profile(client, activated, profile):
 
     assert (answer.status_code, answer.json) == (200, {"status": "downloaded"})
     assert [path.name for path in (profile / "bin").iterdir()] == ["hello"]
-    assert generations(client)[0] == (3, ["hello 2.12.1"], ["deactivate"])
+    assert generations()[0] == (3, ["hello 2.12.1"], ["deactivate"])
 
 
 @SQLITE
-def test_deactivating_what_is_not_active_changes_nothing(client, downloaded):
+def test_deactivating_an_inactive_package_succeeds_and_changes_nothing(
+    client, downloaded, generations
+):
     answer = client.post(f"/api/v1/package/{downloaded()}/deactivate")
 
     assert (answer.status_code, answer.json) == (200, {"status": "downloaded"})
-    assert generations(client) == []
+    assert generations() == []
 
 
 @SQLITE
-def test_every_output_to_install_is_in_the_profile(activated, profile):
+def test_the_profile_has_every_output_to_install(activated, profile):
     activated("parted", "1.0.0")
 
     assert (profile / "bin" / "parted").exists()
@@ -108,7 +79,9 @@ def test_every_output_to_install_is_in_the_profile(activated, profile):
 
 
 @SQLITE
-def test_two_packages_with_the_same_file_do_not_go_together(client, activated, downloaded, profile):
+def test_two_packages_with_the_same_file_can_not_both_be_active(
+    client, activated, downloaded, statuses, run_program
+):
     activated("clash-one", "1.0.0")
     second = downloaded("clash-two", "1.0.0")
 
@@ -118,12 +91,12 @@ def test_two_packages_with_the_same_file_do_not_go_together(client, activated, d
     assert answer.json["type"] == "urn:pkgd:problem:collision"
     for part in ("clash-one 1.0.0", "clash-two 1.0.0", "bin/clash"):
         assert part in answer.json["detail"]
-    assert run(profile, "clash") == "clash-one 1.0.0"
-    assert statuses(client) == {"clash-one 1.0.0": "activated", "clash-two 1.0.0": "downloaded"}
+    assert run_program("clash") == "clash-one 1.0.0"
+    assert statuses() == {"clash-one 1.0.0": "activated", "clash-two 1.0.0": "downloaded"}
 
 
 @SQLITE
-def test_an_activation_that_nix_fails_changes_nothing(
+def test_an_activation_during_which_nix_fails_changes_nothing(
     replace_program, client, activated, downloaded, profile
 ):
     activated("app", "1.0.0")
@@ -139,7 +112,9 @@ def test_an_activation_that_nix_fails_changes_nothing(
     assert client.get(f"/api/v1/package/{package_id}").json["status"] == "downloaded"
 
 
-def test_packages_activated_at_once_are_all_in_the_profile(app, client, downloaded, profile):
+def test_packages_activated_at_once_are_all_in_the_profile(
+    app, client, downloaded, profile, statuses
+):
     ids = [downloaded(f"tool-{n}", "1.0.0") for n in range(20)]
 
     def activate(package_id):
@@ -150,79 +125,11 @@ def test_packages_activated_at_once_are_all_in_the_profile(app, client, download
         assert set(threads.map(activate, ids)) == {200}
 
     assert len(list((profile / "bin").iterdir())) == 20
-    assert set(statuses(client).values()) == {"activated"}
-
-
-def test_a_switch_brings_a_generation_back(client, activated, profile):
-    activated("app", "1.0.0")
-    activated("app", "2.0.0")
-
-    answer = client.post("/api/v1/generation/1/activate")
-
-    assert answer.status_code == 200
-    assert (answer.json["number"], answer.json["active"]) == (1, True)
-    assert [change["reason"] for change in answer.json["changes"]] == ["switch", "activate"]
-    assert run(profile) == "app 1.0.0"
-    assert statuses(client) == {"app 1.0.0": "activated", "app 2.0.0": "downloaded"}
+    assert set(statuses().values()) == {"activated"}
 
 
 @SQLITE
-def test_a_switch_to_the_active_generation_changes_nothing(client, activated):
-    activated()
-
-    assert client.post("/api/v1/generation/1/activate").status_code == 200
-
-    assert generations(client) == [(1, ["app 1.0.0"], ["activate"])]
-
-
-def test_a_rollback_goes_to_what_was_active_before_not_to_the_number_below(
-    client, activated, profile
-):
-    activated("app", "1.0.0")
-    activated("app", "2.0.0")
-    client.post("/api/v1/generation/1/activate")
-
-    answer = client.post("/api/v1/generations/rollback")
-
-    assert (answer.status_code, answer.json["number"]) == (200, 2)
-    assert run(profile) == "app 2.0.0"
-    assert answer.json["changes"][0]["reason"] == "rollback"
-
-
-def test_a_generation_tells_who_asked_for_it(app, client, activated):
-    activated()
-    robot = client.post("/api/v1/tokens", json={"name": "robot", "scope": "operate"}).json
-    bearing(app, robot["token"]).post("/api/v1/package/1/deactivate")
-
-    newest, first = client.get("/api/v1/generations").json
-
-    assert (newest["changes"][0]["by"], first["changes"][0]["by"]) == ("robot", "token 1")
-    assert newest["changes"][0]["at"] >= first["changes"][0]["at"]
-    assert first["packages"][0]["store_path"].endswith("-app-1.0.0")
-
-
-@pytest.mark.parametrize("path", ["generation/7/activate", "generations/rollback"])
-def test_a_generation_that_never_was_is_not_found(client, activated, path):
-    activated()
-
-    answer = client.post(f"/api/v1/{path}")
-
-    assert answer.status_code == 404
-    assert answer.json["type"] == "urn:pkgd:problem:no-such-generation"
-
-
-def test_pages_of_generations_follow_one_another(client, activated):
-    for n in range(3):
-        activated(f"tool-{n}", "1.0.0")
-
-    first = client.get("/api/v1/generations?limit=2")
-    second = client.get(first.headers["Link"].partition(">")[0].removeprefix("<"))
-
-    assert [one["number"] for one in first.json + second.json] == [3, 2, 1]
-
-
-@SQLITE
-def test_a_dry_run_tells_what_would_change_and_changes_nothing(client, activated, downloaded):
+def test_a_dry_run_lists_the_changes_and_makes_none(client, activated, downloaded, generations):
     first = activated("app", "1.0.0")
     second = downloaded("app", "2.0.0")
 
@@ -236,11 +143,11 @@ def test_a_dry_run_tells_what_would_change_and_changes_nothing(client, activated
         "removed": [{"id": first, "name": "app", "version": "1.0.0"}],
         "replaced": [{"name": "app", "old": "1.0.0", "new": "2.0.0"}],
     }
-    assert generations(client) == [(1, ["app 1.0.0"], ["activate"])]
+    assert generations() == [(1, ["app 1.0.0"], ["activate"])]
 
 
 @SQLITE
-def test_a_dry_run_of_what_is_active_adds_nothing(client, activated):
+def test_a_dry_run_of_an_active_package_adds_nothing(client, activated):
     answer = client.post(f"/api/v1/package/{activated()}/activate?dry_run=true")
 
     assert (answer.json["added"], answer.json["closure_size_change"]) == ([], 0)
@@ -257,7 +164,7 @@ def test_a_dry_run_on_an_empty_profile_adds_the_whole_closure(client, downloaded
 
 
 @SQLITE
-def test_a_dry_run_finds_a_collision(client, activated, downloaded):
+def test_a_dry_run_reports_a_collision(client, activated, downloaded):
     activated("clash-one", "1.0.0")
     second = downloaded("clash-two", "1.0.0")
 
@@ -268,7 +175,7 @@ def test_a_dry_run_finds_a_collision(client, activated, downloaded):
 
 @pytest.fixture
 def check(tmp_path, settings):
-    """The operator's check: it refuses a generation that has app 2.0.0."""
+    """A PROFILE_CHECK that fails for a generation that has app 2.0.0."""
     script = tmp_path / "check"
     script.write_text('#!/bin/sh\n"$2"/bin/app\necho "$1"\n! "$2"/bin/app | grep -q 2.0.0\n')
     script.chmod(0o755)
@@ -277,7 +184,9 @@ def check(tmp_path, settings):
 
 
 @SQLITE
-def test_a_change_that_the_check_refuses_is_undone(check, client, activated, downloaded, profile):
+def test_a_change_that_fails_the_check_is_undone(
+    check, client, activated, downloaded, statuses, generations, run_program
+):
     activated("app", "1.0.0")
     second = downloaded("app", "2.0.0")
 
@@ -286,24 +195,26 @@ def test_a_change_that_the_check_refuses_is_undone(check, client, activated, dow
     assert answer.status_code == 409
     assert answer.json["type"] == "urn:pkgd:problem:check-failed"
     assert "exit code 1: app 2.0.0\nsmoke test" in answer.json["detail"]
-    assert run(profile) == "app 1.0.0"
-    assert statuses(client) == {"app 1.0.0": "activated", "app 2.0.0": "downloaded"}
-    assert generations(client) == [(1, ["app 1.0.0"], ["activate"])]
+    assert run_program() == "app 1.0.0"
+    assert statuses() == {"app 1.0.0": "activated", "app 2.0.0": "downloaded"}
+    assert generations() == [(1, ["app 1.0.0"], ["activate"])]
 
 
 @SQLITE
-def test_a_first_generation_that_the_check_refuses_leaves_no_profile(
-    check, client, downloaded, profile
+def test_a_first_generation_that_fails_the_check_leaves_no_profile(
+    check, client, downloaded, profile, generations
 ):
     package_id = downloaded("app", "2.0.0")
 
     assert client.post(f"/api/v1/package/{package_id}/activate").status_code == 409
 
     assert not profile.is_symlink()
-    assert generations(client) == []
+    assert generations() == []
 
 
-def test_a_switch_that_the_check_refuses_is_undone(make_app, check, client, activated, profile):
+def test_a_switch_that_fails_the_check_is_undone(
+    make_app, check, client, activated, generations, run_program
+):
     lenient = bearing(make_app(PROFILE_CHECK=""), client.secret)
     for version in ("1.0.0", "2.0.0"):
         package_id = client.post("/api/v1/packages", json={"name": "app", "version": version}).json
@@ -314,12 +225,12 @@ def test_a_switch_that_the_check_refuses_is_undone(make_app, check, client, acti
 
     assert client.post("/api/v1/generation/2/activate").status_code == 409
 
-    assert run(profile) == "app 1.0.0"
-    assert [number for number, *_ in generations(client)] == [2, 1]
+    assert run_program() == "app 1.0.0"
+    assert [number for number, *_ in generations()] == [2, 1]
 
 
 @SQLITE
-def test_a_check_that_cannot_be_run_refuses(settings, client, downloaded, profile):
+def test_a_check_that_can_not_be_run_has_failed(settings, client, downloaded, profile):
     client.application.config["PROFILE_CHECK"] = "no-such-program"
 
     answer = client.post(f"/api/v1/package/{downloaded()}/activate")
@@ -327,47 +238,6 @@ def test_a_check_that_cannot_be_run_refuses(settings, client, downloaded, profil
     assert answer.status_code == 409
     assert "no-such-program is not on PATH" in answer.json["detail"]
     assert not profile.is_symlink()
-
-
-@SQLITE
-def test_a_forgotten_package_leaves_its_store_path_to_the_collector(app, client, downloaded):
-    package_id = downloaded()
-    assert len(list((app.config["DATA_DIR"] / "roots").iterdir())) == 1
-
-    answer = client.delete(f"/api/v1/package/{package_id}")
-
-    assert (answer.status_code, answer.json) == (200, {})
-    assert client.get(f"/api/v1/package/{package_id}").status_code == 404
-    assert client.get("/api/v1/tasks").json == []
-    assert list((app.config["DATA_DIR"] / "roots").iterdir()) == []
-
-
-def test_an_active_package_is_not_forgotten(client, activated):
-    answer = client.delete(f"/api/v1/package/{activated()}")
-
-    assert (answer.status_code, answer.json["detail"]) == (409, "app 1.0.0 is activated")
-    assert statuses(client) == {"app 1.0.0": "activated"}
-
-
-def test_a_package_on_its_way_is_not_forgotten(client, schedule):
-    schedule()
-
-    answer = client.delete("/api/v1/package/1")
-
-    assert (answer.status_code, answer.json["detail"]) == (409, "hello 2.12.1 is downloading")
-
-
-def test_a_switch_brings_a_forgotten_package_back(app, client, activated, profile):
-    activated("app", "1.0.0")
-    activated("app", "2.0.0")
-    client.delete("/api/v1/package/1")
-
-    assert client.post("/api/v1/generation/1/activate").status_code == 200
-
-    assert run(profile) == "app 1.0.0"
-    assert statuses(client) == {"app 1.0.0": "activated", "app 2.0.0": "downloaded"}
-    assert (app.config["DATA_DIR"] / "roots" / "3-0").is_symlink()
-    assert client.get("/api/v1/package/3").json["closure_size"] > 0
 
 
 @SQLITE
@@ -381,7 +251,7 @@ def test_a_switch_brings_a_forgotten_package_back(app, client, activated, profil
         ("POST", "generations/rollback"),
     ],
 )
-def test_a_request_waits_for_its_turn_only_so_long(
+def test_a_request_that_waits_too_long_for_its_turn_is_a_503(
     app, client, activated, monkeypatch, method, path
 ):
     activated()

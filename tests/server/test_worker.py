@@ -1,20 +1,24 @@
-"""The worker pool a step at a time: what its tasks wait for, and what becomes of them."""
+"""The worker pool: what tasks wait for, how they end, and the holders of leases."""
 
 import os
 import subprocess
+import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 import figures
 import pytest
 from sandbox import sandboxed_store
+from service import ROOT
+from sqlalchemy.exc import OperationalError
 from support import CATALOGS, SQLITE, until
 
 import nix
 import services
 import task_queue
 from models import Package, db
-from worker import Pool
+from worker import Holder, Pool, dead_holders, remove_dead_holders
 
 pytestmark = pytest.mark.usefixtures("recipes")
 
@@ -22,7 +26,7 @@ ENDLESS = "echo started; while :; do sleep 0.1; done"
 
 
 @SQLITE
-def test_without_room_on_the_disk_tasks_wait_and_say_why(app, schedule, pool, get_task):
+def test_tasks_wait_for_free_disk_space_and_show_the_reason(app, schedule, pool, get_task):
     app.config["MIN_FREE_BYTES"] = 2**60
     task_id = schedule()
 
@@ -34,7 +38,7 @@ def test_without_room_on_the_disk_tasks_wait_and_say_why(app, schedule, pool, ge
     assert f"has less than {2**60} bytes free; tasks wait" in task["waiting"]
 
 
-def test_with_room_again_tasks_go_on(app, schedule, pool, get_task):
+def test_tasks_go_on_when_the_disk_has_space_again(app, schedule, pool, get_task):
     app.config["MIN_FREE_BYTES"] = 2**60
     task_id = schedule()
     pool.maintain_once()
@@ -55,7 +59,7 @@ def test_without_nix_tasks_wait_and_say_why(
     task_id = schedule()
 
     assert not pool.run_one()
-    with suppress(nix.NixMissing):  # what there is to reconcile waits as well
+    with suppress(nix.NixMissing):  # the reconciliation of a start needs Nix, too
         pool.maintain_once()
 
     assert get_task(task_id)["waiting"] == f"{program} is not on PATH"
@@ -71,7 +75,7 @@ def test_without_nix_tasks_wait_and_say_why(
 
 
 @SQLITE
-def test_nix_that_goes_missing_meanwhile_costs_no_attempt(programs, replace_program, run_task):
+def test_an_attempt_during_which_nix_disappears_does_not_count(programs, replace_program, run_task):
     replace_program("nix-instantiate", f'rm {programs}/nix-build; exec $real "$@"')
 
     task = run_task("hello", "2.12.1")
@@ -95,7 +99,7 @@ def test_when_nix_crashes_three_times_the_task_is_lost(
     figures.keep("nix-build ended by SIGSEGV", database_url, "3 attempts", "failed with `lost`")
 
 
-def test_a_stop_puts_the_task_back_and_ends_its_build(
+def test_a_stop_requeues_the_task_and_ends_its_build(
     recipes, start_build, pool, get_task, read_log
 ):
     task_id, thread = start_build(recipes.add_watched("endless", ENDLESS))
@@ -110,8 +114,8 @@ def test_a_stop_puts_the_task_back_and_ends_its_build(
 
 
 @SQLITE
-@pytest.mark.skipif(os.geteuid() != 0, reason="a store elsewhere needs root's rights to build")
-def test_builds_go_to_the_machines_in_builders(make_app, tmp_path):
+@pytest.mark.skipif(os.geteuid() != 0, reason="building in another store needs root")
+def test_builds_run_on_the_machines_in_builders(make_app, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     app = make_app(
         BUILDERS=f"ssh-ng://localhost?remote-store={elsewhere} builtin",
@@ -137,20 +141,20 @@ def queue(name):
     return package
 
 
-def test_what_a_dead_pool_held_runs_again_at_once(app, make_app, schedule, pool, get_task):
+def test_a_task_of_a_dead_pool_runs_again_before_its_lease_ends(
+    app, holders, schedule, pool, get_task
+):
     task_id = schedule()
-    dead = services.get(Pool, make_app())
     with app.app_context():
-        assert task_queue.claim(dead.holder_id, 30)
-    dead._holder._file.close()
+        assert task_queue.claim(dead_holder(holders), lease_seconds=600)
 
     pool.start()
 
-    task = until(lambda: get_task(task_id)["status"] == "succeeded" and get_task(task_id), 10)
-    assert task["attempt"] == 2
+    until(lambda: get_task(task_id)["status"] == "succeeded")
+    assert get_task(task_id)["attempt"] == 2
 
 
-def test_what_a_living_pool_holds_is_left_to_it(app, make_app, schedule, pool, get_task):
+def test_a_task_of_a_running_pool_is_not_requeued(app, make_app, schedule, pool, get_task):
     task_id = schedule()
     living = services.get(Pool, make_app())
     with app.app_context():
@@ -162,7 +166,7 @@ def test_what_a_living_pool_holds_is_left_to_it(app, make_app, schedule, pool, g
 
 
 @SQLITE
-def test_what_a_killed_process_has_left_of_a_cancelled_task_is_ended(
+def test_processes_of_a_killed_worker_are_ended_once_their_task_is_cancelled(
     app, client, schedule, pool, recipes
 ):
     task_id = schedule(recipes.add("slow"), "1.0.0")
@@ -179,10 +183,10 @@ def test_what_a_killed_process_has_left_of_a_cancelled_task_is_ended(
     assert not place.parent.exists()
 
 
-def test_an_idle_thread_wakes_for_a_task_of_its_own_process(
+def test_a_new_task_wakes_an_idle_thread_of_the_same_process(
     client, register, pool, get_task, monkeypatch
 ):
-    monkeypatch.setattr("worker.POLL_SECONDS", 600)  # only being woken makes a thread look
+    monkeypatch.setattr("worker.POLL_SECONDS", 600)  # longer than the test: threads must be woken
     ids = [register(version=f"{n}.0.0") for n in range(9)]
     pool.start()
     until(lambda: pool.is_running)
@@ -193,22 +197,68 @@ def test_an_idle_thread_wakes_for_a_task_of_its_own_process(
 
 
 @SQLITE
-@pytest.mark.parametrize("fault", [RuntimeError("a fault of ours"), nix.NixError("odd")])
-def test_a_step_that_fails_does_not_end_its_thread(pool, fault):
-    steps = []
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (RuntimeError("a bug"), "a step failed; what it left undone is done by a later one"),
+        (nix.NixError("no store"), "put off: no store"),
+        (OperationalError("", {}, Exception("no disk")), "put off: no disk"),
+    ],
+)
+def test_a_thread_pauses_and_goes_on_after_a_step_that_fails(pool, error, line, caplog):
+    steps, pauses = [], []
 
     def step():
-        steps.append(fault)
+        steps.append(error)
         if len(steps) == 3:
             pool.stopping.set()
-        raise fault
+        raise error
 
-    pool.run(step, lambda: None)
+    pool.run(step, lambda: pauses.append(error))
 
-    assert len(steps) == 3
+    assert (len(steps), len(pauses)) == (3, 3)
+    assert [record.getMessage() for record in caplog.records] == [line] * 3
 
 
-def test_any_other_fault_leaves_the_task_to_its_lease(app, schedule, pool, get_task):
+@SQLITE
+def test_a_thread_takes_the_next_step_without_a_pause_while_there_is_work(pool):
+    steps, pauses = iter([True, True, False]), []
+
+    def pause():
+        pauses.append(None)
+        pool.stopping.set()
+
+    pool.run(lambda: next(steps), pause)
+
+    assert (len(pauses), list(steps)) == (1, [])
+
+
+@SQLITE
+def test_a_pool_of_no_threads_starts_nothing(make_app):
+    pool = services.get(Pool, make_app(WORKER_THREADS=0))
+
+    pool.start()
+
+    assert pool.is_running
+    assert not [one for one in threading.enumerate() if one.name.startswith(("worker-", "maint"))]
+    assert not (pool.app.config["DATA_DIR"] / "holders").exists()
+
+
+@SQLITE
+def test_a_pool_that_has_stopped_leaves_no_thread_and_no_holder(app, pool):
+    pool.start()
+    until(lambda: pool.is_running)
+
+    pool.stop()
+
+    assert not pool.is_running
+    assert not [one for one in threading.enumerate() if one.name.startswith(("worker-", "maint"))]
+    assert list((app.config["DATA_DIR"] / "holders").iterdir()) == []
+
+
+def test_an_unexpected_error_leaves_the_task_running_until_its_lease_ends(
+    app, schedule, pool, get_task
+):
     task_id = schedule()
     (app.config["DATA_DIR"] / "tmp").write_text("not a folder")
 
@@ -216,3 +266,53 @@ def test_any_other_fault_leaves_the_task_to_its_lease(app, schedule, pool, get_t
         pool.run_one()
 
     assert get_task(task_id)["status"] == "running"
+
+
+# --- Holders of leases ---
+
+
+@pytest.fixture
+def holders(app):
+    """The folder of the holders' files."""
+    return app.config["DATA_DIR"] / "holders"
+
+
+def dead_holder(folder):
+    """Become a holder in a process that ends at once, and return the holder's id."""
+    script = "import sys, pathlib, worker; print(worker.Holder(pathlib.Path(sys.argv[1])).id)"
+    argv = [sys.executable, "-c", script, folder]
+    return subprocess.run(
+        argv, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.strip()
+
+
+@SQLITE
+def test_a_holder_is_dead_once_its_process_has_ended(holders):
+    alive, dead = Holder(holders), dead_holder(holders)
+
+    assert dead_holders(holders, [alive.id, dead]) == [dead]
+
+    alive.release()
+
+
+@SQLITE
+def test_a_holder_of_another_machine_is_not_known_to_be_dead(holders):
+    assert dead_holders(holders, ["somebody"]) == []
+
+
+@SQLITE
+def test_the_files_of_dead_holders_are_removed_and_no_others(holders):
+    alive, dead = Holder(holders), dead_holder(holders)
+    assert {path.name for path in holders.iterdir()} == {alive.id, dead}
+
+    remove_dead_holders(holders)
+
+    assert [path.name for path in holders.iterdir()] == [alive.id]
+    alive.release()
+
+
+@SQLITE
+def test_a_released_holder_leaves_no_file(holders):
+    Holder(holders).release()
+
+    assert list(holders.iterdir()) == []
