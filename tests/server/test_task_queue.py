@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import select, update
 from support import POSTGRESQL, SQLITE
 
+import build_logs
 import task_queue
 from models import Package, Task, TaskLog, TaskStatus, columns, db, soon
 from task_queue import Lease, LeaseLost, Realised, TaskError
@@ -308,7 +309,7 @@ def test_a_piece_of_log_replaces_what_is_stored_from_its_start_on(queue):
     queue()
     lease = claim()
     for start, data in [(0, b"one "), (4, b"tw"), (4, b"two ")]:
-        lease.append_log(start, data)
+        build_logs.append(lease.seq, lease.attempt, start, data)
         db.session.commit()
 
     rows = db.session.execute(select(TaskLog.start, TaskLog.data).order_by(TaskLog.start))
