@@ -1,16 +1,17 @@
-"""Run the migrations, all in one transaction, and one caller at a time."""
+"""Run all migrations in one transaction, while every other caller waits."""
 
 from alembic import context
 from flask import current_app
 from sqlalchemy import Connection
 
-LOCK = 0x706B6764  # any number, as long as it is always this one
+LOCK = 0x706B6764  # the key of the advisory lock: arbitrary, but never to be changed
 
 
 def begin_alone(connection: Connection) -> None:
-    """Keep every other migration out until the transaction ends."""
+    """Begin a transaction in which no other migration can run."""
     if connection.dialect.name == "sqlite":
-        # a rebuilt table must not take the rows that refer to it along; only outside a transaction
+        # Rebuilding a table would otherwise delete the rows that refer to it. SQLite ignores this
+        # pragma within a transaction.
         connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
         connection.exec_driver_sql("PRAGMA journal_mode = WAL")
         connection.exec_driver_sql("BEGIN IMMEDIATE")
