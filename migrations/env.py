@@ -1,15 +1,15 @@
-"""Run the migrations, all in one transaction, and one caller at a time."""
+"""Run all migrations in one transaction, while every other caller waits."""
 
 from alembic import context
 from sqlalchemy import Connection
 
 from models import db
 
-LOCK = 0x706B6764  # an arbitrary number that must stay the same
+LOCK = 0x706B6764  # the key of the advisory lock: arbitrary, but never to be changed
 
 
 def begin_alone(connection: Connection) -> None:
-    """Keep every other migration out until the transaction ends."""
+    """Begin a transaction in which no other migration can run."""
     if connection.dialect.name == "sqlite":
         # Else rebuilding a table would delete the rows that refer to it. The pragma has no effect
         # within a transaction.

@@ -1,7 +1,7 @@
-"""Show pkgd's API on a server of its own: each request as the curl line to type, and its answer.
+"""Show pkgd's API on a server started for it: each request as a curl command, and its answer.
 
-`script/demo` sets up and runs it. It exits 0 when every step was as expected, and otherwise 1
-after saying what was expected and what came.
+`script/demo` runs this module. It exits with 0 when every step went as expected; otherwise with 1,
+after printing what was expected and what came instead.
 """
 
 import contextlib
@@ -37,14 +37,14 @@ steps = 0
 
 
 class Unexpected(Exception):
-    """A step is not as it should be; the message says what was expected and what came."""
+    """A step did not go as expected; the message says what was expected and what came."""
 
 
-# --- What is shown ---
+# --- The story ---
 
 
 def story(api: "Api", profile: Path) -> None:
-    """Take a package from a name and a version to a program that runs, then switch to another."""
+    """Take a package from a name and a version to a program that runs, then switch versions."""
     step("Is the service there?")
     answer = api.get("/hello", 200)
     expect("the greeting", answer, {"message": "Welcome to Package API"})
@@ -52,21 +52,21 @@ def story(api: "Api", profile: Path) -> None:
     step("Mint the first token; on a new development server this needs none")
     api.keep_token(api.post("/api/v1/tokens", 201)["token"])
 
-    step("From now on, who has no token is told nothing")
+    step("From now on, a request without a token is refused")
     answer = api.post("/api/v1/tokens", 401, with_token=False)
     expect("the problem's status", answer["status"], 401)
 
     step("Register a package, by name and version")
     newer = register(api, "hello", "2.12.1")
 
-    step("Download it: Nix builds it in the background, and a task tells how far it is")
+    step("Download it: Nix builds it in the background, and a task shows the progress")
     task = download(api, newer)
 
     step("Wait for the task to end")
     task = wait(api, task)
     expect("the task's status", task["status"], "succeeded")
 
-    step("Read what its build said")
+    step("Read the log of its build")
     api.get(f"/api/v1/task/{task['id']}/log", 200)
 
     step("Activate it: the profile now has its programs")
@@ -81,15 +81,15 @@ def story(api: "Api", profile: Path) -> None:
     expect("the task's status", task["status"], "succeeded")
     activate(api, older)
 
-    step("Run the same program: it is the other version")
+    step("Run the same program: it is now the other version")
     second_greeting = run(profile / "bin" / "hello")
     expect("whether the greeting is another", second_greeting != first_greeting, True)
 
-    step("The version that it replaced is only downloaded again")
+    step("The version that it replaced is downloaded, but no longer activated")
     package = api.get(f"/api/v1/package/{newer}", 200)
     expect("the package's status", package["status"], "downloaded")
 
-    step("Ask for a version that no catalog has: the task fails, and says what to do")
+    step("Download a version that no catalog has: the task fails, and has a hint")
     task = wait(api, download(api, register(api, "hello", "9.9.9")))
     expect("the task's status", task["status"], "failed")
     expect("the error's code", task["error"]["code"], "version_unavailable")
@@ -139,7 +139,7 @@ def run(program: Path) -> str:
     tell(f"$ {shlex.quote(str(program))}", CYAN)
     result = subprocess.run([program], capture_output=True, text=True, check=False, timeout=10)
     tell(result.stdout + result.stderr)
-    expect("the program's exit status", result.returncode, 0)
+    expect("the program's exit code", result.returncode, 0)
     expect("whether it printed something", bool(result.stdout.strip()), True)
     return result.stdout
 
@@ -148,26 +148,26 @@ def run(program: Path) -> str:
 
 
 class Api:
-    """Sends requests, and shows each as a curl line, with the answer."""
+    """Sends requests, and prints each as a curl command with its answer."""
 
     def __init__(self, url: str) -> None:
-        """Talk to the server at `url`, at first with no token."""
+        """Send requests to the server at `url`, without a token until one is kept."""
         self.url = url
         self.token: str | None = None
-        # straight to the server, whatever proxy the environment names
+        # No proxy, even if the environment names one.
         self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def keep_token(self, token: str) -> None:
-        """Send `token` from now on; it is shown as $TOKEN alone."""
+        """Send `token` from now on; curl commands show it as $TOKEN."""
         self.token = token
         tell("$ TOKEN=…   # the token of the answer, which is never shown again", CYAN)
 
     def get(self, path: str, status: int) -> Any:
-        """Return the answer to a GET, which is to have that status."""
+        """Send a GET and return the answer, which must have this status."""
         return self._ask("GET", path, status)
 
     def post(self, path: str, status: int, body: Any = None, *, with_token: bool = True) -> Any:
-        """Return the answer to a POST, which is to have that status."""
+        """Send a POST and return the answer, which must have this status."""
         return self._ask("POST", path, status, body, with_token=with_token)
 
     def _ask(
@@ -191,7 +191,7 @@ class Api:
     def send(
         self, method: str, path: str, data: bytes | None, headers: dict[str, str]
     ) -> tuple[int, str]:
-        """Return an answer's status and text, whatever the status is."""
+        """Send a request; return the status and the text of its answer."""
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         try:
             with self.opener.open(request, timeout=60) as answer:
@@ -201,7 +201,7 @@ class Api:
 
 
 def curl(method: str, url: str, body: Any, *, has_token: bool) -> str:
-    """Return the command line that sends a request."""
+    """Return the curl command that sends a request."""
     parts = (
         ["curl", shlex.quote(url)] if method == "GET" else [f"curl -X {method}", shlex.quote(url)]
     )
@@ -213,7 +213,7 @@ def curl(method: str, url: str, body: Any, *, has_token: bool) -> str:
 
 
 def pretty(text: str) -> tuple[str, Any]:
-    """Return an answer as it is to be shown, without a token's secret, and what it says."""
+    """Return an answer as text to print, without a token's secret, and parsed."""
     try:
         answer = json.loads(text)
     except ValueError:
@@ -225,7 +225,7 @@ def pretty(text: str) -> tuple[str, Any]:
 
 
 def step(title: str) -> None:
-    """Begin a step, and count it."""
+    """Count a step, and print its title."""
     global steps
     steps += 1
     tell(f"\n{steps}. {title}", BOLD)
@@ -238,7 +238,7 @@ def expect(what: str, came: object, wanted: object) -> None:
 
 
 def tell(text: str, colour: str = "") -> None:
-    """Print to whom watches, in colour on a terminal alone; exit when nobody reads it any more."""
+    """Print a text, in colour if on a terminal; exit with 1 when the output was closed."""
     text = text.rstrip("\n")
     try:
         print(f"{colour}{text}{PLAIN}" if colour and sys.stdout.isatty() else text, flush=True)
@@ -251,7 +251,7 @@ def tell(text: str, colour: str = "") -> None:
 
 
 def main(store: str) -> int:
-    """Tell the story on a server of its own; return the exit status."""
+    """Run the story on a new server; return the exit code."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     began = time.monotonic()
@@ -263,14 +263,14 @@ def main(store: str) -> int:
         ):
             story(Api(url), folder / "profile")
             step("Stop the service")
-            expect("the service's exit status", stop(server), 0)
+            expect("the service's exit code", stop(server), 0)
     except KeyboardInterrupt:
         return 130
     except (Unexpected, OSError) as error:
         tell(f"\ndemo: not as expected in step {steps}: {error}", RED)
         return 1
     except (LookupError, TypeError) as error:
-        tell(f"\ndemo: the answer in step {steps} has another shape: {error!r}", RED)
+        tell(f"\ndemo: the answer in step {steps} has another structure: {error!r}", RED)
         return 1
     tell(f"\ndemo: all {steps} steps as expected, in {time.monotonic() - began:.1f} s", BOLD)
     return 0
@@ -278,14 +278,14 @@ def main(store: str) -> int:
 
 @contextlib.contextmanager
 def own_folder() -> Iterator[Path]:
-    """Give a new folder, locked while it is used; remove those that earlier runs left."""
+    """Make a new folder, locked while it is used; remove the folders of earlier runs."""
     base = ROOT / "data" / "demo"
     base.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as held:
         with locked(base, fcntl.LOCK_EX):
             for left in base.iterdir():
                 with contextlib.suppress(OSError), locked(left, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                    # what is in a Nix store can't be written, not even by its owner
+                    # Nix makes the folders of its store read-only.
                     subprocess.run(["chmod", "-R", "u+w", left], check=False)
                     shutil.rmtree(left)
             folder = Path(tempfile.mkdtemp(prefix="run-", dir=base))
@@ -295,10 +295,10 @@ def own_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def own_store(folder: Path, store: str) -> Iterator[str]:
-    """Give a folder for a Nix store; an empty path where the machine's own is to be used."""
+    """Make a folder for a Nix store; yield "" to use the machine's own store."""
     if store == "machine":
         yield ""
-    elif " " in str(folder):  # which Nix's own builders can't bear in the path of their store
+    elif " " in str(folder):  # Nix's built-in builders fail in a store whose path has a space
         with tempfile.TemporaryDirectory(prefix="pkgd-demo-") as elsewhere:
             yield f"{elsewhere}/nix"
     else:
@@ -307,7 +307,7 @@ def own_store(folder: Path, store: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def locked(folder: Path, how: int) -> Iterator[None]:
-    """Hold the lock of a folder; raise BlockingIOError when that would be to wait and may not."""
+    """Lock a folder as `how` says; with LOCK_NB, raise BlockingIOError if it is locked already."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, how)
@@ -318,7 +318,7 @@ def locked(folder: Path, how: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def serving(folder: Path, store_dir: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Give a server that is ready, and its URL; it is stopped at the end, whatever happens."""
+    """Run a server, yield it and its URL once it is ready, and stop it at the end."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     environment = settings(folder, port, store_dir)
@@ -331,7 +331,7 @@ def serving(folder: Path, store_dir: str) -> Iterator[tuple[subprocess.Popen[byt
     try:
         with log.open("wb") as output:
             init_db = start("flask", "--app", "app", "init-db", env=environment, output=output)
-            expect("the exit status of flask init-db", init_db.wait(START_SECONDS), 0)
+            expect("the exit code of flask init-db", init_db.wait(START_SECONDS), 0)
             server = start("gunicorn", "app:create_app()", env=environment, output=output)
         wait_until_ready(server, url)
         yield server, url
@@ -347,7 +347,7 @@ def serving(folder: Path, store_dir: str) -> Iterator[tuple[subprocess.Popen[byt
 def start(
     program: str, *arguments: str, env: dict[str, str], output: BinaryIO
 ) -> subprocess.Popen[bytes]:
-    """Start a program of the virtual environment, in a session that Ctrl-C doesn't reach."""
+    """Start a program of the virtual environment, in a session that Ctrl-C does not reach."""
     return subprocess.Popen(
         [BIN / program, *arguments],
         cwd=ROOT,
@@ -360,7 +360,7 @@ def start(
 
 
 def settings(folder: Path, port: int, store_dir: str) -> dict[str, str]:
-    """Return the server's environment, in which the caller's and `.env`'s settings don't count."""
+    """Return the server's environment, without settings of the caller or of a `.env` file."""
     unset = dict.fromkeys([*SETTINGS, "GUNICORN_CMD_ARGS", "NIX_PATH"], "")
     ours = {
         "APP_ENV": "development",
@@ -396,7 +396,7 @@ def wait_until_ready(server: subprocess.Popen[bytes], url: str) -> None:
 
 
 def stop(server: subprocess.Popen[bytes]) -> int:
-    """Have the server end, and return its exit status."""
+    """Stop the server, and return its exit code."""
     server.terminate()
     try:
         return server.wait(STOP_SECONDS)

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the scripts share. Each sources it first, and is then in the repository's folder.
+# Functions of all scripts. Sourcing it changes to the repository's folder.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
@@ -12,8 +12,8 @@ fail() {
   exit 1
 }
 
-# Whether the machine's own Nix store takes a build from us, shown by a build. The time in it
-# makes it a new one each run, and the builder is inside Nix, so it needs no shell in the sandbox.
+# Succeed if this user can build in the machine's own Nix store, by trying it. The time makes each
+# run a new derivation, and the builder is part of Nix, so that no shell is needed in the sandbox.
 store_is_writable() {
   timeout 10 nix-build --no-out-link --option substitute false --expr 'derivation {
     name = "pkgd-probe";

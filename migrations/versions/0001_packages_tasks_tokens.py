@@ -6,8 +6,6 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
-PACKAGE = sa.ForeignKey("packages.id", ondelete="CASCADE")
-TASK = sa.ForeignKey("tasks.seq", ondelete="CASCADE")
 TIME = sa.DateTime(timezone=True)
 
 

@@ -1,4 +1,4 @@
-"""Which request asked for a task."""
+"""The id of the request that scheduled a task."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -51,7 +51,7 @@ def test_tasks_go_on_when_the_disk_has_space_again(app, schedule, pool, get_task
 
 @SQLITE
 @pytest.mark.parametrize("program", ["nix-build", "setpriv"])
-def test_without_nix_tasks_wait_and_say_why(
+def test_tasks_wait_for_nix_and_show_the_reason(
     programs, program, schedule, pool, get_task, database_url
 ):
     real = (programs / program).readlink()
