@@ -209,15 +209,18 @@ def test_a_task_that_was_lost_three_times_fails(queue):
     assert row.finished_at is not None
 
 
-def test_a_lost_task_with_a_requested_cancel_is_cancelled(queue):
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_a_lost_task_with_a_requested_cancel_is_cancelled(queue, attempts):
     (task_id,) = queue()
+    for _ in range(attempts - 1):
+        claim().retry()
     lease = claim()
     task_queue.request_cancel(task_id)
     expire(lease)
 
     task_queue.reap()
 
-    assert task(lease).status == "cancelled"
+    assert (task(lease).status, task(lease).error_code) == ("cancelled", None)
 
 
 @pytest.mark.parametrize("put_back", [Lease.requeue, Lease.retry])
