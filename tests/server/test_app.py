@@ -1,6 +1,7 @@
 """What holds for every request: its id, its body, the headers of its answer."""
 
 import pytest
+from flask import session
 from support import SQLITE, bearing
 
 pytestmark = SQLITE
@@ -59,10 +60,9 @@ def test_browsers_may_neither_store_frame_nor_interpret_an_answer(client, path):
     assert {name: headers[name] for name in PLAIN} == PLAIN
 
 
-def test_no_request_gets_a_cookie(client):
-    client.set_cookie("session", "forged")
-
-    assert "Set-Cookie" not in client.get("/api/v1/packages").headers
+def test_no_session_can_be_written(app):
+    with app.test_request_context(), pytest.raises(RuntimeError, match="session is unavailable"):
+        session["user"] = 1
 
 
 @pytest.fixture

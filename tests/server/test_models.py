@@ -64,12 +64,12 @@ def test_a_task_of_a_missing_package_violates_a_foreign_key(app):
 
 
 @contextmanager
-def transaction(url, statement):
-    """Keep a transaction open that has executed a statement."""
+def locked_packages(url):
+    """Lock the table of packages in the `with` block, for 10 s at most."""
     with psycopg.connect(url) as connection:
-        connection.execute(statement)
+        connection.execute("SET idle_in_transaction_session_timeout = '10s'")
+        connection.execute("LOCK TABLE packages IN EXCLUSIVE MODE")
         yield
-        connection.rollback()
 
 
 @POSTGRESQL
@@ -78,7 +78,7 @@ def test_a_wait_for_a_lock_past_the_bound_is_a_503(make_app, client, database_ur
     impatient = bearing(make_app(), client.secret)
     package = {"name": "hello", "version": "2.12.1"}
 
-    with transaction(database_url, "LOCK TABLE packages IN EXCLUSIVE MODE"):
+    with locked_packages(database_url):
         refused = impatient.post("/api/v1/packages", json=package)
 
     assert refused.status_code == 503

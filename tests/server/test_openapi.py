@@ -168,9 +168,9 @@ def test_every_error_has_an_example_with_its_meaning_and_a_hint(document):
 
 
 def test_every_code_of_a_failed_task_is_documented(document):
-    told = document["components"]["schemas"]["TaskError"]["properties"]["code"]["description"]
+    documented = document["components"]["schemas"]["TaskError"]["properties"]["code"]["description"]
 
-    assert {code for code in error_codes() if f"`{code}`" in told} == error_codes().keys()
+    assert {code for code in error_codes() if f"`{code}`" in documented} == error_codes().keys()
 
 
 @pytest.mark.parametrize(
@@ -209,9 +209,11 @@ def test_links_name_parameters_of_their_operations(document, operations):
     "name", ["hello", "a", "a" * 51, "_x", "1a", "a b", "a\n", "ab.c+d-e", "é" * 3]
 )
 def test_the_documented_rule_of_a_name_is_the_applied_one(name):
-    told = re.fullmatch(NAME_RULE.rstrip("$"), name) and 2 <= len(name) <= 50
+    documented = re.fullmatch(NAME_RULE.rstrip("$"), name) and 2 <= len(name) <= 50
 
-    assert bool(told) == (PackageInSchema().validate({"name": name, "version": "1.0.0"}) == {})
+    assert bool(documented) == (
+        PackageInSchema().validate({"name": name, "version": "1.0.0"}) == {}
+    )
 
 
 @pytest.mark.parametrize(
@@ -222,9 +224,11 @@ def test_the_documented_rule_of_a_name_is_the_applied_one(name):
     ],
 )
 def test_the_documented_rule_of_a_version_is_the_applied_one(version):
-    told = re.fullmatch(VERSION_RULE.rstrip("$"), version)
+    documented = re.fullmatch(VERSION_RULE.rstrip("$"), version)
 
-    assert bool(told) == (PackageInSchema().validate({"name": "hello", "version": version}) == {})
+    assert bool(documented) == (
+        PackageInSchema().validate({"name": "hello", "version": version}) == {}
+    )
 
 
 def test_the_document_is_built_once(tmp_path, monkeypatch):

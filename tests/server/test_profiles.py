@@ -257,9 +257,10 @@ def test_a_request_that_waits_too_long_for_its_turn_is_a_503(
     activated()
     monkeypatch.setattr(profiles, "LOCK_SECONDS", 0.1)
 
-    with (app.config["DATA_DIR"] / "changes.lock").open("ab") as file:
+    lock = app.config["DATA_DIR"] / "changes.lock"
+    with ThreadPoolExecutor(1) as threads, lock.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        refused = client.open(f"/api/v1/{path}", method=method)
+        refused = threads.submit(client.open, f"/api/v1/{path}", method=method).result(10)
 
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
     assert refused.json["type"] == "urn:pkgd:problem:busy"

@@ -210,15 +210,18 @@ def test_a_task_that_was_lost_three_times_fails(queue):
     assert row.finished_at is not None
 
 
-def test_a_lost_task_with_a_requested_cancel_is_cancelled(queue):
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_a_lost_task_with_a_requested_cancel_is_cancelled(queue, attempts):
     (task_id,) = queue()
+    for _ in range(attempts - 1):
+        claim().retry()
     lease = claim()
     task_queue.request_cancel(task_id)
     expire(lease)
 
     task_queue.reap()
 
-    assert task(lease).status == "cancelled"
+    assert (task(lease).status, task(lease).error_code) == ("cancelled", None)
 
 
 @pytest.mark.parametrize("put_back", [Lease.requeue, Lease.retry])
@@ -284,15 +287,6 @@ def test_a_task_that_ended_can_not_be_cancelled(queue):
     assert (task(lease).status, task(lease).cancel_requested) == ("failed", False)
 
 
-def test_a_queued_task_is_cancelled_at_once(queue):
-    first, second = queue(2)
-
-    assert task_queue.request_cancel(first) is True
-
-    assert claim().task_id == second
-    assert claim() is None
-
-
 def test_a_claim_clears_what_the_attempt_before_has_shown(queue):
     queue()
     lease = claim()
@@ -316,25 +310,14 @@ def test_a_piece_of_log_replaces_what_is_stored_from_its_start_on(queue):
     assert list(map(tuple, rows)) == [(0, b"one "), (4, b"two ")]
 
 
-def test_the_reason_of_a_wait_is_on_every_queued_task_alone(queue):
+def test_the_reason_of_a_wait_is_on_the_queued_tasks_until_it_is_removed(queue):
     queue(3)
-    running = claim()
+    claim()
 
-    task_queue.explain_wait("no room")
-    task_queue.explain_wait("no room")
-
-    waiting = db.session.scalars(select(Task.waiting).order_by(Task.seq)).all()
-    assert waiting == [None, "no room", "no room"]
-    assert task(running).status == "running"
-
-
-def test_the_reason_of_a_wait_is_removed(queue):
-    queue(2)
-    task_queue.explain_wait("no room")
-
-    task_queue.explain_wait(None)
-
-    assert set(db.session.scalars(select(Task.waiting))) == {None}
+    for reason in ("no room", "no room", None):
+        task_queue.explain_wait(reason)
+        waiting = db.session.scalars(select(Task.waiting).order_by(Task.seq)).all()
+        assert waiting == [None, reason, reason]
 
 
 def test_live_tasks_are_those_queued_or_running(queue):

@@ -236,9 +236,11 @@ def test_a_log_is_followed_for_a_limited_time(client, schedule, monkeypatch):
 
 
 @SQLITE
-def test_a_wait_goes_on_while_its_client_is_connected(client, schedule):
+@pytest.mark.parametrize("pipelined", [b"", b"GET /hello HTTP/1.1"])
+def test_a_wait_goes_on_while_its_client_is_connected(client, schedule, pipelined):
     task_id = schedule()
     here, there = socket.socketpair()
+    there.sendall(pipelined)
 
     started = time.monotonic()
     with here, there:
