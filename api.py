@@ -5,13 +5,16 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import flask_smorest
-from flask import request
+from flask import Request, request
 from marshmallow import RAISE, Schema
 from sqlalchemy import ColumnElement, Select, func, select
 from webargs.flaskparser import FlaskParser
 
-from errors import ApiError
+from errors import ApiError, InvalidJson
 from models import AnyRow, db
+
+# The endpoints of the views that read a body.
+BODY_VIEWS: set[str] = set()
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -23,6 +26,13 @@ class Parser(FlaskParser):
         super().__init__()
         self.DEFAULT_UNKNOWN_BY_LOCATION = {"json": RAISE, "query": RAISE}
 
+    def load_json(self, req: Request, schema: Schema) -> Any:
+        """Return the body; raise InvalidJson also for JSON that is nested or numbered too far."""
+        try:
+            return super().load_json(req, schema)
+        except (RecursionError, ValueError):
+            raise InvalidJson(errors={"body": ["Invalid JSON body."]}) from None
+
 
 class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc] # it ships no types
     """A group of routes that are in the API document."""
@@ -32,7 +42,14 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc] # it ships no ty
     def arguments(self, schema: type[Schema], **options: Any) -> Callable[[View], View]:
         """Have a view called with what the schema makes of a part of the request."""
         # An instance: flask-smorest would make a new one of a class for each request.
-        decorate: Callable[[View], View] = super().arguments(schema(), **options)
+        read_input: Callable[[View], View] = super().arguments(schema(), **options)
+
+        def decorate(view: View) -> View:
+            reading = read_input(view)
+            if options.get("location", "json") == "json":
+                BODY_VIEWS.add(f"{self.name}.{view.__name__}")
+            return reading
+
         return decorate
 
     def refuses(self, *errors: type[ApiError]) -> Callable[[View], View]:
@@ -53,13 +70,14 @@ def page(
     key: Any,
     filters: dict[str, Any] | None = None,
     newest_first: bool = False,
+    cursor: str = "id",
 ) -> tuple[list[AnyRow], dict[str, str]]:
     """Return one page of a list, and its headers Link and X-Total-Count.
 
     Paging is by keyset: `key` is the unique column that orders the list, `query["after"]` its value
     in the last row of the page before, so that a deep page costs what the first one costs. At most
-    `query["limit"]` rows are returned, each with the `id` that clients continue from. `filters` are
-    the columns that query parameters of the same names restrict.
+    `query["limit"]` rows are returned. The next page is asked for with the column `cursor` of the
+    last one. `filters` are the columns that query parameters of the same names restrict.
     """
     given = (column == query[name] for name, column in (filters or {}).items() if name in query)
     where = (*where, *given)
@@ -75,6 +93,6 @@ def page(
     headers = {"X-Total-Count": str(total)}
     if len(rows) > limit:
         rows = rows[:limit]
-        next_query = urlencode({**request.args.to_dict(), "after": rows[-1].id})
+        next_query = urlencode({**request.args.to_dict(), "after": getattr(rows[-1], cursor)})
         headers["Link"] = f'<{request.path}?{next_query}>; rel="next"'
     return rows, headers

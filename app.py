@@ -12,6 +12,7 @@ from typing import Any
 
 from flask import Flask, Request, Response, g, request
 from flask.sessions import SessionInterface
+from werkzeug.exceptions import BadRequest
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import IntegerConverter, Map
 
@@ -30,9 +31,10 @@ import packages
 import services
 import tasks
 import tokens
+from api import BODY_VIEWS
 from auth import Throttle
 from catalogs import Catalogs
-from errors import BodyNotJson, LengthRequired
+from errors import BodyNotJson, InvalidInput, InvalidJson, LengthRequired
 from fields import MAX_ID
 from models import DATABASE_AWAY, cause, db
 from openapi import ApiDocument
@@ -85,7 +87,9 @@ class Pkgd(Flask):
 
 
 class IdConverter(IntegerConverter):
-    """The id of a row in a URL, up to the largest that the database can hold."""
+    """The id of a row in a URL: ASCII digits, up to the largest that the database can hold."""
+
+    regex = "[0-9]+"
 
     def __init__(self, url_map: Map) -> None:
         super().__init__(url_map, max=MAX_ID)
@@ -182,6 +186,18 @@ def refuse_other_bodies() -> None:
         raise LengthRequired
     if "CONTENT_LENGTH" in request.environ and request.content_length and not request.is_json:
         raise BodyNotJson
+    if request.content_length and request.endpoint not in BODY_VIEWS:
+        refuse_unread_body()
+
+
+def refuse_unread_body() -> None:
+    """Refuse a body that the route would not read, unless it is an empty object."""
+    try:
+        body = request.get_json()
+    except (RecursionError, BadRequest):
+        raise InvalidJson(errors={"body": ["Invalid JSON body."]}) from None
+    if body != {}:
+        raise InvalidInput(errors={"body": ["This takes no body."]})
 
 
 def end_request(response: Response) -> Response:

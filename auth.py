@@ -115,18 +115,19 @@ def required_scope(blueprint: str | None, method: str) -> Scope:
 
 def authenticate() -> Caller | None:
     """Return the caller that the Authorization header proves; None where it proves none."""
-    given = request.authorization
-    if given is None or given.type not in ("token", "bearer") or not given.token:
+    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+    secret = secret.strip()
+    if scheme.lower() not in ("token", "bearer") or not secret:
         return None
 
     keys = _keys()
     for key in keys:
-        row = queries.live_token(digest(given.token, key))
+        row = queries.live_token(digest(secret, key))
         if row is None:
             continue
         is_stale = row.last_used_at is None or row.last_used_at < soon(-LAST_USED_SECONDS)
         if is_stale or key != keys[0]:
-            _note_use(row.id, digest(given.token, keys[0]))
+            _note_use(row.id, digest(secret, keys[0]))
         return Caller(row.id, row.name, row.scope)
     return None
 

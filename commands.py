@@ -16,6 +16,7 @@ import maintenance
 import services
 from config import HERE
 from models import Scope, db
+from schemas import TokenInSchema
 from worker import Pool
 
 MIGRATIONS = HERE / "migrations"
@@ -46,8 +47,16 @@ def init_db(drop: bool, yes: bool) -> None:
     click.echo(f"The database is ready: {db.engine.url.render_as_string()}")
 
 
+def _check_name(_ctx: click.Context, _param: click.Parameter, name: str | None) -> str | None:
+    """Refuse a name that the API would refuse, too."""
+    problems = TokenInSchema().validate({"name": name}).get("name", [])
+    if problems:
+        raise click.BadParameter(" ".join(problems))
+    return name
+
+
 @click.command("create-token")
-@click.option("--name", help="What the token is for.")
+@click.option("--name", callback=_check_name, help="What the token is for.")
 @click.option("--scope", type=click.Choice([one.value for one in Scope]), default="admin")
 @with_appcontext
 def create_token(name: str | None, scope: str) -> None:

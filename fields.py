@@ -1,11 +1,13 @@
 """What the schemas are made of: the rules of names and versions, and the kinds of fields."""
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
 from operator import attrgetter
 from typing import Any
+from uuid import UUID
 
 import semver
 from marshmallow import Schema, ValidationError, fields
@@ -14,6 +16,7 @@ from sqlalchemy import Row
 NAME_PATTERN = r"[A-Za-z_][A-Za-z0-9_+.-]*\Z"
 NAME_LENGTH = 50
 VERSION_LENGTH = 64
+NUMBER_IN_LINK = re.compile("[0-9]{1,10}")
 PLAIN_TEXT = "[^\\x00-\\x1f\\x7f\\ud800-\\udfff]*\\Z"
 MAX_ID = 2**31 - 1
 MAX_OFFSET = 2**53 - 1
@@ -103,6 +106,18 @@ class QueryInteger(fields.Integer):
         if not (value.isascii() and value.isdigit()):
             raise self.make_error("invalid", input=value)
         return super()._deserialize(value, attr, data, **kwargs)
+
+
+class TaskCursor(fields.Field[Any]):
+    """Where a list of tasks goes on: the place of a task in it, or the id of a task."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int | UUID:
+        if NUMBER_IN_LINK.fullmatch(value):
+            return int(value)
+        try:
+            return UUID(value)
+        except ValueError:
+            raise ValidationError("Not the id of a task, or the number in a Link.") from None
 
 
 class JsonInteger(fields.Integer):

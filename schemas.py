@@ -24,6 +24,7 @@ from fields import (
     OutputSchema,
     QueryInteger,
     Seconds,
+    TaskCursor,
     Timestamp,
     TrueOrFalse,
     always,
@@ -200,7 +201,7 @@ class PackageQuerySchema(Page):
     """Which packages to list."""
 
     name = fields.String(
-        validate=validate.Length(max=NAME_LENGTH),
+        validate=[validate.Length(max=NAME_LENGTH), validate.Regexp(PLAIN_TEXT)],
         **described("Only packages of this name.", "hello"),
     )
     status = Choice(PackageStatus, **described("Only packages of this status.", "downloaded"))
@@ -363,7 +364,11 @@ class TaskQuerySchema(Page):
     package_id = QueryInteger(
         validate=validate.Range(0, MAX_ID), **described("Only tasks of this package.", 1)
     )
-    after = fields.UUID(**described("The id of the last task before.", EXAMPLE_TASK))
+    after = TaskCursor(
+        **described(
+            "The id of the last task before, or the number in a Link.", EXAMPLE_TASK, type="string"
+        )
+    )
 
 
 class WaitSchema(Strict):

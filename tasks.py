@@ -39,10 +39,13 @@ class FollowerSlots(threading.BoundedSemaphore):
 @blueprint.response(200, TaskSchema(many=True), headers=headers("Link", "X-Total-Count"))
 def index(query: dict[str, Any]) -> Any:
     """List tasks, newest first."""
-    if "after" in query:
+    if isinstance(query.get("after"), UUID):
         query["after"] = _seq(query["after"])
     filters = {"status": Task.status, "package_id": Task.package_id}
-    return page(queries.TASKS, query, key=Task.seq, filters=filters, newest_first=True)
+    # A Link goes by the place in the list, which stays when the task itself is deleted.
+    return page(
+        queries.TASKS, query, key=Task.seq, filters=filters, newest_first=True, cursor="seq"
+    )
 
 
 @blueprint.get("/task/<uuid:task_id>")

@@ -145,3 +145,10 @@ def test_a_backup_of_postgresql_is_refused_with_the_command_to_use(command, sett
 
     assert refused.exit_code == 1
     assert "use pg_dump" in refused.output
+
+
+def test_a_token_with_too_long_a_name_is_refused_in_a_line(app):
+    done = app.test_cli_runner().invoke(args=["create-token", "--name", "x" * 101])
+
+    assert done.exit_code == 2
+    assert "Longer than maximum length 100" in done.output or "between 1 and 100" in done.output

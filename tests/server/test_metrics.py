@@ -106,3 +106,13 @@ def test_a_reader_may_scrape(app, client):
     reader = client.post("/api/v1/tokens", json={"scope": "read"}).json["token"]
 
     assert bearing(app, reader).get("/metrics").status_code == 200
+
+
+@SQLITE
+def test_a_method_that_a_client_invents_is_no_series_of_its_own(client):
+    client.open("/api/v1/packages", method="INVENTED")
+
+    text = client.get("/metrics").text
+
+    assert 'method="other"' in text
+    assert "INVENTED" not in text

@@ -266,3 +266,17 @@ def test_the_total_and_the_link_heed_the_filter(client, schedule):
     assert [task["package_id"] for task in answer.json] == [1]
     assert answer.headers["X-Total-Count"] == "1"
     assert "Link" not in answer.headers
+
+
+def test_the_next_page_is_there_though_the_task_before_it_was_deleted(client, schedule):
+    names = [("hello", "2.12.1"), ("hello", "2.10.0"), ("parrot", "1.0.0")]
+    oldest, _, newest = [schedule(*name) for name in names]
+    first = client.get("/api/v1/tasks?limit=2")
+    url = first.headers["Link"].split(">")[0].lstrip("<")
+
+    for task in first.json:
+        client.post(f"/api/v1/task/{task['id']}/cancel")
+        assert client.delete(f"/api/v1/package/{task['package_id']}").status_code == 200
+
+    assert first.json[0]["id"] == newest
+    assert [task["id"] for task in client.get(url).json] == [oldest]
