@@ -121,9 +121,9 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
 
 def init_config(app: Flask, overrides: Mapping[str, Any] | None) -> None:
     """Read the configuration, and derive the extensions' own settings from it."""
-    environ = config.environment() | {key: str(value) for key, value in (overrides or {}).items()}
+    given = {key: str(value) for key, value in (overrides or {}).items()}
     try:
-        app.config.update(config.load(environ))
+        app.config.update(config.load(config.environment() | given))
     except config.ConfigError as error:
         raise SystemExit(f"pkgd: {error}") from None
 

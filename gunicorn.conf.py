@@ -22,7 +22,7 @@ from gunicorn.glogging import Logger
 import health
 import log_config
 import services
-from config import PRODUCTION, ConfigError, load
+from config import PRODUCTION, ConfigError, listen_address, load
 from worker import Pool
 
 log = logging.getLogger("pkgd.server")
@@ -63,8 +63,7 @@ class QuietLogger(Logger):  # type: ignore[misc] # gunicorn ships no types
             super().exception(msg, *args, **kwargs)
 
 
-address = settings["BIND"]
-bind = address if address.startswith("unix:") else f"{address}:{settings['PORT']}"
+bind = listen_address(settings)
 worker_class = "gthread"
 logger_class = QuietLogger
 workers = settings["WEB_PROCESSES"]
