@@ -6,7 +6,6 @@ import re
 import resource
 import signal
 import stat
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -314,18 +313,18 @@ def test_a_link_stays_one_and_the_file_it_leads_to_is_replaced(
 
 
 def test_a_full_disk_leaves_the_servers_file_and_no_draft(unconfigured, fake_server):
-    """A process whose files may have no byte stands for a full disk."""
-    unconfigured("login", fake_server.url, "--token", "first")
+    """A process whose files may only have so many bytes stands for a full disk."""
+    login = {"url": "http://host", "token": "t" * 2**19}
+    unconfigured.servers_path.parent.mkdir()
+    unconfigured.servers_path.write_text(json.dumps({"default": "a", "servers": {"a": login}}))
     before = unconfigured.servers_path.read_bytes()
 
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, 2**18))
 
-    process = unconfigured.start(
-        "login", fake_server.url, "--token", "second", preexec_fn=limit, stdin=subprocess.DEVNULL
-    )
-    exit_code, _, errors = finish(process)
+    words = ["login", fake_server.url, "--token", "second"]
+    exit_code, _, errors = finish(unconfigured.start(*words, preexec_fn=limit))
 
     assert (exit_code, errors.count("\n")) == (ExitCode.USAGE, 1)
     assert "can't be written: File too large" in errors

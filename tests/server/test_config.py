@@ -170,7 +170,7 @@ def test_a_key_that_can_not_be_written_leaves_no_draft(tmp_path):
     """A process whose files may have no byte stands for a full disk."""
     script = "import resource, signal, config; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     script += "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); config.load()"
-    environ = {**os.environ, "DATA_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environ = {"DATA_DIR": str(tmp_path), "PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
 
     done = subprocess.run(
         [sys.executable, "-c", script], env=environ, cwd=tmp_path, capture_output=True, text=True
