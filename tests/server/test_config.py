@@ -410,3 +410,70 @@ def test_a_boolean_is_true_or_false(tmp_path, value, parsed):
     assert load(tmp_path, METRICS_PUBLIC=value)["METRICS_PUBLIC"] is parsed
     with pytest.raises(config.ConfigError, match="must be true or false"):
         load(tmp_path, METRICS_PUBLIC="yes")
+
+
+# --- Settings without an effect ---
+
+
+@pytest.mark.parametrize(
+    ("environ", "sentence"),
+    [
+        (
+            {"DB_PATH": "/x.db", "DATABASE_URL": "sqlite:////y.db"},
+            "DB_PATH has no effect beside DATABASE_URL",
+        ),
+        (
+            {"SECRET_KEY": LONG, "SECRET_KEY_FILE": "/x"},
+            "SECRET_KEY_FILE has no effect beside SECRET_KEY",
+        ),
+        ({"STORE_DIR": "/x", "NIX_PATH": "nixpkgs=/y"}, "NIX_PATH has no effect beside STORE_DIR"),
+        ({"STORE_DIR": "/x", "NIX_REMOTE": "daemon"}, "NIX_REMOTE has no effect beside STORE_DIR"),
+        (
+            {"MAX_FOLLOWERS": "8", "WEB_THREADS": "8"},
+            "MAX_FOLLOWERS is 8, which limits nothing beside WEB_THREADS, 8",
+        ),
+        (
+            {"SILENCE_SECONDS": "4000"},
+            "SILENCE_SECONDS is 4000, which limits nothing beside BUILD_SECONDS, 3600",
+        ),
+        ({"SECRET_KEYS": LONG}, "'SECRET_KEYS' is no setting; did you mean SECRET_KEY?"),
+        ({"WORKERS_THREADS": "1"}, "'WORKERS_THREADS' is no setting; did you mean WORKER_THREADS?"),
+        ({"Data_Dir": "/x"}, "'Data_Dir' is no setting; did you mean DATA_DIR?"),
+    ],
+)
+def test_a_setting_without_an_effect_is_told(environ, sentence):
+    assert config.doubts(environ) == [sentence]
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"WORKER_THREADS": "0", "LEASE_SECONDS": "30"},
+        {"DB_PATH": "/x.db", "DATABASE_URL": " "},
+        {"NIX_PATH": "nixpkgs=/y", "PORTS": "1", "TERM": "xterm", "XDG_DATA_DIRS": "/usr/share"},
+        {"BUILD_SECONDS": "60"},
+        {"WEB_THREADS": "4"},
+    ],
+)
+def test_other_settings_and_variables_are_no_matter_of_doubt(environ):
+    assert config.doubts(environ) == []
+
+
+def test_an_unknown_name_in_a_dot_env_file_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text("CATALOG=/x\nPORTS=1\nNIX_PATH=/x\nPOSTGRES_PASSWORD=x\nPKGCTL_URL=x\n")
+
+    assert config.doubts({}) == [
+        "'CATALOG' is no setting; did you mean CATALOGS?",
+        "'NIX_PATH' in .env is no setting, and has no effect on the service",
+        "'PORTS' is no setting; did you mean PORT?",
+    ]
+
+
+def test_the_start_logs_each_doubt_in_one_line(tmp_path, capfd):
+    make_application({"DATA_DIR": tmp_path, "SECRET_KEYS": LONG, "APP_ENV": "development"})
+
+    lines = [line for line in capfd.readouterr().err.splitlines() if "SECRET_KEYS" in line]
+    assert len(lines) == 1
+    assert "settings: 'SECRET_KEYS' is no setting; did you mean SECRET_KEY?" in lines[0]
