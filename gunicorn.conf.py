@@ -22,6 +22,7 @@ from gunicorn.glogging import Logger
 import health
 import log_config
 import services
+from catalogs import Catalogs
 from config import PRODUCTION, ConfigError, listen_address, load
 from worker import Pool
 
@@ -123,9 +124,10 @@ def post_fork(_server: object, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Start the worker pool, after the fork because threads don't survive one."""
+    """Start the worker pool, and a look at the catalogs: threads don't survive a fork."""
     pool = services.get(Pool, worker.wsgi)
     pool.start()
+    services.get(Catalogs, worker.wsgi).look()
     end_serving: Any = signal.getsignal(signal.SIGTERM)
 
     def end(number: int, frame: FrameType | None) -> None:

@@ -32,6 +32,7 @@ STATUS_COLUMNS: TableColumns = {
     "VERSION": lambda status: f"{status['version']} ({status['build']})",
     "DATABASE": lambda status: status["checks"].get("database"),
     "NIX": lambda status: status["checks"].get("nix"),
+    "CATALOGS": lambda status: status["checks"].get("catalogs"),
     "WORKERS": lambda status: status["checks"].get("workers"),
     "QUEUED": lambda status: status["tasks"]["queued"],
     "RUNNING": lambda status: status["tasks"]["running"],

@@ -111,6 +111,16 @@ def test_the_nginx_of_the_container_passes_on_the_address_of_the_client(
     assert service.stop() == 0
 
 
+def test_a_catalog_that_fails_is_in_the_log_of_the_start(service, tmp_path):
+    service.settings["CATALOGS"] = f"'{tmp_path}/my pins'"
+
+    service.start(ready=False)
+
+    line = f"catalog {tmp_path}/my pins fails: "
+    until(lambda: line in service.said(), explain=service.said)
+    assert service.stop() == 0
+
+
 def test_a_second_start_on_the_same_port_fails(service, tmp_path):
     service.start()
     with Service(service.settings | {"DATA_DIR": tmp_path / "other"}) as second:
