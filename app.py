@@ -4,6 +4,7 @@
 thread, so that gunicorn can call it before it forks.
 """
 
+import logging
 import logging.config
 import time
 import uuid
@@ -40,6 +41,8 @@ from models import DATABASE_AWAY, cause, db
 from openapi import ApiDocument
 from tasks import FollowerSlots
 from worker import Pool
+
+log = logging.getLogger("pkgd.server")
 
 BLUEPRINTS = (packages, tasks, catalogs, generations, tokens, health, metrics, openapi)
 REQUEST_ID_LENGTH = 64
@@ -125,9 +128,11 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
 
 def init_config(app: Flask, overrides: Mapping[str, Any] | None) -> None:
     """Read the configuration, and derive the extensions' own settings from it."""
-    environ = config.environment() | {key: str(value) for key, value in (overrides or {}).items()}
+    given = {key: str(value) for key, value in (overrides or {}).items()}
     try:
+        environ = config.environment() | given
         app.config.update(config.load(environ))
+        doubts = config.doubts(environ)
     except config.ConfigError as error:
         raise SystemExit(f"pkgd: {error}") from None
 
@@ -139,6 +144,8 @@ def init_config(app: Flask, overrides: Mapping[str, Any] | None) -> None:
     logging.config.dictConfig(
         log_config.config(production=app.config["APP_ENV"] == config.PRODUCTION)
     )
+    for sentence in doubts:
+        log.warning("settings: %s", sentence)
 
 
 def engine_options(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """Catalogs: which versions of a name they offer, remembered until one of them changes."""
 
+import logging
+import math
 import os
 import re
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -19,6 +22,8 @@ from config import BUNDLED_CATALOG
 from fields import NAME_PATTERN
 from schemas import CatalogSchema
 
+log = logging.getLogger("pkgd.catalogs")
+
 blueprint = Blueprint(
     "catalog", __name__, url_prefix="/api/v1", description="Which versions there are"
 )
@@ -30,6 +35,9 @@ WAIT_SECONDS = 20  # for a request's turn to evaluate
 EVALUATION_SECONDS = 20  # for a program of Nix
 SEARCH_SECONDS = 60  # for all programs of Nix that a search takes
 # In a checkout or a channel, however large, some of these change with every update.
+LOOK_SECONDS = 10  # how often the catalogs are looked at for a change while somebody asks
+LOOK_AGAIN_SECONDS = 60  # when one that failed is evaluated again, even if it has not changed
+MESSAGE_LENGTH = 200
 LANDMARKS = ("", "default.nix", ".version", ".git/HEAD", ".git/index")
 
 Signature = tuple[tuple[str, int, int, int], ...]
@@ -53,6 +61,20 @@ def show(name: str) -> Any:
     return {"name": name, "versions": offers.versions, "failures": failures}
 
 
+@dataclass(frozen=True)
+class Look:
+    """Which catalogs failed and why, in which state of their files, and when that was found."""
+
+    failures: dict[str, str]
+    signature: Signature
+    at: float
+
+    def is_current(self, signature: Signature) -> bool:
+        """Tell whether this still holds; what failed may work later, though no file changes."""
+        is_due = self.failures and time.monotonic() >= self.at + LOOK_AGAIN_SECONDS
+        return self.signature == signature and not is_due
+
+
 class Catalogs:
     """The configured catalogs, and a cache of what they offer."""
 
@@ -62,6 +84,8 @@ class Catalogs:
         self._cache: OrderedDict[str, tuple[Signature, nix.Offers]] = OrderedDict()
         self._lock = threading.Lock()
         self._evaluations = threading.BoundedSemaphore(EVALUATIONS)
+        self._look_at = 0.0
+        self._last_look: Look | None = None
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -107,6 +131,45 @@ class Catalogs:
         """
         return tuple(state for path in self.paths for state in _states(path))
 
+    def look(self) -> None:
+        """Find out in the background which catalogs fail, unless that is known or going on."""
+        with self._lock:
+            if time.monotonic() < self._look_at:
+                return
+            self._look_at = math.inf
+        threading.Thread(target=self._look_once, name="catalogs", daemon=True).start()
+
+    def state(self) -> str:
+        """Return how all catalogs fail; `ok` while one works, with those that don't."""
+        self.look()
+        if self._last_look is None:
+            return "ok, not looked at yet"
+        failures = self._last_look.failures
+        told = "; ".join(f"{catalog} fails: {why}" for catalog, why in failures.items())
+        if not told:
+            return "ok"
+        return told if failures.keys() >= set(self.names) else f"ok, but {told}"
+
+    def _look_once(self) -> None:
+        try:
+            signature = self.signature()
+            if self._last_look is None or not self._last_look.is_current(signature):
+                self._note_failures(signature)
+        except nix.NixError as error:  # not the fault of a catalog
+            log.warning("the catalogs could not be looked at: %s", error)
+        finally:
+            self._look_at = time.monotonic() + LOOK_SECONDS
+
+    def _note_failures(self, signature: Signature) -> None:
+        """Evaluate each catalog; log those that have begun to fail."""
+        found = nix.failing(self.store, self.names)
+        failures = {catalog: _short(message) for catalog, message in found.items()}
+        known = self._last_look.failures if self._last_look else {}
+        for catalog, why in failures.items():
+            if catalog not in known:
+                log.warning("catalog %s fails: %s", catalog, why)
+        self._last_look = Look(failures, signature, time.monotonic())
+
     def _evaluate(self, name: str) -> nix.Offers:
         if not self._evaluations.acquire(timeout=WAIT_SECONDS):
             raise errors.Busy(what="other searches of the catalogs are going on")
@@ -131,10 +194,16 @@ class Catalogs:
                 self._cache.popitem(last=False)
 
 
+def _short(message: str) -> str:
+    """Return an error of Nix as one short line without control characters."""
+    line = " ".join(message.split())
+    return "".join(char if char.isprintable() else "?" for char in line)[:MESSAGE_LENGTH]
+
+
 def _states(path: Path) -> Iterator[tuple[str, int, int, int]]:
     """Yield path, inode, time and size of each file that is watched."""
-    top = path.resolve()
-    if not top.exists():
+    top = Path(os.path.realpath(path))
+    if not os.path.exists(top):
         return
 
     folder = top if top.is_dir() else top.parent
@@ -145,7 +214,7 @@ def _states(path: Path) -> Iterator[tuple[str, int, int, int]]:
     for file in files:
         try:
             status = os.stat(file)
-        except FileNotFoundError:
+        except OSError:  # gone meanwhile, or not for us
             continue
         yield file, status.st_ino, status.st_mtime_ns, status.st_size
 

@@ -14,6 +14,7 @@ import auth
 import health
 import maintenance
 import services
+from catalogs import Catalogs
 from config import HERE
 from models import Scope, db
 from schemas import TokenInSchema
@@ -81,6 +82,7 @@ def run_worker() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: ended.set())
     pool.start()
+    services.get(Catalogs).look()
     click.echo(f"{pool.size} workers run")
     ended.wait()
     pool.stop()

@@ -6,9 +6,10 @@ a new class here, raised where it happens, and named by the routes that may rais
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 
-from flask import Flask, Response, g, json
+from flask import Flask, Response, g, json, request
 from werkzeug.datastructures import Headers, WWWAuthenticate
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
@@ -20,6 +21,8 @@ log = logging.getLogger("pkgd.errors")
 
 CONTENT_TYPE = "application/problem+json"
 EXAMPLE_TASK = "0b9f2c1e-7d43-4c5a-9a52-6f1f0f6f8f2d"
+
+DISCARDED_BYTES = 1024 * 1024
 
 # What webargs and marshmallow call the body as a whole.
 WHOLE_BODY = ("_schema", "json")
@@ -395,6 +398,8 @@ def answer(error: ApiError) -> Response:
 
 def http_error(error: HTTPException) -> Response:
     """Answer what Flask, Werkzeug or webargs refuse, with headers of theirs such as Allow."""
+    if error.code == BodyTooLarge.status:
+        _discard_body()
     errors = _validation_errors(error)
     detail = None if errors else error.description
     refusal = BY_STATUS.get(error.code, HttpError)(detail=detail, errors=errors)
@@ -422,6 +427,12 @@ def database_unavailable(error: Exception) -> Response:
     """Answer 503: the database is down, takes no writes, or is busy for too long."""
     log.error("database: %s", cause(error))
     return answer(DatabaseUnavailable())
+
+
+def _discard_body() -> None:
+    """Read a refused body: a proxy still sending it would take a closed connection for a fault."""
+    with suppress(OSError):
+        request.environ["wsgi.input"].read(DISCARDED_BYTES)
 
 
 def _validation_errors(error: HTTPException) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from gunicorn.glogging import Logger
 import health
 import log_config
 import services
-from config import PRODUCTION, ConfigError, load
+from catalogs import Catalogs
+from config import PRODUCTION, ConfigError, listen_address, load
 from worker import Pool
 
 log = logging.getLogger("pkgd.server")
@@ -63,8 +64,7 @@ class QuietLogger(Logger):  # type: ignore[misc] # gunicorn ships no types
             super().exception(msg, *args, **kwargs)
 
 
-address = settings["BIND"]
-bind = address if address.startswith("unix:") else f"{address}:{settings['PORT']}"
+bind = listen_address(settings)
 worker_class = "gthread"
 logger_class = QuietLogger
 workers = settings["WEB_PROCESSES"]
@@ -124,9 +124,10 @@ def post_fork(_server: object, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Start the worker pool, after the fork because threads don't survive one."""
+    """Start the worker pool, and a look at the catalogs: threads don't survive a fork."""
     pool = services.get(Pool, worker.wsgi)
     pool.start()
+    services.get(Catalogs, worker.wsgi).look()
     end_serving: Any = signal.getsignal(signal.SIGTERM)
 
     def end(number: int, frame: FrameType | None) -> None:

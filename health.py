@@ -10,6 +10,7 @@ import errors
 import nix
 import services
 from api import Blueprint
+from catalogs import Catalogs
 from config import BUILD, HERE, PRODUCTION, VERSION
 from models import DATABASE_AWAY, cause, db
 from schemas import HealthSchema, MessageSchema, VersionSchema
@@ -39,7 +40,12 @@ def livez() -> Any:
 @blueprint.refuses(errors.NotReady)
 def readyz() -> Any:
     """Tell whether the service can do its work, or which check fails."""
-    checks = {"database": database_state(), "nix": _nix(), "workers": _workers()}
+    checks = {
+        "database": database_state(),
+        "nix": _nix(),
+        "catalogs": services.get(Catalogs).state(),
+        "workers": _workers(),
+    }
     failed = {name: [state] for name, state in checks.items() if not state.startswith("ok")}
     if failed:
         raise errors.NotReady(errors=failed)

@@ -20,7 +20,7 @@ from nix.errors import (
     VersionUnavailable,
     codes,
 )
-from nix.evaluate import Offer, Offers, Resolution, offers, resolve
+from nix.evaluate import Offer, Offers, Resolution, failing, offers, resolve
 from nix.garbage import collect_garbage, garbage_bytes
 from nix.internal_json import Progress, Tick
 from nix.process import Completed, run, sweep
@@ -65,6 +65,7 @@ __all__ = [
     "collect_garbage",
     "current_generation",
     "delete_generations",
+    "failing",
     "find_channel",
     "garbage_bytes",
     "generation_link",

@@ -218,6 +218,14 @@ def offers(
     )
 
 
+def failing(
+    store: Store, catalogs: Sequence[str], *, seconds: float = CALL_SECONDS
+) -> dict[str, str]:
+    """Evaluate the names of each catalog; return those that fail, with the message of the error."""
+    _, failures = Query(store, "", "", seconds, ignore).ask_each("names", catalogs)
+    return {catalog: str(error) for catalog, error in failures.items()}
+
+
 def _newest_first(versions: Iterable[dict[str, str]]) -> tuple[Offer, ...]:
     """Order by Semantic Versioning; versions without one come last, in the order of resolve.nix."""
     semantic: dict[tuple[str, str], Offer] = {}

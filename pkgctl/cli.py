@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
@@ -88,24 +89,33 @@ Exit codes:
 class RootGroup(click.Group):
     """The group of all commands; it turns their errors into one line and an exit code."""
 
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run the command line, or print its help, and exit."""
+        try:
+            return super().main(*arguments, **options)
+        except OSError as error:  # but not that of a pipe: click ends quietly at that
+            _report(f"Error: the output can't be written: {error.strerror}")
+            # Python would flush the buffer at exit, fail again, and change the exit code
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(ExitCode.REFUSED)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
         try:
             return super().invoke(ctx)
         except CommandError as error:
-            click.echo(f"Error: {error}", err=True)
+            _report(f"Error: {error}")
             ctx.exit(error.exit_code)
-        except BrokenPipeError:
-            raise  # click ends quietly when the reader of a pipe has gone
-        except OSError as error:
-            click.echo(f"Error: the output can't be written: {error.strerror}", err=True)
-            # Python would flush the buffer at exit, fail again, and change the exit code
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(ExitCode.REFUSED)
         except (Interrupted, KeyboardInterrupt, click.Abort) as interrupt:
             after_key = "\n" if sys.stderr.isatty() else ""  # a terminal has echoed ^C
-            click.echo(f"{after_key}Interrupted{interrupt}", err=True)
+            _report(f"{after_key}Interrupted{interrupt}")
             ctx.exit(ExitCode.INTERRUPTED)
+
+
+def _report(line: str) -> None:
+    """Print a line to the standard error; that it can't be written changes no exit code."""
+    with suppress(OSError):
+        click.echo(line, err=True)
 
 
 def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
@@ -361,9 +371,24 @@ for command in (
 
 
 def main() -> None:
-    """Run the command, with `?` for characters that the encoding of an output lacks."""
+    """Run the command, with `?` for characters that the encoding of a stream lacks."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupts.handle)
-    for stream in (sys.stdout, sys.stderr):
+    _open_streams()
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         cast(TextIOWrapper, stream).reconfigure(errors="replace")
     cli(prog_name="pkgctl")
+
+
+def _open_streams() -> None:
+    """Have an empty input and a standard error that goes nowhere where the caller closed them.
+
+    Without an output there would be nothing to show for a command: it is refused before it begins.
+    """
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115 # open to the end
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        _report("Error: the standard output is closed")
+        sys.exit(ExitCode.REFUSED)

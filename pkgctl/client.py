@@ -4,12 +4,14 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from http import HTTPStatus
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
 import requests
 
+from pkgctl.diagnosis import environment_proxy, other_scheme, unreachable
 from pkgctl.errors import CommandError, ExitCode, ServerUnreachable
 
 JsonObject = dict[str, Any]
@@ -176,9 +178,8 @@ class Client:
                 timeout=(CONNECT_SECONDS, request.read_seconds or READ_SECONDS),
                 allow_redirects=False,  # following one turns a POST into a GET
             )
-        except requests.RequestException as error:
-            hint = "is it running? --url, PKGCTL_URL or pkgctl login say where"
-            raise ServerUnreachable(f"can't reach {self.url}: {_cause(error)}", hint) from None
+        except OSError as error:  # any of requests, which also has bare ones
+            raise unreachable(self.url, error, is_new=not self._has_answered) from None
 
         self._check(response)
         self._has_answered = True
@@ -186,15 +187,19 @@ class Client:
 
     def _check(self, response: requests.Response) -> None:
         """Raise unless the response is a success, and pkgd's."""
+        is_pkgd = "X-Request-ID" in response.headers
+        is_malformed = response.status_code == HTTPStatus.BAD_REQUEST and not is_pkgd
+        if is_malformed and not self._proxy and (error := other_scheme(self.url)):
+            raise error
         if response.status_code in UNAVAILABLE:
             raise ServerUnreachable(self._detail(response))
         if response.status_code >= HTTPStatus.BAD_REQUEST:
             raise self._refusal(response)
         if response.status_code >= HTTPStatus.MULTIPLE_CHOICES:
-            moved = f"{self.url} redirects to {response.headers.get('Location')}"
+            moved = f"{self._name} redirects to {response.headers.get('Location')}"
             raise CommandError(moved, ExitCode.REFUSED, "give that address as --url")
-        if "X-Request-ID" not in response.headers:
-            raise ServerUnreachable(f"{self.url} answers, but not as pkgd does")
+        if not is_pkgd:
+            raise ServerUnreachable(f"{self._name} answers, but not as pkgd does")
 
     def _refusal(self, response: requests.Response) -> CommandError:
         status, hint = response.status_code, ""
@@ -214,23 +219,19 @@ class Client:
         """Return the detail of a problem document, else the response's status line."""
         if "application/problem+json" in response.headers.get("Content-Type", ""):
             return str(self._json(response).get("detail"))
-        return f"{self.url} answers {response.status_code} {response.reason}"
+        return f"{self._name} answers {response.status_code} {response.reason}"
 
     def _json(self, response: requests.Response) -> Any:
         try:
             return response.json()
         except requests.JSONDecodeError:
-            raise ServerUnreachable(f"{self.url} answers, but not as pkgd does") from None
+            raise ServerUnreachable(f"{self._name} answers, but not as pkgd does") from None
 
+    @cached_property
+    def _proxy(self) -> str | None:
+        return environment_proxy(self.url)
 
-def _cause(error: BaseException) -> str:
-    """Return the operating system's message behind an error of requests."""
-    if isinstance(error, requests.Timeout):
-        return "it doesn't answer in time"
-
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return "the connection was lost"
+    @property
+    def _name(self) -> str:
+        """The server's URL, with the proxy that an answer may have come from instead."""
+        return f"{self.url}, through the proxy {self._proxy}," if self._proxy else self.url

@@ -6,7 +6,7 @@ import tempfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from pkgctl.errors import CommandError, ExitCode
@@ -34,24 +34,38 @@ class ServersFile:
         """Read the file; one that doesn't exist has no servers."""
         path = servers_path()
         try:
-            content = json.loads(path.read_text())
-            servers = {name: ServerLogin(**login) for name, login in content["servers"].items()}
-            return cls(content["default"], servers)
+            if path.exists() and not path.is_file():
+                raise _unreadable("it is no file")
+            content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return cls()
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            hint = "remove it, then pkgctl login again"
-            raise CommandError(f"{path} can't be read: {error}", ExitCode.USAGE, hint) from None
+        except OSError as error:
+            raise _unreadable(error.strerror or "") from None
+        except (ValueError, RecursionError):
+            raise _unreadable("it is no JSON") from None
+        return cls._from_json(content)
+
+    @classmethod
+    def _from_json(cls, content: Any) -> Self:
+        """Return the logins of a JSON document, which may be anything."""
+        logins = content.get("servers") if isinstance(content, dict) else None
+        if not isinstance(logins, dict):
+            raise _unreadable("it has no servers")
+        if "default" not in content:
+            raise _unreadable("it has no default")
+
+        servers = {name: _login(name, login) for name, login in logins.items()}
+        default = content["default"]
+        if default is not None and (not isinstance(default, str) or default not in servers):
+            raise _unreadable(f"its default, {default!r}, is none of its servers")
+        return cls(default, servers)
 
     def save(self) -> None:
-        """Replace the file; only its owner can read it."""
+        """Replace the file, where a link leads to if it is one; only its owner can read it."""
         path = servers_path()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor, draft = tempfile.mkstemp(dir=path.parent)
-            with open(descriptor, "w") as file:
-                json.dump(asdict(self), file, indent=2)
-            os.replace(draft, path)
+            _replace(Path(os.path.realpath(path)), json.dumps(asdict(self), indent=2))
         except OSError as error:
             message = f"{path} can't be written: {error.strerror}"
             raise CommandError(message, ExitCode.USAGE) from None
@@ -82,11 +96,46 @@ class ServersFile:
             self.default = next(iter(self.servers), None)
 
 
+def _unreadable(reason: str) -> CommandError:
+    hint = "remove it, then pkgctl login again"
+    return CommandError(f"{servers_path()} can't be read: {reason}", ExitCode.USAGE, hint)
+
+
+def _login(name: str, login: Any) -> ServerLogin:
+    """Return a login of the file, once its URL and token are such."""
+    try:
+        known = ServerLogin(**login)
+        clean_url(known.url)
+        clean_token(known.token)
+        name.encode()
+    except (TypeError, AttributeError, UnicodeError, CommandError):
+        raise _unreadable(f"{name!r} has no URL and token of a server") from None
+    return known
+
+
+def _replace(path: Path, text: str) -> None:
+    """Replace a file in one step, by one that its owner alone can read. Raises OSError."""
+    descriptor, draft = tempfile.mkstemp(dir=path.parent)
+    try:
+        with open(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(draft, path)
+    except OSError:
+        os.unlink(draft)
+        raise
+
+
 def servers_path() -> Path:
-    """Return the path of servers.json."""
+    """Return the path of servers.json; raises CommandError if there is no home folder for it."""
     config = Path(os.environ.get("XDG_CONFIG_HOME", ""))
     if not config.is_absolute():
-        config = Path(os.path.expanduser("~"), ".config")
+        home = os.path.expanduser("~")
+        if os.environ.get("HOME") == "" or not os.path.isabs(home):
+            hint = "HOME or XDG_CONFIG_HOME says where; or give both PKGCTL_URL and PKGCTL_TOKEN"
+            raise CommandError("there is no home folder for servers.json", ExitCode.USAGE, hint)
+        config = Path(home, ".config")
     return config / "pkgctl" / "servers.json"
 
 
@@ -109,7 +158,11 @@ def choose_server(url: str | None, token: str | None, name: str | None) -> tuple
 
 
 def clean_url(url: str) -> str:
-    """Return the URL without trailing slashes; raises CommandError if it can't be a server's."""
+    """Return the URL without slashes or white space at its end.
+
+    Raises CommandError if it can't be a server's.
+    """
+    url = url.strip()
     with suppress(ValueError):
         parts = urlsplit(url)
         is_http = parts.scheme in ("http", "https") and parts.hostname
@@ -120,8 +173,12 @@ def clean_url(url: str) -> str:
 
 
 def clean_token(token: str) -> str:
-    """Return the token; raises CommandError, without showing it, if a header can't carry it."""
-    if token.isascii() and token.isprintable() and " " not in token:
+    """Return the token without white space around it.
+
+    Raises CommandError, without showing it, if a header can't carry it.
+    """
+    token = token.strip()
+    if token and token.isascii() and token.isprintable() and " " not in token:
         return token
     message = "the token contains characters that no token can have"
     raise CommandError(message, ExitCode.NOT_ALLOWED)

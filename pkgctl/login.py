@@ -20,6 +20,8 @@ from pkgctl.options import CommandContext, common_options
 from pkgctl.output import TableColumns
 from pkgctl.waiting import LIVE_STATUSES
 
+MAX_TOKEN_LENGTH = 4096
+
 SERVER_COLUMNS: TableColumns = {
     "NAME": lambda server: server["name"],
     "URL": lambda server: server["url"],
@@ -30,6 +32,7 @@ STATUS_COLUMNS: TableColumns = {
     "VERSION": lambda status: f"{status['version']} ({status['build']})",
     "DATABASE": lambda status: status["checks"].get("database"),
     "NIX": lambda status: status["checks"].get("nix"),
+    "CATALOGS": lambda status: status["checks"].get("catalogs"),
     "WORKERS": lambda status: status["checks"].get("workers"),
     "QUEUED": lambda status: status["tasks"]["queued"],
     "RUNNING": lambda status: status["tasks"]["running"],
@@ -54,10 +57,10 @@ def login(context: CommandContext, address: str | None, *, default: bool) -> Non
     """
     url = clean_url(address or context.url or os.environ.get("PKGCTL_URL") or _ask_url())
     given = context.token or os.environ.get("PKGCTL_TOKEN") or _ask_token()
+    servers = ServersFile.load()  # before a token is minted that could not be kept
     token = _verified(url, given) if given else _first_token(url)
 
     name = context.server or urlsplit(url).netloc
-    servers = ServersFile.load()
     servers.servers[name] = ServerLogin(url, token)
     if default or servers.default is None:
         servers.default = name
@@ -76,7 +79,11 @@ def _ask_url() -> str:
 
 def _ask_token() -> str:
     if not sys.stdin.isatty():
-        return sys.stdin.readline().strip()
+        try:
+            return sys.stdin.readline(MAX_TOKEN_LENGTH).strip()
+        except OSError as error:
+            message = f"the standard input can't be read: {error.strerror or error}"
+            raise CommandError(message, ExitCode.USAGE) from None
     question = "Token (hidden; none for a new server's first one)"
     token: str = click.prompt(question, default="", show_default=False, hide_input=True, err=True)
     return token

@@ -250,7 +250,8 @@ class FakeServer:
         class Handler(BaseHTTPRequestHandler):
             def handle_one_request(self):
                 self.raw_requestline = self.rfile.readline(65537)
-                self.parse_request()
+                if not self.parse_request():
+                    return  # no HTTP, such as the first bytes of TLS
                 fake.requests.append((self.command, self.path, self.headers.get("Authorization")))
                 self.close_connection = True
                 if (given := answer(self.command, self.path)) is not None:

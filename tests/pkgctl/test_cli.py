@@ -1,11 +1,14 @@
 """The command as a whole: help, version, completion, and outputs that can't be written."""
 
+import os
 import re
+import subprocess
 from importlib.metadata import PackageNotFoundError
 
 import click
 import pytest
-from harness import FakeAnswer, FakeServer, finish
+from harness import COMMAND, FakeAnswer, FakeServer, finish, problem
+from service import ROOT
 
 from pkgctl import cli
 from pkgctl.errors import ExitCode
@@ -78,6 +81,60 @@ def test_an_output_that_can_not_be_written_is_an_error(unconfigured):
 
     assert exit_code == ExitCode.REFUSED
     assert errors == "Error: the output can't be written: No space left on device\n"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list", "--help"], ["--version"]])
+def test_help_that_can_not_be_written_is_an_error(unconfigured, words):
+    with open("/dev/full", "w") as full:
+        exit_code, _, errors = finish(unconfigured.start(*words, stdout=full))
+
+    assert exit_code == ExitCode.REFUSED
+    assert errors == "Error: the output can't be written: No space left on device\n"
+
+
+def test_an_error_that_can_not_be_written_keeps_its_exit_code(unconfigured):
+    with open("/dev/full", "w") as full:
+        process = unconfigured.start("list", "--url", "http://127.0.0.1:1", stderr=full)
+
+        assert finish(process)[0] == ExitCode.UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    ("closed", "words", "result"),
+    [
+        ("<&-", "list", (0, "hello\n", "")),
+        (">&-", "list", (ExitCode.REFUSED, "", "Error: the standard output is closed\n")),
+        (">&-", "--help", (ExitCode.REFUSED, "", "Error: the standard output is closed\n")),
+        ("2>&-", "list", (0, "hello\n", "")),
+        ("<&- 2>&-", "list", (0, "hello\n", "")),
+        (">&- 2>&-", "list", (ExitCode.REFUSED, "", "")),
+        ("<&- >&- 2>&-", "list", (ExitCode.REFUSED, "", "")),
+    ],
+)
+def test_a_closed_stream_ends_no_command_with_a_traceback(unconfigured, closed, words, result):
+    document = {"id": 1, "name": "hello", "version": "1.0.0", "status": "created", "task": None}
+    with FakeServer(lambda *_: FakeAnswer([document])) as server:
+        unconfigured.environ["PKGCTL_URL"] = server.url
+        argv = ["sh", "-c", f'exec "$@" {closed}', "sh", *COMMAND, words]
+        environ = {name: value for name, value in unconfigured.environ.items() if value}
+        done = subprocess.run(
+            argv, env={**os.environ, **environ}, cwd=ROOT, capture_output=True, text=True
+        )
+
+    output = "hello\n" if "hello" in done.stdout else done.stdout
+    assert (done.returncode, output, done.stderr) == result
+
+
+def test_a_login_with_a_closed_input_has_no_token(unconfigured):
+    with FakeServer(lambda *_: problem(401, "no token")) as server:
+        argv = ["sh", "-c", 'exec "$@" <&-', "sh", *COMMAND, "login", server.url]
+        environ = {name: value for name, value in unconfigured.environ.items() if value}
+        done = subprocess.run(
+            argv, env={**os.environ, **environ}, cwd=ROOT, capture_output=True, text=True
+        )
+
+    assert (done.returncode, done.stderr.count("\n")) == (ExitCode.NOT_ALLOWED, 1)
+    assert f"{server.url} wants a token" in done.stderr
 
 
 def test_a_reader_that_closes_the_pipe_ends_the_command_quietly(unconfigured):

@@ -1,12 +1,19 @@
 """What pkgctl makes of the answers of a server."""
 
+import contextlib
+import socket
+import ssl
 import threading
+import time
 
 import pytest
 from harness import MAX_SECONDS, FakeAnswer, FakeServer, problem
+from proxy import make_certificate
 
 from pkgctl import client
 from pkgctl.errors import ExitCode
+
+TLS_HANDSHAKE = b"\x16"
 
 
 @pytest.mark.parametrize(
@@ -50,11 +57,12 @@ def test_a_server_that_never_answers_is_unreachable(unconfigured, monkeypatch):
     assert "it doesn't answer in time" in done.stderr
 
 
-def test_a_server_that_is_down_at_first_is_not_waited_for(unconfigured):
-    exit_code, output, errors = unconfigured.run("list", "--url", "http://127.0.0.1:1")
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_server_that_is_down_at_first_is_not_waited_for(unconfigured, scheme):
+    exit_code, output, errors = unconfigured.run("list", "--url", f"{scheme}://127.0.0.1:1")
 
     assert (exit_code, output, errors.count("\n")) == (ExitCode.UNREACHABLE, "", 1)
-    assert errors.startswith("Error: can't reach http://127.0.0.1:1: Connection refused (")
+    assert errors.startswith(f"Error: can't reach {scheme}://127.0.0.1:1: Connection refused (")
 
 
 def test_the_next_page_is_requested_from_the_same_server(unconfigured):
@@ -85,3 +93,151 @@ def test_a_failing_catalog_is_an_error_if_no_other_has_offers(unconfigured):
         done = unconfigured("search", "hello", "--url", server.url)
 
     assert (done.exit_code, done.stderr) == (1, "Error: bad: error ... at 1:1\n")
+
+
+# --- http and https ---
+
+
+@contextlib.contextmanager
+def tls_server(folder, plain_answer):
+    """Run a server that speaks TLS, and answers all else with these bytes; yield its port."""
+    make_certificate(folder)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "fullchain.pem", folder / "privkey.pem")
+
+    def serve():
+        with contextlib.suppress(OSError):
+            while True:
+                answer(listener.accept()[0])
+
+    def answer(connection):
+        with connection, contextlib.suppress(OSError):
+            if connection.recv(1, socket.MSG_PEEK) == TLS_HANDSHAKE:
+                context.wrap_socket(connection, server_side=True).close()
+            else:
+                connection.recv(4096)
+                connection.sendall(plain_answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def test_https_against_a_port_that_speaks_http_says_so_at_once(unconfigured, service):
+    started = time.monotonic()
+
+    done = unconfigured("list", "--url", f"https://127.0.0.1:{service.port}")
+
+    assert time.monotonic() - started < 3
+    assert (done.exit_code, done.stderr) == (
+        ExitCode.UNREACHABLE,
+        f"Error: https://127.0.0.1:{service.port} speaks http, not https "
+        f"(give http://127.0.0.1:{service.port} as --url)\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "plain_answer",
+    [
+        b"",
+        b"\x15\x03\x01\x00\x02\x02\x46",
+        b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    ],
+)
+def test_http_against_a_port_that_speaks_https_says_so_at_once(
+    unconfigured, tmp_path, plain_answer
+):
+    with tls_server(tmp_path, plain_answer) as port:
+        done = unconfigured("list", "--url", f"http://127.0.0.1:{port}")
+
+    assert (done.exit_code, done.stderr) == (
+        ExitCode.UNREACHABLE,
+        f"Error: http://127.0.0.1:{port} speaks https, not http "
+        f"(give https://127.0.0.1:{port} as --url)\n",
+    )
+
+
+def test_a_certificate_that_nobody_trusts_is_named(unconfigured, tmp_path):
+    with tls_server(tmp_path, b"") as port:
+        done = unconfigured("list", "--url", f"https://127.0.0.1:{port}")
+
+    assert (done.exit_code, done.stderr.count("\n")) == (ExitCode.UNREACHABLE, 1)
+    assert "certificate verify failed: self-signed certificate" in done.stderr
+
+
+def test_https_against_a_port_that_speaks_neither_is_a_lost_connection(unconfigured):
+    with FakeServer(lambda *_: None) as server:
+        url = server.url.replace("http", "https")
+        done = unconfigured("list", "--url", url)
+
+    assert (done.exit_code, done.stderr.count("\n")) == (ExitCode.UNREACHABLE, 1)
+    assert done.stderr.startswith(f"Error: can't reach {url}: ")
+
+
+def test_a_file_of_certificates_that_there_is_not_is_named(unconfigured, tmp_path):
+    unconfigured.environ["REQUESTS_CA_BUNDLE"] = "/nonexistent"
+
+    with tls_server(tmp_path, b"") as port:
+        done = unconfigured("list", "--url", f"https://127.0.0.1:{port}")
+
+    assert (done.exit_code, done.stderr.count("\n")) == (ExitCode.UNREACHABLE, 1)
+    assert "invalid path: /nonexistent" in done.stderr
+
+
+# --- Proxies ---
+
+
+@pytest.mark.parametrize(
+    ("proxy", "shown", "reason"),
+    [
+        ("http://127.0.0.1:1", "http://127.0.0.1:1", "Connection refused"),
+        ("http://me:secret@127.0.0.1:1", "http://127.0.0.1:1", "Connection refused"),
+        ("me:secret@127.0.0.1:1", "127.0.0.1:1", "Please check proxy URL"),
+        ("socks5://127.0.0.1:1", "socks5://127.0.0.1:1", "Missing dependencies for SOCKS"),
+        ("http://", "http://", "Please check proxy URL. It is malformed"),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_fails_is_named_without_its_password(
+    unconfigured, scheme, proxy, shown, reason
+):
+    unconfigured.environ |= {f"{scheme}_proxy": proxy, f"{scheme.upper()}_PROXY": proxy}
+
+    done = unconfigured("list", "--url", f"{scheme}://pkgd.invalid")
+
+    assert (done.exit_code, done.stderr.count("\n")) == (ExitCode.UNREACHABLE, 1)
+    begin = f"Error: can't reach {scheme}://pkgd.invalid through the proxy {shown}: {reason}"
+    assert done.stderr.startswith(begin)
+    assert "NO_PROXY" in done.stderr
+    assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("answer", "exit_code", "text"),
+    [
+        (FakeAnswer(b"", 502, is_pkgd=False), ExitCode.UNREACHABLE, "answers 502 Bad Gateway"),
+        (FakeAnswer(b"", 400, is_pkgd=False), ExitCode.REFUSED, "answers 400 Bad Request"),
+        (FakeAnswer(b"", 403, is_pkgd=False), ExitCode.NOT_ALLOWED, "answers 403 Forbidden"),
+        (FakeAnswer(b"", is_pkgd=False), ExitCode.UNREACHABLE, "answers, but not as pkgd does"),
+    ],
+)
+def test_a_proxy_that_answers_itself_is_named(unconfigured, answer, exit_code, text):
+    with FakeServer(lambda *_: answer) as proxy:
+        unconfigured.environ |= {"http_proxy": proxy.url, "HTTP_PROXY": proxy.url}
+        done = unconfigured("list", "--url", "http://pkgd.invalid")
+
+    assert (done.exit_code, done.stderr) == (
+        exit_code,
+        f"Error: http://pkgd.invalid, through the proxy {proxy.url}, {text}\n",
+    )
+
+
+def test_a_refusal_of_the_server_through_a_proxy_is_the_servers(unconfigured):
+    with FakeServer(lambda *_: problem(409, "a conflict")) as proxy:
+        unconfigured.environ |= {"http_proxy": proxy.url, "HTTP_PROXY": proxy.url}
+        done = unconfigured("list", "--url", "http://pkgd.invalid")
+
+    assert (done.exit_code, done.stderr) == (ExitCode.REFUSED, "Error: a conflict\n")

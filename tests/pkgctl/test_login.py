@@ -1,11 +1,15 @@
 """Logins, the choice of server and token, the commands of tokens, and status."""
 
 import json
+import os
 import re
+import resource
+import signal
 import stat
+from pathlib import Path
 
 import pytest
-from harness import FakeAnswer, FakeServer, problem
+from harness import FakeAnswer, FakeServer, finish, problem
 
 from pkgctl.errors import ExitCode
 
@@ -224,15 +228,168 @@ def test_a_url_that_is_no_servers_is_wrong_usage(two_logins, flags):
     assert (done.exit_code, done.stderr.count("\n")) == (ExitCode.USAGE, 1)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"servers": {}}', '{"servers": {"a": {"u": 1}}}'])
-def test_a_broken_servers_file_is_reported(unconfigured, text):
+LOGIN = '{"url": "http://host", "token": "t"}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "null",
+        "7",
+        "[" * 100_000,
+        "1" * 5_000,
+        b"\xff\xfe",
+        "{}",
+        '{"servers": {}}',
+        '{"default": null, "servers": []}',
+        '{"default": null, "servers": {"a": {"u": 1}}}',
+        '{"default": null, "servers": {"a": null}}',
+        '{"default": null, "servers": {"a": ["http://host", "t"]}}',
+        '{"default": null, "servers": {"a": {"url": "http://host", "token": null}}}',
+        '{"default": null, "servers": {"a": {"url": "http://host", "token": 7}}}',
+        '{"default": null, "servers": {"a": {"url": "http://host", "token": ""}}}',
+        '{"default": null, "servers": {"a": {"url": 7, "token": "t"}}}',
+        '{"default": null, "servers": {"a": {"url": "host", "token": "t"}}}',
+        '{"default": null, "servers": {"a": {"url": "http://host", "token": "a b"}}}',
+        '{"default": null, "servers": {"\\ud800": LOGIN}}',
+        '{"default": "prod", "servers": {}}',
+        '{"default": "prod", "servers": {"a": LOGIN}}',
+        '{"default": ["a"], "servers": {"a": LOGIN}}',
+        '{"default": 1, "servers": {"a": LOGIN}}',
+    ],
+)
+@pytest.mark.parametrize("words", [["list"], ["server", "list"], ["list", "--server", "a"]])
+def test_a_broken_servers_file_is_reported(unconfigured, content, words):
     unconfigured.servers_path.parent.mkdir()
-    unconfigured.servers_path.write_text(text)
+    raw = content if isinstance(content, bytes) else content.replace("LOGIN", LOGIN).encode()
+    unconfigured.servers_path.write_bytes(raw)
+
+    done = unconfigured(*words)
+
+    assert (done.exit_code, done.stderr.count("\n")) == (ExitCode.USAGE, 1)
+    assert f"{unconfigured.servers_path} can't be read" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkfifo,
+        os.mkdir,
+        lambda path: path.symlink_to(path),
+        lambda path: path.symlink_to("/dev/zero"),
+    ],
+)
+def test_a_servers_file_that_is_no_file_is_reported(unconfigured, make):
+    unconfigured.servers_path.parent.mkdir()
+    make(unconfigured.servers_path)
 
     done = unconfigured("list")
 
     assert (done.exit_code, done.stderr.count("\n")) == (ExitCode.USAGE, 1)
     assert f"{unconfigured.servers_path} can't be read" in done.stderr
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_link_stays_one_and_the_file_it_leads_to_is_replaced(
+    unconfigured, fake_server, tmp_path, is_there
+):
+    dotfiles = tmp_path / "dotfiles"
+    dotfiles.mkdir()
+    target = dotfiles / "pkgctl.json"
+    if is_there:
+        target.write_text(f'{{"default": null, "servers": {{"old": {LOGIN}}}}}')
+    unconfigured.servers_path.parent.mkdir()
+    unconfigured.servers_path.symlink_to("../dotfiles/pkgctl.json")
+
+    assert unconfigured("login", fake_server.url, "--token", "x").exit_code == 0
+
+    assert unconfigured.servers_path.readlink() == Path("../dotfiles/pkgctl.json")
+    assert ("old" in target.read_text()) is is_there
+    assert fake_server.url in target.read_text()
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert list(dotfiles.iterdir()) == [target]
+
+
+def test_a_full_disk_leaves_the_servers_file_and_no_draft(unconfigured, fake_server):
+    """A process whose files may only have so many bytes stands for a full disk."""
+    login = {"url": "http://host", "token": "t" * 2**19}
+    unconfigured.servers_path.parent.mkdir()
+    unconfigured.servers_path.write_text(json.dumps({"default": "a", "servers": {"a": login}}))
+    before = unconfigured.servers_path.read_bytes()
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, 2**18))
+
+    words = ["login", fake_server.url, "--token", "second"]
+    exit_code, _, errors = finish(unconfigured.start(*words, preexec_fn=limit))
+
+    assert (exit_code, errors.count("\n")) == (ExitCode.USAGE, 1)
+    assert "can't be written: File too large" in errors
+    assert unconfigured.servers_path.read_bytes() == before
+    assert list(unconfigured.servers_path.parent.iterdir()) == [unconfigured.servers_path]
+
+
+@pytest.mark.parametrize("words", [["list"], ["login", "URL", "--token", "x"], ["server", "list"]])
+@pytest.mark.parametrize("home", ["", "relative"])
+def test_without_a_home_a_login_is_refused(
+    unconfigured, fake_server, tmp_path, monkeypatch, words, home
+):
+    monkeypatch.chdir(tmp_path)
+    unconfigured.environ |= {"XDG_CONFIG_HOME": None, "HOME": home}
+
+    done = unconfigured(*(fake_server.url if word == "URL" else word for word in words))
+
+    assert (done.exit_code, done.stderr.count("\n")) == (ExitCode.USAGE, 1)
+    assert "there is no home folder for servers.json" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert fake_server.requests == []  # above all, no token is minted that could not be kept
+
+
+def test_a_user_without_a_home_is_refused(unconfigured, tmp_path, monkeypatch):
+    def unknown(_):
+        raise KeyError
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    unconfigured.environ |= {"XDG_CONFIG_HOME": None, "HOME": None}
+
+    done = unconfigured("list")
+
+    assert (done.exit_code, done.stderr.count("\n")) == (ExitCode.USAGE, 1)
+    assert "there is no home folder for servers.json" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_home_a_url_and_a_token_are_enough(unconfigured, fake_server):
+    unconfigured.environ |= {"XDG_CONFIG_HOME": None, "HOME": ""}
+
+    assert unconfigured("list", "--url", fake_server.url, "--token", "x").exit_code == 0
+
+
+def test_white_space_around_a_url_or_a_token_is_no_part_of_it(unconfigured, fake_server):
+    unconfigured.environ |= {"PKGCTL_URL": f"{fake_server.url}/\n", "PKGCTL_TOKEN": "x\r\n"}
+
+    assert unconfigured("list").exit_code == 0
+    assert fake_server.requests[-1][2] == "Bearer x"
+
+
+def test_an_input_that_is_no_text_is_no_token(unconfigured, fake_server):
+    with unconfigured.start("login", fake_server.url) as process:
+        _, errors = process.communicate(b"\xff\xfe\n")
+
+    assert process.returncode == ExitCode.NOT_ALLOWED
+    assert errors == b"Error: the token contains characters that no token can have\n"
+
+
+def test_an_input_that_can_not_be_read_is_wrong_usage(unconfigured, fake_server, tmp_path):
+    with open(tmp_path / "output", "w") as file:
+        exit_code, _, errors = finish(unconfigured.start("login", fake_server.url, stdin=file))
+
+    assert (exit_code, errors.count("\n")) == (ExitCode.USAGE, 1)
+    assert errors.startswith("Error: the standard input can't be read: ")
 
 
 def test_a_servers_file_that_can_not_be_written_is_reported(unconfigured, fake_server):

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select, text, update
 from support import bearing
 
-from auth import FAILURES
+from auth import FAILURES, digest
 from models import Token, db, soon
 
 CHALLENGES = ["Bearer realm=pkgd", "Token realm=pkgd"]
@@ -162,6 +162,21 @@ def test_a_token_that_is_used_while_keys_change_outlives_the_old_key(make_app, s
     assert bearing(rotating, client.secret).get("/api/v1/version").status_code == 200
 
     assert bearing(rotated, client.secret).get("/api/v1/version").status_code == 200
+
+
+def test_a_token_under_a_key_that_had_a_newline_stays_valid_and_moves_to_the_key_without(
+    make_app, settings, app, client
+):
+    key, secret = settings["SECRET_KEY"], client.secret
+    with app.app_context():  # as an earlier version kept it
+        db.session.execute(update(Token).values(digest=digest(secret, f"{key}\n")))
+        db.session.commit()
+    assert client.get("/api/v1/version").status_code == 401
+
+    upgraded = bearing(make_app(SECRET_KEY=f"{key}\n"), secret)
+    assert upgraded.get("/api/v1/version").status_code == 200
+
+    assert client.get("/api/v1/version").status_code == 200
 
 
 # --- Throttle ---

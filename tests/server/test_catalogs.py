@@ -1,6 +1,7 @@
 """The route of catalogs, and the cache of what they offer."""
 
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -198,3 +199,96 @@ def test_a_search_that_takes_too_long_is_a_503(replace_program, client, monkeypa
 
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
     assert refused.json["detail"] == "the catalogs take too long to evaluate; try again"
+
+
+# --- Catalogs that fail ---
+
+
+@pytest.fixture
+def looked(monkeypatch):
+    """Return a function that looks at catalogs to the end, and returns their state."""
+    monkeypatch.setattr("catalogs.LOOK_SECONDS", 0)
+
+    def looked(catalogs):
+        catalogs.look()
+        until(lambda: all(thread.name != "catalogs" for thread in threading.enumerate()))
+        with monkeypatch.context() as patch:
+            patch.setattr(catalogs, "look", lambda: None)
+            return catalogs.state()
+
+    return looked
+
+
+def test_catalogs_that_work_are_ok(own, looked):
+    _, catalogs = own
+
+    assert looked(catalogs) == "ok"
+
+
+def test_the_start_does_not_wait_for_the_catalogs(store, tmp_path):
+    endless = tmp_path / "endless.nix"
+    endless.write_text("let f = x: f (x + 1); in f 0")
+    catalogs = Catalogs(nix.Store({**store.environ, "PATH": "/nonexistent"}), [str(endless)])
+
+    assert catalogs.state() == "ok, not looked at yet"
+
+
+def test_a_catalog_that_fails_is_named_beside_one_that_works(own, store, looked, tmp_path, caplog):
+    path, _ = own
+    broken = tmp_path / "broken.nix"
+    broken.write_text("throw ''broken\n\ton\u009b31m purpose''")
+    catalogs = Catalogs(store, [str(broken), str(path), str(tmp_path / "none")])
+
+    state = looked(catalogs)
+
+    assert state.startswith(f"ok, but {broken} fails: ")
+    assert "broken on?31m purpose; " in state
+    assert f"{tmp_path}/none fails: " in state
+    assert caplog.text.count(f"catalog {broken} fails: ") == 1
+
+
+def test_when_all_catalogs_fail_the_state_is_no_ok_until_one_is_corrected(own, looked):
+    path, catalogs = own
+    path.write_text("{ app = ")
+    assert looked(catalogs).startswith(f"{path} fails: ")
+
+    path.write_text(ONE.format("1.0.0"))
+
+    assert looked(catalogs) == "ok"
+
+
+def test_a_catalog_that_failed_is_evaluated_again_later_and_another_is_not(
+    own, looked, monkeypatch, tmp_path
+):
+    path, catalogs = own
+    outside = tmp_path / "outside.nix"
+    path.write_text(f"import {outside}")
+    before = looked(catalogs)
+    outside.write_text(ONE.format("1.0.0"))
+    assert (before.startswith(f"{path} fails: "), looked(catalogs)) == (True, before)
+
+    monkeypatch.setattr("catalogs.LOOK_AGAIN_SECONDS", 0)
+    assert looked(catalogs) == "ok"
+
+    outside.unlink()
+    assert looked(catalogs) == "ok"
+
+
+def test_without_nix_the_catalogs_are_not_looked_at(store, tmp_path, looked, caplog):
+    catalogs = Catalogs(nix.Store({**store.environ, "PATH": "/nonexistent"}), [str(tmp_path)])
+
+    assert looked(catalogs) == "ok, not looked at yet"
+    assert "the catalogs could not be looked at: " in caplog.text
+
+
+def test_a_catalog_that_is_a_loop_of_links_fails_in_place_of_the_request(
+    make_app, client, tmp_path
+):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    client.application = make_app(CATALOGS=f"{loop} {BUNDLED_CATALOG}")
+
+    answer = client.get("/api/v1/catalog/hello")
+
+    assert answer.status_code == 200
+    assert [failure["catalog"] for failure in answer.json["failures"]] == [str(loop)]

@@ -4,7 +4,7 @@ import pytest
 from support import until
 
 import services
-from config import BUILD, VERSION
+from config import BUILD, BUNDLED_CATALOG, VERSION
 from health import check_start
 from models import db
 from worker import Pool
@@ -86,6 +86,24 @@ def test_a_service_without_a_schema_is_not_ready(tmp_path, store_dir, create_app
     (reason,) = failed_checks(app)["database"]
     assert reason.startswith("the schema is None, not ")
     assert reason.endswith(": run flask init-db")
+
+
+def test_a_service_is_ready_with_one_working_catalog_and_not_without(make_app, tmp_path):
+    broken = tmp_path / "broken.nix"
+    broken.write_text("throw ''on purpose''")
+    one_works = make_app(WORKER_THREADS=0, CATALOGS=f"{broken} {BUNDLED_CATALOG}")
+    none_works = make_app(WORKER_THREADS=0, CATALOGS=f"{broken}")
+
+    def shown(app, key):
+        return app.test_client().get("/readyz").json.get(key, {}).get("catalogs")
+
+    until(lambda: "on purpose" in (shown(one_works, "checks") or ""))
+    until(lambda: shown(none_works, "errors"))
+
+    assert one_works.test_client().get("/readyz").status_code == 200
+    assert shown(one_works, "checks").startswith(f"ok, but {broken} fails: ")
+    (reason,) = failed_checks(none_works)["catalogs"]
+    assert reason.startswith(f"{broken} fails: ")
 
 
 # --- The start ---

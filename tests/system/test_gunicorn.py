@@ -3,11 +3,12 @@
 import logging
 import runpy
 import socket
+import subprocess
 
 import pytest
 from gunicorn.config import Config
 from proxy import ContainerNginx
-from service import ROOT, Service
+from service import ROOT, STOP_SECONDS, Service
 from support import until
 
 WARNING = "is open to other machines without a proxy"
@@ -37,6 +38,16 @@ def test_a_start_without_a_proxy_warns_where_other_machines_can_connect(
     assert service.stop() == 0
 
 
+def test_an_ipv6_address_is_listened_on(service):
+    service.settings["BIND"] = "::1"
+    service.url = f"http://[::1]:{service.port}"
+
+    service.start()
+
+    assert service.is_ready()
+    assert service.stop() == 0
+
+
 def test_a_unix_socket_is_served_and_local(service, tmp_path):
     path = tmp_path / "socket"
     service.settings["BIND"] = f"unix:{path}"
@@ -51,6 +62,32 @@ def test_a_unix_socket_is_served_and_local(service, tmp_path):
     assert answer.startswith(b"HTTP/1.1 200")
     assert WARNING not in service.said()
     assert service.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("bind", "told"),
+    [
+        ("::1", ["serving on http://[::1]:PORT;", "curl -X POST http://[::1]:PORT/api/v1/tokens"]),
+        (
+            "unix:SOCKET",
+            ["serving on the socket SOCKET;", "--unix-socket SOCKET -X POST http://localhost/api/"],
+        ),
+    ],
+)
+def test_script_server_tells_where_it_serves(service, tmp_path, bind, told):
+    names = {"PORT": str(service.port), "SOCKET": f"{tmp_path}/socket"}
+    for name, value in names.items():
+        bind, *told = (text.replace(name, value) for text in (bind, *told))
+
+    environ = service.environ(BIND=bind, DATA_DIR=tmp_path / "my data")
+    with service.log.open("ab") as log:
+        server = subprocess.Popen([ROOT / "script" / "server"], env=environ, stdout=log, stderr=log)
+    service.processes.append(server)
+    until(lambda: "Listening at" in service.said(), explain=service.said)
+    server.terminate()
+
+    assert server.wait(STOP_SECONDS) == 0
+    assert [text for text in told if text not in service.said()] == []
 
 
 @pytest.mark.parametrize(("proxies", "address"), [(1, "127.0.0.1"), (2, "192.0.2.7")])
@@ -71,6 +108,16 @@ def test_the_nginx_of_the_container_passes_on_the_address_of_the_client(
 
     assert answer.startswith(b"HTTP/1.1 401")
     assert f'"address": "{address}"' in service.said()
+    assert service.stop() == 0
+
+
+def test_a_catalog_that_fails_is_in_the_log_of_the_start(service, tmp_path):
+    service.settings["CATALOGS"] = f"'{tmp_path}/my pins'"
+
+    service.start(ready=False)
+
+    line = f"catalog {tmp_path}/my pins fails: "
+    until(lambda: line in service.said(), explain=service.said)
     assert service.stop() == 0
 
 
