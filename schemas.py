@@ -230,9 +230,7 @@ class StatusSchema(OutputSchema):
 class ActivationSchema(Strict):
     """How to activate."""
 
-    dry_run = TrueOrFalse(
-        **described("Only tell what would change.", False),
-    )
+    dry_run = TrueOrFalse(**described("Only tell what would change.", False))
 
 
 class PackageReferenceSchema(OutputSchema):
@@ -391,9 +389,7 @@ class LogQuerySchema(Strict):
     offset = QueryInteger(
         load_default=0, validate=validate.Range(0, MAX_OFFSET), **described("From this byte on.", 0)
     )
-    follow = TrueOrFalse(
-        **described("Go on until the attempt has ended.", False),
-    )
+    follow = TrueOrFalse(**described("Go on until the attempt has ended.", False))
 
 
 class TokenQuerySchema(Page):
