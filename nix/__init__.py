@@ -4,6 +4,7 @@ The functions call Nix's classic commands, and raise an error of nix.errors if o
 their arguments; a user's text reaches Nix only as a string, by `--argstr`.
 """
 
+from nix.availability import Availability
 from nix.build import add_root, realise, restore, valid_paths
 from nix.closure import closure_size
 from nix.errors import (
@@ -16,6 +17,7 @@ from nix.errors import (
     NixCrashed,
     NixError,
     NixMissing,
+    NixUnavailable,
     TimedOut,
     VersionUnavailable,
     codes,
@@ -38,6 +40,7 @@ from nix.profile import (
 from nix.store import Store, check, find_channel, machine_store, private_store, version
 
 __all__ = [
+    "Availability",
     "BuildFailed",
     "Collision",
     "Completed",
@@ -48,6 +51,7 @@ __all__ = [
     "NixCrashed",
     "NixError",
     "NixMissing",
+    "NixUnavailable",
     "Offer",
     "Offers",
     "ProfileGeneration",

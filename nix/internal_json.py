@@ -10,7 +10,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nix.errors import BuildFailed, DiskFull, HashMismatch, NixError, TimedOut, is_about_full_disk
+from nix.errors import (
+    BuildFailed,
+    DiskFull,
+    HashMismatch,
+    NixError,
+    NixUnavailable,
+    TimedOut,
+    is_about_full_disk,
+)
+from nix.faults import host_fault
 from nix.process import LINE_BYTES, decode, plain
 
 PREFIX = b"@nix "
@@ -28,6 +37,7 @@ REASON_CHARACTERS = 4000
 KEPT_LINES = 1000
 
 TIMEOUT = re.compile(r"timed out after (\d+) seconds( of silence)?")
+BUILDER = re.compile(r"^builder for '", re.MULTILINE)
 MISMATCH = re.compile(r"hash mismatch in ")
 STORE_PATH_NAME = re.compile(r"[0-9a-z]{32}-(.+?)(?:\.drv)?$")
 
@@ -89,6 +99,8 @@ class BuildLogReader:
         if timeout := TIMEOUT.search(reason):
             excess = "wrote nothing for" if timeout[2] else "ran longer than"
             return TimedOut(self.quote(f"it {excess} {timeout[1]} s"))
+        if not BUILDER.search(reason) and any(map(host_fault, self._errors)):
+            return NixUnavailable(next(filter(host_fault, self._errors)))
         return HashMismatch(reason) if MISMATCH.search(reason) else BuildFailed(quoted)
 
     def quote(self, reason: str) -> str:

@@ -12,7 +12,7 @@ from sandbox import sandboxed_store
 from support import until
 
 import nix
-from nix import BuildFailed, DiskFull, HashMismatch, NixCrashed, Progress, TimedOut
+from nix import BuildFailed, DiskFull, HashMismatch, NixCrashed, NixUnavailable, Progress, TimedOut
 
 CATALOG = """
 let
@@ -222,6 +222,16 @@ def test_a_hash_mismatch_reports_both_hashes(trial):
 
     assert re.search(r"specified: +sha256-AAAA\S+=\s+got: +sha256-AbpH\S+=", str(caught.value))
     assert caught.value.code == "hash_mismatch"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root builds as other users")
+def test_build_users_that_are_missing_are_no_fault_of_the_package(trial, tmp_path):
+    trial.store = nix.private_store(tmp_path / "store", build_users_group="nosuchgroup")
+
+    with pytest.raises(NixUnavailable, match="the group 'nosuchgroup' .* does not exist") as caught:
+        trial.build("touch $out")
+
+    assert "users that builds run as" in caught.value.hint
 
 
 def test_a_build_on_a_full_disk_raises_disk_full(trial):
