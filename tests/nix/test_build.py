@@ -228,7 +228,9 @@ def test_a_hash_mismatch_reports_both_hashes(trial):
 def test_build_users_that_are_missing_are_no_fault_of_the_package(trial, tmp_path):
     trial.store = nix.private_store(tmp_path / "store", build_users_group="nosuchgroup")
 
-    with pytest.raises(NixUnavailable, match="the group 'nosuchgroup' .* does not exist") as caught:
+    with pytest.raises(
+        NixUnavailable, match=r"the group 'nosuchgroup' .* does not exist"
+    ) as caught:
         trial.build("touch $out")
 
     assert "users that builds run as" in caught.value.hint

@@ -96,3 +96,16 @@ def test_a_failed_build_is_the_packages_fault_whatever_it_says(trial):
 
     with pytest.raises(nix.BuildFailed, match="failed with exit code 3"):
         trial.build(f"echo '{said}' >&2; exit 3")
+
+
+def test_a_build_that_prints_no_newline_is_not_silent(trial):
+    dots = "for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do printf .; sleep 0.5; done"
+
+    trial.build(f"{dots}; echo >$out", silence_seconds=1)
+
+    assert b"." * 15 in trial.log
+
+
+def test_a_silent_build_is_ended_by_the_daemon(trial):
+    with pytest.raises(nix.TimedOut, match="it wrote nothing for 1 s"):
+        trial.build("sleep 30", silence_seconds=1)

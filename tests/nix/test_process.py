@@ -143,24 +143,6 @@ def test_a_command_that_runs_too_long_is_ended():
         sh("while :; do echo; sleep 0.02; done", seconds=0.3)
 
 
-def test_a_command_that_is_silent_too_long_is_ended():
-    with pytest.raises(TimedOut, match=r"wrote nothing for 0\.3 s"):
-        sh("sleep 60", silence_seconds=0.3)
-
-
-def test_a_command_that_reads_is_not_silent(tmp_path):
-    writer = f"for n in $(seq 15); do sleep 0.1; echo; done >{tmp_path}/pipe &"
-    reader = f"while read -r _; do :; done <{tmp_path}/pipe"
-
-    done = sh(f"mkfifo {tmp_path}/pipe; {writer} {reader}", silence_seconds=0.6)
-
-    assert done.code == 0
-
-
-def test_a_process_that_has_ended_has_no_count_of_bytes_read():
-    assert process.bytes_read(0) == b""
-
-
 def test_an_exception_of_a_tick_ends_the_command_and_reaches_the_caller(pids):
     with pytest.raises(CommandStopped):
         sh(f"touch {pids}/$$; sleep 60", heard=stop_when(lambda: pids_in(pids)))
