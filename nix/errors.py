@@ -100,7 +100,13 @@ class HashMismatch(NixError):
     hint = "the source has changed since the catalog was written: update the catalog"
 
 
-class Collision(NixError):
+class ProfileRefused(NixError):
+    """A profile can't hold these packages, and will not however often it is tried."""
+
+    hint = "read the message: one of the packages is at fault"
+
+
+class Collision(ProfileRefused):
     """Two packages contain the same file, so that one profile can't hold both."""
 
     hint = "deactivate one of the two first"
