@@ -53,7 +53,9 @@ def realise(
     if done.code:
         raise reader.failure(done.code)
 
-    path = done.stdout.decode().strip()
+    path = text(done).strip()
+    if not store.is_store_path(path):
+        raise BuildFailed(f"nix-build wrote no store path: {path!r:.100}")
     restore(store, path, seconds=build_seconds, tick=tick)
     if output != "out":
         _rename_root(store, path, root.with_name(f"{root.name}-{output}"), root)

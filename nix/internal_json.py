@@ -35,6 +35,7 @@ QUOTED_LINES = 10
 QUOTED_CHARACTERS = 300
 REASON_CHARACTERS = 4000
 KEPT_LINES = 1000
+MOST_COUNTED = 10**9
 
 TIMEOUT = re.compile(r"timed out after (\d+) seconds( of silence)?")
 BUILDER = re.compile(r"^builder for '", re.MULTILINE)
@@ -60,6 +61,11 @@ Event = dict[str, Any]
 
 def ignore(_log: bytes, _progress: Progress) -> None:
     """Do nothing: the tick of callers that need neither log nor progress."""
+
+
+def _count(number: Any) -> int:
+    """Return a number of an event as a count that the sum of several still fits a database."""
+    return min(max(int(number), 0), MOST_COUNTED)
 
 
 def name_of(store_path: str) -> str:
@@ -174,7 +180,7 @@ class BuildLogReader:
 
         if kind == PROGRESS and activity in self._counters.values():
             done, expected, *_ = event["fields"]
-            self._counts[activity] = int(done), int(expected)
+            self._counts[activity] = _count(done), _count(expected)
             self._update_counts()
         return b""
 

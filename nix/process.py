@@ -27,7 +27,7 @@ FINAL_READS = 16
 SWEEPS = 20
 
 ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 SIGNALS = {number.value: number.name for number in signal.Signals}
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,10 @@ class Completed:
 
 
 def plain(text: str) -> str:
-    """Return `text` without colours and control characters; tabs and newlines stay."""
+    """Return `text` without colours, control characters and halves of UTF-16 pairs.
+
+    Tabs and newlines stay.
+    """
     return text if text.isprintable() else CONTROL.sub("", ESCAPE.sub("", text))
 
 

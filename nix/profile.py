@@ -155,8 +155,12 @@ def generation_link(profile: Path, number: int) -> Path:
 
 def installed(store: Store, profile: Path) -> list[tuple[str, str]]:
     """Return the name and the main store path of each package in a profile or a generation."""
-    elements = json.loads(_nix_env(store, profile, "--query", "--json", "--out-path"))
-    return [(element["name"], _main_path(element["outputs"])) for element in elements.values()]
+    written = _nix_env(store, profile, "--query", "--json", "--out-path")
+    try:
+        elements = json.loads(written).values()
+        return [(one["name"], _main_path(one["outputs"])) for one in elements if one["outputs"]]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise NixError(f"nix-env's list of the profile can't be read: {written!r:.100}") from None
 
 
 def _main_path(outputs: dict[str, Any]) -> str:

@@ -148,9 +148,17 @@ def call(
 
 def text(done: Completed, kind: type[NixError] = NixError) -> str:
     """Return what a program wrote to stdout; if it failed, raise its message as a `kind`."""
+    try:
+        return output(done, kind).decode()
+    except UnicodeDecodeError as error:
+        raise kind(f"what Nix wrote is not UTF-8: {error}") from None
+
+
+def output(done: Completed, kind: type[NixError] = NixError) -> bytes:
+    """Return the bytes that a program wrote to stdout; if it failed, raise like `text`."""
     if done.code:
         raise error_from(_reason(done), kind)
-    return done.stdout.decode()
+    return done.stdout
 
 
 def _reason(done: Completed) -> str:

@@ -355,6 +355,14 @@ def test_a_failure_without_a_message_reports_the_exit_code(trial, replace_progra
         trial.build("touch $out")
 
 
+@pytest.mark.parametrize("written", ["", "/tmp/elsewhere", r"\377"])
+def test_a_build_that_names_no_store_path_is_an_error(trial, replace_program, written):
+    trial.store = replace_program(trial.store, "nix-build", f"printf '{written}'")
+
+    with pytest.raises(nix.NixError, match="no store path|not UTF-8"):
+        trial.build("touch $out")
+
+
 def test_builders_can_be_other_machines(trial):
     trial.store = sandboxed_store(trial.folder / "store")
     trial.options["builders"] = f"ssh-ng://localhost?remote-store={trial.folder}/other builtin"

@@ -240,6 +240,20 @@ def test_a_profile_whose_store_path_is_missing_holds_nothing(own, profile, missi
     assert nix.installed(own, profile) == []
 
 
+@pytest.mark.parametrize("written", ["", "[", "[1]", '{"a": {}}', '{"a": {"outputs": [1]}}'])
+def test_a_list_that_can_not_be_read_is_an_error(own, profile, replace_program, written):
+    odd = replace_program(own, "nix-env", f"echo '{written}'")
+
+    with pytest.raises(nix.NixError, match="can't be read"):
+        nix.installed(odd, profile)
+
+
+def test_a_package_without_an_output_is_not_listed(own, profile, replace_program):
+    odd = replace_program(own, "nix-env", """echo '{"a": {"name": "a", "outputs": {}}}'""")
+
+    assert nix.installed(odd, profile) == []
+
+
 # --- What a profile can't hold ---
 
 
