@@ -359,7 +359,7 @@ def test_a_failure_without_a_message_reports_the_exit_code(trial, replace_progra
 def test_a_build_that_names_no_store_path_is_an_error(trial, replace_program, written):
     trial.store = replace_program(trial.store, "nix-build", f"printf '{written}'")
 
-    with pytest.raises(nix.NixError, match="no store path|not UTF-8"):
+    with pytest.raises(nix.NixError, match=r"no store path|not UTF-8"):
         trial.build("touch $out")
 
 
