@@ -46,6 +46,7 @@ def realise(
                 _nix_build(drv_path, output, root, build_seconds, silence_seconds, builders),
                 environ=store.with_tmp(folder).environ,
                 seconds=build_seconds + MARGIN_SECONDS,
+                is_build=True,
                 heard=lambda lines: tick(reader.read(lines), reader.progress),
             )
     except TimedOut as error:
@@ -107,7 +108,8 @@ def restore(store: Store, path: str, *, seconds: int = CALL_SECONDS, tick: Tick 
     """Build again a path that is registered in the store but missing from the disk."""
     if not os.path.lexists(path) and _registered(store, [path]):
         argv = ["nix-store", "--repair-path", path]
-        text(call(store, argv, seconds=seconds, beat=lambda: tick(b"", REPAIRING)), BuildFailed)
+        done = call(store, argv, seconds=seconds, beat=lambda: tick(b"", REPAIRING), is_build=True)
+        text(done, BuildFailed)
 
 
 def valid_paths(store: Store, paths: Iterable[str]) -> set[str]:

@@ -135,6 +135,7 @@ def call(
     seconds: float = CALL_SECONDS,
     grace_seconds: float = GRACE_SECONDS,
     beat: Callable[[], None] = lambda: None,
+    is_build: bool = False,
 ) -> Completed:
     """Run a program of Nix; `beat` is called every TICK_SECONDS, and ends it by raising."""
     return run(
@@ -143,6 +144,7 @@ def call(
         seconds=seconds,
         grace_seconds=grace_seconds,
         heard=lambda _: beat(),
+        is_build=is_build,
     )
 
 

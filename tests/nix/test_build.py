@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from contextlib import nullcontext
 from itertools import count, groupby
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def trial(store, tmp_path):
 
 def running(marker):
     """Return the processes with `marker` in their command line."""
-    found = psutil.process_iter(["cmdline", "status"])
+    found = psutil.process_iter(["name", "cmdline", "status"])
     return [p for p in found if p.info["cmdline"] and marker in p.info["cmdline"]]
 
 
@@ -312,6 +313,37 @@ def test_a_build_that_succeeds_leaves_nothing_behind(trial):
     trial.build(f"setsid sleep {marker} >/dev/null 2>&1 & touch $out")
 
     until(lambda: not running(marker))
+
+
+# Without environment, session and folder of the build, and without a parent that could be followed.
+HIDDEN = "(setsid env -i sh -c 'cd /; sleep {0}' >/dev/null 2>&1 &)"
+
+
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [
+        ("sleep 60", BuildStopped),
+        ("trap '' TERM; sleep 60", BuildStopped),
+        ("sleep 60 # too long", TimedOut),
+        ("exit 3", BuildFailed),
+        ("touch $out", None),
+    ],
+)
+def test_processes_that_hide_from_a_build_end_with_it(trial, end, error):
+    marker = str(next(numbers))
+    if error is TimedOut:
+        trial.options["build_seconds"] = 1
+
+    def on_tick():
+        if error is BuildStopped and running(marker):
+            raise BuildStopped
+
+    trial.on_tick = on_tick
+
+    with pytest.raises(error) if error else nullcontext():
+        trial.build(f"{HIDDEN.format(marker)}; sleep 0.3; {end}")
+
+    assert not [process for process in running(marker) if process.info["name"] == "sleep"]
 
 
 def test_a_stopped_build_can_be_started_again(trial):
