@@ -2,6 +2,7 @@
 
 import json
 
+import figures
 import pytest
 from support import SQLITE, until
 
@@ -20,7 +21,7 @@ def through_daemon(app, daemon, monkeypatch):
 
 
 def test_while_the_daemon_is_stopped_tasks_wait_and_cost_no_attempt(
-    through_daemon, recipes, schedule, pool, get_task
+    through_daemon, recipes, schedule, pool, get_task, database_url
 ):
     task_id = schedule(recipes.add("plain", "echo away >$out"), "1.0.0")
     through_daemon.kill()
@@ -35,6 +36,8 @@ def test_while_the_daemon_is_stopped_tasks_wait_and_cost_no_attempt(
     through_daemon.start()
     assert pool.run_one()
     assert get_task(task_id)["status"] == "succeeded"
+    outcome = "the task waited with the reason shown, and went on; no attempt counted"
+    figures.keep("nix-daemon stopped, then started again", database_url, "once", outcome)
 
 
 @SQLITE
@@ -54,7 +57,7 @@ def test_a_daemon_that_stops_before_the_build_costs_no_attempt(
 
 
 def test_a_daemon_that_is_killed_during_a_build_is_tried_again(
-    through_daemon, recipes, start_build, pool, get_task, read_log
+    through_daemon, recipes, start_build, pool, get_task, database_url
 ):
     task_id, thread = start_build(
         recipes.add("shot", f"echo started; {recipes.gate('shot')}; echo >$out")
@@ -70,6 +73,8 @@ def test_a_daemon_that_is_killed_during_a_build_is_tried_again(
     through_daemon.start()
     assert until(pool.run_one)
     assert (get_task(task_id)["status"], get_task(task_id)["attempt"]) == ("succeeded", 2)
+    outcome = "tried again, succeeded in attempt 2"
+    figures.keep("`kill -9` of nix-daemon in a build", database_url, "once", outcome)
 
 
 @SQLITE
