@@ -169,6 +169,7 @@ def init_extensions(app: Flask) -> None:
     store_dir = app.config["STORE_DIR"]
     store = nix.private_store(store_dir) if store_dir else nix.machine_store(home)
     services.add(app, store)
+    services.add(app, nix.Availability())
     services.add(app, Catalogs(store, app.config["CATALOGS"]))
     services.add(app, Pool(app))
     services.add(app, Throttle())

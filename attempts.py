@@ -21,6 +21,7 @@ from task_queue import Lease, LeaseLost, Realised, TaskError
 log = logging.getLogger("pkgd.worker")
 
 FLUSH_SECONDS = 0.4
+RETRY_SECONDS = (5, 30)  # between the attempts that Nix, and not the package, made fail
 FLUSH_BYTES = 256 * 1024
 
 
@@ -40,6 +41,7 @@ class Attempt:
         self.lease = lease
         self.config = app.config
         self.store: nix.Store = services.get(nix.Store, app)
+        self.availability = services.get(nix.Availability, app)
         self.catalogs: tuple[str, ...] = services.get(Catalogs, app).names
         self.stopping = stopping
         self.data_dir: Path = app.config["DATA_DIR"]
@@ -139,9 +141,6 @@ class Attempt:
             return lease.cancel
         except nix.NixMissing:
             return lease.requeue
-        except nix.NixCrashed as error:
-            self._say(str(error))
-            return lease.retry
         except nix.NixError as error:
             return self._failing(error)
         except OSError as error:
@@ -152,11 +151,25 @@ class Attempt:
         return lambda: lease.succeed(realised)
 
     def _failing(self, error: nix.NixError) -> Callable[[], None]:
-        """Return the method that writes why the task failed."""
+        """Return the method that writes why the task failed, or that has it tried again."""
+        fault = self.availability.fault_now(self.store)
+        if fault is not None and self.progress.phase == "resolving":
+            self._say(f"{fault}; the task goes back to the queue")
+            return self.lease.requeue
+        if isinstance(fault or error, nix.NixUnavailable):
+            return self._retrying(fault or error)
+
         kind = error if error.code else nix.BuildFailed
         task_error = TaskError(kind.code, str(error), error.hint)
         self._say(f"failed: {task_error.code}")
         return lambda: self.lease.fail(task_error)
+
+    def _retrying(self, error: nix.NixError) -> Callable[[], None]:
+        """Return the method that puts the task back for its next attempt, if it has one."""
+        self._say(str(error))
+        task_error = TaskError(nix.NixUnavailable.code, str(error), error.hint)
+        waits = dict(enumerate(RETRY_SECONDS, start=1))
+        return lambda: self.lease.retry(task_error, waits.get(self.lease.attempt, 0))
 
     def _write_end(self, write: Callable[[], None]) -> None:
         """Write the rest of the log and the end in one transaction, once the database takes it."""

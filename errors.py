@@ -90,9 +90,6 @@ class ApiError(Exception):
         return headers
 
 
-# --- The request itself is wrong ---
-
-
 class InvalidJson(ApiError):
     """The body is not JSON."""
 
@@ -199,9 +196,6 @@ class HttpError(ApiError):
     hint = "See the status."
 
 
-# --- No such thing ---
-
-
 class NoSuchPackage(ApiError):
     """No package has this id."""
 
@@ -251,9 +245,6 @@ class NameNotFound(ApiError):
     example: ClassVar = {"detail": "no catalog has helo; did you mean hello?", "near": ["hello"]}
 
 
-# --- The state of things forbids it ---
-
-
 class PackageExists(ApiError):
     """This version is registered already."""
 
@@ -293,6 +284,15 @@ class FilesCollide(ApiError):
     example: ClassVar = {"detail": "hello 2.12.1 and greet 1.0.0 both have the file bin/hello"}
 
 
+class ActivationRefused(ApiError):
+    """Nix can't make a profile of these packages; trying again would not help."""
+
+    status = 409
+    code = "activation-refused"
+    hint = "Read Nix's reason: a package is at fault."
+    example: ClassVar = {"detail": "notes 1.0.0: /nix/store/…-notes-1.0.0 is a single file"}
+
+
 class CheckFailed(ApiError):
     """PROFILE_CHECK refused the new generation; the profile is what it was."""
 
@@ -311,9 +311,6 @@ class TaskEnded(ApiError):
     message = "task {task_id} has ended already"
     hint = "There is nothing to cancel."
     example: ClassVar = {"task_id": EXAMPLE_TASK}
-
-
-# --- Not at the moment ---
 
 
 class DatabaseUnavailable(ApiError):
@@ -382,7 +379,7 @@ def init_app(app: Flask) -> None:
     """Answer everything that goes wrong in `app` with a problem document."""
     app.register_error_handler(ApiError, answer)
     app.register_error_handler(HTTPException, http_error)
-    app.register_error_handler(nix.Collision, collision)
+    app.register_error_handler(nix.ProfileRefused, profile_refused)
     app.register_error_handler(nix.NixError, nix_failed)
     for error in DATABASE_AWAY:
         app.register_error_handler(error, database_unavailable)
@@ -412,9 +409,10 @@ def http_error(error: HTTPException) -> Response:
     return response
 
 
-def collision(error: nix.Collision) -> Response:
-    """Answer 409: two packages have the same file."""
-    return answer(FilesCollide(detail=error))
+def profile_refused(error: nix.ProfileRefused) -> Response:
+    """Answer 409: the profile can't hold the packages."""
+    kind = FilesCollide if isinstance(error, nix.Collision) else ActivationRefused
+    return answer(kind(detail=error))
 
 
 def nix_failed(error: nix.NixError) -> Response:

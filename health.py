@@ -99,10 +99,9 @@ def _revision(connection: Connection) -> str | None:
 
 
 def _nix() -> str:
-    try:
-        return f"ok, {nix.version(services.get(nix.Store))}"
-    except nix.NixError as error:
-        return str(error)
+    store = services.get(nix.Store)
+    fault = services.get(nix.Availability).fault(store)
+    return str(fault) if fault else f"ok, {nix.version(store)}"
 
 
 def _workers() -> str:

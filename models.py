@@ -264,6 +264,7 @@ class Task(Model):
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     lease_holder: Mapped[str | None] = mapped_column(String(64))
+    # Of a queued task: the time of its next attempt.
     lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 

@@ -92,6 +92,7 @@ def download(package_id: int) -> Any:
     errors.NoSuchPackage,
     errors.NotDownloaded,
     errors.FilesCollide,
+    errors.ActivationRefused,
     errors.CheckFailed,
     errors.NixFailed,
     errors.Busy,
@@ -110,7 +111,13 @@ def activate(query: dict[str, Any], package_id: int) -> Any:
 
 @blueprint.post("/package/<id:package_id>/deactivate")
 @blueprint.response(200, StatusSchema)
-@blueprint.refuses(errors.NoSuchPackage, errors.CheckFailed, errors.NixFailed, errors.Busy)
+@blueprint.refuses(
+    errors.NoSuchPackage,
+    errors.ActivationRefused,
+    errors.CheckFailed,
+    errors.NixFailed,
+    errors.Busy,
+)
 def deactivate(package_id: int) -> Any:
     """Take the package out of the profile; it stays downloaded."""
     find(package_id)

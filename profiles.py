@@ -34,8 +34,8 @@ LOCK_POLL_SECONDS = 0.02
 def activate(package_id: int, by: str | None) -> None:
     """Put a package in the profile, in place of another version of its name.
 
-    Raises NotDownloaded, CheckFailed, Busy, or nix.Collision when another active package has the
-    same file; the profile is then what it was.
+    Raises NotDownloaded, CheckFailed, Busy, or nix.ProfileRefused, such as nix.Collision when
+    another active package has the same file; the profile is then what it was.
     """
     with locked():
         wanted, others = _after_activation(package_id)
@@ -69,7 +69,7 @@ def rollback(by: str | None) -> int:
 def plan(package_id: int) -> dict[str, Any]:
     """Return what activating a package would add, replace and remove, without doing it.
 
-    `closure_size_change` is in bytes. Raises NotDownloaded, or nix.Collision.
+    `closure_size_change` is in bytes. Raises NotDownloaded, or nix.ProfileRefused.
     """
     wanted, others = _after_activation(package_id)
     before, after = active(), [wanted, *others]
@@ -129,10 +129,12 @@ def locked(seconds: float | None = None) -> Iterator[None]:
 
 
 def set_packages(profile: Path, packages: list[AnyRow]) -> int:
-    """Make a profile hold exactly these packages; return its generation. Raises nix.Collision."""
+    """Make a profile hold exactly these packages; return its generation.
+
+    Raises nix.ProfileRefused.
+    """
     entries = [
-        nix.ProfilePackage(package.name, package.version, tuple(package.store_paths))
-        for package in sorted(packages, key=lambda package: package.id)
+        _profile_package(package) for package in sorted(packages, key=lambda package: package.id)
     ]
     tmp = current_app.config["DATA_DIR"] / "tmp"
     return nix.set_profile(services.get(nix.Store), profile, entries, tmp=tmp)
@@ -177,6 +179,10 @@ def ensure_rooted(package_id: int, store_paths: list[str]) -> bool:
     return True
 
 
+def _profile_package(package: AnyRow) -> nix.ProfilePackage:
+    return nix.ProfilePackage(package.name, package.version, tuple(package.store_paths))
+
+
 def _try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -192,6 +198,9 @@ def _after_activation(package_id: int) -> tuple[AnyRow, list[AnyRow]]:
         raise NoSuchPackage(package_id=package_id)
     if wanted.status == PackageStatus.CREATED:
         raise NotDownloaded(name=wanted.name, version=wanted.version)
+    # Only the new package is checked: what is in the profile since earlier may stay there.
+    if wanted.status == PackageStatus.DOWNLOADED:
+        nix.check_activatable(services.get(nix.Store), _profile_package(wanted))
     return wanted, [package for package in active() if package.name != wanted.name]
 
 

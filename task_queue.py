@@ -139,12 +139,14 @@ class Lease:
         self._check(_requeue(*self._fence(), attempt=self.attempt - 1))
         db.session.commit()
 
-    def retry(self) -> None:
-        """Put the task back for its next attempt; after the last one, fail it with `lost`."""
+    def retry(self, error: TaskError, seconds: float) -> None:
+        """Put the task back for its next attempt in `seconds`; after the last one, fail it."""
         if self.attempt >= MAX_ATTEMPTS:
-            self.fail(LOST)
+            self.fail(error)
             return
-        self._check(_requeue(*self._fence()))
+        at = soon(seconds)
+        reason = f"{error.message}; attempt {self.attempt + 1} follows at {at:%H:%M:%SZ}"
+        self._check(_requeue(*self._fence(), lease_until=at, waiting=reason))
         db.session.commit()
 
     def _fence(self) -> tuple[Any, ...]:
@@ -194,8 +196,8 @@ def request_cancel(task_id: uuid.UUID) -> bool:
 
 
 def claim(holder: str, lease_seconds: float) -> Lease | None:
-    """Take the oldest queued task for `holder`; None when nothing is queued."""
-    oldest = select(Task.seq).where(Task.status == TaskStatus.QUEUED).order_by(Task.seq).limit(1)
+    """Take the oldest queued task that is due for `holder`; None when there is none."""
+    oldest = select(Task.seq).where(*_is_due()).order_by(Task.seq).limit(1)
     # The queue is mostly empty when it is asked: a read doesn't take SQLite's write lock.
     if db.session.scalar(oldest) is None:
         db.session.rollback()
@@ -237,14 +239,20 @@ def claim(holder: str, lease_seconds: float) -> Lease | None:
 
 
 def explain_wait(reason: str | None) -> None:
-    """Show on every queued task why it isn't taken; None when nothing holds it up."""
-    unexplained = Task.status == TaskStatus.QUEUED, Task.waiting.is_distinct_from(reason)
+    """Show on every task that is due why it isn't taken; None when nothing holds it up."""
+    unexplained = *_is_due(), Task.waiting.is_distinct_from(reason)
     if db.session.scalar(select(Task.seq).where(*unexplained).limit(1)) is None:
         db.session.rollback()
         return
     explanation = update(Task).where(*unexplained).values(waiting=reason)
     db.session.execute(explanation, execution_options=NO_SYNC)
     db.session.commit()
+
+
+def _is_due() -> tuple[Any, ...]:
+    """Select the queued tasks but those whose next attempt is later."""
+    is_time = or_(Task.lease_until.is_(None), Task.lease_until <= utcnow())
+    return Task.status == TaskStatus.QUEUED, is_time
 
 
 def holders() -> list[str]:
@@ -307,10 +315,11 @@ def _requeue(*where: Any, **more: Any) -> int:
 
     Nothing is committed; `more` are other values to write.
     """
+    freed = {"status": TaskStatus.QUEUED, "phase": None, "lease_holder": None}
     requeued = (
         update(Task)
         .where(*where)
-        .values(status=TaskStatus.QUEUED, phase=None, lease_holder=None, lease_until=None, **more)
+        .values({**freed, "lease_until": None, **more})
         .returning(Task.seq, Task.cancel_requested)
     )
     rows = db.session.execute(requeued, execution_options=NO_SYNC).all()

@@ -189,12 +189,12 @@ class Pool:
 
     def obstacle(self) -> str | None:
         """Return why no task can be taken at the moment; None when one can."""
-        try:
-            nix.check(services.get(nix.Store, self.app))
-        except nix.NixMissing as error:
-            return str(error)
+        store = services.get(nix.Store, self.app)
+        fault = services.get(nix.Availability, self.app).fault(store)
+        if fault is not None:
+            return str(fault)
         needed = self.app.config["MIN_FREE_BYTES"]
-        for folder in (self.app.config["DATA_DIR"], services.get(nix.Store, self.app).folder):
+        for folder in (self.app.config["DATA_DIR"], store.folder):
             if shutil.disk_usage(folder).free < needed:
                 return f"{folder} has less than {needed} bytes free; tasks wait until it has more"
         return None

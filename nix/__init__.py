@@ -4,6 +4,7 @@ The functions call Nix's classic commands, and raise an error of nix.errors if o
 their arguments; a user's text reaches Nix only as a string, by `--argstr`.
 """
 
+from nix.availability import Availability
 from nix.build import add_root, realise, restore, valid_paths
 from nix.closure import closure_size
 from nix.errors import (
@@ -16,6 +17,8 @@ from nix.errors import (
     NixCrashed,
     NixError,
     NixMissing,
+    NixUnavailable,
+    ProfileRefused,
     TimedOut,
     VersionUnavailable,
     codes,
@@ -27,6 +30,7 @@ from nix.process import Completed, run, sweep
 from nix.profile import (
     ProfileGeneration,
     ProfilePackage,
+    check_activatable,
     current_generation,
     delete_generations,
     generation_link,
@@ -38,6 +42,7 @@ from nix.profile import (
 from nix.store import Store, check, find_channel, machine_store, private_store, version
 
 __all__ = [
+    "Availability",
     "BuildFailed",
     "Collision",
     "Completed",
@@ -48,10 +53,12 @@ __all__ = [
     "NixCrashed",
     "NixError",
     "NixMissing",
+    "NixUnavailable",
     "Offer",
     "Offers",
     "ProfileGeneration",
     "ProfilePackage",
+    "ProfileRefused",
     "Progress",
     "Resolution",
     "Store",
@@ -60,6 +67,7 @@ __all__ = [
     "VersionUnavailable",
     "add_root",
     "check",
+    "check_activatable",
     "closure_size",
     "codes",
     "collect_garbage",

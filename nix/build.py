@@ -40,12 +40,13 @@ def realise(
 
     try:
         with _swept(tmp, reader) as folder:
-            # The margin lets Nix enforce its limits first: its message names the derivation.
+            # The margin lets Nix enforce its limit first: its message names the derivation. Silence
+            # is left to Nix alone: a builder may write what reaches nix-build only much later.
             done = run(
                 _nix_build(drv_path, output, root, build_seconds, silence_seconds, builders),
                 environ=store.with_tmp(folder).environ,
                 seconds=build_seconds + MARGIN_SECONDS,
-                silence_seconds=silence_seconds + MARGIN_SECONDS,
+                is_build=True,
                 heard=lambda lines: tick(reader.read(lines), reader.progress),
             )
     except TimedOut as error:
@@ -53,7 +54,9 @@ def realise(
     if done.code:
         raise reader.failure(done.code)
 
-    path = done.stdout.decode().strip()
+    path = text(done).strip()
+    if not store.is_store_path(path):
+        raise BuildFailed(f"nix-build wrote no store path: {path!r:.100}")
     restore(store, path, seconds=build_seconds, tick=tick)
     if output != "out":
         _rename_root(store, path, root.with_name(f"{root.name}-{output}"), root)
@@ -105,7 +108,8 @@ def restore(store: Store, path: str, *, seconds: int = CALL_SECONDS, tick: Tick 
     """Build again a path that is registered in the store but missing from the disk."""
     if not os.path.lexists(path) and _registered(store, [path]):
         argv = ["nix-store", "--repair-path", path]
-        text(call(store, argv, seconds=seconds, beat=lambda: tick(b"", REPAIRING)), BuildFailed)
+        done = call(store, argv, seconds=seconds, beat=lambda: tick(b"", REPAIRING), is_build=True)
+        text(done, BuildFailed)
 
 
 def valid_paths(store: Store, paths: Iterable[str]) -> set[str]:

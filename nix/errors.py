@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
+from nix.faults import host_fault
+
 MESSAGE_CHARACTERS = 4000
 FULL_DISK = re.compile(r"No space left on device|database or disk is full|Disk quota exceeded")
 
@@ -16,7 +18,7 @@ class NixError(Exception):
     """
 
     code: ClassVar[str] = ""
-    hint: ClassVar[str] = "read the message, then the service's log"
+    hint: str = "read the message, then the service's log"
 
 
 class NixMissing(NixError):
@@ -25,7 +27,20 @@ class NixMissing(NixError):
     hint = "install Nix (Debian: apt install nix-bin), and see to it that the service's PATH has it"
 
 
-class NixCrashed(NixError):
+class NixUnavailable(NixError):
+    """Nix or its store could not be used, in each of the task's attempts."""
+
+    code = "nix_unavailable"
+    hint = "look in the log of the Nix daemon and in the kernel's, then try again"
+
+    def __init__(self, message: str) -> None:
+        """Give the message; the hint follows from it where the fault is a known one."""
+        super().__init__(message)
+        if fault := host_fault(message):
+            self.hint = fault.hint
+
+
+class NixCrashed(NixUnavailable):
     """A program was ended by a signal that pkgd did not send."""
 
     hint = "look for the cause in the kernel's log (out of memory?), then try again"
@@ -85,7 +100,13 @@ class HashMismatch(NixError):
     hint = "the source has changed since the catalog was written: update the catalog"
 
 
-class Collision(NixError):
+class ProfileRefused(NixError):
+    """A profile can't hold these packages, and will not however often it is tried."""
+
+    hint = "read the message: one of the packages is at fault"
+
+
+class Collision(ProfileRefused):
     """Two packages contain the same file, so that one profile can't hold both."""
 
     hint = "deactivate one of the two first"
@@ -114,6 +135,12 @@ def is_about_full_disk(message: str) -> bool:
 
 
 def error_from(message: str, kind: type[NixError] = NixError) -> NixError:
-    """Return an error of this kind with the end of Nix's message; DiskFull if it reports that."""
-    text = message.strip()[-MESSAGE_CHARACTERS:]
-    return DiskFull(text) if is_about_full_disk(text) else kind(text)
+    """Return an error of this kind with the end of Nix's message.
+
+    It is DiskFull or NixUnavailable if the message reports that.
+    """
+    whole = message.strip()
+    text = whole[-MESSAGE_CHARACTERS:]
+    if is_about_full_disk(text):
+        return DiskFull(text)
+    return NixUnavailable(text) if host_fault(whole) else kind(text)

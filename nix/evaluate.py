@@ -11,6 +11,7 @@ from typing import Any
 
 from semver import Version
 
+from nix.answers import read_answer
 from nix.errors import (
     EvaluationFailed,
     NameUnknown,
@@ -21,7 +22,7 @@ from nix.errors import (
 )
 from nix.internal_json import Progress, Tick, ignore
 from nix.process import scratch
-from nix.store import CALL_SECONDS, Store, call, text
+from nix.store import CALL_SECONDS, Store, call, output
 
 RESOLVE = Path(__file__).resolve().parent / "resolve.nix"
 RESOLVING = Progress(0, 0, "resolving")
@@ -86,7 +87,7 @@ class Query:
             grace_seconds=0,
             beat=lambda: self.tick(b"", RESOLVING),
         )
-        return json.loads(text(done, EvaluationFailed))
+        return read_answer(attribute, output(done, EvaluationFailed))
 
     def ask_each(
         self, attribute: str, catalogs: Iterable[str]

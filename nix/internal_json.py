@@ -10,7 +10,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nix.errors import BuildFailed, DiskFull, HashMismatch, NixError, TimedOut, is_about_full_disk
+from nix.errors import (
+    BuildFailed,
+    DiskFull,
+    HashMismatch,
+    NixError,
+    NixUnavailable,
+    TimedOut,
+    is_about_full_disk,
+)
+from nix.faults import host_fault
 from nix.process import LINE_BYTES, decode, plain
 
 PREFIX = b"@nix "
@@ -26,8 +35,10 @@ QUOTED_LINES = 10
 QUOTED_CHARACTERS = 300
 REASON_CHARACTERS = 4000
 KEPT_LINES = 1000
+MOST_COUNTED = 10**9
 
 TIMEOUT = re.compile(r"timed out after (\d+) seconds( of silence)?")
+BUILDER = re.compile(r"^builder for '", re.MULTILINE)
 MISMATCH = re.compile(r"hash mismatch in ")
 STORE_PATH_NAME = re.compile(r"[0-9a-z]{32}-(.+?)(?:\.drv)?$")
 
@@ -50,6 +61,11 @@ Event = dict[str, Any]
 
 def ignore(_log: bytes, _progress: Progress) -> None:
     """Do nothing: the tick of callers that need neither log nor progress."""
+
+
+def _count(number: Any) -> int:
+    """Return a number of an event as a count that the sum of several still fits a database."""
+    return min(max(int(number), 0), MOST_COUNTED)
 
 
 def name_of(store_path: str) -> str:
@@ -89,6 +105,8 @@ class BuildLogReader:
         if timeout := TIMEOUT.search(reason):
             excess = "wrote nothing for" if timeout[2] else "ran longer than"
             return TimedOut(self.quote(f"it {excess} {timeout[1]} s"))
+        if not BUILDER.search(reason) and any(map(host_fault, self._errors)):
+            return NixUnavailable(next(filter(host_fault, self._errors)))
         return HashMismatch(reason) if MISMATCH.search(reason) else BuildFailed(quoted)
 
     def quote(self, reason: str) -> str:
@@ -162,7 +180,7 @@ class BuildLogReader:
 
         if kind == PROGRESS and activity in self._counters.values():
             done, expected, *_ = event["fields"]
-            self._counts[activity] = int(done), int(expected)
+            self._counts[activity] = _count(done), _count(expected)
             self._update_counts()
         return b""
 

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from nix.errors import NixCrashed, NixMissing, TimedOut
 
 TICK_SECONDS = 0.25
 GRACE_SECONDS = 3
+REAP_SECONDS = 3
 CHUNK_BYTES = 64 * 1024
 TAIL_BYTES = 64 * 1024
 LINE_BYTES = 1024 * 1024
@@ -27,8 +29,10 @@ FINAL_READS = 16
 SWEEPS = 20
 
 ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 SIGNALS = {number.value: number.name for number in signal.Signals}
+
+REAPER = Path(__file__).resolve().parent / "reaper.py"
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +49,10 @@ class Completed:
 
 
 def plain(text: str) -> str:
-    """Return `text` without colours and control characters; tabs and newlines stay."""
+    """Return `text` without colours, control characters and halves of UTF-16 pairs.
+
+    Tabs and newlines stay.
+    """
     return text if text.isprintable() else CONTROL.sub("", ESCAPE.sub("", text))
 
 
@@ -125,35 +132,42 @@ def run(
     *,
     environ: Mapping[str, str],
     seconds: float,
-    silence_seconds: float | None = None,
     grace_seconds: float = GRACE_SECONDS,
     heard: Heard = lambda _: None,
+    is_build: bool = False,
 ) -> Completed:
     """Run `argv` to its end and return what it wrote, whatever its exit code.
+
+    With `is_build`, all processes that it leaves behind are ended, too.
 
     `heard` is called in this thread with each batch of stderr's lines, and with an empty list at
     least every TICK_SECONDS. An exception from it ends the command, with all that it started, and
     reaches the caller. A command is ended by TERM, and by KILL `grace_seconds` later.
 
-    Raises TimedOut past `seconds`, or past `silence_seconds` without reading or writing;
-    NixMissing; NixCrashed.
+    Raises TimedOut past `seconds`; NixMissing; NixCrashed.
     """
     find([argv[0]], environ)
     log.debug("%s", shlex.join(argv))
 
-    with _start(argv, environ, grace_seconds) as child:
+    # A reaper needs time of its own after the command's.
+    reap_seconds = REAP_SECONDS if is_build else 0
+    with _start(argv, environ, grace_seconds, is_build) as child:
         output = OutputReader(child)
         with output.selector:
             try:
-                _watch(output, heard, seconds, silence_seconds or seconds)
+                _watch(output, heard, seconds)
             except BaseException:
-                _stop(output, grace_seconds)
+                _stop(output, grace_seconds, reap_seconds)
                 raise
 
-    if child.returncode < 0:
-        name = SIGNALS.get(-child.returncode, f"signal {-child.returncode}")
-        raise NixCrashed(f"{argv[0]} was ended by {name}")
+    if number := _signal(child.returncode, is_build):
+        raise NixCrashed(f"{argv[0]} was ended by {SIGNALS.get(number, f'signal {number}')}")
     return Completed(child.returncode, b"".join(output.stdout), output.stderr_tail)
+
+
+def _signal(code: int, is_build: bool) -> int:
+    """Return the signal that a command was ended by; 0 if it was by none."""
+    return code - 128 if is_build and code > 128 else max(0, -code)
 
 
 def find(programs: Iterable[str], environ: Mapping[str, str]) -> None:
@@ -164,13 +178,20 @@ def find(programs: Iterable[str], environ: Mapping[str, str]) -> None:
 
 
 def _start(
-    argv: Sequence[str], environ: Mapping[str, str], grace_seconds: float
+    argv: Sequence[str], environ: Mapping[str, str], grace_seconds: float, is_build: bool
 ) -> subprocess.Popen[bytes]:
     # The kernel signals the command when the thread that started it dies: if the service is
     # killed, its commands end too.
-    on_death = "TERM" if grace_seconds else "KILL"
+    bound = ["setpriv", "--pdeathsig", "TERM" if grace_seconds else "KILL", "--"]
+    command = [*bound, *argv]
+    if is_build:
+        # Its own environment lacks TMPDIR: a sweep of that folder must not kill the reaper.
+        tmp = environ.get("TMPDIR", "/tmp")  # noqa: S108 # the default of every program
+        environ = {name: value for name, value in environ.items() if name != "TMPDIR"}
+        reaper = [sys.executable, "-I", str(REAPER), str(grace_seconds), tmp]
+        command = [*bound, *reaper, *command]
     return subprocess.Popen(
-        ["setpriv", "--pdeathsig", on_death, "--", *argv],
+        command,
         env=environ,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -179,41 +200,18 @@ def _start(
     )
 
 
-def _watch(output: OutputReader, heard: Heard, seconds: float, silence_seconds: float) -> None:
+def _watch(output: OutputReader, heard: Heard, seconds: float) -> None:
     """Pass stderr on to `heard` until the child has ended. Raises TimedOut."""
-    started = active = time.monotonic()
-    read = bytes_read(output.child.pid)
-
+    deadline = time.monotonic() + seconds
     while output.child.poll() is None:
-        lines = output.read(TICK_SECONDS)
-        heard(lines or [])
-
-        # To read counts as activity too: nix-build passes a builder's line on only when it is
-        # complete, and a progress bar is one long line.
-        read_before = read
-        if lines is None:
-            read = bytes_read(output.child.pid)
-        now = time.monotonic()
-        if lines is not None or read != read_before:
-            active = now
-
-        if now - started > seconds:
+        heard(output.read(TICK_SECONDS) or [])
+        if time.monotonic() > deadline:
             raise TimedOut(f"it ran longer than {seconds:g} s")
-        if now - active > silence_seconds:
-            raise TimedOut(f"it wrote nothing for {silence_seconds:g} s")
 
     heard(output.read_rest())
 
 
-def bytes_read(pid: int) -> bytes:
-    """Return the kernel's count of the bytes that a process has read; b"" if it gives none."""
-    try:
-        return Path(f"/proc/{pid}/io").read_bytes().partition(b"\n")[0]
-    except OSError:
-        return b""
-
-
-def _stop(output: OutputReader, grace_seconds: float) -> None:
+def _stop(output: OutputReader, grace_seconds: float, reap_seconds: float) -> None:
     """End the child and all that it started: TERM, a grace, then KILL."""
     child = output.child
     family = _descendants(child.pid)
@@ -221,7 +219,7 @@ def _stop(output: OutputReader, grace_seconds: float) -> None:
         child.terminate()
 
     # Keep reading: the child would block on a full pipe and never end.
-    deadline = time.monotonic() + grace_seconds
+    deadline = time.monotonic() + grace_seconds + reap_seconds
     while child.poll() is None and time.monotonic() < deadline:
         output.read(TICK_SECONDS)
 

@@ -9,16 +9,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nix.errors import Collision, NixError
+from nix.errors import Collision, NixError, ProfileRefused
 from nix.store import Store, call, text
 
 ACTIVATE = Path(__file__).resolve().parent / "activate.nix"
 GENERATION_LINK = re.compile(r".*-\d+-link")
 GENERATION_LINE = re.compile(r"(\d+) +(\S+ \S+)(?: +(\(current\)))?")
 COLLISION_MESSAGE = re.compile(
-    r"'(/[^'\n]+)' and (?:non-directory )?'(/[^'\n]+)'"
+    r"'(/[^'\n]+)' and (?:(?:non-)?directory )?'(/[^'\n]+)'"
     r"|conflict for the following files:\s+(/.+)\n\s*(/.+)"
 )
+# What nix-env fails with because of the packages. What else it fails with can pass.
+REFUSAL_MESSAGE = re.compile(
+    r"builder for '[^'\n]+' failed|path '[^'\n]+' (?:is not valid|does not exist)"
+)
+QUOTED_PATH = re.compile(r"'(/[^'\n]+)'")
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ def set_profile(
 
     Temporary files are written in `tmp`.
 
-    Raises Collision, which leaves the profile as it was.
+    Raises Collision or another ProfileRefused, which leave the profile as it was.
     """
     wanted = list(packages)
     for folder in (tmp, profile.parent):
@@ -63,8 +68,23 @@ def set_profile(
     try:
         text(done)
     except NixError as error:
-        raise _collision(str(error), wanted) or error from None
+        raise _refusal(error, wanted) from None
     return _number(profile.readlink())
+
+
+def check_activatable(store: Store, package: ProfilePackage) -> None:
+    """Raise ProfileRefused for a package of which a profile would hold nothing of the store."""
+    path = Path(package.paths[0])
+    target = path.resolve()
+    if not target.exists():
+        problem = "is a link to nothing" if path.is_symlink() else "does not exist"
+    elif not target.is_relative_to(store.directory.resolve()):
+        problem = "is a link out of the store"
+    elif not target.is_dir():
+        problem = "is a single file, and a profile holds folders such as bin"
+    else:
+        return
+    raise ProfileRefused(f"{package}: {path} {problem}")
 
 
 def _activation(profile: Path, packages: Path) -> list[str]:
@@ -77,27 +97,43 @@ def _activation(profile: Path, packages: Path) -> list[str]:
     ]
 
 
-def _collision(message: str, packages: Sequence[ProfilePackage]) -> Collision | None:
-    """Return the collision that Nix's message reports, if it reports one."""
-    match = COLLISION_MESSAGE.search(message)
-    if match is None:
-        return None
+def _refusal(error: NixError, packages: Sequence[ProfilePackage]) -> NixError:
+    """Return the error as a refusal, with the packages, if they are the reason for it."""
+    message = str(error)
+    if type(error) is not NixError or not REFUSAL_MESSAGE.search(message):
+        return error
+    if match := COLLISION_MESSAGE.search(message):
+        first, second = (path.strip() for path in match.groups() if path)
+        return _collision(first, second, packages)
 
-    first, second = (path.strip() for path in match.groups() if path)
+    reason = message.partition("\nerror: builder for ")[0]
+    owners = (_owner(path, packages) for path in QUOTED_PATH.findall(reason))
+    named = next((str(package) for package, _ in owners if package), "the profile")
+    return ProfileRefused(f"{named}: {reason}")
+
+
+def _collision(first: str, second: str, packages: Sequence[ProfilePackage]) -> Collision:
+    """Return the collision of two files, the second of which may be in the unfinished profile."""
     owner, file = _owner(first, packages)
-    other_owner, _ = _owner(second, packages)
-    return Collision(owner, other_owner, file)
+    other, _ = _owner(second, packages)
+    if owner and not other:
+        other = next((p for p in packages if p != owner and _has(p, file)), None)
+    return Collision(str(owner or first), str(other or second), file)
 
 
-def _owner(path: str, packages: Iterable[ProfilePackage]) -> tuple[str, str]:
-    """Return the package that a file belongs to, and the file's path inside it."""
+def _owner(path: str, packages: Iterable[ProfilePackage]) -> tuple[ProfilePackage | None, str]:
+    """Return the package that a file belongs to, if one does, and the file's path inside it."""
     owners = (
-        (str(package), path.removeprefix(f"{own}/"))
+        (package, path.removeprefix(f"{own}/"))
         for package in packages
         for own in package.paths
         if path.startswith(f"{own}/")
     )
-    return next(owners, (path, path))
+    return next(owners, (None, path))
+
+
+def _has(package: ProfilePackage, file: str) -> bool:
+    return any(Path(own, file).exists() for own in package.paths)
 
 
 def current_generation(profile: Path) -> int | None:
@@ -119,8 +155,12 @@ def generation_link(profile: Path, number: int) -> Path:
 
 def installed(store: Store, profile: Path) -> list[tuple[str, str]]:
     """Return the name and the main store path of each package in a profile or a generation."""
-    elements = json.loads(_nix_env(store, profile, "--query", "--json", "--out-path"))
-    return [(element["name"], _main_path(element["outputs"])) for element in elements.values()]
+    written = _nix_env(store, profile, "--query", "--json", "--out-path")
+    try:
+        elements = json.loads(written).values()
+        return [(one["name"], _main_path(one["outputs"])) for one in elements if one["outputs"]]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise NixError(f"nix-env's list of the profile can't be read: {written!r:.100}") from None
 
 
 def _main_path(outputs: dict[str, Any]) -> str:

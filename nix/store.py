@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from nix.errors import NixError, error_from
+from nix.errors import NixError, NixUnavailable, TimedOut, error_from
 from nix.process import GRACE_SECONDS, Completed, decode, find, run
 
 PROGRAMS = ("nix-build", "nix-env", "nix-instantiate", "nix-store")
 CALL_SECONDS = 120
+CHECK_SECONDS = 10
 PATHS_PER_CALL = 1000
 
 # The service's secrets, which expressions and builders could read from the environment.
@@ -23,6 +24,7 @@ POINTERS = {"NIX_REMOTE", "NIX_PATH", "NIX_PROFILES", "NIX_USER_CONF_FILES"}
 STORE_NAME = re.compile(r"[0-9a-df-np-sv-z]{32}-[\w+.?=-]+")
 ERROR = re.compile(r"^error:\s", re.MULTILINE)
 TRACED_ERROR = re.compile(r"^ +error:\s", re.MULTILINE)
+NOT_ON_SEARCH_PATH = re.compile(r"was not found in the Nix search path")
 INDENT = re.compile(r"^ {7}", re.MULTILINE)
 
 
@@ -97,20 +99,33 @@ def _private_config(settings: Mapping[str, str]) -> str:
     return "\n".join(f"{name.replace('_', '-')} = {value}" for name, value in config.items())
 
 
-def check(store: Store) -> None:
+def find_programs(store: Store) -> None:
     """Raise NixMissing unless every program that is needed is on PATH."""
     find(PROGRAMS, store.environ)
 
 
+def check(store: Store) -> None:
+    """Ask the store a question. Raises NixMissing, or NixUnavailable where it has no answer."""
+    find_programs(store)
+    absent = f"{store.directory}/{'0' * 32}-absent"
+    argv = ["nix-store", "--check-validity", "--print-invalid", absent]
+    try:
+        text(call(store, argv, seconds=CHECK_SECONDS, grace_seconds=0), NixUnavailable)
+    except TimedOut:
+        raise NixUnavailable(f"the store did not answer within {CHECK_SECONDS} s") from None
+
+
 def version(store: Store) -> str:
     """Return Nix's version."""
-    return text(call(store, ["nix-store", "--version"])).split()[-1]
+    return text(call(store, ["nix-store", "--version"])).strip().rpartition(" ")[2]
 
 
 def find_channel(store: Store, name: str) -> Path | None:
     """Return the path that <name> stands for on Nix's search path; None if it is not there."""
     found = call(store, ["nix-instantiate", "--find-file", name])
-    return None if found.code else Path(text(found).strip())
+    if found.code and NOT_ON_SEARCH_PATH.search(decode(found.stderr)):
+        return None
+    return Path(text(found).strip())
 
 
 def call(
@@ -120,6 +135,7 @@ def call(
     seconds: float = CALL_SECONDS,
     grace_seconds: float = GRACE_SECONDS,
     beat: Callable[[], None] = lambda: None,
+    is_build: bool = False,
 ) -> Completed:
     """Run a program of Nix; `beat` is called every TICK_SECONDS, and ends it by raising."""
     return run(
@@ -128,14 +144,23 @@ def call(
         seconds=seconds,
         grace_seconds=grace_seconds,
         heard=lambda _: beat(),
+        is_build=is_build,
     )
 
 
 def text(done: Completed, kind: type[NixError] = NixError) -> str:
     """Return what a program wrote to stdout; if it failed, raise its message as a `kind`."""
+    try:
+        return output(done, kind).decode()
+    except UnicodeDecodeError as error:
+        raise kind(f"what Nix wrote is not UTF-8: {error}") from None
+
+
+def output(done: Completed, kind: type[NixError] = NixError) -> bytes:
+    """Return the bytes that a program wrote to stdout; if it failed, raise like `text`."""
     if done.code:
         raise error_from(_reason(done), kind)
-    return done.stdout.decode()
+    return done.stdout
 
 
 def _reason(done: Completed) -> str:

@@ -5,6 +5,7 @@ import shutil
 
 import psycopg
 import pytest
+from daemon import Daemon
 from postgres import running_server
 from recipes import Recipes
 from support import BUNDLED, CATALOGS, remove_store
@@ -59,6 +60,18 @@ def store_dir(tmp_path_factory):
 def store(store_dir):
     """The private Nix store that all tests share."""
     return nix.private_store(store_dir)
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    """A running Nix daemon with a store of its own."""
+    folder = (tmp_path / "daemon").resolve()
+    folder.mkdir()
+    daemon = Daemon(folder)
+    daemon.start()
+    yield daemon
+    daemon.close()
+    remove_store(folder)
 
 
 # --- Databases ---

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from contextlib import nullcontext
 from itertools import count, groupby
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from sandbox import sandboxed_store
 from support import until
 
 import nix
-from nix import BuildFailed, DiskFull, HashMismatch, NixCrashed, Progress, TimedOut
+from nix import BuildFailed, DiskFull, HashMismatch, NixCrashed, NixUnavailable, Progress, TimedOut
 
 CATALOG = """
 let
@@ -79,7 +80,7 @@ def trial(store, tmp_path):
 
 def running(marker):
     """Return the processes with `marker` in their command line."""
-    found = psutil.process_iter(["cmdline", "status"])
+    found = psutil.process_iter(["name", "cmdline", "status"])
     return [p for p in found if p.info["cmdline"] and marker in p.info["cmdline"]]
 
 
@@ -224,6 +225,18 @@ def test_a_hash_mismatch_reports_both_hashes(trial):
     assert caught.value.code == "hash_mismatch"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root builds as other users")
+def test_build_users_that_are_missing_are_no_fault_of_the_package(trial, tmp_path):
+    trial.store = nix.private_store(tmp_path / "store", build_users_group="nosuchgroup")
+
+    with pytest.raises(
+        NixUnavailable, match=r"the group 'nosuchgroup' .* does not exist"
+    ) as caught:
+        trial.build("touch $out")
+
+    assert "users that builds run as" in caught.value.hint
+
+
 def test_a_build_on_a_full_disk_raises_disk_full(trial):
     with pytest.raises(DiskFull) as caught:
         trial.build("seq 9 > /dev/full")
@@ -302,6 +315,37 @@ def test_a_build_that_succeeds_leaves_nothing_behind(trial):
     until(lambda: not running(marker))
 
 
+# Without environment, session and folder of the build, and without a parent that could be followed.
+HIDDEN = "(setsid env -i sh -c 'cd /; sleep {0}' >/dev/null 2>&1 &)"
+
+
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [
+        ("sleep 60", BuildStopped),
+        ("trap '' TERM; sleep 60", BuildStopped),
+        ("sleep 60 # too long", TimedOut),
+        ("exit 3", BuildFailed),
+        ("touch $out", None),
+    ],
+)
+def test_processes_that_hide_from_a_build_end_with_it(trial, end, error):
+    marker = str(next(numbers))
+    if error is TimedOut:
+        trial.options["build_seconds"] = 1
+
+    def on_tick():
+        if error is BuildStopped and running(marker):
+            raise BuildStopped
+
+    trial.on_tick = on_tick
+
+    with pytest.raises(error) if error else nullcontext():
+        trial.build(f"{HIDDEN.format(marker)}; sleep 0.3; {end}")
+
+    assert not [process for process in running(marker) if process.info["name"] == "sleep"]
+
+
 def test_a_stopped_build_can_be_started_again(trial):
     def on_tick():
         if b"started" in trial.log:
@@ -340,6 +384,14 @@ def test_a_failure_without_a_message_reports_the_exit_code(trial, replace_progra
     trial.store = replace_program(trial.store, "nix-build", "echo last words >&2; exit 9")
 
     with pytest.raises(BuildFailed, match=r"^nix-build ended with exit code 9\n> last words$"):
+        trial.build("touch $out")
+
+
+@pytest.mark.parametrize("written", ["", "/tmp/elsewhere", r"\377"])
+def test_a_build_that_names_no_store_path_is_an_error(trial, replace_program, written):
+    trial.store = replace_program(trial.store, "nix-build", f"printf '{written}'")
+
+    with pytest.raises(nix.NixError, match=r"no store path|not UTF-8"):
         trial.build("touch $out")
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from nix import BuildFailed, HashMismatch, Progress, TimedOut
+from nix import BuildFailed, HashMismatch, NixUnavailable, Progress, TimedOut
 from nix.internal_json import BuildLogReader
 
 DRV = "/nix/store/0c000000000000000000000000000000-thing-1.0.drv"
@@ -85,6 +85,28 @@ def test_an_invalid_count_is_ignored(reader, fields):
     read(reader, start(1, 104), line("result", id=1, type=105, fields=fields))
 
     assert reader.progress == Progress(0, 0, "fetching")
+
+
+@pytest.mark.parametrize(("given", "shown"), [(10**30, 10**9), (-1, 0)])
+def test_a_count_always_fits_a_database(reader, given, shown):
+    read(reader, start(1, 104), line("result", id=1, type=105, fields=[given, 1, 0, 0]))
+
+    assert reader.progress.done == shown
+
+
+def test_an_error_with_half_a_utf_16_pair_can_be_stored(reader):
+    read(reader, line("msg", level=0, msg="error: half \ud800 a pair"))
+
+    assert str(reader.failure(1)).encode() == b"half  a pair"
+
+
+def test_a_fault_of_the_host_is_told_unless_a_builder_failed(reader):
+    read(reader, line("msg", level=0, msg="error: unexpected end-of-file"))
+
+    assert type(reader.failure(1)) is NixUnavailable
+    assert type(reader.failure(100)) is BuildFailed
+    read(reader, line("msg", level=0, msg=f"error: builder for '{DRV}' failed"))
+    assert type(reader.failure(1)) is BuildFailed
 
 
 def test_the_log_of_a_hook_is_in_the_log(reader):

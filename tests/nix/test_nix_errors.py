@@ -13,6 +13,7 @@ CODES = {
     "evaluation_failed",
     "hash_mismatch",
     "name_unknown",
+    "nix_unavailable",
     "timed_out",
     "version_unavailable",
 }
@@ -53,7 +54,7 @@ def test_a_class_without_a_code_of_its_own_does_not_change_a_meaning():
     assert nix.codes()["disk_full"] == nix.DiskFull.__doc__
 
 
-@pytest.mark.parametrize("kind", [nix.NixError, nix.NixMissing, nix.NixCrashed, nix.Collision])
+@pytest.mark.parametrize("kind", [nix.NixError, nix.NixMissing, nix.Collision])
 def test_an_error_that_ends_no_task_has_a_hint_but_no_code(kind):
     assert kind.code == ""
     assert kind.hint
@@ -72,3 +73,41 @@ def test_the_end_of_a_long_message_is_kept():
     assert type(error) is nix.BuildFailed
     assert len(str(error)) == 4000
     assert str(error).endswith("x\nthe reason")
+
+
+@pytest.mark.parametrize(
+    ("message", "hint"),
+    [
+        ("cannot connect to socket at '/s': Connection refused", "daemon"),
+        ("cannot open connection to remote store 'daemon': error: x", "daemon"),
+        ("Nix daemon disconnected unexpectedly (maybe it crashed?)", "daemon"),
+        ("the build users group 'nixbld' has no members", "users"),
+        ("opening lock file '/nix/var/nix/db/big-lock': Permission denied", "write"),
+        ("creating directory '/nix/store/x': Read-only file system", "write"),
+        ("executing SQLite statement 'x': attempt to write a readonly database (in '/d')", "write"),
+        ("executing SQLite statement 'x': file is not a database (in '/d')", "--verify"),
+        ("out of memory", "memory"),
+        ("unable to fork: Cannot allocate memory", "memory"),
+    ],
+)
+def test_a_fault_of_the_host_is_told_apart_and_its_hint_names_the_cause(message, hint):
+    error = error_from(message, nix.EvaluationFailed)
+
+    assert type(error) is nix.NixUnavailable
+    assert hint in error.hint
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "builder for '/nix/store/x.drv' failed: cannot connect to socket",
+        "undefined variable 'out of memory'",
+        "opening file '/etc/shadow': Permission denied",
+    ],
+)
+def test_an_error_that_only_mentions_a_fault_of_the_host_is_none(message):
+    assert type(error_from(message, nix.EvaluationFailed)) is nix.EvaluationFailed
+
+
+def test_a_fault_that_is_not_known_has_a_general_hint():
+    assert "kernel" in nix.NixUnavailable("something else").hint

@@ -143,24 +143,6 @@ def test_a_command_that_runs_too_long_is_ended():
         sh("while :; do echo; sleep 0.02; done", seconds=0.3)
 
 
-def test_a_command_that_is_silent_too_long_is_ended():
-    with pytest.raises(TimedOut, match=r"wrote nothing for 0\.3 s"):
-        sh("sleep 60", silence_seconds=0.3)
-
-
-def test_a_command_that_reads_is_not_silent(tmp_path):
-    writer = f"for n in $(seq 15); do sleep 0.1; echo; done >{tmp_path}/pipe &"
-    reader = f"while read -r _; do :; done <{tmp_path}/pipe"
-
-    done = sh(f"mkfifo {tmp_path}/pipe; {writer} {reader}", silence_seconds=0.6)
-
-    assert done.code == 0
-
-
-def test_a_process_that_has_ended_has_no_count_of_bytes_read():
-    assert process.bytes_read(0) == b""
-
-
 def test_an_exception_of_a_tick_ends_the_command_and_reaches_the_caller(pids):
     with pytest.raises(CommandStopped):
         sh(f"touch {pids}/$$; sleep 60", heard=stop_when(lambda: pids_in(pids)))
@@ -224,6 +206,64 @@ def test_a_command_ends_when_the_service_is_killed(pids):
         service.kill()
 
     until(lambda: not is_running(pid))
+
+
+# --- Builds ---
+
+
+def hiding(folder):
+    """Return a script that starts a process which hides, and writes down its id in the folder."""
+    return f"(setsid env -i PATH=$PATH sh -c 'cd /; touch {folder}/$$; exec sleep 60' >&- 2>&- &)"
+
+
+def test_the_processes_that_a_build_leaves_are_ended(pids):
+    done = sh(f"{hiding(pids)}; sleep 0.3; echo out; exit 7", is_build=True)
+
+    assert done == Completed(7, b"out\n", b"")
+    assert not any(map(is_running, pids_in(pids)))
+
+
+def test_a_build_that_ignores_term_is_killed_after_the_grace(pids):
+    script = f"trap '' TERM; {hiding(pids)}; touch {pids}/$$; while :; do sleep 0.05; done"
+
+    with pytest.raises(CommandStopped):
+        sh(
+            script,
+            is_build=True,
+            grace_seconds=0.3,
+            heard=stop_when(lambda: len(pids_in(pids)) == 2),
+        )
+
+    assert not any(map(is_running, pids_in(pids)))
+
+
+def test_a_crash_of_a_build_names_the_signal():
+    with pytest.raises(NixCrashed, match="sh was ended by SIGSEGV"):
+        sh("kill -SEGV $$", is_build=True)
+
+
+def test_a_build_has_its_temporary_folder_and_its_reaper_has_none(tmp_path):
+    environ = {**os.environ, "TMPDIR": str(tmp_path / "one")}
+    script = "echo $TMPDIR; tr '\\0' '\\n' </proc/$PPID/environ | grep -c ^TMPDIR="
+
+    assert sh(script, environ=environ, is_build=True).stdout.split() == [
+        str(tmp_path / "one").encode(),
+        b"0",
+    ]
+
+
+def test_a_build_ends_with_what_hides_when_the_service_is_killed(pids):
+    program = f"""
+        import os, threading, nix
+        argv = ["sh", "-c", {f"{hiding(pids)}; touch {pids}/$$; sleep 60"!r}]
+        options = dict(environ=os.environ, seconds=60, is_build=True)
+        threading.Thread(target=nix.run, args=[argv], kwargs=options).start()
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], cwd=ROOT) as service:
+        until(lambda: len(pids_in(pids)) == 2)
+        service.kill()
+
+    until(lambda: not any(map(is_running, pids_in(pids))))
 
 
 def test_a_scratch_directory_starts_empty_and_is_removed(tmp_path):

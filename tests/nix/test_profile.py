@@ -150,7 +150,7 @@ def test_a_file_and_a_directory_of_the_same_name_are_refused(package, put, first
 def test_a_package_that_is_not_in_the_store_is_refused(put, package, names, missing_path):
     put(package("one", "bin/one"))
 
-    with pytest.raises(nix.NixError, match=r"does not exist|is not valid"):
+    with pytest.raises(nix.ProfileRefused, match=r"does not exist|is not valid"):
         put(ProfilePackage("missing", "1.0.0", (missing_path,)))
 
     assert names() == ["one-1.0.0"]
@@ -238,3 +238,115 @@ def test_a_profile_whose_store_path_is_missing_holds_nothing(own, profile, missi
     profile.symlink_to(missing_path)
 
     assert nix.installed(own, profile) == []
+
+
+@pytest.mark.parametrize("written", ["", "[", "[1]", '{"a": {}}', '{"a": {"outputs": [1]}}'])
+def test_a_list_that_can_not_be_read_is_an_error(own, profile, replace_program, written):
+    odd = replace_program(own, "nix-env", f"echo '{written}'")
+
+    with pytest.raises(nix.NixError, match="can't be read"):
+        nix.installed(odd, profile)
+
+
+def test_a_package_without_an_output_is_not_listed(own, profile, replace_program):
+    odd = replace_program(own, "nix-env", """echo '{"a": {"name": "a", "outputs": {}}}'""")
+
+    assert nix.installed(odd, profile) == []
+
+
+# --- What a profile can't hold ---
+
+
+@pytest.fixture
+def odd(own, tmp_path):
+    """Return a function that puts what a function makes at a path into the store, as a package."""
+
+    def odd(name, make):
+        make(tmp_path / name)
+        path = text(call(own, ["nix-store", "--add", str(tmp_path / name)])).strip()
+        return ProfilePackage(name, "1.0.0", (path,))
+
+    return odd
+
+
+def looping(folder):
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "loop").symlink_to("loop")
+
+
+def propagating(needed):
+    def make(folder):
+        (folder / "nix-support").mkdir(parents=True)
+        (folder / "nix-support" / "propagated-user-env-packages").write_text(needed)
+
+    return make
+
+
+def test_a_file_in_place_of_a_directory_of_two_packages_is_refused(package, odd, put):
+    one, two = package("one", "bin/one"), package("two", "bin/two")
+    # Nix takes packages in the order of their paths, and words this otherwise when it comes last.
+    files = (
+        odd(
+            f"three-{n}",
+            lambda path: (path.mkdir(), (path / "bin").touch(), (path / path.name).touch()),
+        )
+        for n in range(50)
+    )
+    three = next(file for file in files if file.paths > max(one.paths, two.paths))
+
+    with pytest.raises(Collision) as caught:
+        put(one, two, three)
+
+    assert caught.value.first == str(three)
+    assert caught.value.second in ("one 1.0.0", "two 1.0.0")
+    assert caught.value.file == "bin"
+
+
+def test_a_loop_of_links_is_refused_with_the_package(package, odd, put, names):
+    one = package("one", "bin/one")
+    put(one)
+
+    with pytest.raises(nix.ProfileRefused, match=r"loop 1\.0\.0: .*Too many levels") as caught:
+        put(one, odd("loop", looping))
+
+    assert not isinstance(caught.value, Collision)
+    assert names() == ["one-1.0.0"]
+
+
+@pytest.mark.parametrize("needed", ["/nonexistent/needed", "word"])
+def test_a_needed_package_that_does_not_exist_is_refused(odd, put, needed):
+    with pytest.raises(nix.ProfileRefused, match=needed):
+        put(odd("needy", propagating(needed)))
+
+
+def test_a_profile_that_can_not_be_written_is_no_refusal(own, package, tmp_path):
+    one = package("one", "bin/one")
+
+    with pytest.raises(nix.NixError) as caught:
+        nix.set_profile(own, Path("/proc/profile"), [one], tmp=tmp_path / "files")
+
+    assert not isinstance(caught.value, nix.ProfileRefused)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: path.touch(), "is a single file"),
+        (lambda path: path.symlink_to("/tmp"), "is a link out of the store"),
+        (lambda path: path.symlink_to("nowhere"), "is a link to nothing"),
+    ],
+)
+def test_an_output_with_nothing_for_a_profile_is_refused(own, odd, make, reason):
+    package = odd("odd", make)
+
+    with pytest.raises(nix.ProfileRefused, match=reason):
+        nix.check_activatable(own, package)
+
+
+def test_an_output_may_be_a_link_to_another_package(own, package, odd):
+    one = package("one", "bin/one")
+
+    assert nix.check_activatable(own, one) is None
+    assert (
+        nix.check_activatable(own, odd("link", lambda path: path.symlink_to(one.paths[0]))) is None
+    )

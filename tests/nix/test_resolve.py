@@ -283,6 +283,60 @@ def test_a_removed_attribute_does_not_hide_the_other_catalogs(resolve, catalog):
         resolve("foo", "2.0.0", removed, other)
 
 
+UNTRUE = {
+    "a number": ("drvPath = 5;", "drvPath is not as it must be: 5"),
+    "a list": ("drvPath = [ ];", "drvPath"),
+    "an option": ("drvPath = ''--help'';", "drvPath"),
+    "no derivation": ("drvPath = ''/etc/passwd'';", "drvPath"),
+    "outputs that are numbers": ("outputName = 7;", "outputs"),
+    "outputs that are paths": ("outputName = ''../../x'';", "outputs"),
+}
+
+
+@pytest.mark.parametrize(("more", "reason"), UNTRUE.values(), ids=UNTRUE)
+def test_what_a_catalog_says_is_checked(resolve, catalog, more, reason):
+    bad = catalog(f"{{ foo = package ''foo'' ''1.0.0'' {{ }} // {{ {more} }}; }}", "bad")
+
+    with pytest.raises(EvaluationFailed, match=f"catalog {bad}: .*{reason}"):
+        resolve("foo", "1.0.0", bad)
+
+
+def test_a_version_that_is_not_utf_8_is_a_fault_of_its_catalog(resolve, store, catalog, tmp_path):
+    bad = catalog("{ foo = package ''foo'' (builtins.readFile ./bytes) { }; }", "bad")
+    (tmp_path / "bytes").write_bytes(b"1.0.\xff")
+    good = catalog("{ foo = package ''foo'' ''1.0.0'' { }; }", "good")
+
+    with pytest.raises(EvaluationFailed, match=f"catalog {bad}: "):
+        resolve("foo", "2.0.0", bad)
+    assert resolve("foo", "1.0.0", bad, good).catalog == good
+    found = nix.offers(store, [bad, good], "foo")
+    assert [offer.catalog for offer in found.versions] == [good]
+    assert [failed for failed, _ in found.failures] == [bad]
+
+
+WRITTEN = {
+    "half of it": b'{"found": {"catalog',
+    "nothing": b"",
+    "another shape": b"[]",
+    "no fields": b'{"found": {}}',
+    "other bytes": b'"\xff"',
+    "depth": b"[" * 100_000,
+    "a long number": b"9" * 5000,
+    "half a pair": rb'{"offers": {"isRefused": false, "versions": [{"version": "\ud800"}]}}',
+}
+
+
+@pytest.mark.parametrize("written", WRITTEN.values(), ids=WRITTEN)
+def test_what_nix_writes_is_checked(store, catalog, replace_program, tmp_path, written):
+    (tmp_path / "written").write_bytes(written)
+    odd = replace_program(store, "nix-instantiate", f"cat {tmp_path}/written")
+    path = catalog("{ }")
+
+    with pytest.raises(EvaluationFailed, match=f"catalog {path}: "):
+        nix.resolve(odd, [path], "foo", "1.0.0", tmp=tmp_path / "tmp")
+    assert [failed for failed, _ in nix.offers(odd, [path], "foo").failures] == [path]
+
+
 def test_a_users_text_is_never_read_as_nix(resolve, catalog):
     path = catalog("{ foo = package ''foo'' ''1.0.0'' { }; }")
 

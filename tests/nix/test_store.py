@@ -96,6 +96,13 @@ def test_a_channel_is_where_nixs_search_path_has_it(store, tmp_path):
     assert nix.find_channel(with_pins, "other") is None
 
 
+def test_a_channel_is_not_missing_because_nix_fails(store, replace_program):
+    broken = replace_program(store, "nix-instantiate", "echo 'error: out of memory' >&2; exit 1")
+
+    with pytest.raises(nix.NixUnavailable, match="out of memory"):
+        nix.find_channel(broken, "nixpkgs")
+
+
 OLD = """warning: dull
 error: \x1b[35;1mit\x1b[0m broke
 

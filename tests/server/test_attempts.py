@@ -109,7 +109,10 @@ def test_a_failed_download_can_be_tried_again(client, recipes, run_task, pool):
     assert (package["status"], package["task"]["id"]) == ("downloaded", again["task_id"])
 
 
-def test_each_attempt_has_a_log_of_its_own(replace_program, recipes, run_task, pool, read_log):
+def test_each_attempt_has_a_log_of_its_own(
+    replace_program, recipes, run_task, pool, read_log, monkeypatch
+):
+    monkeypatch.setattr("attempts.RETRY_SECONDS", (0, 0))
     replace_program("nix-build", 'mkdir $0.crashed && kill -SEGV $$; exec $real "$@"')
 
     task_id = run_task(recipes.add("unlucky"))["id"]

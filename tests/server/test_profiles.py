@@ -96,6 +96,50 @@ def test_two_packages_with_the_same_file_can_not_both_be_active(
 
 
 @SQLITE
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("touch $out", "is a single file"),
+        ("ln -s /tmp $out", "is a link out of the store"),
+        (
+            "mkdir -p $out/nix-support; echo word >$out/nix-support/propagated-user-env-packages",
+            "opening directory 'word'",
+        ),
+    ],
+)
+def test_a_package_that_no_profile_can_hold_is_refused_at_once(
+    recipes, client, activated, downloaded, profile, script, reason
+):
+    activated("app", "1.0.0")
+    before = profile.resolve()
+    package_id = downloaded(recipes.add("odd", script), "1.0.0")
+
+    for query in ("", "?dry_run=true"):
+        answer = client.post(f"/api/v1/package/{package_id}/activate{query}")
+        assert answer.status_code == 409
+        assert answer.json["type"] == "urn:pkgd:problem:activation-refused"
+        assert answer.json["detail"].startswith(("odd 1.0.0: ", "the profile: "))
+        assert reason in answer.json["detail"]
+
+    assert profile.resolve() == before
+    assert client.get(f"/api/v1/package/{package_id}").json["status"] == "downloaded"
+
+
+@SQLITE
+def test_a_package_of_one_file_that_was_activated_earlier_holds_up_no_other(
+    recipes, client, activated, downloaded, monkeypatch
+):
+    with monkeypatch.context() as earlier:
+        earlier.setattr("nix.check_activatable", lambda *_: None)
+        activated(recipes.add("file", "touch $out"))
+
+    again = client.post("/api/v1/package/1/activate")
+    other = client.post(f"/api/v1/package/{downloaded()}/activate")
+
+    assert (again.status_code, other.status_code) == (200, 200)
+
+
+@SQLITE
 def test_an_activation_during_which_nix_fails_changes_nothing(
     replace_program, client, activated, downloaded, profile
 ):

@@ -152,10 +152,25 @@ def test_a_retried_attempt_counts_and_the_third_one_fails(queue):
     for attempt in (1, 2, 3):
         lease = claim()
         assert lease.attempt == attempt
-        lease.retry()
+        lease.retry(WRONG, 0)
 
     assert claim() is None
-    assert (task(lease).status, task(lease).error_code) == ("failed", "lost")
+    assert (task(lease).status, task(lease).error_code) == ("failed", WRONG.code)
+
+
+def test_a_retried_task_waits_for_its_time_and_shows_why(queue):
+    queue(2)
+    lease = claim()
+
+    lease.retry(WRONG, 60)
+    task_queue.explain_wait("the disk is full")
+
+    other = claim()
+    assert other.seq != lease.seq
+    assert claim() is None
+    row = task(lease)
+    assert (row.status, row.attempt) == ("queued", 1)
+    assert row.waiting.startswith("it did not build; attempt 2 follows at ")
 
 
 @pytest.mark.parametrize(
@@ -166,7 +181,7 @@ def test_a_retried_attempt_counts_and_the_third_one_fails(queue):
         lambda lease: lease.fail(WRONG),
         lambda lease: lease.cancel(),
         lambda lease: lease.requeue(),
-        lambda lease: lease.retry(),
+        lambda lease: lease.retry(WRONG, 0),
         lambda lease: lease.is_cancel_requested(),
     ],
 )
@@ -224,7 +239,7 @@ def test_a_lost_task_with_a_requested_cancel_is_cancelled(queue, attempts):
     assert (task(lease).status, task(lease).error_code) == ("cancelled", None)
 
 
-@pytest.mark.parametrize("put_back", [Lease.requeue, Lease.retry])
+@pytest.mark.parametrize("put_back", [Lease.requeue, lambda lease: lease.retry(WRONG, 9)])
 def test_a_task_with_a_requested_cancel_is_cancelled_instead_of_requeued(queue, put_back):
     (task_id,) = queue()
     lease = claim()

@@ -83,9 +83,10 @@ def test_an_attempt_during_which_nix_disappears_does_not_count(programs, replace
     assert (task["status"], task["attempt"]) == ("queued", 0)
 
 
-def test_when_nix_crashes_three_times_the_task_is_lost(
-    replace_program, recipes, run_task, pool, get_task, database_url
+def test_when_nix_crashes_three_times_the_task_fails_and_says_so(
+    replace_program, recipes, run_task, pool, get_task, database_url, monkeypatch
 ):
+    monkeypatch.setattr("attempts.RETRY_SECONDS", (0, 0))
     replace_program("nix-build", "kill -SEGV $$")
 
     task = run_task(recipes.add("unlucky"))
@@ -94,9 +95,13 @@ def test_when_nix_crashes_three_times_the_task_is_lost(
     assert pool.run_one()
 
     task = get_task(task["id"])
-    assert (task["status"], task["attempt"], task["error"]["code"]) == ("failed", 3, "lost")
+    assert (task["status"], task["attempt"]) == ("failed", 3)
+    assert task["error"]["code"] == "nix_unavailable"
+    assert task["error"]["message"] == "nix-build was ended by SIGSEGV"
     assert not pool.run_one()
-    figures.keep("nix-build ended by SIGSEGV", database_url, "3 attempts", "failed with `lost`")
+    figures.keep(
+        "nix-build ended by SIGSEGV", database_url, "3 attempts", "failed with `nix_unavailable`"
+    )
 
 
 def test_a_stop_requeues_the_task_and_ends_its_build(

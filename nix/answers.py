@@ -1,0 +1,71 @@
+"""Answers of resolve.nix: JSON from Nix, which holds whatever a catalog says, checked."""
+
+import json
+import re
+from typing import Any
+
+from nix.errors import EvaluationFailed
+from nix.store import STORE_NAME
+
+TEXT = re.compile(r"[^\0\ud800-\udfff]*")
+DRV_PATH = re.compile(rf"(?:/[^/\0\n]+)+/{STORE_NAME.pattern}\.drv")
+OUTPUT = re.compile(r"[A-Za-z0-9+._?=-]+")
+
+VERSION = {"catalog": TEXT, "attr": TEXT, "version": TEXT, "semver": (TEXT, None)}
+OFFERS = {"isRefused": bool, "versions": [VERSION]}
+FOUND = {
+    "catalog": TEXT,
+    "attr": TEXT,
+    "pname": TEXT,
+    "version": TEXT,
+    "drvPath": DRV_PATH,
+    "outputs": [OUTPUT],
+}
+
+# The answers by their attribute in resolve.nix. A tuple holds alternatives, a list the kind of each
+# element, a dictionary the fields there must be.
+SHAPES: dict[str, Any] = {
+    "probe": bool,
+    "names": [TEXT],
+    "offers": OFFERS,
+    "answer": ({"found": FOUND}, {"offers": OFFERS}),
+}
+
+
+def read_answer(attribute: str, output: bytes) -> Any:
+    """Return what Nix has written for an attribute. Raises EvaluationFailed if it isn't as due."""
+    try:
+        answer = json.loads(output.decode())
+    except (ValueError, RecursionError) as error:
+        raise EvaluationFailed(f"Nix's answer can't be read: {error}") from None
+    _check(answer, SHAPES[attribute], attribute)
+    return answer
+
+
+def _check(value: Any, shape: Any, name: str) -> None:
+    """Raise EvaluationFailed, with the name of the part, unless a value has its shape."""
+    match shape:
+        case dict() if isinstance(value, dict):
+            for field, kind in shape.items():
+                _check(value.get(field), kind, field)
+        case list() if isinstance(value, list):
+            for element in value:
+                _check(element, shape[0], name)
+        case tuple():
+            _check(value, _alternative(value, shape), name)
+        case re.Pattern() if isinstance(value, str) and shape.fullmatch(value):
+            pass
+        case type() if isinstance(value, shape):
+            pass
+        case None if value is None:
+            pass
+        case _:
+            raise EvaluationFailed(f"the catalog's {name} is not as it must be: {value!r:.100}")
+
+
+def _alternative(value: Any, shapes: tuple[Any, ...]) -> Any:
+    """Return the one of the shapes that a value means to have: the last if there is no telling."""
+    first, last = shapes
+    if isinstance(first, dict):
+        return first if isinstance(value, dict) and first.keys() <= value.keys() else last
+    return last if value is None else first
