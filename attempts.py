@@ -210,16 +210,18 @@ class Attempt:
         return requested
 
     def _stage(self) -> bool:
-        """Write a piece of log, the progress and a longer lease, without a commit."""
-        if self._log:
-            seq, attempt = self.lease.seq, self.lease.attempt
-            build_logs.append(seq, attempt, self._log_start, bytes(self._log))
-        return self.lease.renew(
+        """Write a longer lease, the progress and a piece of log, without a commit."""
+        # First of all, since it raises LeaseLost where the task is gone, with its log.
+        requested = self.lease.renew(
             self.config["LEASE_SECONDS"],
             done=self.progress.done,
             expected=self.progress.expected,
             phase=self.progress.phase,
         )
+        if self._log:
+            seq, attempt = self.lease.seq, self.lease.attempt
+            build_logs.append(seq, attempt, self._log_start, bytes(self._log))
+        return requested
 
     def _give_up_or_wait(self, error: Exception) -> None:
         """Raise LeaseLost when the database has been down for nearly as long as the lease."""

@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-NAME = re.compile(r"(\d+)-\d+")
+# nix-build appends the output's name, which stays when it is killed before the link is renamed.
+NAME = re.compile(r"(\d+)-\d+(-.+)?")
 
 
 def link(data_dir: Path, package_id: int, number: int) -> Path:

@@ -22,6 +22,8 @@ from models import DATABASE_AWAY, cause
 log = logging.getLogger("pkgd.worker")
 
 POLL_SECONDS = 0.8
+# The folders of tasks are named by UUIDs, all in the form 8-4-4-4-12.
+TASK_FOLDERS = "-".join("[0-9a-f]" * length for length in (8, 4, 4, 4, 12))
 MAINTAIN_SECONDS = 1.0
 PRUNE_SECONDS = 3600
 STOP_SECONDS = 20
@@ -183,7 +185,8 @@ class Pool:
 
     def _sweep(self) -> None:
         """Remove what killed processes left of tasks that won't run again, and its processes."""
-        left = {path.name: path for path in (self.app.config["DATA_DIR"] / "tmp").glob("*-*-*-*-*")}
+        folders = (self.app.config["DATA_DIR"] / "tmp").glob(TASK_FOLDERS)
+        left = {path.name: path for path in folders}
         for task_id in left.keys() - task_queue.live(left):
             nix.sweep(left[task_id])
 

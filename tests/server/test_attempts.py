@@ -7,13 +7,13 @@ from contextlib import closing, contextmanager
 
 import psycopg
 import pytest
-from sqlalchemy import event, update
+from sqlalchemy import delete, event, update
 from support import SQLITE, until
 
 import nix
 import services
 import task_queue
-from models import Task, db, soon
+from models import Package, Task, db, soon
 from worker import Pool
 
 pytestmark = pytest.mark.usefixtures("recipes")
@@ -172,6 +172,20 @@ def test_a_worker_that_loses_its_lease_ends_its_build_and_writes_nothing(
 
     assert not recipes.is_building("endless")
     assert (get_task(task_id), read_log(task_id, attempt=1)) == before
+
+
+def test_a_worker_whose_task_is_gone_ends_its_build_and_writes_nothing(
+    app, recipes, start_build, caplog
+):
+    _, thread = start_build(recipes.add_watched("endless", ENDLESS))
+
+    with app.app_context():
+        db.session.execute(delete(Package))
+        db.session.commit()
+    thread.join(10)
+
+    assert not recipes.is_building("endless")
+    assert "its lease is gone, nothing more is written" in caplog.text
 
 
 def expire(app):

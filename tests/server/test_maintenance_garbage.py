@@ -83,11 +83,12 @@ def test_the_newest_generations_and_the_active_one_are_kept(app, activated, gc, 
     assert client.post("/api/v1/generations/rollback").json["number"] == 4
 
 
+@pytest.mark.parametrize("output", ["0", "1-dev"])
 def test_a_root_of_a_package_that_is_not_registered_is_removed(
-    app, own_store, downloaded, gc, client
+    app, own_store, downloaded, gc, client, output
 ):
     package_id = downloaded()
-    root = app.config["DATA_DIR"] / "roots" / f"{package_id + 1}-0"
+    root = app.config["DATA_DIR"] / "roots" / f"{package_id + 1}-{output}"
     nix.add_root(own_store, client.get(f"/api/v1/package/{package_id}").json["store_path"], root)
     (root.parent / "notes.txt").write_text("not a root")
 

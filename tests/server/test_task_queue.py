@@ -229,7 +229,7 @@ def test_a_task_that_was_lost_three_times_fails(queue):
 def test_a_lost_task_with_a_requested_cancel_is_cancelled(queue, attempts):
     (task_id,) = queue()
     for _ in range(attempts - 1):
-        claim().retry()
+        claim().retry(WRONG, 0)
     lease = claim()
     task_queue.request_cancel(task_id)
     expire(lease)

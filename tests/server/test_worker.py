@@ -321,3 +321,13 @@ def test_a_released_holder_leaves_no_file(holders):
     Holder(holders).release()
 
     assert list(holders.iterdir()) == []
+
+
+@SQLITE
+def test_a_folder_that_is_no_tasks_is_left_alone(app, pool):
+    folder = app.config["DATA_DIR"] / "tmp" / "a-b-c-d-e"
+    folder.mkdir(parents=True)
+
+    pool.maintain_once()
+
+    assert folder.is_dir()
