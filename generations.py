@@ -47,7 +47,9 @@ def rollback() -> Any:
 
 
 def _one(number: int) -> dict[str, Any]:
-    row = db.session.execute(GENERATIONS.where(Generation.number == number)).one()
+    row = db.session.execute(GENERATIONS.where(Generation.number == number)).one_or_none()
+    if row is None:
+        raise errors.NoSuchGeneration(number=number)
     return _shown([row])[0]
 
 

@@ -21,7 +21,7 @@ from sqlalchemy import select
 import gc_roots
 import nix
 import services
-from errors import Busy, CheckFailed, NoSuchGeneration, NotDownloaded
+from errors import Busy, CheckFailed, NoSuchGeneration, NoSuchPackage, NotDownloaded
 from models import AnyRow, Change, Generation, Package, PackageStatus, Reason, db
 
 log = logging.getLogger("pkgd.profiles")
@@ -187,7 +187,9 @@ def _try_lock(descriptor: int) -> bool:
 
 def _after_activation(package_id: int) -> tuple[AnyRow, list[AnyRow]]:
     """Return the package to activate, and the others that will be active then."""
-    wanted = db.session.execute(packages().where(Package.id == package_id)).one()
+    wanted = db.session.execute(packages().where(Package.id == package_id)).one_or_none()
+    if wanted is None:
+        raise NoSuchPackage(package_id=package_id)
     if wanted.status == PackageStatus.CREATED:
         raise NotDownloaded(name=wanted.name, version=wanted.version)
     return wanted, [package for package in active() if package.name != wanted.name]
@@ -265,8 +267,8 @@ def _adopt(entry: dict[str, Any]) -> AnyRow:
     is_same = Package.name == entry["name"], Package.version == entry["version"]
     package = db.session.scalar(select(Package).where(*is_same))
     if package is None:
-        package = Package(name=entry["name"], version=entry["version"])
-        db.session.add(package)
+        Package.register(entry["name"], entry["version"])  # a request may be faster
+        package = db.session.scalars(select(Package).where(*is_same)).one()
 
     store_paths = entry["store_paths"]
     if package.store_paths != store_paths:
