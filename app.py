@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask, Request, Response, g, request
+from flask.json.provider import DefaultJSONProvider
 from flask.sessions import SessionInterface
-from werkzeug.exceptions import BadRequest
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import IntegerConverter, Map
 
+import api
 import auth
 import catalogs
 import commands
@@ -32,10 +33,8 @@ import packages
 import services
 import tasks
 import tokens
-from api import BODY_VIEWS
 from auth import Throttle
 from catalogs import Catalogs
-from errors import BodyNotJson, InvalidInput, InvalidJson, LengthRequired
 from fields import MAX_ID
 from models import DATABASE_AWAY, cause, db
 from openapi import ApiDocument
@@ -72,9 +71,28 @@ class NoSession(SessionInterface):
         """Save nothing."""
 
 
+class Json(DefaultJSONProvider):
+    """JSON as RFC 8259 has it, in the order of our schemas."""
+
+    sort_keys = False
+
+    def loads(self, s: str | bytes, **kwargs: Any) -> Any:
+        """Read a text, whose bytes are UTF-8; raise ValueError for whatever can't be read."""
+        text = s.decode() if isinstance(s, bytes) else s
+        try:
+            return super().loads(text, parse_constant=_refuse_constant, **kwargs)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
 class Pkgd(Flask):
     """The application: no sessions, and no 500 when the database goes down as a request ends."""
 
+    json_provider_class = Json
     session_interface = NoSession()
 
     def do_teardown_appcontext(self, *exc: Any) -> None:
@@ -92,7 +110,7 @@ class Pkgd(Flask):
 class IdConverter(IntegerConverter):
     """The id of a row in a URL: ASCII digits, up to the largest that the database can hold."""
 
-    regex = "[0-9]+"
+    regex = "[0-9]+"  # unlike \d, no digits but those of ASCII
 
     def __init__(self, url_map: Map) -> None:
         super().__init__(url_map, max=MAX_ID)
@@ -104,7 +122,6 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     Raises SystemExit with one line when the configuration can't be used.
     """
     app = Pkgd("pkgd", static_folder=None)
-    app.json.sort_keys = False  # type: ignore[attr-defined] # Flask's own provider has it
     init_config(app, overrides)
     init_extensions(app)
 
@@ -113,7 +130,7 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     log_config.init_app(app)
     metrics.init_app(app)
     app.before_request(auth.check_token)
-    app.before_request(refuse_other_bodies)
+    app.before_request(api.check_body)
     app.after_request(end_request)
     if app.config["TRUSTED_PROXIES"]:
         hops = app.config["TRUSTED_PROXIES"]
@@ -183,29 +200,6 @@ def begin_request() -> None:
     given = request.headers.get("X-Request-ID", "")
     plain = given.isascii() and given.replace("-", "").replace("_", "").isalnum()
     g.request_id = given if plain and len(given) <= REQUEST_ID_LENGTH else str(uuid.uuid4())
-
-
-def refuse_other_bodies() -> None:
-    """Refuse a body that isn't JSON, since to ignore it could do more than was asked for.
-
-    One without an announced length is refused, too: waiting for its end could take for ever.
-    """
-    if "HTTP_TRANSFER_ENCODING" in request.environ:
-        raise LengthRequired
-    if "CONTENT_LENGTH" in request.environ and request.content_length and not request.is_json:
-        raise BodyNotJson
-    if request.content_length and request.endpoint not in BODY_VIEWS:
-        refuse_unread_body()
-
-
-def refuse_unread_body() -> None:
-    """Refuse a body that the route would not read, unless it is an empty object."""
-    try:
-        body = request.get_json()
-    except (RecursionError, BadRequest):
-        raise InvalidJson(errors={"body": ["Invalid JSON body."]}) from None
-    if body != {}:
-        raise InvalidInput(errors={"body": ["This takes no body."]})
 
 
 def end_request(response: Response) -> Response:

@@ -40,6 +40,7 @@ log = logging.getLogger("pkgd.auth")
 
 SECRET_PREFIX = "pkgd_"  # noqa: S105 - no secret: it says what a leaked string is
 SECRET_BYTES = 32
+SCHEMES = ("token", "bearer")
 MASKED = f"{SECRET_PREFIX}{'*' * 8}"
 LAST_USED_SECONDS = 60  # how exact `last_used_at` is
 FAILURES = RateLimitItemPerMinute(60)
@@ -115,9 +116,10 @@ def required_scope(blueprint: str | None, method: str) -> Scope:
 
 def authenticate() -> Caller | None:
     """Return the caller that the Authorization header proves; None where it proves none."""
+    # Not request.authorization, which fails on bytes over 127 in schemes other than ours.
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     secret = secret.strip()
-    if scheme.lower() not in ("token", "bearer") or not secret:
+    if scheme.lower() not in SCHEMES or not secret or not secret.isascii():
         return None
 
     keys = _keys()

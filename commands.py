@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from flask import Flask, current_app
 from flask.cli import with_appcontext
+from marshmallow import ValidationError
 from sqlalchemy import MetaData
 
 import auth
@@ -48,16 +49,17 @@ def init_db(drop: bool, yes: bool) -> None:
     click.echo(f"The database is ready: {db.engine.url.render_as_string()}")
 
 
-def _check_name(_ctx: click.Context, _param: click.Parameter, name: str | None) -> str | None:
-    """Refuse a name that the API would refuse, too."""
-    problems = TokenInSchema().validate({"name": name}).get("name", [])
-    if problems:
-        raise click.BadParameter(" ".join(problems))
+def check_name(_context: object, _option: object, name: str | None) -> str | None:
+    """Return the name of a token; raise BadParameter for one that the API refuses, too."""
+    try:
+        TokenInSchema(only=["name"]).load({"name": name})
+    except ValidationError as error:
+        raise click.BadParameter(" ".join(error.messages_dict["name"])) from None
     return name
 
 
 @click.command("create-token")
-@click.option("--name", callback=_check_name, help="What the token is for.")
+@click.option("--name", callback=check_name, help="What the token is for.")
 @click.option("--scope", type=click.Choice([one.value for one in Scope]), default="admin")
 @with_appcontext
 def create_token(name: str | None, scope: str) -> None:

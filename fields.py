@@ -10,14 +10,18 @@ from typing import Any
 from uuid import UUID
 
 import semver
-from marshmallow import Schema, ValidationError, fields
+from marshmallow import Schema, ValidationError, fields, validate
 from sqlalchemy import Row
 
 NAME_PATTERN = r"[A-Za-z_][A-Za-z0-9_+.-]*\Z"
 NAME_LENGTH = 50
 VERSION_LENGTH = 64
 NUMBER_IN_LINK = re.compile("[0-9]{1,10}")
-PLAIN_TEXT = "[^\\x00-\\x1f\\x7f\\ud800-\\udfff]*\\Z"
+# Those of ASCII and of Latin-1, line separators, and what turns the direction of writing.
+CONTROLS = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+PLAIN_TEXT = validate.Regexp(
+    rf"[^{CONTROLS}\ud800-\udfff]*\Z", error="Must hold no control characters."
+)
 MAX_ID = 2**31 - 1
 MAX_OFFSET = 2**53 - 1
 MAX_LIFE_SECONDS = 10 * 365 * 86_400
@@ -25,7 +29,7 @@ MAX_WAIT_SECONDS = 30
 
 # The same rules as regular expressions of JSON Schema, for the API document.
 NAME_RULE = "^[A-Za-z_][A-Za-z0-9_+.-]*$"
-PLAIN_TEXT_RULE = "^[^\\u0000-\\u001f\\u007f]*$"
+PLAIN_TEXT_RULE = f"^[^{CONTROLS}]*$"
 NUMERAL = "(0|[1-9][0-9]*)"
 PART = f"({NUMERAL}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
 VERSION_RULE = (

@@ -74,7 +74,8 @@ scope: `read`, `operate` (which may change packages, tasks and the profile) or `
 In development, the first token needs none: `POST /api/v1/tokens`.
 
 **Problems.** Every answer but a success is a problem document (RFC 9457), of the media type
-`application/problem+json`. Unknown query parameters and unknown fields are errors. A method that a
+`application/problem+json`. Unknown query parameters and unknown fields are errors, and so is a body
+that is no JSON; where none is taken, `{}` is the only one that is accepted. A method that a
 path doesn't have is answered by 405, with the header `Allow`. `HEAD` works wherever `GET` does, and
 `OPTIONS` everywhere. Malformed HTTP is answered by 400, and too long a header by 431.
 

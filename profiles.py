@@ -276,8 +276,8 @@ def _adopt(entry: dict[str, Any]) -> AnyRow:
     is_same = Package.name == entry["name"], Package.version == entry["version"]
     package = db.session.scalar(select(Package).where(*is_same))
     if package is None:
-        package = Package(name=entry["name"], version=entry["version"])
-        db.session.add(package)
+        Package.register(entry["name"], entry["version"])  # a request may be faster
+        package = db.session.scalars(select(Package).where(*is_same)).one()
 
     store_paths = entry["store_paths"]
     if package.store_paths != store_paths:

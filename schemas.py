@@ -201,8 +201,8 @@ class PackageQuerySchema(Page):
     """Which packages to list."""
 
     name = fields.String(
-        validate=[validate.Length(max=NAME_LENGTH), validate.Regexp(PLAIN_TEXT)],
-        **described("Only packages of this name.", "hello"),
+        validate=[validate.Length(max=NAME_LENGTH), PLAIN_TEXT],
+        **described("Only packages of this name.", "hello", pattern=PLAIN_TEXT_RULE),
     )
     status = Choice(PackageStatus, **described("Only packages of this status.", "downloaded"))
     after = QueryInteger(
@@ -406,10 +406,7 @@ class TokenInSchema(Strict):
     name = fields.String(
         load_default=None,
         allow_none=True,
-        validate=[
-            validate.Length(1, 100),
-            validate.Regexp(PLAIN_TEXT, error="Must hold no control characters."),
-        ],
+        validate=[validate.Length(1, 100), PLAIN_TEXT],
         **described("What it is for.", "robot", pattern=PLAIN_TEXT_RULE),
     )
     scope = Choice(
