@@ -11,6 +11,8 @@ from typing import Any
 
 from dotenv import dotenv_values
 
+import data_folder
+
 HERE = Path(__file__).resolve().parent
 BUNDLED_CATALOG = HERE / "catalog"
 VERSION: str = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]["version"]
@@ -107,6 +109,7 @@ def load(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
 
     data_dir: Path = settings["DATA_DIR"]
     settings["PROFILE"] = settings["PROFILE"] or data_dir / "profile"
+    settings["STORE_DIR"] = settings["STORE_DIR"] or data_folder.remembered_store_dir(data_dir)
     settings["DATABASE_URL"] = _database_url(settings)
     settings["SECRET_KEY"] = _secret_key(settings)
     return settings
