@@ -3,6 +3,9 @@
 import importlib
 import signal
 import threading
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 
 import click
@@ -12,6 +15,7 @@ from marshmallow import ValidationError
 from sqlalchemy import MetaData
 
 import auth
+import data_folder
 import health
 import maintenance
 import services
@@ -26,8 +30,29 @@ MIGRATIONS = HERE / "migrations"
 
 def init_app(app: Flask) -> None:
     """Add the commands to `app`."""
-    for command in (init_db, create_token, run_worker, reconcile, gc, prune, backup):
+    for command in (init_db, adopt, create_token, run_worker, reconcile, gc, prune, backup):
         app.cli.add_command(command)
+
+
+def state_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
+    """Return a decorator for commands that read or write the service's state.
+
+    They are refused where the data folder belongs to another store or database, and where the
+    database can't be used.
+    """
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        @wraps(function)
+        def checked(*args: object, **kwargs: object) -> None:
+            _claim_data_folder()
+            state = health.database_state()
+            if state != "ok":
+                raise click.ClickException(state)
+            function(*args, **kwargs)
+
+        return click.command(name)(with_appcontext(checked))
+
+    return decorate
 
 
 @click.command("init-db")
@@ -36,7 +61,7 @@ def init_app(app: Flask) -> None:
 @with_appcontext
 def init_db(drop: bool, yes: bool) -> None:
     """Create the database, or bring its schema up to date; safe to repeat."""
-    current_app.config["DATA_DIR"].mkdir(parents=True, exist_ok=True)
+    _claim_data_folder()
     if drop:
         where = db.engine.url.render_as_string()
         if not yes:
@@ -49,6 +74,24 @@ def init_db(drop: bool, yes: bool) -> None:
     click.echo(f"The database is ready: {db.engine.url.render_as_string()}")
 
 
+@click.command("adopt")
+@click.option("--machine-store", is_flag=True, help="Leave the private store that it belongs to.")
+@click.option("--yes", is_flag=True, help="Don't ask before it.")
+@with_appcontext
+def adopt(machine_store: bool, yes: bool) -> None:
+    """Make DATA_DIR belong to the store and the database that the settings name."""
+    folder = current_app.config["DATA_DIR"]
+    wanted = data_folder.configured()
+    if machine_store:
+        wanted = replace(wanted, store=str(data_folder.MACHINE_STORE), store_dir="")
+    if not yes:
+        click.confirm(
+            f"DATA_DIR {folder} {_owner(folder)}. Make it belong to {wanted}?", abort=True
+        )
+    data_folder.adopt(wanted)
+    click.echo(f"DATA_DIR {folder} belongs to {wanted}")
+
+
 def check_name(_context: object, _option: object, name: str | None) -> str | None:
     """Return the name of a token; raise BadParameter for one that the API refuses, too."""
     try:
@@ -58,15 +101,11 @@ def check_name(_context: object, _option: object, name: str | None) -> str | Non
     return name
 
 
-@click.command("create-token")
+@state_command("create-token")
 @click.option("--name", callback=check_name, help="What the token is for.")
 @click.option("--scope", type=click.Choice([one.value for one in Scope]), default="admin")
-@with_appcontext
 def create_token(name: str | None, scope: str) -> None:
     """Mint a token and print its secret, which is shown this once."""
-    state = health.database_state()
-    if state != "ok":
-        raise click.ClickException(state)
     _, secret = auth.mint(name, Scope(scope))
     click.echo(secret)
 
@@ -90,17 +129,15 @@ def run_worker() -> None:
     pool.stop()
 
 
-@click.command("reconcile")
-@with_appcontext
+@state_command("reconcile")
 def reconcile() -> None:
     """Make the database say what is true of the profile and the store."""
     for sentence in maintenance.reconcile() or ["all as it should be"]:
         click.echo(sentence)
 
 
-@click.command("gc")
+@state_command("gc")
 @click.option("--dry-run", is_flag=True, help="Only tell what would be removed and freed.")
-@with_appcontext
 def gc(dry_run: bool) -> None:
     """Remove roots and generations that no package needs, and run Nix's garbage collector."""
     done = maintenance.collect_garbage(dry_run=dry_run)
@@ -111,9 +148,8 @@ def gc(dry_run: bool) -> None:
     click.echo(f"bytes {would}freed: {done.freed_bytes}")
 
 
-@click.command("prune")
+@state_command("prune")
 @click.option("--dry-run", is_flag=True, help="Only tell how many tasks would go.")
-@with_appcontext
 def prune(dry_run: bool) -> None:
     """Delete tasks that ended more than TASK_DAYS ago; the pool does so, too, each hour."""
     days = current_app.config["TASK_DAYS"]
@@ -123,9 +159,8 @@ def prune(dry_run: bool) -> None:
         click.echo(f"{maintenance.prune(days)} tasks pruned")
 
 
-@click.command("backup")
+@state_command("backup")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@with_appcontext
 def backup(file: Path) -> None:
     """Copy the SQLite database, consistently and while the service runs, to a new FILE."""
     if db.engine.dialect.name != "sqlite":
@@ -139,6 +174,22 @@ def backup(file: Path) -> None:
         connection.exec_driver_sql("VACUUM INTO ?", (str(unfinished),))
     unfinished.rename(file)
     click.echo(f"{file}: {file.stat().st_size} bytes")
+
+
+def _claim_data_folder() -> None:
+    try:
+        data_folder.claim()
+    except data_folder.NotYours as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _owner(folder: Path) -> str:
+    """Say to what a data folder belongs now."""
+    try:
+        owner = data_folder.recorded(folder)
+    except data_folder.NotYours as error:
+        return f"has lost its record: {error}"
+    return f"belongs to {owner}" if owner else "belongs to nothing yet"
 
 
 def _upgrade() -> None:

@@ -18,6 +18,8 @@ from dotenv import dotenv_values
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+import data_folder
+
 HERE = Path(__file__).resolve().parent
 BUNDLED_CATALOG = HERE / "catalog"
 VERSION: str = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]["version"]
@@ -168,6 +170,9 @@ def load(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
 
     settings["DATA_DIR"] = settings["DATA_DIR"] or Path("data").absolute()
     settings["PROFILE"] = settings["PROFILE"] or settings["DATA_DIR"] / "profile"
+    settings["STORE_DIR"] = settings["STORE_DIR"] or data_folder.remembered_store_dir(
+        settings["DATA_DIR"]
+    )
     settings["DATABASE_URL"] = _database_url(settings)
     settings["SECRET_KEY"] = _secret_key(settings)
     settings["SECRET_KEY_FALLBACKS"] += _unstripped_secrets(environ)

@@ -6,6 +6,7 @@ from typing import Any
 from flask import Flask
 from sqlalchemy import Connection, inspect, text
 
+import data_folder
 import errors
 import nix
 import services
@@ -60,12 +61,21 @@ def version() -> Any:
 
 
 def check_start(app: Flask) -> None:
-    """Raise SystemExit, with one line, where a production server could not work.
+    """Raise SystemExit, with one line, where a server could not work, or would do damage.
 
-    A database that is down is no reason: it may come back.
+    That is a data folder of another store or database and, in production, an old schema or a folder
+    that can't be written. A database that is down is no reason: it may come back.
     """
-    if app.config["APP_ENV"] != PRODUCTION:
-        return
+    if app.config["APP_ENV"] == PRODUCTION:
+        _check_production(app)
+    with app.app_context():
+        try:
+            data_folder.claim()
+        except data_folder.NotYours as error:
+            raise SystemExit(f"pkgd: {error}") from None
+
+
+def _check_production(app: Flask) -> None:
     with app.app_context():
         state = database_state()
         db.engine.dispose()  # no connection may be open across a fork

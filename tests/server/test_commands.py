@@ -133,6 +133,7 @@ def test_a_restored_backup_needs_no_correction(make_app, settings, client, activ
     client.application.test_cli_runner().invoke(args=["backup", str(copy)], catch_exceptions=False)
 
     restored = make_app(DATABASE_URL=f"sqlite:///{copy}")
+    restored.test_cli_runner().invoke(args=["adopt", "--yes"], catch_exceptions=False)
 
     assert restored.test_cli_runner().invoke(args=["reconcile"]).output == "all as it should be\n"
     (package,) = bearing(restored, client.secret).get("/api/v1/packages").json
