@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nix.errors import BuildFailed, TimedOut
 from nix.internal_json import BuildLogReader, Progress, Tick, ignore
-from nix.process import run, scratch, sweep
+from nix.process import Completed, run, scratch, sweep
 from nix.store import CALL_SECONDS, Store, call, call_in_batches, text
 
 MARGIN_SECONDS = 5
@@ -54,9 +54,7 @@ def realise(
     if done.code:
         raise reader.failure(done.code)
 
-    path = text(done).strip()
-    if not store.is_store_path(path):
-        raise BuildFailed(f"nix-build wrote no store path: {path!r:.100}")
+    path = _built_path(store, done)
     restore(store, path, seconds=build_seconds, tick=tick)
     if output != "out":
         _rename_root(store, path, root.with_name(f"{root.name}-{output}"), root)
@@ -82,6 +80,14 @@ def _nix_build(
         *("--option", "log-lines", "0"),
         *(("--builders", builders) if builders else ()),
     ]
+
+
+def _built_path(store: Store, done: Completed) -> str:
+    """Return the store path that nix-build wrote."""
+    path = text(done).strip()
+    if not store.is_store_path(path):
+        raise BuildFailed(f"nix-build wrote no store path: {path!r:.100}")
+    return path
 
 
 @contextmanager
