@@ -6,6 +6,7 @@ import socket
 
 import pytest
 from gunicorn.config import Config
+from hostile import status_of
 from proxy import ContainerNginx
 from service import ROOT, Service
 from support import until
@@ -51,6 +52,14 @@ def test_a_unix_socket_is_served_and_local(service, tmp_path):
     assert answer.startswith(b"HTTP/1.1 200")
     assert WARNING not in service.said()
     assert service.stop() == 0
+
+
+@pytest.mark.parametrize("header", ["PATH_INFO: /livez", "SCRIPT_NAME: /nope"])
+def test_a_header_never_stands_in_for_the_path(service, header):
+    service.start()
+    request = f"GET /api/v1/packages HTTP/1.1\r\nHost: x\r\n{header}\r\nConnection: close\r\n\r\n"
+
+    assert status_of(service.port, request.encode()) == 401
 
 
 @pytest.mark.parametrize(("proxies", "address"), [(1, "127.0.0.1"), (2, "192.0.2.7")])
