@@ -46,7 +46,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc] # it ships no ty
     def arguments(
         self, schema: type[Schema], *, location: str = "json", **options: Any
     ) -> Callable[[View], View]:
-        """Have a view called with what the schema makes of a part of the request."""
+        """Parse a part of the request with the schema, and pass the result to the view."""
         # An instance: flask-smorest would make a new one of a class for each request.
         decorate: Callable[[View], View] = super().arguments(schema(), location=location, **options)
 
@@ -58,7 +58,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc] # it ships no ty
         return decorated
 
     def refuses(self, *errors: type[ApiError]) -> Callable[[View], View]:
-        """Name the errors of its own that a route may answer with, for the API document."""
+        """Document the errors of its own that a route may answer with."""
         decorate: Callable[[View], View] = self.doc(errors=list(errors))
         return decorate
 

@@ -1,4 +1,4 @@
-"""pkgd: takes a package from a name and a version to a program that runs.
+"""pkgd: installs software packages with Nix, over a REST API.
 
 `create_app` is what gunicorn and the `flask` command load; it opens no connection and starts no
 thread, so that gunicorn can call it before it forks.

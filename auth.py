@@ -1,4 +1,4 @@
-"""The gate in front of every URL: who is calling, what they may do, and how tokens are minted.
+"""Authentication and authorization of every request, and the minting of tokens.
 
 A secret is shown once, by the answer that mints it. The database holds its HMAC-SHA256 under
 SECRET_KEY. A digest under one of SECRET_KEY_FALLBACKS is valid, too, and is renewed on use.
@@ -73,7 +73,7 @@ class Caller:
 
 
 class Throttle:
-    """Counts failed authentications by address, in this process; a live token is never held up."""
+    """Counts failed authentications by address, in this process; a live token is never limited."""
 
     def __init__(self) -> None:
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
@@ -144,8 +144,8 @@ def mint(
 ) -> tuple[AnyRow, str]:
     """Add a token, and return its row and its secret, which is stored nowhere.
 
-    `is_first` marks the one that needed no token: of several such requests at once one succeeds,
-    and the others raise Unauthorized.
+    `is_first` marks a token that was created without authentication: of several such requests at
+    once one succeeds, and the others raise Unauthorized.
     """
     secret = SECRET_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
     new = insert_or_ignore(Token).values(

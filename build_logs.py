@@ -53,7 +53,7 @@ def follow(
 ) -> Iterator[bytes]:
     """Yield the bytes from `start` on as they are written, until the attempt has ended.
 
-    `pause` waits a moment, and returns True when the stream has to end before.
+    `pause` sleeps briefly, and returns True to end the stream early.
     """
     while True:
         # Asked before the log is read: what an attempt writes until its end is not missed.

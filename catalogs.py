@@ -34,7 +34,7 @@ EVALUATIONS = 2
 WAIT_SECONDS = 20  # for a request's turn to evaluate
 EVALUATION_SECONDS = 20  # for a program of Nix
 SEARCH_SECONDS = 60  # for all programs of Nix that a search takes
-# In a checkout or a channel, however large, some of these change with every update.
+# In a large checkout or channel, at least one of these changes with every update.
 LOOK_SECONDS = 10  # how often the catalogs are looked at for a change while somebody asks
 LOOK_AGAIN_SECONDS = 60  # when one that failed is evaluated again, even if it has not changed
 MESSAGE_LENGTH = 200
@@ -111,7 +111,7 @@ class Catalogs:
     def offers(self, name: str) -> nix.Offers:
         """Return what the catalogs offer of a name, from the cache while no catalog has changed.
 
-        Raises Busy when that takes too long, or other requests do.
+        Raises Busy if the search takes too long, or the wait for a turn.
         """
         signature = self.signature()
         with self._lock:

@@ -78,6 +78,8 @@ keepalive = 15
 limit_request_line = 4094
 limit_request_fields = 50
 limit_request_field_size = 4096
+# None: a client's own SCRIPT_NAME, which Caddy passes on, would be a 500.
+forwarder_headers = ""
 control_socket_disable = True
 logconfig_dict = log_config.config(production=production)
 

@@ -1,6 +1,6 @@
 """Maintenance: reconciling the database with the profile and the store, collecting, pruning.
 
-The profile is right about what is active, and the store about what is downloaded.
+The profile is authoritative for what is active, and the store for what is downloaded.
 """
 
 import math
@@ -47,7 +47,7 @@ def reconcile() -> list[str]:
 
 
 def _lost_packages() -> Iterator[str]:
-    """Make packages `created` again whose store paths are gone."""
+    """Reset packages whose store paths are gone to `created`."""
     packages = list(db.session.scalars(select(Package).where(Package.store_path.is_not(None))))
     paths = [path for package in packages for path in package.store_paths or ()]
     valid = nix.valid_paths(services.get(nix.Store), paths)
@@ -87,7 +87,7 @@ def _generations() -> Iterator[str]:
 
 
 def _broken_profile() -> Iterator[str]:
-    """Build a profile again, a part of which is gone from the store, of what is left."""
+    """If part of the profile is gone from the store, rebuild it from the packages that remain."""
     number = profiles.current()
     if number is None or not _is_broken(number):
         return
@@ -216,7 +216,7 @@ def prunable(days: int) -> int:
 def prune(days: int) -> int:
     """Delete tasks that ended more than so many days ago, with their logs; return their number.
 
-    A package keeps its latest task, which tells how it stands, and the one that downloaded it. Each
+    A package keeps its latest task, and the one that downloaded it. Each
     batch is a transaction, so that other writers get their turn.
     """
     pruned = 0

@@ -66,8 +66,8 @@ POLICY = "; ".join(
 
 
 DESCRIPTION = """\
-Takes a software package from a name and a version to something that runs: register it, have Nix
-build or fetch it in the background, activate it in a profile, roll back.
+Installs software packages with Nix: register a name and a version, have Nix build or fetch it in
+the background, activate it in a profile, roll back.
 
 **Tokens.** All of `/api/v1` wants `Authorization: Bearer SECRET`, or `Token SECRET`. A token has a
 scope: `read`, `operate` (which may change packages, tasks and the profile) or `admin` (tokens too).
@@ -341,7 +341,7 @@ def add_links(operation: Part) -> None:
 
 
 def add_words(parameter: Part) -> None:
-    """Tell what a part of a path is."""
+    """Describe a parameter of a path."""
     parameter["description"], parameter["example"], rules = PARAMETERS[parameter["name"]]
     parameter["schema"] |= rules
 

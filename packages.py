@@ -45,7 +45,7 @@ def index(query: dict[str, Any]) -> Any:
 @blueprint.response(201, PackageSchema, headers=headers("Location"))
 @blueprint.refuses(errors.PackageExists)
 def create(fields: dict[str, Any]) -> Any:
-    """Register a package; whether a catalog has it shows at its download."""
+    """Register a package; the catalogs are not asked before its download."""
     package = Package.register(**fields)
     if package is None:
         raise errors.PackageExists(**fields)
@@ -71,7 +71,7 @@ def show(package_id: int) -> Any:
 )
 @blueprint.refuses(errors.NoSuchPackage)
 def download(package_id: int) -> Any:
-    """Schedule the download, unless one is live or was done."""
+    """Queue the download, or return the task that does it or did it."""
     package = find(package_id)
     if package.status == PackageStatus.CREATED and package.task_status not in LIVE:
         task_id = task_queue.add(package_id, g.request_id)

@@ -1,7 +1,7 @@
-"""The profile: what is active. One caller at a time changes it, in one step.
+"""The profile: what is active. One caller at a time changes it, atomically.
 
 Every change takes the lock, reads the database, runs Nix and then the operator's check, and writes
-the record. A crash in between leaves the profile ahead of the record; reconciliation sets it right.
+the record. After a crash in between, reconciliation makes the record follow the profile.
 """
 
 import fcntl

@@ -1,4 +1,4 @@
-"""What goes in and out, in JSON: the only place where input is validated.
+"""What goes in and out, in JSON.
 
 What each field means, and an example of it, is said beside it: the API document is made of that.
 """
@@ -103,7 +103,7 @@ class VersionSchema(OutputSchema):
 
 
 class HealthSchema(OutputSchema):
-    """What was looked at, and that it is as it should be."""
+    """The result of a health check."""
 
     status = fields.String(**always("`alive` or `ready`.", "ready"))
     checks = fields.Dict(
@@ -169,7 +169,7 @@ class PackageInSchema(Strict):
     version = fields.String(
         validate=[validate.Length(max=VERSION_LENGTH), semantic_version],
         **always(
-            "A semantic version (semver.org); it stands for a catalog's 2.10 when it is 2.10.0.",
+            "A semantic version (semver.org); 2.10.0 also matches a catalog's 2.10.",
             "2.12.1",
             pattern=VERSION_RULE,
         ),
@@ -432,7 +432,7 @@ class TokenSchema(OutputSchema):
     scope = Choice(Scope, **always("What it may do.", "operate"))
     token = fields.String(**always("Its secret, masked.", "pkgd_********"))
     created_at = Timestamp(**always("When it was minted.", BEGUN))
-    expires_at = Timestamp(**always("When it stops counting.", "2024-05-05T10:30:00.000Z"))
+    expires_at = Timestamp(**always("When it expires.", "2024-05-05T10:30:00.000Z"))
     last_used_at = Timestamp(**nullable("When it was used, to the minute.", None))
     current = fields.Boolean(**always("Whether this request came with it.", False))
 

@@ -1,4 +1,4 @@
-"""What an application is made with, by type: its store, its catalogs, its worker pool.
+"""The objects attached to an application, looked up by type: store, catalogs, worker pool.
 
 The factory calls `add`; everything else calls `get`, which returns the type it is asked for.
 """

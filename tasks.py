@@ -113,7 +113,7 @@ def find(task_id: UUID) -> AnyRow:
 
 
 def _seq(task_id: UUID) -> int:
-    """Return the place of a task in lists, which are paged by the tasks' ids."""
+    """Return the key by which lists of tasks are paged."""
     seq = db.session.scalar(select(Task.seq).where(Task.id == task_id))
     if seq is None:
         raise errors.InvalidInput(errors={"after": [f"There is no task {task_id}."]})

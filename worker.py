@@ -40,7 +40,7 @@ class Holder:
         folder.mkdir(parents=True, exist_ok=True)
         self.id = str(uuid.uuid4())
         self._path = folder / self.id
-        # Locked before it gets its name, so that no one ever sees that name unlocked.
+        # Lock before renaming, so that the name never exists unlocked.
         unnamed = folder / f".{self.id}"
         self._file: IO[bytes] = unnamed.open("wb")
         fcntl.flock(self._file, fcntl.LOCK_EX)
@@ -53,7 +53,7 @@ class Holder:
 
 
 def dead_holders(folder: Path, ids: Iterable[str]) -> list[str]:
-    """Return which of these holders are dead; one that has no file here may live elsewhere."""
+    """Return which of these holders are dead; one without a file may be on another host."""
     return [holder for holder in ids if _is_unlocked(folder / holder)]
 
 
@@ -133,12 +133,12 @@ class Pool:
             try:
                 worked = step()
             except (*DATABASE_AWAY, nix.NixError) as error:
-                log.warning("put off: %s", cause(error))
+                log.warning("will retry: %s", cause(error))
                 worked = False
             # The one broad except: a fault of ours must not end the thread. A task's lease runs
             # out, which requeues it, so there is no second way to deal with a failure here.
             except Exception:
-                log.exception("a step failed; what it left undone is done by a later one")
+                log.exception("unexpected error; will retry")
                 worked = False
 
             if not worked:

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 from gunicorn.config import Config
+from hostile import status_of
 from proxy import ContainerNginx
 from service import ROOT, STOP_SECONDS, Service
 from support import until
@@ -88,6 +89,14 @@ def test_script_server_tells_where_it_serves(service, tmp_path, bind, told):
 
     assert server.wait(STOP_SECONDS) == 0
     assert [text for text in told if text not in service.said()] == []
+
+
+@pytest.mark.parametrize("header", ["PATH_INFO: /livez", "SCRIPT_NAME: /nope"])
+def test_a_header_never_stands_in_for_the_path(service, header):
+    service.start()
+    request = f"GET /api/v1/packages HTTP/1.1\r\nHost: x\r\n{header}\r\nConnection: close\r\n\r\n"
+
+    assert status_of(service.port, request.encode()) == 401
 
 
 @pytest.mark.parametrize(("proxies", "address"), [(1, "127.0.0.1"), (2, "192.0.2.7")])
