@@ -130,12 +130,13 @@ def test_the_fields_of_a_record_are_labelled_on_a_terminal(ctl, gated):
     assert f"NAME:          {gated.name}\r\n" in terminal.shown
 
 
-def test_a_table_can_not_control_a_terminal(ctl):
-    ctl("token", "create", "--name", "evil\u009b31m\u202e[bold]x[/bold]:smile:")
+def test_a_table_can_not_control_a_terminal(unconfigured):
+    name = "evil\u009b31m\u202e[bold]x[/bold]:smile:"
+    package = {"id": 1, "name": name, "version": "1.0.0", "status": "created", "task": None}
+    with FakeServer(lambda *_: FakeAnswer([package])) as server:
+        terminal = unconfigured.terminal("list", "--url", server.url)
 
-    terminal = ctl.terminal("token", "list")
-
-    assert terminal.close() == 0
+        assert terminal.close() == 0
     assert "evil?31m?[bold]x[/bold]:smile:" in terminal.shown
 
 

@@ -205,9 +205,9 @@ def test_a_new_task_wakes_an_idle_thread_of_the_same_process(
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (RuntimeError("a bug"), "a step failed; what it left undone is done by a later one"),
-        (nix.NixError("no store"), "put off: no store"),
-        (OperationalError("", {}, Exception("no disk")), "put off: no disk"),
+        (RuntimeError("a bug"), "unexpected error; will retry"),
+        (nix.NixError("no store"), "will retry: no store"),
+        (OperationalError("", {}, Exception("no disk")), "will retry: no disk"),
     ],
 )
 def test_a_thread_pauses_and_goes_on_after_a_step_that_fails(pool, error, line, caplog):

@@ -47,7 +47,8 @@ class Load:
             if self.over.is_set():
                 break
             method, path = REQUESTS[number % len(REQUESTS)]
-            body = {"name": "load", "version": f"{time.monotonic_ns()}.0.0"}
+            package = {"name": "load", "version": f"{time.monotonic_ns()}.0.0"}
+            body = package if method == "POST" else None
             started = time.monotonic()
             answer = self.service.request(method, path, json=body, timeout=30)
             seconds = time.monotonic() - started
