@@ -247,10 +247,12 @@ def test_a_catalog_that_fails_is_named_beside_one_that_works(own, store, looked,
     assert caplog.text.count(f"catalog {broken} fails: ") == 1
 
 
-def test_when_all_catalogs_fail_the_state_is_no_ok_until_one_is_corrected(own, looked):
+def test_when_all_catalogs_fail_the_state_is_no_ok_until_one_is_corrected(own, looked, caplog):
     path, catalogs = own
-    path.write_text("{ app = ")
-    assert looked(catalogs).startswith(f"{path} fails: ")
+    for text in ("{ app = ", "{ app = 1 "):
+        path.write_text(text)
+        assert looked(catalogs).startswith(f"{path} fails: ")
+    assert caplog.text.count("fails: ") == 1
 
     path.write_text(ONE.format("1.0.0"))
 

@@ -280,3 +280,11 @@ def test_the_next_page_is_there_though_the_task_before_it_was_deleted(client, sc
 
     assert first.json[0]["id"] == newest
     assert [task["id"] for task in client.get(url).json] == [oldest]
+
+
+def test_a_list_goes_on_after_a_task_by_its_id(client, schedule):
+    older, newer = schedule(), schedule(version="2.10.0")
+
+    page = client.get(f"/api/v1/tasks?after={newer}").json
+
+    assert [task["id"] for task in page] == [older]
