@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 
 import psycopg
 import pytest
-from sqlalchemy import delete, event, update
+from sqlalchemy import delete, event, select, update
 from support import SQLITE, until
 
 import nix
@@ -230,6 +230,25 @@ def outage(url):
             yield
         finally:
             connection.execute("ALTER DATABASE tests ALLOW_CONNECTIONS true")
+
+
+def test_the_lease_of_a_build_that_writes_nothing_is_renewed(app, recipes, start_build, get_task):
+    app.config["LEASE_SECONDS"] = 6
+    script = f"echo started; {recipes.gate('go')}; touch $out"
+    task_id, thread = start_build(recipes.add("quiet", script))
+
+    def lease_until():
+        with app.app_context():
+            return db.session.scalar(select(Task.lease_until))
+
+    # Long enough for all that the build has written to be stored, so that the last one has no log.
+    first = lease_until()
+    second = until(lambda: (later := lease_until()) > first and later)
+    until(lambda: lease_until() > second)
+    recipes.open("go")
+    thread.join(10)
+
+    assert (get_task(task_id)["status"], get_task(task_id)["attempt"]) == ("succeeded", 1)
 
 
 @pytest.fixture
