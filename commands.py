@@ -18,6 +18,7 @@ import auth
 import data_folder
 import health
 import maintenance
+import nix
 import services
 from catalogs import Catalogs
 from config import HERE
@@ -130,9 +131,14 @@ def run_worker() -> None:
 
 
 @state_command("reconcile")
-def reconcile() -> None:
+@click.option("--force", is_flag=True, help="Even if most packages are no longer downloaded then.")
+def reconcile(force: bool) -> None:
     """Make the database say what is true of the profile and the store."""
-    for sentence in maintenance.reconcile() or ["all as it should be"]:
+    try:
+        sentences = maintenance.reconcile(force=force)
+    except (maintenance.TooMuchLost, nix.NixError) as error:
+        raise click.ClickException(str(error)) from None
+    for sentence in sentences or ["all as it should be"]:
         click.echo(sentence)
 
 

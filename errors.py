@@ -62,7 +62,6 @@ class ApiError(Exception):
         """Fill the message in with `facts`; `errors` are by field, `near` are names that exist."""
         by_field = (f"{field}: {' '.join(said)}" for field, said in (errors or {}).items())
         super().__init__(detail or "; ".join(by_field) or self.message.format(**facts))
-
         self.errors = errors
         self.near = near
         self.retry_after = retry_after or self.retry_after
@@ -293,6 +292,15 @@ class ActivationRefused(ApiError):
     example: ClassVar = {"detail": "notes 1.0.0: /nix/store/…-notes-1.0.0 is a single file"}
 
 
+class ProfileReplaced(ApiError):
+    """Something that pkgd did not make is in the place of the profile."""
+
+    status = 409
+    code = "profile-replaced"
+    hint = "Move it away on the host, then run flask reconcile."
+    example: ClassVar = {"detail": "PROFILE should be a link to a generation, but is a folder"}
+
+
 class CheckFailed(ApiError):
     """PROFILE_CHECK refused the new generation; the profile is what it was."""
 
@@ -402,7 +410,6 @@ def http_error(error: HTTPException) -> Response:
     refusal = BY_STATUS.get(error.code, HttpError)(detail=detail, errors=errors)
     refusal.status = error.code or HttpError.status
     refusal.title = HTTP_STATUS_CODES[refusal.status]
-
     response = answer(refusal)
     theirs = ((name, value) for name, value in error.get_headers() if name != "Content-Type")
     response.headers.extend(theirs)
@@ -410,9 +417,9 @@ def http_error(error: HTTPException) -> Response:
 
 
 def profile_refused(error: nix.ProfileRefused) -> Response:
-    """Answer 409: the profile can't hold the packages."""
-    kind = FilesCollide if isinstance(error, nix.Collision) else ActivationRefused
-    return answer(kind(detail=error))
+    """Answer 409: the profile can't hold the packages, or is something else."""
+    own = {nix.Collision: FilesCollide, nix.ProfileReplaced: ProfileReplaced}
+    return answer(own.get(type(error), ActivationRefused)(detail=error))
 
 
 def nix_failed(error: nix.NixError) -> Response:

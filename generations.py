@@ -8,6 +8,7 @@ from flask import g
 from sqlalchemy import select
 
 import errors
+import history
 import profiles
 from api import Blueprint, headers, page
 from models import AnyRow, Change, Generation, columns, db
@@ -17,7 +18,15 @@ blueprint = Blueprint(
     "generations", __name__, url_prefix="/api/v1", description="The profile, and a way back"
 )
 
-GENERATIONS = select(*columns(Generation), Generation.number.label("id"))
+GENERATIONS = select(*columns(Generation))
+REFUSALS = (
+    errors.NoSuchGeneration,
+    errors.ActivationRefused,
+    errors.CheckFailed,
+    errors.ProfileReplaced,
+    errors.NixFailed,
+    errors.Busy,
+)
 
 
 @blueprint.get("/generations")
@@ -25,13 +34,17 @@ GENERATIONS = select(*columns(Generation), Generation.number.label("id"))
 @blueprint.response(200, GenerationSchema(many=True), headers=headers("Link", "X-Total-Count"))
 def index(query: dict[str, Any]) -> Any:
     """List the profile's generations, newest first."""
-    rows, headers = page(GENERATIONS, query, key=Generation.number, newest_first=True)
+    is_true = Generation.id.not_in(history.untrue())
+    number = Generation.number
+    rows, headers = page(
+        GENERATIONS, query, is_true, key=number, newest_first=True, cursor="number"
+    )
     return _shown(rows), headers
 
 
 @blueprint.post("/generation/<id:number>/activate")
 @blueprint.response(200, GenerationSchema)
-@blueprint.refuses(errors.NoSuchGeneration, errors.CheckFailed, errors.NixFailed, errors.Busy)
+@blueprint.refuses(*REFUSALS)
 def activate(number: int) -> Any:
     """Switch to a generation; being there already is a success."""
     profiles.switch(number, by=g.caller.label)
@@ -40,7 +53,7 @@ def activate(number: int) -> Any:
 
 @blueprint.post("/generations/rollback")
 @blueprint.response(200, GenerationSchema)
-@blueprint.refuses(errors.NoSuchGeneration, errors.CheckFailed, errors.NixFailed, errors.Busy)
+@blueprint.refuses(*REFUSALS)
 def rollback() -> Any:
     """Switch to the generation that was active before this one."""
     return _one(profiles.rollback(by=g.caller.label))
@@ -54,8 +67,8 @@ def _one(number: int) -> dict[str, Any]:
 
 
 def _shown(rows: list[AnyRow]) -> list[dict[str, Any]]:
-    changes = _changes([row.number for row in rows])
-    active = profiles.current()
+    changes = _changes([row.id for row in rows])
+    active = history.current_number()
 
     return [
         {
@@ -65,18 +78,17 @@ def _shown(rows: list[AnyRow]) -> list[dict[str, Any]]:
             "packages": [
                 package | {"store_path": package["store_paths"][0]} for package in row.packages
             ],
-            "changes": changes[row.number],
+            "changes": changes[row.id],
         }
         for row in rows
     ]
 
 
-def _changes(numbers: Collection[int]) -> dict[int, list[AnyRow]]:
+def _changes(generation_ids: Collection[int]) -> dict[int, list[AnyRow]]:
     """Return the switches to each of these generations, newest first."""
-    newest_first = (
-        select(*columns(Change)).where(Change.generation.in_(numbers)).order_by(Change.id.desc())
-    )
+    is_theirs = Change.generation_id.in_(generation_ids)
+    newest_first = select(*columns(Change)).where(is_theirs).order_by(Change.id.desc())
     changes = defaultdict(list)
     for row in db.session.execute(newest_first):
-        changes[row.generation].append(row)
+        changes[row.generation_id].append(row)
     return changes

@@ -116,6 +116,7 @@ def _nix() -> str:
 
 def _workers() -> str:
     pool = services.get(Pool)
-    if not pool.is_running:
-        return "a worker thread of this process is not running"
+    fault = pool.fault()
+    if fault is not None:
+        return fault
     return "ok" if pool.size else "ok, in other processes"

@@ -4,7 +4,8 @@ The profile is authoritative for what is active, and the store for what is downl
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,13 +16,12 @@ from sqlalchemy import Select, delete, func, or_, select
 from sqlalchemy.orm import aliased
 
 import gc_roots
+import history
 import nix
 import profiles
 import services
 from models import (
     LIVE,
-    AnyRow,
-    Change,
     Generation,
     Package,
     PackageStatus,
@@ -32,6 +32,7 @@ from models import (
     soon,
 )
 
+MANY_PACKAGES = 3  # as many that most of them are not lost by accident
 PRUNE_BATCH = 500
 DAY_SECONDS = 86_400
 
@@ -39,117 +40,114 @@ DAY_SECONDS = 86_400
 # --- Reconciliation ---
 
 
-def reconcile() -> list[str]:
-    """Correct what the database has wrong; return a sentence about each correction."""
-    with profiles.locked(math.inf):
-        found = [*_lost_packages(), *_missing_roots(), *_generations()]
-        return [*found, *_broken_profile(), *_active_packages()]
+class TooMuchLost(Exception):
+    """Reconciliation would take most of the packages away; the message is one line."""
 
 
-def _lost_packages() -> Iterator[str]:
-    """Reset packages whose store paths are gone to `created`."""
+def reconcile(*, force: bool = False, seconds: float = math.inf) -> list[str]:
+    """Correct what the database has wrong; return a sentence about each correction.
+
+    Everything is looked at first, and written in one transaction. Raises nix.ProfileReplaced, Busy
+    after waiting `seconds` for its turn and, without `force`, TooMuchLost.
+    """
+    with profiles.locked(seconds):
+        lost = _lost_packages()
+        if not force:
+            _refuse_to_lose(len(lost))
+        said = [f"{one.name} {one.version} is no longer in the store" for one in lost]
+        said += _missing_roots(without=lost)
+        built = _repair(said)
+        unknown = (number for number in history.unrecorded() if not built or number != built.number)
+        found = [history.look(number) for number in unknown]
+
+        for package in lost:
+            package.set_created()
+        said += history.forget_gone()
+        for one in found:
+            said += history.renew(one)[1]
+        if built:
+            history.note(built.number, history.adopt(built.packages), Reason.FOUND, None)
+        said += history.follow()
+        said += _missing_roots()
+        db.session.commit()
+        return said
+
+
+def _lost_packages() -> list[Package]:
+    """Return the packages of which the store no longer has a path."""
     packages = list(db.session.scalars(select(Package).where(Package.store_path.is_not(None))))
     paths = [path for package in packages for path in package.store_paths or ()]
     valid = nix.valid_paths(services.get(nix.Store), paths)
-    for package in packages:
-        if not valid.issuperset(package.store_paths or ()):
-            package.set_created()
-            yield f"{package.name} {package.version} is no longer in the store"
-    db.session.commit()
+    return [package for package in packages if not valid.issuperset(package.store_paths or ())]
 
 
-def _missing_roots() -> Iterator[str]:
+def _refuse_to_lose(count: int) -> None:
+    has_path = Package.store_path.is_not(None)
+    all_ = db.session.scalar(select(func.count()).select_from(Package).where(has_path)) or 0
+    if all_ >= MANY_PACKAGES and count > all_ / 2:
+        raise TooMuchLost(
+            f"{count} of {all_} downloaded packages are not in the store "
+            f"{services.get(nix.Store).directory} and would have to be downloaded again; "
+            "if that is right, run flask reconcile --force"
+        )
+
+
+def _missing_roots(without: Collection[Package] = ()) -> Iterator[str]:
     """Root the store paths of downloaded packages again."""
     downloaded = select(Package).where(Package.status != PackageStatus.CREATED)
     for package in db.session.scalars(downloaded).all():
+        if package in without:
+            continue
         if profiles.ensure_rooted(package.id, package.store_paths or []):
             yield f"{package.name} {package.version} had lost its GC root"
 
 
-def _generations() -> Iterator[str]:
-    """Forget generations that are gone, and record those that something else has made."""
-    store, profile = services.get(nix.Store), current_app.config["PROFILE"]
-    recorded = set(db.session.scalars(select(Generation.number)))
-    existing = {generation.number for generation in nix.generations(store, profile)}
+def _repair(said: list[str]) -> history.Found | None:
+    """Make the profile a whole generation again; only Nix is asked to write.
 
-    gone = recorded - existing
-    if gone:
-        db.session.execute(delete(Generation).where(Generation.number.in_(gone)))
-        yield f"generations {_listed(gone)} of the profile are gone"
-
-    for number in sorted(existing - recorded):
-        packages, unknown = _held_by(profiles.generation_link(number))
-        entries = [profiles.entry(package) for package in packages]
-        db.session.add(Generation(number=number, packages=entries))
-        more = f", and of {', '.join(unknown)}" if unknown else ""
-        yield f"generation {number} was made by somebody else, of {len(packages)} packages{more}"
-    db.session.commit()
+    Say what was done, and return the generation if one was built. Raises nix.ProfileReplaced.
+    """
+    target = nix.leads_to(current_app.config["PROFILE"])
+    if target is None:
+        return None
+    number = history.current_number()
+    if number is None:
+        number = history.active_before()
+        said.append(_lead_back(target, number))
+    if number is None:
+        return None
+    found = history.look(number)
+    return _rebuild(found, said) if found.is_broken else None
 
 
-def _broken_profile() -> Iterator[str]:
-    """If part of the profile is gone from the store, rebuild it from the packages that remain."""
-    number = profiles.current()
-    if number is None or not _is_broken(number):
-        return
-
-    packages = profiles.active()
-    target = profiles.generation_link(number).readlink()
-    nix.restore(services.get(nix.Store), str(target))
-    now = profiles.set_packages(current_app.config["PROFILE"], packages)
-    profiles.record(now, packages, Reason.FOUND, None)
-    yield f"generation {number} had lost a part; generation {now} is built of what is left"
+def _lead_back(target: Path, number: int | None) -> str:
+    """Make a profile that leads elsewhere the generation that was active last."""
+    elsewhere = f"the profile led to {target}, which is no generation of it"
+    if number is None:
+        return f"{elsewhere}: nothing is active until it is replaced by the next activation"
+    nix.relink(current_app.config["PROFILE"], Path(history.link(number).name))
+    return f"{elsewhere}: it leads to generation {number} again"
 
 
-def _is_broken(number: int) -> bool:
-    link = profiles.generation_link(number)
-    if not link.exists():
-        return True
-    store = services.get(nix.Store)
-    paths = {path for _, path in nix.installed(store, link)}
-    return nix.valid_paths(store, paths) != paths
+def _rebuild(found: history.Found, said: list[str]) -> history.Found | None:
+    """Build the active generation again, of those of its packages that the store still has."""
+    record = history.record_of(found.number)
+    active = found.packages or profiles.in_order(profiles.active())
+    held = history.held_by(record) if record else active
+    gone = history.lost(held)
+    left = [package for package in held if package not in gone]
 
-
-def _active_packages() -> Iterator[str]:
-    """Make `activated` exactly the packages that the profile holds."""
-    number = profiles.current()
-    packages = [] if number is None else _held_by(profiles.generation_link(number))[0]
-    held = {package.id for package in packages}
-    before = {package.id: package for package in profiles.active()}
-
-    if number is not None and number != _last_recorded():
-        db.session.add(Change(generation=number, reason=Reason.FOUND))
-        yield f"the profile was switched to generation {number} by somebody else"
-    for package in packages:
-        if package.id not in before:
-            yield f"{package.name} {package.version} is in the profile"
-    for package_id in before.keys() - held:
-        package = before[package_id]
-        yield f"{package.name} {package.version} is not in the profile"
-
-    Package.follow_profile(held)
-    db.session.commit()
-
-
-def _last_recorded() -> int | None:
-    return db.session.scalar(select(Change.generation).order_by(Change.id.desc()).limit(1))
-
-
-def _held_by(link: Path) -> tuple[list[AnyRow], list[str]]:
-    """Return the packages that a generation holds, and the names of what else it holds."""
-    if not link.exists():
-        return [], ["what is gone from the store"]
-
-    elements = nix.installed(services.get(nix.Store), link)
-    paths = [path for _, path in elements]
-    known = db.session.execute(
-        profiles.packages().add_columns(Package.store_path).where(Package.store_path.in_(paths))
-    ).all()
-    known_paths = {package.store_path for package in known}
-    return list(known), [name for name, path in elements if path not in known_paths]
-
-
-def _listed(numbers: set[int]) -> str:
-    return ", ".join(map(str, sorted(numbers)))
+    lost = "a part" if found.store_path else "its link"
+    with suppress(nix.BuildFailed):  # where it needs what is gone: then another one is built
+        nix.restore(services.get(nix.Store), found.store_path)
+    try:
+        number = profiles.build(current_app.config["PROFILE"], left)
+    except nix.ProfileRefused as error:
+        said.append(f"generation {found.number} had lost {lost}, and can't be built again: {error}")
+        return None
+    built = f"generation {number} is built of what is left"
+    said.append(f"generation {found.number} had lost {lost}; {built}")
+    return history.Found(number, history.links()[number], left, [], is_broken=False)
 
 
 # --- Garbage ---
@@ -173,7 +171,7 @@ def collect_garbage(*, dry_run: bool) -> Collected:
         old, stale = _old_generations(), _stale_roots()
         store = services.get(nix.Store)
         if dry_run:
-            without = [*stale, *map(profiles.generation_link, old)]
+            without = [*stale, *map(history.link, old)]
             return Collected(old, stale, nix.garbage_bytes(store, without))
 
         nix.delete_generations(store, current_app.config["PROFILE"], old)
@@ -186,9 +184,8 @@ def collect_garbage(*, dry_run: bool) -> Collected:
 
 def _old_generations() -> list[int]:
     """Return all generations but the newest KEEP_GENERATIONS and the active one."""
-    store, profile = services.get(nix.Store), current_app.config["PROFILE"]
-    numbers = sorted(generation.number for generation in nix.generations(store, profile))
-    needed = {*numbers[-current_app.config["KEEP_GENERATIONS"] :], profiles.current()}
+    numbers = list(history.links())
+    needed = {*numbers[-current_app.config["KEEP_GENERATIONS"] :], history.current_number()}
     return [number for number in numbers if number not in needed]
 
 

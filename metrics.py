@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute
 
-import profiles
+import history
 from api import Blueprint
 from models import Package, Task, TaskStatus, db, utcnow
 
@@ -86,7 +86,7 @@ class StateCollector(Collector):
         yield _gauge("pkgd_task_attempts", "Attempts of the tasks on record.", _attempts())
         yield _build_seconds()
         yield _gauge("pkgd_oldest_queued_seconds", "Age of the oldest queued task.", _oldest())
-        generation = profiles.current() or 0
+        generation = history.current_number() or 0
         yield _gauge("pkgd_profile_generation", "The active generation, or 0.", generation)
         free = shutil.disk_usage(current_app.config["DATA_DIR"]).free
         yield _gauge("pkgd_free_bytes", "Free disk space under DATA_DIR.", free)

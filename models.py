@@ -302,11 +302,21 @@ class Reason(StrEnum):
 
 
 class Generation(Model):
-    """A numbered version of the profile, with what it holds as it was then."""
+    """A numbered version of the profile, with what it holds as it was then.
+
+    Nix gives out a number again once its link is gone: a row is true only while the link of its
+    number leads to its store path. Rows of an earlier version have none until they are looked at.
+    """
 
     __tablename__ = "generations"
+    __table_args__ = (
+        UniqueConstraint("number", name="one_of_a_number"),
+        {"sqlite_autoincrement": True},
+    )
 
-    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    number: Mapped[int]
+    store_path: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
     packages: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
 
@@ -316,12 +326,12 @@ class Change(Model):
 
     __tablename__ = "changes"
     __table_args__ = (
-        Index("changes_by_generation", "generation", "id"),
+        Index("changes_by_generation", "generation_id", "id"),
         {"sqlite_autoincrement": True},
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    generation: Mapped[int] = mapped_column(ForeignKey("generations.number", ondelete="CASCADE"))
+    generation_id: Mapped[int] = mapped_column(ForeignKey("generations.id", ondelete="CASCADE"))
     at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
     reason: Mapped[Reason] = mapped_column(_enum(Reason))
     by: Mapped[str | None] = mapped_column(String(100))

@@ -94,6 +94,7 @@ def download(package_id: int) -> Any:
     errors.FilesCollide,
     errors.ActivationRefused,
     errors.CheckFailed,
+    errors.ProfileReplaced,
     errors.NixFailed,
     errors.Busy,
 )
@@ -115,6 +116,7 @@ def activate(query: dict[str, Any], package_id: int) -> Any:
     errors.NoSuchPackage,
     errors.ActivationRefused,
     errors.CheckFailed,
+    errors.ProfileReplaced,
     errors.NixFailed,
     errors.Busy,
 )

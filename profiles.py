@@ -1,16 +1,17 @@
 """The profile: what is active. One caller at a time changes it, atomically.
 
-Every change takes the lock, reads the database, runs Nix and then the operator's check, and writes
-the record. After a crash in between, reconciliation makes the record follow the profile.
+Every change takes the lock, has the record follow the profile, runs Nix and then the operator's
+check, and writes the record. Where one of these fails, the profile is made what it was. After a
+crash in between, the next change or reconciliation makes the record follow the profile.
 """
 
 import fcntl
 import logging
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,10 +20,11 @@ from flask import current_app
 from sqlalchemy import select
 
 import gc_roots
+import history
 import nix
 import services
 from errors import Busy, CheckFailed, NoSuchGeneration, NoSuchPackage, NotDownloaded
-from models import AnyRow, Change, Generation, Package, PackageStatus, Reason, db
+from models import AnyRow, Generation, Package, PackageStatus, Reason, db
 
 log = logging.getLogger("pkgd.profiles")
 
@@ -34,10 +36,10 @@ LOCK_POLL_SECONDS = 0.02
 def activate(package_id: int, by: str | None) -> None:
     """Put a package in the profile, in place of another version of its name.
 
-    Raises NotDownloaded, CheckFailed, Busy, or nix.ProfileRefused, such as nix.Collision when
-    another active package has the same file; the profile is then what it was.
+    Raises NotDownloaded, CheckFailed, Busy, nix.ProfileReplaced, or nix.ProfileRefused, such as
+    nix.Collision when another active package has the same file; the profile is then what it was.
     """
-    with locked():
+    with _change():
         wanted, others = _after_activation(package_id)
         is_replacement = any(package.name == wanted.name for package in active())
         _set([wanted, *others], Reason.REPLACE if is_replacement else Reason.ACTIVATE, by)
@@ -45,7 +47,7 @@ def activate(package_id: int, by: str | None) -> None:
 
 def deactivate(package_id: int, by: str | None) -> None:
     """Take a package out of the profile; do nothing where it isn't in it. Raises CheckFailed."""
-    with locked():
+    with _change():
         before = active()
         after = [package for package in before if package.id != package_id]
         if len(after) < len(before):
@@ -54,14 +56,16 @@ def deactivate(package_id: int, by: str | None) -> None:
 
 def switch(number: int, by: str | None, reason: Reason = Reason.SWITCH) -> None:
     """Make the profile what it was in a generation. Raises NoSuchGeneration, CheckFailed."""
-    with locked():
+    with _change():
         _switch(number, by, reason)
 
 
 def rollback(by: str | None) -> int:
     """Switch to the generation that was active before; return its number."""
-    with locked():
-        number = _active_before()
+    with _change():
+        number = history.active_before()
+        if number is None:
+            raise NoSuchGeneration(detail="no other generation was active before")
         _switch(number, by, Reason.ROLLBACK)
         return number
 
@@ -74,7 +78,7 @@ def plan(package_id: int) -> dict[str, Any]:
     wanted, others = _after_activation(package_id)
     before, after = active(), [wanted, *others]
     with TemporaryDirectory(dir=current_app.config["DATA_DIR"]) as folder:
-        set_packages(Path(folder) / "profile", after)
+        build(Path(folder) / "profile", in_order(after))
 
     staying = {package.id for package in before} & {package.id for package in after}
     removed = [package for package in before if package.id not in staying]
@@ -99,18 +103,6 @@ def packages() -> Any:
     return select(Package.id, Package.name, Package.version, Package.status, Package.store_paths)
 
 
-def current() -> int | None:
-    """Return the number of the active generation; None when there is no profile."""
-    profile: Path = current_app.config["PROFILE"]
-    return nix.current_generation(profile)
-
-
-def generation_link(number: int) -> Path:
-    """Return the link that Nix keeps for a generation."""
-    profile: Path = current_app.config["PROFILE"]
-    return nix.generation_link(profile, number)
-
-
 @contextmanager
 def locked(seconds: float | None = None) -> Iterator[None]:
     """Let one caller at a time, of all processes, change what is in the profile or the store.
@@ -128,42 +120,18 @@ def locked(seconds: float | None = None) -> Iterator[None]:
         yield
 
 
-def set_packages(profile: Path, packages: list[AnyRow]) -> int:
+def build(profile: Path, packages: list[nix.ProfilePackage]) -> int:
     """Make a profile hold exactly these packages; return its generation.
 
     Raises nix.ProfileRefused.
     """
-    entries = [
-        _profile_package(package) for package in sorted(packages, key=lambda package: package.id)
-    ]
     tmp = current_app.config["DATA_DIR"] / "tmp"
-    return nix.set_profile(services.get(nix.Store), profile, entries, tmp=tmp)
+    return nix.set_profile(services.get(nix.Store), profile, packages, tmp=tmp)
 
 
-def record(number: int, packages: list[AnyRow], reason: Reason, by: str | None) -> None:
-    """Write down that the profile has become this generation, with these packages."""
-    if db.session.get(Generation, number) is None:
-        held = sorted(map(entry, packages), key=itemgetter("id"))
-        db.session.add(Generation(number=number, packages=held))
-        db.session.flush()
-    db.session.add(Change(generation=number, reason=reason, by=by))
-    Package.follow_profile([package.id for package in packages])
-    db.session.commit()
-
-
-def entry(package: AnyRow) -> dict[str, Any]:
-    """Return what a generation's record holds of a package."""
-    return {
-        "id": package.id,
-        "name": package.name,
-        "version": package.version,
-        "store_paths": package.store_paths,
-    }
-
-
-def adopt(entries: list[dict[str, Any]]) -> list[AnyRow]:
-    """Return the packages of a generation, registered and rooted again where they no longer are."""
-    return [_adopt(entry) for entry in entries]
+def in_order(packages: Iterable[AnyRow]) -> list[nix.ProfilePackage]:
+    """Return the packages for a profile: in another order they would be another generation."""
+    return [_profile_package(package) for package in sorted(packages, key=attrgetter("id"))]
 
 
 def ensure_rooted(package_id: int, store_paths: list[str]) -> bool:
@@ -204,43 +172,98 @@ def _after_activation(package_id: int) -> tuple[AnyRow, list[AnyRow]]:
     return wanted, [package for package in active() if package.name != wanted.name]
 
 
+@contextmanager
+def _change() -> Iterator[None]:
+    """Take the lock, and have the record follow what somebody else has made of the profile.
+
+    Raises nix.ProfileReplaced where nothing can follow.
+    """
+    with locked():
+        nix.leads_to(_profile())
+        now = history.current()
+        if now and history.is_behind(now[0]):
+            _record(now[0])
+            _tell(history.follow())
+            db.session.commit()
+            for package in active():
+                ensure_rooted(package.id, package.store_paths)
+        yield
+
+
+def _record(number: int) -> Generation:
+    """Return the record of a generation, renewed where it is missing or of another generation."""
+    record = history.record_of(number)
+    if record is None:
+        record, sentences = history.renew(history.look(number))
+        _tell(sentences)
+        db.session.commit()
+    return record
+
+
+def _tell(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        log.warning("the profile: %s", sentence)
+
+
 def _set(packages: list[AnyRow], reason: Reason, by: str | None) -> None:
-    before = current()
-    after = set_packages(current_app.config["PROFILE"], packages)
-    if after != before:
-        _check(before, after)
-        record(after, packages, reason, by)
+    """Make the profile hold these packages; write the record if that or the profile differs."""
+    before = history.current()
+    is_recorded = {package.id for package in active()} == {package.id for package in packages}
+    with _all_or_nothing():
+        number = build(_profile(), in_order(packages))
+        changed = history.current() != before
+        if changed:
+            _check(number)
+        if changed or not is_recorded:
+            history.note(number, packages, reason, by)
+            db.session.commit()
 
 
 def _switch(number: int, by: str | None, reason: Reason) -> None:
-    generation = db.session.get(Generation, number)
-    if generation is None or not generation_link(number).is_symlink():
+    if not history.link(number).exists():
         raise NoSuchGeneration(number=number)
-    before = current()
-    if number == before:
+    record = _record(number)
+    if number == history.current_number():
         return
 
-    packages = adopt(generation.packages)
-    nix.switch_generation(services.get(nix.Store), current_app.config["PROFILE"], number)
-    _check(before, number)
-    record(number, packages, reason, by)
+    packages = _take_up(record)
+    with _all_or_nothing():
+        nix.switch_generation(services.get(nix.Store), _profile(), number)
+        _check(number)
+        history.note(number, packages, reason, by)
+        db.session.commit()
 
 
-def _active_before() -> int:
-    """Return the last generation but the current one that was active and still exists."""
-    latest_first = select(Change.generation).order_by(Change.id.desc())
-    now = current()
-    for number in db.session.scalars(latest_first):
-        if number != now and generation_link(number).is_symlink():
-            return number
-    raise NoSuchGeneration(detail="no other generation was active before")
+def _take_up(record: Generation) -> list[Package]:
+    """Return a generation's packages, registered and rooted again where they no longer are."""
+    held = history.held_by(record)
+    if gone := history.lost(held):
+        names = ", ".join(map(str, gone))
+        raise nix.ProfileRefused(f"generation {record.number}: the store no longer has {names}")
+    packages = history.adopt(held)
+    db.session.commit()
+    for package in packages:
+        ensure_rooted(package.id, package.store_paths or [])
+    return packages
 
 
-def _check(before: int | None, number: int) -> None:
-    """Run the operator's check on the new generation; where it fails, go back and raise."""
-    failure = _check_failure(generation_link(number))
+@contextmanager
+def _all_or_nothing() -> Iterator[None]:
+    """Make the profile what it was if something in the `with` block is raised."""
+    target, links = nix.leads_to(_profile()), history.links()
+    try:
+        yield
+    except BaseException:
+        nix.relink(_profile(), target)
+        for number in history.links().keys() - links.keys():
+            history.link(number).unlink()
+        raise
+
+
+def _check(number: int) -> None:
+    """Run the operator's check on the new generation. Raises CheckFailed."""
+    failure = _check_failure(history.link(number))
     if failure is not None:
-        _go_back(before, number)
         raise CheckFailed(number=number, failure=failure)
 
 
@@ -259,37 +282,12 @@ def _check_failure(generation: Path) -> str | None:
     return f"exit code {done.code}: {output}" if done.code else None
 
 
-def _go_back(before: int | None, refused: int) -> None:
-    """Make the profile what it was, and forget a generation that nothing has recorded."""
-    store, profile = services.get(nix.Store), current_app.config["PROFILE"]
-    if before is None:
-        profile.unlink()
-        generation_link(refused).unlink()
-        return
-
-    nix.switch_generation(store, profile, before)
-    if db.session.get(Generation, refused) is None:
-        nix.delete_generations(store, profile, [refused])
-
-
-def _adopt(entry: dict[str, Any]) -> AnyRow:
-    is_same = Package.name == entry["name"], Package.version == entry["version"]
-    package = db.session.scalar(select(Package).where(*is_same))
-    if package is None:
-        Package.register(entry["name"], entry["version"])  # a request may be faster
-        package = db.session.scalars(select(Package).where(*is_same)).one()
-
-    store_paths = entry["store_paths"]
-    if package.store_paths != store_paths:
-        log.warning("%s %s is taken up again from the profile", package.name, package.version)
-        size = nix.closure_size(services.get(nix.Store), store_paths)
-        package.set_downloaded(store_paths, size)
-    db.session.commit()
-    ensure_rooted(package.id, store_paths)
-    return db.session.execute(packages().where(*is_same)).one()
-
-
 def _closure_size(packages: list[AnyRow]) -> int:
     """Return the bytes of all that these packages need together."""
     paths = [path for package in packages for path in package.store_paths]
     return nix.closure_size(services.get(nix.Store), paths) if paths else 0
+
+
+def _profile() -> Path:
+    profile: Path = current_app.config["PROFILE"]
+    return profile

@@ -17,6 +17,7 @@ import nix
 import services
 import task_queue
 from attempts import Attempt
+from errors import Busy
 from models import DATABASE_AWAY, cause
 
 log = logging.getLogger("pkgd.worker")
@@ -26,6 +27,8 @@ POLL_SECONDS = 0.8
 TASK_FOLDERS = "-".join("[0-9a-f]" * length for length in (8, 4, 4, 4, 12))
 MAINTAIN_SECONDS = 1.0
 PRUNE_SECONDS = 3600
+SETTLE_WAIT_SECONDS = 1.0
+SETTLE_AGAIN_SECONDS = 3.0
 STOP_SECONDS = 20
 
 
@@ -82,7 +85,8 @@ class Pool:
         self._queued = threading.Semaphore(0)
         self._threads: list[threading.Thread] = []
         self._holder: Holder | None = None
-        self._is_settled = False
+        self._unsettled: str | None = "the first reconciliation is not done"
+        self._settle_at = 0.0
         self._prune_at = 0.0
 
     @property
@@ -91,13 +95,14 @@ class Pool:
         size: int = self.app.config["WORKER_THREADS"]
         return size
 
-    @property
-    def is_running(self) -> bool:
-        """Tell whether all threads are alive, and the first reconciliation is done."""
+    def fault(self) -> str | None:
+        """Return what is wrong: a thread that is dead, or no reconciliation since the start."""
         if self.size == 0:
-            return True
+            return None
         alive = sum(thread.is_alive() for thread in self._threads)
-        return alive == self.size + 1 and self._is_settled
+        if alive < self.size + 1:
+            return "a worker thread of this process is not running"
+        return self._unsettled
 
     def start(self) -> None:
         """Start the threads, which do not survive a fork."""
@@ -162,7 +167,7 @@ class Pool:
             self.reap()
             self._sweep()
             task_queue.explain_wait(self.obstacle())
-            if not self._is_settled:
+            if self._unsettled and time.monotonic() >= self._settle_at:
                 self._settle()
             if time.monotonic() >= self._prune_at:
                 self._prune_at = time.monotonic() + PRUNE_SECONDS
@@ -170,11 +175,24 @@ class Pool:
         return False
 
     def _settle(self) -> None:
-        """Reconcile, once after a start, what has changed while no pool was running."""
+        """Reconcile, once after a start, what has changed while no pool was running.
+
+        Where that can't be done, the service goes on with the database as it was, but is not ready.
+        """
         remove_dead_holders(self._holders)
-        for sentence in maintenance.reconcile():
+        try:
+            # A collection of garbage may take an hour, in which lost tasks must be requeued.
+            sentences = maintenance.reconcile(seconds=SETTLE_WAIT_SECONDS)
+        except (Busy, maintenance.TooMuchLost, nix.NixError) as error:
+            self._settle_at = time.monotonic() + SETTLE_AGAIN_SECONDS
+            reason = f"no reconciliation: {error}"
+            if reason != self._unsettled:
+                log.error("%s", reason)
+            self._unsettled = reason
+            return
+        for sentence in sentences:
             log.warning("reconciliation: %s", sentence)
-        self._is_settled = True
+        self._unsettled = None
 
     def reap(self) -> None:
         """Requeue the tasks whose lease ran out, or whose holder is dead on this machine."""

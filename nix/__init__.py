@@ -19,6 +19,7 @@ from nix.errors import (
     NixMissing,
     NixUnavailable,
     ProfileRefused,
+    ProfileReplaced,
     TimedOut,
     VersionUnavailable,
     codes,
@@ -28,7 +29,6 @@ from nix.garbage import collect_garbage, garbage_bytes
 from nix.internal_json import Progress, Tick
 from nix.process import Completed, run, sweep
 from nix.profile import (
-    ProfileGeneration,
     ProfilePackage,
     check_activatable,
     current_generation,
@@ -36,6 +36,8 @@ from nix.profile import (
     generation_link,
     generations,
     installed,
+    leads_to,
+    relink,
     set_profile,
     switch_generation,
 )
@@ -56,9 +58,9 @@ __all__ = [
     "NixUnavailable",
     "Offer",
     "Offers",
-    "ProfileGeneration",
     "ProfilePackage",
     "ProfileRefused",
+    "ProfileReplaced",
     "Progress",
     "Resolution",
     "Store",
@@ -79,10 +81,12 @@ __all__ = [
     "generation_link",
     "generations",
     "installed",
+    "leads_to",
     "machine_store",
     "offers",
     "private_store",
     "realise",
+    "relink",
     "resolve",
     "restore",
     "run",

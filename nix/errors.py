@@ -117,6 +117,12 @@ class Collision(ProfileRefused):
         self.first, self.second, self.file = first, second, file
 
 
+class ProfileReplaced(ProfileRefused):
+    """Something that Nix did not make is in the place of the profile."""
+
+    hint = "move away what is in the place of the profile"
+
+
 def codes() -> dict[str, str]:
     """Return each code that a task can end with, and what it means in one line."""
     owners = (kind for kind in _kinds() if "code" in vars(kind))

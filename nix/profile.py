@@ -5,16 +5,13 @@ import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from nix.errors import Collision, NixError, ProfileRefused
+from nix.errors import Collision, NixError, ProfileRefused, ProfileReplaced
 from nix.store import Store, call, text
 
 ACTIVATE = Path(__file__).resolve().parent / "activate.nix"
-GENERATION_LINK = re.compile(r".*-\d+-link")
-GENERATION_LINE = re.compile(r"(\d+) +(\S+ \S+)(?: +(\(current\)))?")
+GENERATION_LINK = re.compile(r"(.+)-([0-9]+)-link")
 COLLISION_MESSAGE = re.compile(
     r"'(/[^'\n]+)' and (?:(?:non-)?directory )?'(/[^'\n]+)'"
     r"|conflict for the following files:\s+(/.+)\n\s*(/.+)"
@@ -38,15 +35,6 @@ class ProfilePackage:
         return f"{self.name} {self.version}"
 
 
-@dataclass(frozen=True)
-class ProfileGeneration:
-    """A numbered version of a profile."""
-
-    number: int
-    created: datetime
-    current: bool
-
-
 def set_profile(
     store: Store, profile: Path, packages: Iterable[ProfilePackage], *, tmp: Path
 ) -> int:
@@ -57,8 +45,8 @@ def set_profile(
     Raises Collision or another ProfileRefused, which leave the profile as it was.
     """
     wanted = list(packages)
-    for folder in (tmp, profile.parent):
-        folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(profile.parent)
+    tmp.mkdir(parents=True, exist_ok=True)
 
     with tempfile.NamedTemporaryFile("w", dir=tmp, suffix=".json") as file:
         json.dump([asdict(package) for package in wanted], file)
@@ -69,7 +57,14 @@ def set_profile(
         text(done)
     except NixError as error:
         raise _refusal(error, wanted) from None
-    return _number(profile.readlink())
+    return int(profile.readlink().name.split("-")[-2])
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NixError(f"the profile's folder can't be made: {error}") from None
 
 
 def check_activatable(store: Store, package: ProfilePackage) -> None:
@@ -136,16 +131,50 @@ def _has(package: ProfilePackage, file: str) -> bool:
     return any(Path(own, file).exists() for own in package.paths)
 
 
-def current_generation(profile: Path) -> int | None:
-    """Return the number of the generation that the profile is; None when there is no profile."""
-    if not profile.is_symlink() or not GENERATION_LINK.fullmatch(profile.readlink().name):
+def leads_to(profile: Path) -> Path | None:
+    """Return where the profile's link leads to; None when there is no profile.
+
+    Raises ProfileReplaced where something else is in its place.
+    """
+    try:
+        return profile.readlink()
+    except FileNotFoundError:
         return None
-    return _number(profile.readlink())
+    except OSError as error:
+        what = "a folder" if profile.is_dir() else "a file" if profile.is_file() else str(error)
+        raise ProfileReplaced(
+            f"{profile} should be a link to a generation, but is {what}"
+        ) from None
 
 
-def _number(link: Path) -> int:
+def relink(profile: Path, target: Path | None) -> None:
+    """Make the profile a link to `target`, in one step, or remove it where that is None."""
+    if target is None:
+        profile.unlink(missing_ok=True)
+        return
+    new = profile.with_name(f"{profile.name}.new")
+    new.unlink(missing_ok=True)
+    new.symlink_to(target)
+    new.rename(profile)
+
+
+def current_generation(profile: Path) -> int | None:
+    """Return the number of the generation that the profile leads to, whose link may be gone.
+
+    None when there is no profile, or when it leads elsewhere.
+    """
+    if not profile.is_symlink():
+        return None
+    # Nix writes the name alone, but a link made by hand may have the whole path.
+    target = profile.parent / profile.readlink()
+    is_beside = target.parent.resolve() == profile.parent.resolve()
+    return _number(profile, target.name) if is_beside else None
+
+
+def _number(profile: Path, name: str) -> int | None:
     """Return the number in the name of a generation's link, PROFILE-NUMBER-link."""
-    return int(link.name.split("-")[-2])
+    match = GENERATION_LINK.fullmatch(name)
+    return int(match[2]) if match and match[1] == profile.name else None
 
 
 def generation_link(profile: Path, number: int) -> Path:
@@ -153,36 +182,31 @@ def generation_link(profile: Path, number: int) -> Path:
     return profile.with_name(f"{profile.name}-{number}-link")
 
 
-def installed(store: Store, profile: Path) -> list[tuple[str, str]]:
-    """Return the name and the main store path of each package in a profile or a generation."""
+def generations(profile: Path) -> dict[int, str]:
+    """Return the number of each of the profile's generations, and where its link leads to."""
+    links = profile.parent.glob("*-link")
+    numbered = ((_number(profile, link.name), link) for link in links if link.is_symlink())
+    found = ((number, str(link.readlink())) for number, link in numbered if number is not None)
+    return dict(sorted(found))
+
+
+def installed(store: Store, profile: Path) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the name and the store paths, the main one first, of all in a profile or generation.
+
+    A name has its version after a hyphen.
+    """
     written = _nix_env(store, profile, "--query", "--json", "--out-path")
     try:
         elements = json.loads(written).values()
-        return [(one["name"], _main_path(one["outputs"])) for one in elements if one["outputs"]]
+        return [(one["name"], _paths(one["outputs"])) for one in elements if one["outputs"]]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise NixError(f"nix-env's list of the profile can't be read: {written!r:.100}") from None
 
 
-def _main_path(outputs: dict[str, Any]) -> str:
-    # A package that was installed by hand may have no output `out`.
-    path: str = outputs.get("out") or next(iter(outputs.values()))
-    return path
-
-
-def generations(store: Store, profile: Path) -> list[ProfileGeneration]:
-    """Return the profile's generations, oldest first."""
-    if not profile.parent.exists():
-        return []
-
-    lines = _nix_env(store, profile, "--list-generations")
-    return [
-        ProfileGeneration(
-            number=int(number),
-            created=datetime.fromisoformat(created).replace(tzinfo=UTC),
-            current=bool(current),
-        )
-        for number, created, current in GENERATION_LINE.findall(lines)
-    ]
+def _paths(outputs: dict[str, str]) -> tuple[str, ...]:
+    """Return the paths of `out`, `out1`, `out2` and so on, or of outputs that have other names."""
+    names = sorted(outputs, key=lambda name: (name != "out", len(name), name))
+    return tuple(outputs[name] for name in names)
 
 
 def switch_generation(store: Store, profile: Path, number: int) -> None:

@@ -1,7 +1,6 @@
 """Profiles and their generations."""
 
 import re
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -28,12 +27,11 @@ def put(own, profile, tmp_path):
 
 
 @pytest.fixture
-def numbers(own, profile):
+def numbers(profile):
     """Return a function that returns the numbers of all generations and that of the current."""
 
     def numbers():
-        found = nix.generations(own, profile)
-        return [g.number for g in found], *(g.number for g in found if g.current)
+        return list(nix.generations(profile)), nix.current_generation(profile)
 
     return numbers
 
@@ -56,8 +54,8 @@ def test_a_profile_holds_exactly_the_packages_it_is_set_to(own, package, put, pr
     assert (profile / "bin" / "one").resolve() == Path(one.paths[0], "bin", "one")
     assert (profile / "bin" / "two").resolve() == Path(two.paths[0], "bin", "two")
     assert sorted(nix.installed(own, profile)) == [
-        ("one-1.0.0", one.paths[0]),
-        ("two-1.0.0", two.paths[0]),
+        ("one-1.0.0", one.paths),
+        ("two-1.0.0", two.paths),
     ]
 
 
@@ -70,13 +68,15 @@ def test_a_package_is_replaced_in_one_step(package, put, profile, names):
     assert names() == ["one-2.0.0"]
 
 
-def test_a_package_of_several_outputs_is_listed_once(own, package, put, profile):
-    main, more = package("main", "bin/one"), package("more", "man/one")
+def test_a_package_of_many_outputs_is_listed_once_with_all_of_them_in_order(
+    own, package, put, profile
+):
+    paths = [package(f"output-{n}", f"share/{n}").paths[0] for n in range(12)]
 
-    put(ProfilePackage("one", "1.0.0", (*main.paths, *more.paths)))
+    put(ProfilePackage("one", "1.0.0", tuple(paths)))
 
-    assert (profile / "man" / "one").exists()
-    assert nix.installed(own, profile) == [("one-1.0.0", main.paths[0])]
+    assert (profile / "share" / "11").exists()
+    assert nix.installed(own, profile) == [("one-1.0.0", tuple(paths))]
 
 
 def test_a_profile_can_be_empty(own, put, profile):
@@ -100,7 +100,7 @@ def test_a_name_is_never_read_as_nix(own, package, put, profile):
 
     put(ProfilePackage(odd, "1.0.0", (path,)))
 
-    assert nix.installed(own, profile) == [(f"{odd}-1.0.0", path)]
+    assert nix.installed(own, profile) == [(f"{odd}-1.0.0", (path,))]
 
 
 BY_HAND = """{ hand = derivation {
@@ -121,7 +121,7 @@ def test_a_package_that_was_installed_by_hand_is_listed(own, package, put, profi
 
     hand, one = sorted(nix.installed(own, profile))
     assert (hand[0], one[0]) == ("hand-1.0", "one-1.0.0")
-    assert hand[1].endswith("-hand-1.0-bin")
+    assert [path[-12:] for path in hand[1]] == ["hand-1.0-bin", "hand-1.0-lib"]
 
 
 def test_two_packages_with_the_same_file_are_refused(package, put, names):
@@ -156,8 +156,7 @@ def test_a_package_that_is_not_in_the_store_is_refused(put, package, names, miss
     assert names() == ["one-1.0.0"]
 
 
-def test_each_change_is_a_generation(own, package, put, profile, numbers):
-    before = datetime.now(UTC) - timedelta(seconds=1)
+def test_each_change_is_a_generation(package, put, numbers):
     one, two = package("one", "bin/one"), package("two", "bin/two")
 
     put(one)
@@ -165,7 +164,6 @@ def test_each_change_is_a_generation(own, package, put, profile, numbers):
     put(one, two)
 
     assert numbers() == ([1, 2], 2)
-    assert all(before <= g.created <= datetime.now(UTC) for g in nix.generations(own, profile))
 
 
 def test_the_packages_of_a_generation_are_listed_by_its_link(package, put, profile, names):
@@ -224,12 +222,12 @@ def test_the_current_generation_can_not_be_deleted(own, package, put, profile, n
 
 
 def test_a_profile_that_does_not_exist_holds_nothing(own, profile):
-    assert nix.generations(own, profile) == []
+    assert nix.generations(profile) == {}
     assert nix.installed(own, profile) == []
 
     profile.parent.mkdir()
 
-    assert nix.generations(own, profile) == []
+    assert nix.generations(profile) == {}
     assert nix.installed(own, profile) == []
 
 
@@ -252,6 +250,65 @@ def test_a_package_without_an_output_is_not_listed(own, profile, replace_program
     odd = replace_program(own, "nix-env", """echo '{"a": {"name": "a", "outputs": {}}}'""")
 
     assert nix.installed(odd, profile) == []
+
+
+# --- What else can be in the place of a profile ---
+
+
+def test_a_generation_whose_link_is_gone_is_still_the_current_one(package, put, profile, numbers):
+    put(package("one", "bin/one"))
+    put(package("two", "bin/two"))
+    nix.generation_link(profile, 2).unlink()
+
+    assert numbers() == ([1], 2)
+
+
+@pytest.mark.parametrize("target", ["other-1-link", "sub/profile-1-link", "/tmp/profile-1-link"])
+def test_a_link_to_something_else_is_no_generation(package, put, profile, target):
+    put(package("one", "bin/one"))
+    nix.relink(profile, Path(target))
+
+    assert nix.current_generation(profile) is None
+    assert nix.leads_to(profile) == Path(target)
+
+
+def test_a_link_by_the_whole_path_is_a_generation_too(package, put, profile):
+    put(package("one", "bin/one"))
+    nix.relink(profile, nix.generation_link(profile, 1))
+
+    assert nix.current_generation(profile) == 1
+
+
+def test_a_profile_that_led_nowhere_is_no_link_again(package, put, profile):
+    assert nix.leads_to(profile) is None
+    put(package("one", "bin/one"))
+
+    nix.relink(profile, None)
+
+    assert not profile.is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda profile: profile.mkdir(parents=True), "but is a folder"),
+        (lambda profile: (profile.parent.mkdir(), profile.touch()), "but is a file"),
+        (lambda profile: profile.parent.touch(), "Not a directory"),
+    ],
+)
+def test_what_is_not_a_link_in_place_of_the_profile_is_told(profile, make, what):
+    make(profile)
+
+    with pytest.raises(nix.ProfileReplaced, match=what):
+        nix.leads_to(profile)
+    assert nix.current_generation(profile) is None
+
+
+def test_a_folder_of_the_profile_that_can_not_be_made_is_an_error(own, tmp_path):
+    (tmp_path / "file").touch()
+
+    with pytest.raises(nix.NixError, match="folder can't be made"):
+        nix.set_profile(own, tmp_path / "file" / "profile", [], tmp=tmp_path / "files")
 
 
 # --- What a profile can't hold ---

@@ -1,16 +1,19 @@
 """Reconciling the database with the profile and the store, whatever has happened to them."""
 
+import fcntl
+import functools
 import os
-import shutil
 import subprocess
 
 import pytest
 from sqlalchemy import delete, update
-from support import SQLITE
+from support import SQLITE, remove_store, until
 
 import nix
+import services
 from maintenance import reconcile
-from models import Change, Generation, Package, PackageStatus, db
+from models import Generation, Package, PackageStatus, db
+from worker import Pool
 
 pytestmark = pytest.mark.usefixtures("own_store")
 
@@ -41,8 +44,7 @@ def delete_by_nix(store, path):
 
 def remove_from_disk(_store, path):
     """Delete the files of a store path, which Nix does not notice."""
-    subprocess.run(["chmod", "-R", "u+w", path], check=True)
-    shutil.rmtree(path)
+    remove_store(path)
 
 
 @SQLITE
@@ -96,11 +98,18 @@ def test_a_generation_made_by_hand_is_recorded(
     other = nix.ProfilePackage("other", "1.0.0", (add_foreign(own_store, tmp_path),))
     nix.set_profile(own_store, app.config["PROFILE"], [ours, other], tmp=tmp_path / "tmp")
 
-    assert run_reconcile()[0] == (
-        "generation 2 was made by somebody else, of 1 packages, and of other-1.0.0"
-    )
+    assert run_reconcile() == [
+        "generation 2 was made by somebody else, of 2 packages",
+        "other 1.0.0 is registered again: generation 2 holds it",
+        "the profile was switched to generation 2 by somebody else",
+        "hello 2.12.1 is in the profile",
+        "other 1.0.0 is in the profile",
+        "app 1.0.0 is not in the profile",
+        "other 1.0.0 had lost its GC root",
+    ]
 
-    assert statuses() == {"app 1.0.0": "downloaded", "hello 2.12.1": "activated"}
+    active = {"hello 2.12.1": "activated", "other 1.0.0": "activated"}
+    assert statuses() == {"app 1.0.0": "downloaded", **active}
     newest = client.get("/api/v1/generations").json[0]
     assert (newest["number"], newest["active"]) == (2, True)
     assert newest["changes"][0]["reason"] == "found"
@@ -199,6 +208,119 @@ def test_a_profile_whose_own_store_path_is_gone_is_built_again(
 
 
 @SQLITE
+def test_a_profile_that_can_not_be_built_again_is_said_and_left(
+    own_store, replace_program, client, activated, run_reconcile, statuses
+):
+    path = client.get(f"/api/v1/package/{activated('hello', '2.12.1')}").json["store_path"]
+    activated("app", "1.0.0")
+    remove_from_disk(own_store, path)
+    odd = """echo "error: path '/x' is not valid" >&2; exit 1"""
+    replace_program("nix-env", f'case "$*" in *--set*) {odd};; *) exec $real "$@";; esac')
+
+    lost = "generation 2 had lost a part, and can't be built again"
+    assert run_reconcile()[1] == f"{lost}: the profile: path '/x' is not valid"
+
+    assert statuses() == {"hello 2.12.1": "created", "app 1.0.0": "activated"}
+
+
+@SQLITE
+def test_a_generation_that_has_lost_a_part_is_not_switched_to(
+    client, own_store, activated, run_program
+):
+    path = client.get(f"/api/v1/package/{activated('app', '1.0.0')}").json["store_path"]
+    activated("app", "2.0.0")
+    remove_from_disk(own_store, path)
+
+    answer = client.post("/api/v1/generation/1/activate")
+
+    assert answer.status_code == 409
+    assert answer.json["detail"] == "generation 1: the store no longer has app 1.0.0"
+    assert run_program() == "app 2.0.0"
+
+
+def test_reconciliation_that_fails_halfway_changes_nothing(
+    replace_program, app, client, own_store, activated, downloaded, run_reconcile, statuses
+):
+    hello = downloaded("hello")
+    remove_from_disk(own_store, client.get(f"/api/v1/package/{hello}").json["store_path"])
+    activated("app", "1.0.0")
+    write(app, delete(Generation))
+    write(app, delete(Package).where(Package.name == "app"))
+    odd = "echo 'error: odd' >&2; exit 1"
+    replace_program("nix-store", f'case "$*" in *--add-root*) {odd};; *) exec $real "$@";; esac')
+
+    with pytest.raises(nix.NixError, match="odd"):
+        run_reconcile()
+
+    assert statuses() == {"hello 2.12.1": "downloaded"}
+
+
+@pytest.fixture
+def mostly_lost(client, own_store, downloaded):
+    """Two of three downloaded packages are gone from the store."""
+    for n in range(3):
+        path = client.get(f"/api/v1/package/{downloaded(f'tool-{n}', '1.0.0')}").json["store_path"]
+        if n:
+            remove_from_disk(own_store, path)
+
+
+def test_reconciliation_refuses_to_take_most_packages_away_unless_told_to(
+    app, mostly_lost, own_store, statuses
+):
+    command = app.test_cli_runner()
+
+    refused = command.invoke(args=["reconcile"])
+
+    assert (refused.exit_code, refused.output) == (
+        1,
+        f"Error: 2 of 3 downloaded packages are not in the store {own_store.directory} and would "
+        "have to be downloaded again; if that is right, run flask reconcile --force\n",
+    )
+    assert set(statuses().values()) == {"downloaded"}
+    assert command.invoke(args=["reconcile", "--force"]).exit_code == 0
+    assert list(statuses().values()) == ["downloaded", "created", "created"]
+
+
+@SQLITE
+def test_a_service_that_would_lose_most_packages_is_not_ready_until_told_to(
+    app, mostly_lost, make_app, monkeypatch
+):
+    monkeypatch.setattr("worker.SETTLE_AGAIN_SECONDS", 0)
+    starting = make_app()
+    services.get(Pool, starting).start()
+    readyz = functools.partial(starting.test_client().get, "/readyz")
+    until(lambda: "no reconciliation: 2 of 3" in readyz().json["detail"])
+
+    app.test_cli_runner().invoke(args=["reconcile", "--force"])
+
+    until(lambda: readyz().status_code == 200)
+
+
+@SQLITE
+def test_a_refused_reconciliation_is_logged_once(mostly_lost, pool, caplog, monkeypatch):
+    monkeypatch.setattr("worker.SETTLE_AGAIN_SECONDS", 0)
+
+    pool.maintain_once()
+    pool.maintain_once()
+
+    assert caplog.text.count("no reconciliation: 2 of 3 downloaded packages are not") == 1
+
+
+@SQLITE
+def test_a_pool_does_not_wait_long_for_a_collection_of_garbage_to_reconcile(
+    app, activated, pool, caplog, monkeypatch
+):
+    monkeypatch.setattr("worker.SETTLE_WAIT_SECONDS", 0.1)
+    with (app.config["DATA_DIR"] / "changes.lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        pool.maintain_once()
+
+    assert (
+        "no reconciliation: another change of the profile or the store is going on" in caplog.text
+    )
+
+
+@SQLITE
 def test_a_missing_gc_root_is_made_again(app, client, downloaded, own_store, run_reconcile):
     package_id = downloaded()
     root = app.config["DATA_DIR"] / "roots" / f"{package_id}-0"
@@ -212,7 +334,6 @@ def test_a_missing_gc_root_is_made_again(app, client, downloaded, own_store, run
 def test_a_restored_older_database_is_brought_up_to_date(app, activated, run_reconcile, statuses):
     activated("app", "1.0.0")
     activated("app", "2.0.0")
-    write(app, delete(Change).where(Change.generation == 2))
     write(app, delete(Generation).where(Generation.number == 2))
     old = {"1.0.0": PackageStatus.ACTIVATED, "2.0.0": PackageStatus.DOWNLOADED}
     for version, status in old.items():

@@ -66,6 +66,37 @@ def test_an_upgrade_keeps_all_data(first_schema):
     assert client.post("/api/v1/package/1/download").status_code == 202
 
 
+def test_an_upgrade_keeps_generations_with_their_changes(first_schema):
+    with first_schema.app_context():
+        flask_migrate.upgrade(revision="0003")
+        with db.engine.begin() as connection:
+            tables = sa.MetaData()
+            tables.reflect(connection)
+            time = sa.literal_column(f"'{WHEN}'")
+            for number in (7, 3):
+                row = {"number": number, "created_at": time, "packages": []}
+                connection.execute(tables.tables["generations"].insert().values(**row))
+            for number, reason in ((3, "activate"), (7, "replace"), (3, "switch")):
+                row = {"generation": number, "at": time, "reason": reason, "by": "me"}
+                connection.execute(tables.tables["changes"].insert().values(**row))
+        flask_migrate.upgrade()
+    for number in (7, 3):
+        link = first_schema.config["PROFILE"].with_name(f"profile-{number}-link")
+        link.symlink_to("/nonexistent")
+
+    found = bearing(first_schema, "pkgd_old").get("/api/v1/generations").json
+
+    assert [(one["number"], one["created_at"][:10]) for one in found] == [
+        (7, "2026-01-01"),
+        (3, "2026-01-01"),
+    ]
+    assert [[c["reason"] for c in one["changes"]] for one in found] == [
+        ["replace"],
+        ["switch", "activate"],
+    ]
+    assert found[0]["changes"][0] | {"at": None} == {"at": None, "reason": "replace", "by": "me"}
+
+
 def test_the_models_match_the_migrations(app):
     with app.app_context():
         flask_migrate.Migrate(app, db, directory=str(MIGRATIONS), render_as_batch=True)

@@ -285,6 +285,22 @@ def test_a_check_that_can_not_be_run_has_failed(settings, client, downloaded, pr
 
 
 @SQLITE
+def test_a_change_is_undone_whatever_is_raised_during_its_check(
+    settings, client, activated, downloaded, profile, monkeypatch
+):
+    activated("hello", "2.12.1")
+    client.application.config["PROFILE_CHECK"] = "true"
+    before = profile.readlink()
+    monkeypatch.setattr("nix.run", lambda *_, **__: 1 / 0)
+
+    answer = client.post(f"/api/v1/package/{downloaded('app', '1.0.0')}/activate")
+
+    assert answer.status_code == 500
+    assert [path.name for path in profile.parent.glob("profile-*")] == ["profile-1-link"]
+    assert profile.readlink() == before
+
+
+@SQLITE
 @pytest.mark.parametrize(
     ("method", "path"),
     [

@@ -194,7 +194,7 @@ def test_a_new_task_wakes_an_idle_thread_of_the_same_process(
     monkeypatch.setattr("worker.POLL_SECONDS", 600)  # longer than the test: threads must be woken
     ids = [register(version=f"{n}.0.0") for n in range(9)]
     pool.start()
-    until(lambda: pool.is_running)
+    until(lambda: pool.fault() is None)
 
     for package_id in ids:
         answer = client.post(f"/api/v1/package/{package_id}/download")
@@ -244,7 +244,7 @@ def test_a_pool_of_no_threads_starts_nothing(make_app):
 
     pool.start()
 
-    assert pool.is_running
+    assert pool.fault() is None
     assert not [one for one in threading.enumerate() if one.name.startswith(("worker-", "maint"))]
     assert not (pool.app.config["DATA_DIR"] / "holders").exists()
 
@@ -252,11 +252,11 @@ def test_a_pool_of_no_threads_starts_nothing(make_app):
 @SQLITE
 def test_a_pool_that_has_stopped_leaves_no_thread_and_no_holder(app, pool):
     pool.start()
-    until(lambda: pool.is_running)
+    until(lambda: pool.fault() is None)
 
     pool.stop()
 
-    assert not pool.is_running
+    assert pool.fault()
     assert not [one for one in threading.enumerate() if one.name.startswith(("worker-", "maint"))]
     assert list((app.config["DATA_DIR"] / "holders").iterdir()) == []
 
