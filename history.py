@@ -220,12 +220,7 @@ def forget_gone() -> Iterator[str]:
 def renew(found: Found) -> tuple[Generation, list[str]]:
     """Record what a generation without a true record holds; return that, and what to tell of it."""
     old = db.session.scalar(select(Generation).where(Generation.number == found.number))
-    paths = sorted(list(package.paths) for package in found.packages)
-    if (
-        old
-        and old.store_path is None
-        and paths == sorted(map(itemgetter("store_paths"), old.packages))
-    ):
+    if old and old.store_path is None and (found.is_broken or _holds(found, old)):
         old.store_path = found.store_path  # of an earlier version, which did not record it
         return old, []
 
@@ -242,6 +237,12 @@ def renew(found: Found) -> tuple[Generation, list[str]]:
     more = f", and of {', '.join(found.others)}" if found.others else ""
     holds = f"of {len(entries)} packages{more}"
     return record, [f"generation {found.number} was made by somebody else, {holds}", *said]
+
+
+def _holds(found: Found, record: Generation) -> bool:
+    """Tell whether what was found has all that the record has."""
+    paths = {package.paths for package in found.packages}
+    return all(tuple(one["store_paths"]) in paths for one in record.packages)
 
 
 def follow() -> Iterator[str]:

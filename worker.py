@@ -187,7 +187,7 @@ class Pool:
             self._settle_at = time.monotonic() + SETTLE_AGAIN_SECONDS
             reason = f"no reconciliation: {error}"
             if reason != self._unsettled:
-                log.error("%s", reason)
+                log.log(logging.INFO if isinstance(error, Busy) else logging.ERROR, "%s", reason)
             self._unsettled = reason
             return
         for sentence in sentences:

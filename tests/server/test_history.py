@@ -3,8 +3,9 @@
 import functools
 import os
 
+import figures
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import select, text, update
 from support import SQLITE, until
 
 import nix
@@ -62,21 +63,22 @@ def switch(client, number):
 
 
 def test_a_number_that_is_given_out_again_is_another_generation(
-    client, store, profile, activated, generations, run_program
+    client, store, profile, activated, downloaded, generations, database_url
 ):
     activated("app", "1.0.0")
-    activated("hello", "2.12.1")
-    client.post("/api/v1/generation/1/activate")
-    nix.delete_generations(store, profile, [2])
-
-    activated("app", "2.0.0")
-
-    assert generations() == [
-        (2, ["app 2.0.0"], ["replace"]),
-        (1, ["app 1.0.0"], ["switch", "activate"]),
-    ]
-    assert client.post("/api/v1/generations/rollback").json["number"] == 1
-    assert run_program() == "app 1.0.0"
+    ids = [downloaded("app", "2.0.0"), downloaded("hello")]
+    holds = [(["app 2.0.0"], ["replace"]), (["app 1.0.0", "hello 2.12.1"], ["activate"])]
+    for number in range(figures.ROUNDS + 1):
+        client.post(f"/api/v1/package/{ids[number % 2]}/activate")
+        assert generations()[0] == (2, *holds[number % 2])
+        assert client.post("/api/v1/generations/rollback").json["number"] == 1
+        nix.delete_generations(store, profile, [2])
+    figures.keep(
+        "a generation deleted by `nix-env`, and its number given out again",
+        database_url,
+        figures.rounds(),
+        "0 lists, changes or rollbacks told of the deleted one",
+    )
 
 
 def test_a_generation_that_was_made_anew_by_hand_is_what_its_link_leads_to(
@@ -343,6 +345,22 @@ def test_a_crash_of_nix_is_no_reason_to_record_a_generation(
         run_reconcile()
 
     assert [number for number, *_ in generations()] == [1]
+
+
+@SQLITE
+def test_a_record_of_an_earlier_version_that_is_of_another_generation_is_renewed(
+    app, activated, run_reconcile, generations
+):
+    activated("app", "1.0.0")
+    activated("hello", "2.12.1")
+    with app.app_context():
+        packages = select(Generation.packages).where(Generation.number == 2).scalar_subquery()
+        db.session.execute(update(Generation).values(store_path=None, packages=packages))
+        db.session.commit()
+
+    assert run_reconcile() == ["generation 1 was made by somebody else, of 1 packages"]
+
+    assert generations()[1] == (1, ["app 1.0.0"], [])
 
 
 # --- Links that are gone, or lead elsewhere ---
