@@ -297,8 +297,8 @@ class ProfileReplaced(ApiError):
 
     status = 409
     code = "profile-replaced"
-    hint = "Move it away on the host, then run flask reconcile."
-    example: ClassVar = {"detail": "PROFILE should be a link to a generation, but is a folder"}
+    hint = "Move it away on the host, and switch to the generation that was active."
+    example: ClassVar = {"detail": "PROFILE should be a link, but is a folder: move it away"}
 
 
 class CheckFailed(ApiError):

@@ -64,8 +64,8 @@ def current_number() -> int | None:
 def current() -> tuple[int, str] | None:
     """Return number and store path of the active generation; None where there is none."""
     number = current_number()
-    path = links().get(number) if number is not None else None
-    return (number, path) if number is not None and path is not None else None
+    path = store_path(number) if number is not None else None
+    return (number, path) if number is not None and path else None
 
 
 def link(number: int) -> Path:
@@ -73,9 +73,14 @@ def link(number: int) -> Path:
     return nix.generation_link(_profile(), number)
 
 
+def store_path(number: int) -> str | None:
+    """Return where the link of a generation leads to; None where it is gone."""
+    return str(link(number).readlink()) if link(number).is_symlink() else None
+
+
 def look(number: int) -> Found:
-    """Return what a generation holds by its link; `store_path` is "" where that is gone."""
-    path = links().get(number, "")
+    """Return what a generation holds by its link; the store path is "" where that is gone."""
+    path = store_path(number) or ""
     if not link(number).exists():
         return Found(number, path, [], ["what is gone from the store"], is_broken=True)
 
@@ -104,10 +109,8 @@ def _package(name: str, paths: tuple[str, ...]) -> nix.ProfilePackage | None:
 
     None for a name that can't be that of a package, with its version.
     """
-    here = Package.store_path == paths[0]
-    rows = db.session.execute(
-        select(Package.name, Package.version).where(here).order_by(Package.status, Package.id)
-    ).all()
+    here = select(Package.name, Package.version).where(Package.store_path == paths[0])
+    rows = db.session.execute(here.order_by(Package.status, Package.id)).all()  # active ones first
     # Several packages can have one store path: the name tells which of them it is.
     named = [row for row in rows if f"{row.name}-{row.version}" == name]
     found = next(iter([*named, *rows]), None) or _split(name)
@@ -129,7 +132,7 @@ def _split(title: str) -> tuple[str, str] | None:
 
 def record_of(number: int) -> Generation | None:
     """Return the record of a generation; None where there is none that is true of it."""
-    path = links().get(number)
+    path = store_path(number)
     record = db.session.scalar(select(Generation).where(Generation.number == number))
     return record if record and path and record.store_path == path else None
 
@@ -177,7 +180,7 @@ def active_before() -> int | None:
 def note(number: int, packages: Iterable[Any], reason: Reason, by: str | None) -> None:
     """Record that the profile has become this generation, which holds these packages."""
     held = sorted(map(entry, packages), key=itemgetter("id"))
-    record = record_of(number) or _begin(number, links()[number])
+    record = record_of(number) or _begin(number, store_path(number))
     record.packages = held
     db.session.flush()
     db.session.add(Change(generation_id=record.id, reason=reason, by=by))
@@ -194,10 +197,10 @@ def entry(package: AnyRow | Package) -> dict[str, Any]:
     }
 
 
-def _begin(number: int, store_path: str) -> Generation:
+def _begin(number: int, path: str | None) -> Generation:
     """Add the record of a generation, in place of one of another generation of that number."""
     db.session.execute(delete(Generation).where(Generation.number == number))
-    record = Generation(number=number, store_path=store_path, packages=[])
+    record = Generation(number=number, store_path=path, packages=[])
     db.session.add(record)
     return record
 

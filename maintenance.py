@@ -6,7 +6,7 @@ The profile is authoritative for what is active, and the store for what is downl
 import math
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def reconcile(*, force: bool = False, seconds: float = math.inf) -> list[str]:
         said += history.follow()
         said += _missing_roots()
         db.session.commit()
-        return said
+        return list(dict.fromkeys(said))
 
 
 def _lost_packages() -> list[Package]:
@@ -98,8 +98,13 @@ def _missing_roots(without: Collection[Package] = ()) -> Iterator[str]:
     for package in db.session.scalars(downloaded).all():
         if package in without:
             continue
-        if profiles.ensure_rooted(package.id, package.store_paths or []):
-            yield f"{package.name} {package.version} had lost its GC root"
+        try:
+            if profiles.ensure_rooted(package.id, package.store_paths or []):
+                yield f"{package.name} {package.version} had lost its GC root"
+        except (nix.NixUnavailable, nix.NixMissing, nix.TimedOut):
+            raise
+        except (nix.NixError, OSError) as error:
+            yield f"{package.name} {package.version} has no GC root: {error}"
 
 
 def _repair(said: list[str]) -> history.Found | None:
@@ -147,7 +152,7 @@ def _rebuild(found: history.Found, said: list[str]) -> history.Found | None:
         return None
     built = f"generation {number} is built of what is left"
     said.append(f"generation {found.number} had lost {lost}; {built}")
-    return history.Found(number, history.links()[number], left, [], is_broken=False)
+    return replace(found, number=number, packages=left)
 
 
 # --- Garbage ---

@@ -143,9 +143,8 @@ def leads_to(profile: Path) -> Path | None:
         return None
     except OSError as error:
         what = "a folder" if profile.is_dir() else "a file" if profile.is_file() else str(error)
-        raise ProfileReplaced(
-            f"{profile} should be a link to a generation, but is {what}"
-        ) from None
+        problem = f"should be a link to a generation, but is {what}: move it away"
+        raise ProfileReplaced(f"{profile} {problem}") from None
 
 
 def relink(profile: Path, target: Path | None) -> None:

@@ -455,7 +455,10 @@ def test_a_folder_in_place_of_the_profile_is_refused_and_left_alone(
         409,
         "urn:pkgd:problem:profile-replaced",
     )
-    assert answer.json["detail"] == f"{profile} should be a link to a generation, but is a folder"
+    assert (
+        answer.json["detail"]
+        == f"{profile} should be a link to a generation, but is a folder: move it away"
+    )
     assert profile.is_dir()
 
 
@@ -470,7 +473,8 @@ def test_a_folder_in_place_of_the_profile_makes_the_service_not_ready(
     starting = make_app()
     services.get(Pool, starting).start()
 
-    line = f"no reconciliation: {profile} should be a link to a generation, but is a folder"
+    fault = "should be a link to a generation, but is a folder: move it away"
+    line = f"no reconciliation: {profile} {fault}"
     readyz = functools.partial(starting.test_client().get, "/readyz")
     until(lambda: readyz().json["errors"]["workers"] == [line])
     assert statuses() == {"app 1.0.0": "activated"}
@@ -482,5 +486,5 @@ def test_the_command_reconcile_says_in_one_line_what_is_in_place_of_the_profile(
 
     done = app.test_cli_runner().invoke(args=["reconcile"])
 
-    line = f"Error: {profile} should be a link to a generation, but is a folder\n"
+    line = f"Error: {profile} should be a link to a generation, but is a folder: move it away\n"
     assert (done.exit_code, done.output) == (1, line)
