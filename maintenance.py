@@ -81,15 +81,20 @@ def _lost_packages() -> list[Package]:
     return [package for package in packages if not valid.issuperset(package.store_paths or ())]
 
 
-def _refuse_to_lose(count: int) -> None:
+def _refuse_to_lose(lost: int) -> None:
+    """Raise TooMuchLost where most packages would go, or the profile has no generation any more."""
     has_path = Package.store_path.is_not(None)
     all_ = db.session.scalar(select(func.count()).select_from(Package).where(has_path)) or 0
-    if all_ >= MANY_PACKAGES and count > all_ / 2:
-        raise TooMuchLost(
-            f"{count} of {all_} downloaded packages are not in the store "
-            f"{services.get(nix.Store).directory} and would have to be downloaded again; "
-            "if that is right, run flask reconcile --force"
-        )
+    active = len(profiles.active())
+    is_gone = history.current_number() is None and not history.links()
+    insist = "if that is right, run flask reconcile --force"
+    if all_ >= MANY_PACKAGES and lost > all_ / 2:
+        store = services.get(nix.Store).directory
+        what = f"{lost} of {all_} downloaded packages are not in the store {store}"
+        raise TooMuchLost(f"{what} and would have to be downloaded again; {insist}")
+    if active >= MANY_PACKAGES and is_gone:
+        what = f"the profile {current_app.config['PROFILE']} has no generation any more"
+        raise TooMuchLost(f"{what}, and {active} packages would no longer be activated; {insist}")
 
 
 def _missing_roots(without: Collection[Package] = ()) -> Iterator[str]:

@@ -21,6 +21,8 @@ LONGEST_FIRST = (
     "test_fuzz",
     "test_service",
     "test_faults",
+    "test_random_changes",
+    "test_history",
     "test_generations",
     "test_profiles",
     "test_attempts",

@@ -297,6 +297,23 @@ def test_a_service_that_would_lose_most_packages_is_not_ready_until_told_to(
 
 
 @SQLITE
+def test_reconciliation_refuses_to_follow_another_profile_that_is_empty_unless_told_to(
+    make_app, activated, generations, tmp_path, statuses
+):
+    for n in range(3):
+        activated(f"tool-{n}", "1.0.0")
+    command = make_app(PROFILE=tmp_path / "other").test_cli_runner()
+
+    refused = command.invoke(args=["reconcile"])
+
+    assert refused.exit_code == 1
+    assert "has no generation any more, and 3 packages would no longer be" in refused.output
+    assert (set(statuses().values()), len(generations())) == ({"activated"}, 3)
+    assert command.invoke(args=["reconcile", "--force"]).exit_code == 0
+    assert set(statuses().values()) == {"downloaded"}
+
+
+@SQLITE
 def test_a_refused_reconciliation_is_logged_once(mostly_lost, pool, caplog, monkeypatch):
     monkeypatch.setattr("worker.SETTLE_AGAIN_SECONDS", 0)
 
