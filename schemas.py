@@ -279,7 +279,9 @@ class GenerationPackageSchema(PackageReferenceSchema):
 class GenerationSchema(OutputSchema):
     """A numbered version of the profile, and the changes that led to it, newest first."""
 
-    number = fields.Integer(**always("Its number.", 3))
+    number = fields.Integer(
+        **always("Its number, which Nix gives out again once the generation is deleted.", 3)
+    )
     active = fields.Boolean(**always("Whether the profile is this one.", True))
     created_at = Timestamp(**always("When it was made.", DONE))
     packages = fields.List(fields.Nested(GenerationPackageSchema), **always("What it holds."))
