@@ -128,3 +128,13 @@ def test_tokens_are_listed_a_page_at_a_time(client, mint):
 
     assert [token["id"] for token in first.json + second.json] == [1, 2, 3]
     assert first.headers["Link"] == '</api/v1/tokens?limit=2&after=2>; rel="next"'
+
+
+def test_the_next_page_is_there_though_the_token_before_it_was_revoked(client, mint):
+    for _ in range(2):
+        mint()
+    url = client.get("/api/v1/tokens?limit=2").headers["Link"].split(">")[0].lstrip("<")
+
+    client.delete("/api/v1/token/2")
+
+    assert [token["id"] for token in client.get(url).json] == [3]
