@@ -18,6 +18,7 @@ import auth
 import data_folder
 import health
 import maintenance
+import nix
 import services
 from catalogs import Catalogs
 from config import HERE
@@ -133,7 +134,7 @@ def run_worker() -> None:
 def reconcile() -> None:
     """Make the database say what is true of the profile and the store."""
     for sentence in maintenance.reconcile() or ["all as it should be"]:
-        click.echo(sentence)
+        click.echo(nix.plain(sentence))
 
 
 @state_command("gc")

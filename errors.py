@@ -61,7 +61,8 @@ class ApiError(Exception):
     ) -> None:
         """Fill the message in with `facts`; `errors` are by field, `near` are names that exist."""
         by_field = (f"{field}: {' '.join(said)}" for field, said in (errors or {}).items())
-        super().__init__(detail or "; ".join(by_field) or self.message.format(**facts))
+        said = detail or "; ".join(by_field) or self.message.format(**facts)
+        super().__init__(nix.plain(str(said)))
 
         self.errors = errors
         self.near = near

@@ -40,6 +40,7 @@ from nix.profile import (
     switch_generation,
 )
 from nix.store import Store, check, find_channel, machine_store, private_store, version
+from nix.terminal import decode, plain
 
 __all__ = [
     "Availability",
@@ -72,6 +73,7 @@ __all__ = [
     "codes",
     "collect_garbage",
     "current_generation",
+    "decode",
     "delete_generations",
     "failing",
     "find_channel",
@@ -81,6 +83,7 @@ __all__ = [
     "installed",
     "machine_store",
     "offers",
+    "plain",
     "private_store",
     "realise",
     "resolve",
