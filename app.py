@@ -22,7 +22,7 @@ import auth
 import catalogs
 import commands
 import config
-import errors
+import error_handlers
 import generations
 import health
 import log_config
@@ -136,7 +136,7 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
         hops = app.config["TRUSTED_PROXIES"]
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
 
-    errors.init_app(app)
+    error_handlers.init_app(app)
     for module in BLUEPRINTS:
         app.register_blueprint(module.blueprint)
     commands.init_app(app)
