@@ -10,7 +10,7 @@ import math
 import secrets
 import time
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from flask import current_app, g, request
 from limits import RateLimitItemPerMinute
@@ -65,6 +65,7 @@ class Caller:
     id: int
     name: str | None
     scope: Scope
+    expires_at: datetime
 
     @property
     def label(self) -> str:
@@ -130,7 +131,7 @@ def authenticate() -> Caller | None:
         is_stale = row.last_used_at is None or row.last_used_at < soon(-LAST_USED_SECONDS)
         if is_stale or key != keys[0]:
             _note_use(row.id, digest(secret, keys[0]))
-        return Caller(row.id, row.name, row.scope)
+        return Caller(row.id, row.name, row.scope, row.expires_at)
     return None
 
 
@@ -140,7 +141,7 @@ def digest(secret: str, key: str) -> str:
 
 
 def mint(
-    name: str | None, scope: Scope, expires_at: datetime | None = None, *, is_first: bool = False
+    name: str | None, scope: Scope, expires_at: datetime, *, is_first: bool = False
 ) -> tuple[AnyRow, str]:
     """Add a token, and return its row and its secret, which is stored nowhere.
 
@@ -152,7 +153,7 @@ def mint(
         name=name,
         scope=scope,
         digest=digest(secret, _keys()[0]),
-        expires_at=expires_at or utcnow() + timedelta(days=current_app.config["TOKEN_DAYS"]),
+        expires_at=expires_at,
         first=is_first,
     )
     row = db.session.execute(new.returning(*columns(Token, "digest"))).one_or_none()

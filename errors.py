@@ -116,6 +116,16 @@ class ScopeTooSmall(ApiError):
     example: ClassVar = {"needed": "admin", "given": "read"}
 
 
+class LifeTooLong(ApiError):
+    """A token would outlive the one that mints it."""
+
+    status = 403
+    code = "long-life"
+    message = "a token can't outlive the one that mints it, which expires at {bound}"
+    hint = "Ask for a shorter life, or for none: the token then expires with the one that mints it."
+    example: ClassVar = {"bound": "2024-05-05T10:30:00.000Z"}
+
+
 class LengthRequired(ApiError):
     """The body's length is not announced: waiting for its end could take for ever."""
 
@@ -290,6 +300,17 @@ class CheckFailed(ApiError):
     message = "the check of generation {number} failed with {failure}"
     hint = "Read what the check said."
     example: ClassVar = {"number": 4, "failure": "exit code 1: no answer"}
+
+
+class LastAdmin(ApiError):
+    """The last live token of scope admin would be revoked."""
+
+    status = 409
+    code = "last-admin"
+    message = (
+        "this would revoke the last live token of scope admin; force=true does so all the same"
+    )
+    hint = "Mint another one first. Once all are gone, flask create-token on the host makes one."
 
 
 class TaskEnded(ApiError):

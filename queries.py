@@ -32,7 +32,7 @@ TASKS: Select[Any] = select(*columns(Task))
 
 _PACKAGE = PACKAGES.where(Package.id == bindparam("package_id"))
 _TASK = TASKS.where(Task.id == bindparam("task_id"))
-_LIVE_TOKEN = select(Token.id, Token.name, Token.scope, Token.last_used_at).where(
+_LIVE_TOKEN = select(*columns(Token, "digest", "first", "revoked_at")).where(
     Token.digest == bindparam("digest"),
     Token.revoked_at.is_(None),
     Token.expires_at > bindparam("now"),

@@ -3,6 +3,7 @@
 import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 
 import pytest
 from support import POSTGRESQL, SQLITE, bearing
@@ -153,3 +154,25 @@ def test_a_token_with_too_long_a_name_is_refused_in_a_line(app):
 
     assert done.exit_code == 2
     assert "Longer than maximum length 100" in done.output or "between 1 and 100" in done.output
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("30d", 2_592_000), ("12h", 43_200), ("15m", 900), ("90", 90)]
+)
+def test_create_token_takes_the_life_of_a_token(app, command, given, seconds):
+    secret = command("create-token", "--expires-in", given).stdout.strip()
+
+    (token,) = bearing(app, secret).get("/api/v1/tokens").json
+    times = (datetime.fromisoformat(token[name]) for name in ("created_at", "expires_at"))
+    created, expires = times
+    assert (expires - created).total_seconds() == pytest.approx(seconds, abs=1)
+
+
+@pytest.mark.parametrize(
+    "given", ["", "soon", "0", "-1d", "0.5", "9999999d", "99999999999999d", "\u0661d"]
+)
+def test_create_token_refuses_a_life_that_the_api_refuses(command, given):
+    refused = command("create-token", "--expires-in", given)
+
+    assert refused.exit_code == 2
+    assert "Invalid value for '--expires-in'" in refused.output
