@@ -35,7 +35,7 @@ import tasks
 import tokens
 from auth import Throttle
 from catalogs import Catalogs
-from fields import MAX_ID
+from fields import MAX_ID, rfc3339
 from models import DATABASE_AWAY, cause, db
 from openapi import ApiDocument
 from tasks import FollowerSlots
@@ -203,7 +203,13 @@ def begin_request() -> None:
 
 
 def end_request(response: Response) -> Response:
-    """Add the request's id, and the headers that restrict what a browser does with the answer."""
+    """Add the request's id, and the headers that restrict what a browser does with the answer.
+
+    A token that expires soon is announced, too.
+    """
     response.headers.add("X-Request-ID", g.request_id)
+    caller = g.get("caller")
+    if caller is not None and caller.expires_soon:
+        response.headers.add("X-Token-Expires", rfc3339(caller.expires_at))
     response.headers.extend(PAGE_HEADERS if request.blueprint == "docs" else DATA_HEADERS)
     return response

@@ -359,6 +359,8 @@ class Token(Model):
     name: Mapped[str | None] = mapped_column(String(100))
     scope: Mapped[Scope] = mapped_column(_enum(Scope))
     digest: Mapped[str] = mapped_column(String(64), unique=True)
+    # Which key that is made with; null where an earlier version made it.
+    key_id: Mapped[str | None] = mapped_column(String(16))
     first: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
     expires_at: Mapped[datetime] = mapped_column(UtcDateTime)

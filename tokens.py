@@ -33,7 +33,7 @@ NO_SYNC = {"synchronize_session": False}
 @blueprint.response(200, TokenSchema(many=True), headers=headers("Link", "X-Total-Count"))
 def index(query: dict[str, Any]) -> Any:
     """List the live tokens, their secrets masked."""
-    tokens = select(*columns(Token, "digest"))
+    tokens = select(*columns(Token, "digest", "key_id"))
     rows, headers = page(tokens, query, *_live(), key=Token.id)
     return [_shown(row, auth.MASKED) for row in rows], headers
 

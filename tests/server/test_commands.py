@@ -141,6 +141,24 @@ def test_a_restored_backup_needs_no_correction(make_app, settings, client, activ
     assert package["status"] == "activated"
 
 
+@SQLITE
+def test_tokens_of_a_backup_from_before_a_change_of_the_key_fit_the_former_key(
+    make_app, settings, client, tmp_path
+):
+    copy = tmp_path / "copy.db"
+    client.application.test_cli_runner().invoke(args=["backup", str(copy)], catch_exceptions=False)
+    keys = {"SECRET_KEY": "another-key-that-is-just-as-long-as-it-must-be"}
+    restored = {"DATABASE_URL": f"sqlite:///{copy}", **keys}
+
+    without = bearing(make_app(**restored), client.secret)
+    assert without.get("/api/v1/version").status_code == 401
+
+    with_former = bearing(
+        make_app(**restored, SECRET_KEY_FALLBACKS=settings["SECRET_KEY"]), client.secret
+    )
+    assert with_former.get("/api/v1/version").status_code == 200
+
+
 @POSTGRESQL
 def test_a_backup_of_postgresql_is_refused_with_the_command_to_use(command, settings, tmp_path):
     refused = command("backup", str(tmp_path / "copy.db"))
