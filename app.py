@@ -130,6 +130,7 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     log_config.init_app(app)
     metrics.init_app(app)
     app.before_request(auth.check_token)
+    app.before_request(api.check_query)
     app.before_request(api.check_body)
     app.after_request(end_request)
     if app.config["TRUSTED_PROXIES"]:

@@ -59,8 +59,9 @@ def http_error(error: HTTPException) -> Response:
     if error.code == BodyTooLarge.status:
         _discard_body()
     errors = _validation_errors(error)
-    detail = None if errors else error.description
-    refusal = BY_STATUS.get(error.code, HttpError)(detail=detail, errors=errors)
+    kind = BY_STATUS.get(error.code, HttpError)
+    detail = None if errors or kind.message else error.description
+    refusal = kind(detail=detail, errors=errors, limit=request.max_content_length)
     refusal.status = error.code or HttpError.status
     refusal.title = HTTP_STATUS_CODES[refusal.status]
 

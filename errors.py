@@ -95,7 +95,7 @@ class Unauthorized(ApiError):
     status = 401
     code = "no-token"
     has_type = False
-    message = "a live token is needed"
+    message = "a live token is needed; flask create-token on the host of the service makes one"
     hint = "Send a token that is neither expired nor revoked."
 
     def headers(self) -> Headers:
@@ -142,8 +142,9 @@ class BodyTooLarge(ApiError):
     status = 413
     code = "large-body"
     has_type = False
+    message = "a body may have {limit} bytes at most"
     hint = "Send 64 KiB at most."
-    example: ClassVar = {"detail": "The data value transmitted exceeds the capacity limit."}
+    example: ClassVar = {"limit": 65_536}
 
 
 class UrlTooLong(ApiError):

@@ -24,7 +24,7 @@ import auth
 import errors
 import schemas
 import services
-from api import Blueprint, headers
+from api import Blueprint, headers, is_in_api
 from config import HERE, VERSION
 from errors import CONTENT_TYPE, EXAMPLE_TASK, ApiError
 from fields import NAME_LENGTH, NAME_RULE
@@ -295,9 +295,10 @@ def add_errors(operation: Part, endpoint: str, method: str) -> None:
     if "requestBody" in operation:
         possible += [errors.InvalidJson, errors.LengthRequired]
         possible += [errors.BodyTooLarge, errors.BodyNotJson]
+    if is_in_api(endpoint):
+        possible += [errors.InvalidInput]
     # flask-smorest notes a 422 by itself where a route has arguments.
     if operation["responses"].pop("422", None):
-        possible += [errors.InvalidInput]
         possible += [errors.UrlTooLong] * ("requestBody" not in operation)
 
     by_status = defaultdict(list)

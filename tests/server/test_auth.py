@@ -29,7 +29,7 @@ def test_any_other_authorization_is_answered_by_the_same_401(anonymous, client, 
     answer = anonymous.get("/api/v1/packages", headers={"Authorization": header})
 
     assert answer.status_code == 401
-    assert answer.json["detail"] == "a live token is needed"
+    assert answer.json["detail"].startswith("a live token is needed")
     assert answer.headers.getlist("WWW-Authenticate") == CHALLENGES
 
 
