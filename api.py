@@ -1,6 +1,6 @@
 """What all routes have in common: how they read their input, which errors they tell, and paging."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -52,7 +52,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc] # it ships no ty
 
         def decorated(view: View) -> View:
             read = decorate(view)
-            read.__dict__.setdefault("takes_body", location == "json")
+            read.__dict__["reads"] = {location, *_read_by(view)}
             return read
 
         return decorated
@@ -61,6 +61,28 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc] # it ships no ty
         """Document the errors of its own that a route may answer with."""
         decorate: Callable[[View], View] = self.doc(errors=list(errors))
         return decorate
+
+
+def check_query() -> None:
+    """Refuse query parameters for a route of the API that takes none: none is ignored."""
+    if request.query_string and is_in_api(request.endpoint) and "query" not in _read_by(_view()):
+        PARSER.parse(NO_FIELDS, location="query")
+
+
+def is_in_api(endpoint: str | None) -> bool:
+    """Tell whether a route is below /api, and not a page, a probe or for a program with its own."""
+    rules = current_app.url_map.iter_rules(endpoint) if endpoint else ()
+    return any(rule.rule.startswith("/api/") for rule in rules)
+
+
+def _view() -> object:
+    return current_app.view_functions.get(request.endpoint or "")
+
+
+def _read_by(view: object) -> Collection[str]:
+    """Return which parts of a request a view reads: `query`, `json`."""
+    parts: Collection[str] = getattr(view, "reads", ())
+    return parts
 
 
 def check_body() -> None:
@@ -76,8 +98,8 @@ def check_body() -> None:
     if not request.is_json:
         raise BodyNotJson
 
-    view = current_app.view_functions.get(request.endpoint or "")
-    if view is not None and not getattr(view, "takes_body", False):
+    view = _view()
+    if view is not None and "json" not in _read_by(view):
         PARSER.parse(NO_FIELDS)
 
 

@@ -22,7 +22,7 @@ import auth
 import catalogs
 import commands
 import config
-import errors
+import error_handlers
 import generations
 import health
 import log_config
@@ -35,7 +35,7 @@ import tasks
 import tokens
 from auth import Throttle
 from catalogs import Catalogs
-from fields import MAX_ID
+from fields import MAX_ID, rfc3339
 from models import DATABASE_AWAY, cause, db
 from openapi import ApiDocument
 from tasks import FollowerSlots
@@ -130,13 +130,14 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     log_config.init_app(app)
     metrics.init_app(app)
     app.before_request(auth.check_token)
+    app.before_request(api.check_query)
     app.before_request(api.check_body)
     app.after_request(end_request)
     if app.config["TRUSTED_PROXIES"]:
         hops = app.config["TRUSTED_PROXIES"]
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
 
-    errors.init_app(app)
+    error_handlers.init_app(app)
     for module in BLUEPRINTS:
         app.register_blueprint(module.blueprint)
     commands.init_app(app)
@@ -203,7 +204,13 @@ def begin_request() -> None:
 
 
 def end_request(response: Response) -> Response:
-    """Add the request's id, and the headers that restrict what a browser does with the answer."""
+    """Add the request's id, and the headers that restrict what a browser does with the answer.
+
+    A token that expires soon is announced, too.
+    """
     response.headers.add("X-Request-ID", g.request_id)
+    caller = g.get("caller")
+    if caller is not None and caller.expires_soon:
+        response.headers.add("X-Token-Expires", rfc3339(caller.expires_at))
     response.headers.extend(PAGE_HEADERS if request.blueprint == "docs" else DATA_HEADERS)
     return response

@@ -234,7 +234,7 @@ class Attempt:
     def _say(self, sentence: str) -> None:
         """Add a line of our own to the task's log and to the service's."""
         log.info("%s", sentence)
-        self._log += f"pkgd: {sentence}\n".encode()
+        self._log += nix.plain(f"pkgd: {sentence}\n").encode()
 
     def _take(self, text: bytes) -> None:
         """Add build log up to LOG_BYTES, where the log is cut while the build goes on."""

@@ -2,6 +2,9 @@
 
 A secret is shown once, by the answer that mints it. The database holds its HMAC-SHA256 under
 SECRET_KEY. A digest under one of SECRET_KEY_FALLBACKS is valid, too, and is renewed on use.
+
+The end of a token that is in use is announced before it comes: by a header of each answer, and by a
+line in the log each day.
 """
 
 import hmac
@@ -23,6 +26,7 @@ import queries
 import services
 from config import DEVELOPMENT
 from errors import ScopeTooSmall, TooManyFailures, Unauthorized
+from fields import rfc3339
 from models import (
     DATABASE_AWAY,
     AnyRow,
@@ -43,6 +47,9 @@ SECRET_BYTES = 32
 SCHEMES = ("token", "bearer")
 MASKED = f"{SECRET_PREFIX}{'*' * 8}"
 LAST_USED_SECONDS = 60  # how exact `last_used_at` is
+NOTICE = timedelta(days=7)  # how long before its end a token is announced to expire,
+NOTICE_SHARE = 7  # or this part of its life, if that is shorter
+KEY_ID_LENGTH = 16
 FAILURES = RateLimitItemPerMinute(60)
 
 OPEN_ENDPOINTS = {
@@ -65,6 +72,32 @@ class Caller:
     id: int
     name: str | None
     scope: Scope
+    created_at: datetime
+    expires_at: datetime
+    last_used_at: datetime | None
+
+    @property
+    def notice_at(self) -> datetime:
+        """When it begins to be announced that the token expires."""
+        return self.expires_at - min(NOTICE, (self.expires_at - self.created_at) / NOTICE_SHARE)
+
+    @property
+    def expires_soon(self) -> bool:
+        """Whether the token is at the end of its life."""
+        return utcnow() >= self.notice_at
+
+    @property
+    def is_due_for_notice(self) -> bool:
+        """Whether this is the first use today, in UTC, of a token that expires soon."""
+        midnight = utcnow().replace(hour=0, minute=0, second=0, microsecond=0)
+        since = max(self.notice_at, midnight)
+        return self.expires_soon and (self.last_used_at is None or self.last_used_at < since)
+
+    @property
+    def is_due_for_note(self) -> bool:
+        """Whether this use is to be written down."""
+        last = self.last_used_at
+        return last is None or last < soon(-LAST_USED_SECONDS) or self.is_due_for_notice
 
     @property
     def label(self) -> str:
@@ -127,10 +160,10 @@ def authenticate() -> Caller | None:
         row = queries.live_token(digest(secret, key))
         if row is None:
             continue
-        is_stale = row.last_used_at is None or row.last_used_at < soon(-LAST_USED_SECONDS)
-        if is_stale or key != keys[0]:
-            _note_use(row.id, digest(secret, keys[0]))
-        return Caller(row.id, row.name, row.scope)
+        caller = Caller(**row._asdict())
+        if caller.is_due_for_note or key != keys[0]:
+            _note_use(caller, digest(secret, keys[0]), key_id(keys[0]))
+        return caller
     return None
 
 
@@ -139,8 +172,20 @@ def digest(secret: str, key: str) -> str:
     return hmac.digest(key.encode(), secret.encode(), "sha256").hex()
 
 
+def key_id(key: str) -> str:
+    """Return what tells a key from others, and tells nothing of it."""
+    return digest("id of this key", key)[:KEY_ID_LENGTH]
+
+
+def fits_key() -> bool:
+    """Tell whether any live token may be verified with the keys there are, or there is none."""
+    live = select(Token.key_id).where(Token.revoked_at.is_(None), Token.expires_at > utcnow())
+    found = set(db.session.scalars(live.distinct()))
+    return not found or not found.isdisjoint({None, *map(key_id, _keys())})
+
+
 def mint(
-    name: str | None, scope: Scope, expires_at: datetime | None = None, *, is_first: bool = False
+    name: str | None, scope: Scope, expires_at: datetime, *, is_first: bool = False
 ) -> tuple[AnyRow, str]:
     """Add a token, and return its row and its secret, which is stored nowhere.
 
@@ -152,10 +197,11 @@ def mint(
         name=name,
         scope=scope,
         digest=digest(secret, _keys()[0]),
-        expires_at=expires_at or utcnow() + timedelta(days=current_app.config["TOKEN_DAYS"]),
+        key_id=key_id(_keys()[0]),
+        expires_at=expires_at,
         first=is_first,
     )
-    row = db.session.execute(new.returning(*columns(Token, "digest"))).one_or_none()
+    row = db.session.execute(new.returning(*columns(Token, "digest", "key_id"))).one_or_none()
     db.session.commit()
     if row is None:
         raise Unauthorized(detail="the first token has been made already")
@@ -189,12 +235,20 @@ def _may_mint_first() -> bool:
     )
 
 
-def _note_use(token_id: int, current_digest: str) -> None:
+def _note_use(caller: Caller, current_digest: str, current_key_id: str) -> None:
     """Write down that the token is in use; a reader is served even when this can't be written."""
-    used = update(Token).where(Token.id == token_id)
+    # Of several requests at once, one writes, and logs.
+    is_first = Token.last_used_at.is_not_distinct_from(caller.last_used_at)
+    used = update(Token).where(Token.id == caller.id, is_first).returning(Token.id)
+    values = {"last_used_at": utcnow(), "digest": current_digest, "key_id": current_key_id}
     try:
-        db.session.execute(used.values(last_used_at=utcnow(), digest=current_digest))
+        noted = db.session.execute(used.values(**values)).all()
         db.session.commit()
     except DATABASE_AWAY as error:
         db.session.rollback()
-        log.warning("the use of token %d was not noted: %s", token_id, cause(error))
+        log.warning("the use of token %d was not noted: %s", caller.id, cause(error))
+        return
+    if noted and caller.is_due_for_notice:
+        log.warning(
+            "token %d (%s) expires at %s", caller.id, caller.name, rfc3339(caller.expires_at)
+        )

@@ -1,12 +1,14 @@
 """The `flask` commands of an operator on the host."""
 
 import importlib
+import re
 import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import click
 from flask import Flask, current_app
@@ -21,12 +23,14 @@ import maintenance
 import nix
 import services
 from catalogs import Catalogs
-from config import HERE
-from models import Scope, db
+from config import DAY, HERE
+from models import Scope, db, soon
 from schemas import TokenInSchema
 from worker import Pool
 
 MIGRATIONS = HERE / "migrations"
+LIFE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)", re.ASCII)
+UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": DAY}
 
 
 def init_app(app: Flask) -> None:
@@ -93,21 +97,42 @@ def adopt(machine_store: bool, yes: bool) -> None:
     click.echo(f"DATA_DIR {folder} belongs to {wanted}")
 
 
-def check_name(_context: object, _option: object, name: str | None) -> str | None:
-    """Return the name of a token; raise BadParameter for one that the API refuses, too."""
+def checked(field: str, value: object) -> Any:
+    """Return the value of a token's field; raise BadParameter for one that the API refuses, too."""
     try:
-        TokenInSchema(only=["name"]).load({"name": name})
+        return TokenInSchema(only=[field]).load({field: value})[field]
     except ValidationError as error:
-        raise click.BadParameter(" ".join(error.messages_dict["name"])) from None
-    return name
+        raise click.BadParameter(" ".join(error.messages_dict[field])) from None
+
+
+def check_name(_context: object, _option: object, name: str | None) -> str | None:
+    """Return the name of a token."""
+    return checked("name", name)  # type: ignore[no-any-return]
+
+
+def check_life(_context: object, _option: object, life: str | None) -> int | None:
+    """Return the life of a token in seconds."""
+    if life is None:
+        return None
+    match = LIFE.fullmatch(life)
+    if match is None:
+        raise click.BadParameter(f"{life!r} isn't a time, such as 90, 15m, 12h or 30d")
+    return checked("expires_in", int(float(match[1]) * UNIT_SECONDS[match[2]]))  # type: ignore[no-any-return]
 
 
 @state_command("create-token")
 @click.option("--name", callback=check_name, help="What the token is for.")
 @click.option("--scope", type=click.Choice([one.value for one in Scope]), default="admin")
-def create_token(name: str | None, scope: str) -> None:
+@click.option(
+    "--expires-in",
+    metavar="TIME",
+    callback=check_life,
+    help="How long it lives, such as 12h or 30d.  [default: TOKEN_DAYS]",
+)
+def create_token(name: str | None, scope: str, expires_in: int | None) -> None:
     """Mint a token and print its secret, which is shown this once."""
-    _, secret = auth.mint(name, Scope(scope))
+    life = expires_in or current_app.config["TOKEN_DAYS"] * DAY
+    _, secret = auth.mint(name, Scope(scope), soon(life))
     click.echo(secret)
 
 
@@ -137,9 +162,9 @@ def reconcile(force: bool) -> None:
     try:
         sentences = maintenance.reconcile(force=force)
     except (maintenance.TooMuchLost, nix.NixError) as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(nix.plain(str(error))) from None
     for sentence in sentences or ["all as it should be"]:
-        click.echo(sentence)
+        click.echo(nix.plain(sentence))
 
 
 @state_command("gc")

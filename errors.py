@@ -1,31 +1,19 @@
-"""Every answer that is not a success: one class each, and the handlers that send them.
+"""Every answer that is not a success: one class each, which error_handlers.py sends.
 
 All are problem documents (RFC 9457). The API document is made of these classes, too: a new error is
 a new class here, raised where it happens, and named by the routes that may raise it.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, ClassVar
 
-from flask import Flask, Response, g, json, request
 from werkzeug.datastructures import Headers, WWWAuthenticate
-from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 
 import nix
-from models import DATABASE_AWAY, cause
-
-log = logging.getLogger("pkgd.errors")
 
 CONTENT_TYPE = "application/problem+json"
 EXAMPLE_TASK = "0b9f2c1e-7d43-4c5a-9a52-6f1f0f6f8f2d"
-
-DISCARDED_BYTES = 1024 * 1024
-
-# What webargs and marshmallow call the body as a whole.
-WHOLE_BODY = ("_schema", "json")
 
 
 class ApiError(Exception):
@@ -61,7 +49,9 @@ class ApiError(Exception):
     ) -> None:
         """Fill the message in with `facts`; `errors` are by field, `near` are names that exist."""
         by_field = (f"{field}: {' '.join(said)}" for field, said in (errors or {}).items())
-        super().__init__(detail or "; ".join(by_field) or self.message.format(**facts))
+        said = detail or "; ".join(by_field) or self.message.format(**facts)
+        super().__init__(nix.plain(str(said)))
+
         self.errors = errors
         self.near = near
         self.retry_after = retry_after or self.retry_after
@@ -105,7 +95,7 @@ class Unauthorized(ApiError):
     status = 401
     code = "no-token"
     has_type = False
-    message = "a live token is needed"
+    message = "a live token is needed; flask create-token on the host of the service makes one"
     hint = "Send a token that is neither expired nor revoked."
 
     def headers(self) -> Headers:
@@ -126,6 +116,16 @@ class ScopeTooSmall(ApiError):
     example: ClassVar = {"needed": "admin", "given": "read"}
 
 
+class LifeTooLong(ApiError):
+    """A token would outlive the one that mints it."""
+
+    status = 403
+    code = "long-life"
+    message = "a token can't outlive the one that mints it, which expires at {bound}"
+    hint = "Ask for a shorter life, or for none: the token then expires with the one that mints it."
+    example: ClassVar = {"bound": "2024-05-05T10:30:00.000Z"}
+
+
 class LengthRequired(ApiError):
     """The body's length is not announced: waiting for its end could take for ever."""
 
@@ -142,8 +142,9 @@ class BodyTooLarge(ApiError):
     status = 413
     code = "large-body"
     has_type = False
+    message = "a body may have {limit} bytes at most"
     hint = "Send 64 KiB at most."
-    example: ClassVar = {"detail": "The data value transmitted exceeds the capacity limit."}
+    example: ClassVar = {"limit": 65_536}
 
 
 class UrlTooLong(ApiError):
@@ -311,6 +312,17 @@ class CheckFailed(ApiError):
     example: ClassVar = {"number": 4, "failure": "exit code 1: no answer"}
 
 
+class LastAdmin(ApiError):
+    """The last live token of scope admin would be revoked."""
+
+    status = 409
+    code = "last-admin"
+    message = (
+        "this would revoke the last live token of scope admin; force=true does so all the same"
+    )
+    hint = "Mint another one first. Once all are gone, flask create-token on the host makes one."
+
+
 class TaskEnded(ApiError):
     """A task that has ended can't be cancelled."""
 
@@ -372,79 +384,7 @@ class TooManyFollowers(ApiError):
     retry_after = 5
 
 
-BY_STATUS: dict[int | None, type[ApiError]] = {
-    error.status: error for error in (InvalidJson, BodyTooLarge, InvalidInput)
-}
-
-
 def documented() -> dict[str, type[ApiError]]:
     """Return the errors by their codes, those of the lowest status first."""
     known = (error for error in ApiError.__subclasses__() if error is not HttpError)
     return {error.code: error for error in sorted(known, key=lambda error: error.status)}
-
-
-def init_app(app: Flask) -> None:
-    """Answer everything that goes wrong in `app` with a problem document."""
-    app.register_error_handler(ApiError, answer)
-    app.register_error_handler(HTTPException, http_error)
-    app.register_error_handler(nix.ProfileRefused, profile_refused)
-    app.register_error_handler(nix.NixError, nix_failed)
-    for error in DATABASE_AWAY:
-        app.register_error_handler(error, database_unavailable)
-
-
-def answer(error: ApiError) -> Response:
-    """Send the problem document of an error."""
-    document = json.dumps(error.document(g.request_id))
-    response = Response(document, error.status, error.headers())
-    response.content_type = CONTENT_TYPE
-    return response
-
-
-def http_error(error: HTTPException) -> Response:
-    """Answer what Flask, Werkzeug or webargs refuse, with headers of theirs such as Allow."""
-    if error.code == BodyTooLarge.status:
-        _discard_body()
-    errors = _validation_errors(error)
-    detail = None if errors else error.description
-    refusal = BY_STATUS.get(error.code, HttpError)(detail=detail, errors=errors)
-    refusal.status = error.code or HttpError.status
-    refusal.title = HTTP_STATUS_CODES[refusal.status]
-    response = answer(refusal)
-    theirs = ((name, value) for name, value in error.get_headers() if name != "Content-Type")
-    response.headers.extend(theirs)
-    return response
-
-
-def profile_refused(error: nix.ProfileRefused) -> Response:
-    """Answer 409: the profile can't hold the packages, or is something else."""
-    own = {nix.Collision: FilesCollide, nix.ProfileReplaced: ProfileReplaced}
-    return answer(own.get(type(error), ActivationRefused)(detail=error))
-
-
-def nix_failed(error: nix.NixError) -> Response:
-    """Answer 503: Nix could not do what the request needs."""
-    log.error("nix: %s", error)
-    return answer(NixFailed(detail=error))
-
-
-def database_unavailable(error: Exception) -> Response:
-    """Answer 503: the database is down, takes no writes, or is busy for too long."""
-    log.error("database: %s", cause(error))
-    return answer(DatabaseUnavailable())
-
-
-def _discard_body() -> None:
-    """Read a refused body: a proxy still sending it would take a closed connection for a fault."""
-    with suppress(OSError):
-        request.environ["wsgi.input"].read(DISCARDED_BYTES)
-
-
-def _validation_errors(error: HTTPException) -> dict[str, Any]:
-    """Return field -> messages from what webargs found, in whatever part of the request."""
-    found: Mapping[str, Any] = getattr(error, "data", {}).get("messages", {})
-    errors: dict[str, Any] = {}
-    for part in found.values():
-        fields = part if isinstance(part, dict) else {"body": part}
-        errors |= {"body" if field in WHOLE_BODY else field: said for field, said in fields.items()}
-    return errors

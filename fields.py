@@ -92,15 +92,18 @@ def _getter(name: str, field: fields.Field[Any]) -> Callable[[Any], Any]:
     return lambda row: field.serialize(name, row, accessor=getattr)
 
 
+def rfc3339(time: datetime) -> str:
+    """Return a time as in RFC 3339, in UTC, with milliseconds and Z."""
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 class Timestamp(fields.AwareDateTime):
     """A time as in RFC 3339, in UTC, with milliseconds and Z."""
 
     def _serialize(
         self, value: datetime | None, attr: str | None, obj: Any, **kwargs: Any
     ) -> str | None:
-        if value is None:
-            return None
-        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return None if value is None else rfc3339(value)
 
 
 class QueryInteger(fields.Integer):

@@ -1,11 +1,13 @@
 """The routes of the service's health: greeting, liveness, readiness, version."""
 
+import logging
 import os
 from typing import Any
 
 from flask import Flask
 from sqlalchemy import Connection, inspect, text
 
+import auth
 import data_folder
 import errors
 import nix
@@ -16,6 +18,8 @@ from config import BUILD, HERE, PRODUCTION, VERSION
 from models import DATABASE_AWAY, cause, db
 from schemas import HealthSchema, MessageSchema, VersionSchema
 from worker import Pool
+
+log = logging.getLogger("pkgd.server")
 
 blueprint = Blueprint("health", __name__, description="How the service is")
 
@@ -73,6 +77,18 @@ def check_start(app: Flask) -> None:
             data_folder.claim()
         except data_folder.NotYours as error:
             raise SystemExit(f"pkgd: {error}") from None
+        _check_key()
+
+
+def _check_key() -> None:
+    """Warn of a key that fits no token, as after a restore without the key."""
+    if database_state() == "ok" and not auth.fits_key():
+        log.warning(
+            "SECRET_KEY fits none of the live tokens in the database: restore the key that belongs "
+            "to it, or add that to SECRET_KEY_FALLBACKS; flask create-token makes a new token"
+        )
+    db.session.remove()
+    db.engine.dispose()  # no connection may be open across a fork
 
 
 def _check_production(app: Flask) -> None:

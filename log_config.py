@@ -1,7 +1,8 @@
 """The service's own log: a line for each event, for people in development, JSON in production.
 
-A line that is written during a request or a task carries its id. Headers and bodies of requests are
-never logged, so that no secret is.
+A line that is written during a request or a task carries its id. It has no control characters:
+they are escaped, in JSON as Python does by default. Headers and bodies of requests are never
+logged, so that no secret is.
 """
 
 import logging
@@ -29,12 +30,21 @@ class Ids(logging.Filter):
 
 
 class Readable(logging.Formatter):
-    """A line for people, with the ids at its end."""
+    """A line for people, with the ids at its end; a traceback follows, indented.
 
-    def format(self, record: logging.LogRecord) -> str:
+    What clients and Nix wrote can't forge a line or control a terminal.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 # logging's name
         """Return the line."""
         ids = ((name, getattr(record, name, None)) for name in IDS)
-        return super().format(record) + "".join(f" {name}={value}" for name, value in ids if value)
+        words = (f" {name}={value}" for name, value in ids if value)
+        return escaped("".join((super().formatMessage(record), *words)))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 # logging's name
+        """Return a traceback."""
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(f"  {escaped(line)}" for line in lines)
 
 
 class JsonLine(JsonFormatter):
@@ -44,6 +54,15 @@ class JsonLine(JsonFormatter):
     def converter(timestamp: float | None) -> time.struct_time:
         """Return the time in UTC, as its Z says."""
         return time.gmtime(timestamp)
+
+
+def escaped(text: str) -> str:
+    """Return `text` with each control or format character, line breaks too, as in Python."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def config(*, production: bool) -> dict[str, Any]:

@@ -24,9 +24,11 @@ from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute
 
+import auth
 import history
+import queries
 from api import Blueprint
-from models import Package, Task, TaskStatus, db, utcnow
+from models import Package, Task, TaskStatus, Token, db, utcnow
 
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -86,6 +88,7 @@ class StateCollector(Collector):
         yield _gauge("pkgd_task_attempts", "Attempts of the tasks on record.", _attempts())
         yield _build_seconds()
         yield _gauge("pkgd_oldest_queued_seconds", "Age of the oldest queued task.", _oldest())
+        yield _gauge("pkgd_tokens_expiring", "Used tokens that expire soon.", _expiring())
         generation = history.current_number() or 0
         yield _gauge("pkgd_profile_generation", "The active generation, or 0.", generation)
         free = shutil.disk_usage(current_app.config["DATA_DIR"]).free
@@ -117,6 +120,15 @@ def _oldest() -> float:
     queued = select(func.min(Task.created_at)).where(Task.status == TaskStatus.QUEUED)
     oldest = db.session.scalar(queued)
     return (utcnow() - oldest).total_seconds() if oldest else 0.0
+
+
+def _expiring() -> int:
+    """Count the tokens in use whose end is announced."""
+    soon = queries.LIVE_TOKENS.where(
+        Token.last_used_at.is_not(None), Token.expires_at < utcnow() + auth.NOTICE
+    )
+    rows = db.session.execute(soon, {"now": utcnow()})
+    return sum(auth.Caller(**row._asdict()).expires_soon for row in rows)
 
 
 def _build_seconds() -> Metric:

@@ -6,7 +6,9 @@ COMMITTED, and one rule serves both databases: a condition that must not be race
 WHERE of the statement that writes, and is never read first and written later.
 """
 
+import secrets
 import sqlite3
+import time
 import uuid
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
@@ -49,6 +51,7 @@ DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
 # How long a statement waits for another transaction's lock: past it the database counts as away.
 LOCK_SECONDS = 30
 
+LAST_MILLISECOND = 253_402_300_799_000  # of the year 9999, in which Python's time ends
 
 AnyRow = Row[*tuple[Any, ...]]
 
@@ -136,6 +139,25 @@ def utcnow() -> datetime:
 def soon(seconds: float) -> datetime:
     """Return the time `seconds` from now, aware, in UTC."""
     return utcnow() + timedelta(seconds=seconds)
+
+
+def new_task_id() -> uuid.UUID:
+    """Return an id that tells when it was made: a UUID of version 7 (RFC 9562, section 5.7).
+
+    The 12 bits after the version are a fraction of the millisecond (section 6.2).
+    """
+    milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
+    fraction = nanoseconds * 4096 // 1_000_000
+    high = milliseconds << 16 | 0x7000 | fraction
+    return uuid.UUID(int=high << 64 | 0b10 << 62 | secrets.randbits(62))
+
+
+def made_at(task_id: uuid.UUID) -> datetime | None:
+    """Return when an id was made; None for one that doesn't tell, as those of earlier versions."""
+    milliseconds, fraction = task_id.int >> 80, (task_id.int >> 64 & 0xFFF) / 4096
+    if task_id.version != 7 or milliseconds > LAST_MILLISECOND:
+        return None
+    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=milliseconds + fraction)
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -247,7 +269,7 @@ class Task(Model):
     )
 
     seq: Mapped[int] = mapped_column(primary_key=True)
-    id: Mapped[uuid.UUID] = mapped_column(Uuid, unique=True, default=uuid.uuid4)
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, unique=True, default=new_task_id)
     package_id: Mapped[int] = mapped_column(ForeignKey("packages.id", ondelete="CASCADE"))
     status: Mapped[TaskStatus] = mapped_column(_enum(TaskStatus), default=TaskStatus.QUEUED)
     attempt: Mapped[int] = mapped_column(default=0)
@@ -347,6 +369,8 @@ class Token(Model):
     name: Mapped[str | None] = mapped_column(String(100))
     scope: Mapped[Scope] = mapped_column(_enum(Scope))
     digest: Mapped[str] = mapped_column(String(64), unique=True)
+    # Which key that is made with; null where an earlier version made it.
+    key_id: Mapped[str | None] = mapped_column(String(16))
     first: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
     expires_at: Mapped[datetime] = mapped_column(UtcDateTime)

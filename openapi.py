@@ -24,7 +24,7 @@ import auth
 import errors
 import schemas
 import services
-from api import Blueprint, headers
+from api import Blueprint, headers, is_in_api
 from config import HERE, VERSION
 from errors import CONTENT_TYPE, EXAMPLE_TASK, ApiError
 from fields import NAME_LENGTH, NAME_RULE
@@ -106,6 +106,7 @@ HEADERS = {
     "WWW-Authenticate": ("How to say who you are.", 'Bearer realm="pkgd", Token realm="pkgd"'),
     "X-Next-Offset": ("The `offset` of what isn't written yet.", 8192),
     "X-Request-ID": ("The id of the request.", EXAMPLE_TASK),
+    "X-Token-Expires": ("When the token expires, if that is soon.", "2024-05-05T10:30:00.000Z"),
     "X-Total-Count": ("How many there are on all pages.", 250),
 }
 ERROR_HEADERS = {401: ["WWW-Authenticate"], 429: ["Retry-After"], 503: ["Retry-After"]}
@@ -281,24 +282,30 @@ def scope(endpoint: str, method: str) -> Scope:
 
 
 def add_errors(operation: Part, endpoint: str, method: str) -> None:
-    """Tell which errors the route may answer with: its own, and those of all routes of its kind."""
+    """Tell which errors the route may answer with: its own, and those of all routes of its kind.
+
+    The headers that all answers have are added, too.
+    """
     possible: list[type[ApiError]] = operation.pop("errors", [])
+    own = ["X-Request-ID"]
     if endpoint not in auth.OPEN_ENDPOINTS:
+        own += ["X-Token-Expires"]
         possible += [errors.Unauthorized, errors.TooManyFailures, errors.DatabaseUnavailable]
         possible += [errors.ScopeTooSmall] * (scope(endpoint, method) != Scope.READ)
     if "requestBody" in operation:
         possible += [errors.InvalidJson, errors.LengthRequired]
         possible += [errors.BodyTooLarge, errors.BodyNotJson]
+    if is_in_api(endpoint):
+        possible += [errors.InvalidInput]
     # flask-smorest notes a 422 by itself where a route has arguments.
     if operation["responses"].pop("422", None):
-        possible += [errors.InvalidInput]
         possible += [errors.UrlTooLong] * ("requestBody" not in operation)
 
     by_status = defaultdict(list)
     for error in possible:
         by_status[error.status].append(error)
     for response in operation["responses"].values():
-        response["headers"] = headers("X-Request-ID") | response.get("headers", {})
+        response["headers"] = headers(*own) | response.get("headers", {})
     for status, same in sorted(by_status.items()):
         known = {"$ref": f"#/components/responses/{same[0].code}"}
         operation["responses"][str(status)] = known if len(same) == 1 else error_answer(*same)

@@ -278,7 +278,7 @@ def _check_failure(generation: Path) -> str | None:
         done = nix.run([*command, str(generation)], environ=environ, seconds=CHECK_SECONDS)
     except nix.NixError as error:
         return str(error)
-    output = (done.stdout + done.stderr).decode(errors="replace").strip()
+    output = nix.decode(done.stdout + done.stderr).strip()
     return f"exit code {done.code}: {output}" if done.code else None
 
 

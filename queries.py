@@ -32,11 +32,10 @@ TASKS: Select[Any] = select(*columns(Task))
 
 _PACKAGE = PACKAGES.where(Package.id == bindparam("package_id"))
 _TASK = TASKS.where(Task.id == bindparam("task_id"))
-_LIVE_TOKEN = select(Token.id, Token.name, Token.scope, Token.last_used_at).where(
-    Token.digest == bindparam("digest"),
-    Token.revoked_at.is_(None),
-    Token.expires_at > bindparam("now"),
+LIVE_TOKENS = select(*columns(Token, "digest", "key_id", "first", "revoked_at")).where(
+    Token.revoked_at.is_(None), Token.expires_at > bindparam("now")
 )
+_LIVE_TOKEN = LIVE_TOKENS.where(Token.digest == bindparam("digest"))
 
 
 def package(package_id: int) -> AnyRow | None:

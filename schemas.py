@@ -40,7 +40,6 @@ DERIVATION = "/nix/store/8jm0wsmmhzgrvkkrcwqzmiihpgy6b3vj-hello-2.12.1.drv"
 STORE_PATH = "/nix/store/b5qvdl8xw7n3q5v1rlkz0fpyq1a3n6hz-hello-2.12.1"
 BEGUN, DONE = "2024-05-05T09:30:00.000Z", "2024-05-05T09:30:04.250Z"
 
-
 ERROR_CODES = "\n".join(f"- `{code}`: {meaning}" for code, meaning in error_codes().items())
 
 
@@ -294,8 +293,7 @@ class GenerationQuerySchema(Page):
     """Which generations to list."""
 
     after = QueryInteger(
-        validate=validate.Range(0, MAX_ID),
-        **described("The number of the last generation before.", 100),
+        validate=validate.Range(0, MAX_ID), **described("The number of the last one before.", 100)
     )
 
 
@@ -402,6 +400,12 @@ class TokenQuerySchema(Page):
     )
 
 
+class RevocationSchema(Strict):
+    """How to revoke."""
+
+    force = TrueOrFalse(**described("Revoke the last live token of scope admin, too.", False))
+
+
 class TokenInSchema(Strict):
     """A token to mint."""
 
@@ -422,7 +426,7 @@ class TokenInSchema(Strict):
         allow_none=True,
         strict=True,
         validate=validate.Range(1, MAX_LIFE_SECONDS),
-        **described("How long it lives, in seconds; TOKEN_DAYS by default.", 3600),
+        **described("How long it lives, in seconds; by default TOKEN_DAYS at most.", 3600),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from flask import Response, request, stream_with_context
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 import build_logs
 import errors
@@ -16,7 +16,7 @@ import queries
 import services
 import task_queue
 from api import Blueprint, headers, page
-from models import LIVE, AnyRow, Task, db
+from models import LIVE, AnyRow, Task, db, made_at
 from schemas import LogQuerySchema, TaskQuerySchema, TaskSchema, WaitSchema
 from worker import Pool
 
@@ -113,11 +113,18 @@ def find(task_id: UUID) -> AnyRow:
 
 
 def _seq(task_id: UUID) -> int:
-    """Return the key by which lists of tasks are paged."""
+    """Return the key by which lists of tasks are paged; of a deleted task, the one it may have had.
+
+    Raises InvalidInput for an id that neither is there nor tells when it was made.
+    """
     seq = db.session.scalar(select(Task.seq).where(Task.id == task_id))
-    if seq is None:
+    if seq is not None:
+        return seq
+    made = made_at(task_id)
+    if made is None:
         raise errors.InvalidInput(errors={"after": [f"There is no task {task_id}."]})
-    return seq
+    older = select(func.max(Task.seq)).where(Task.created_at <= made)
+    return (db.session.scalar(older) or 0) + 1
 
 
 def _await_end(task_id: UUID, seconds: float) -> AnyRow:

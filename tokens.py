@@ -1,17 +1,31 @@
 """The routes of tokens: list, mint, revoke."""
 
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
-from flask import g
-from sqlalchemy import ColumnElement, select, update
+from flask import current_app, g
+from sqlalchemy import ColumnElement, exists, or_, select, true, update
+from sqlalchemy.orm import aliased
 
 import auth
 import errors
 from api import Blueprint, headers, page
+from config import DAY
+from fields import rfc3339
 from models import AnyRow, Scope, Token, columns, db, soon, utcnow
-from schemas import EmptySchema, MintedTokenSchema, TokenInSchema, TokenQuerySchema, TokenSchema
+from schemas import (
+    EmptySchema,
+    MintedTokenSchema,
+    RevocationSchema,
+    TokenInSchema,
+    TokenQuerySchema,
+    TokenSchema,
+)
 
 blueprint = Blueprint("tokens", __name__, url_prefix="/api/v1", description="Mint and revoke")
+
+NO_SYNC = {"synchronize_session": False}
 
 
 @blueprint.get("/tokens")
@@ -19,7 +33,7 @@ blueprint = Blueprint("tokens", __name__, url_prefix="/api/v1", description="Min
 @blueprint.response(200, TokenSchema(many=True), headers=headers("Link", "X-Total-Count"))
 def index(query: dict[str, Any]) -> Any:
     """List the live tokens, their secrets masked."""
-    tokens = select(*columns(Token, "digest"))
+    tokens = select(*columns(Token, "digest", "key_id"))
     rows, headers = page(tokens, query, *_live(), key=Token.id)
     return [_shown(row, auth.MASKED) for row in rows], headers
 
@@ -27,6 +41,7 @@ def index(query: dict[str, Any]) -> Any:
 @blueprint.post("/tokens")
 @blueprint.arguments(TokenInSchema, required=False)
 @blueprint.response(201, MintedTokenSchema)
+@blueprint.refuses(errors.LifeTooLong)
 def create(fields: dict[str, Any]) -> Any:
     """Mint a token: the answer is the only one that ever shows its secret."""
     is_first = g.caller is None
@@ -34,36 +49,64 @@ def create(fields: dict[str, Any]) -> Any:
     if is_first and scope != Scope.ADMIN:
         raise errors.InvalidInput(errors={"scope": ["The first token is an admin's."]})
 
-    expires_at = soon(fields["expires_in"]) if fields["expires_in"] else None
+    expires_at = _expiry(fields["expires_in"])
     return _shown(*auth.mint(fields["name"], scope, expires_at, is_first=is_first))
 
 
 @blueprint.delete("/tokens/all")
+@blueprint.arguments(RevocationSchema, location="query")
 @blueprint.response(200, EmptySchema)
-def revoke_others() -> Any:
+@blueprint.refuses(errors.LastAdmin)
+def revoke_others(query: dict[str, Any]) -> Any:
     """Revoke every token but the caller's."""
-    _revoke(Token.id != g.caller.id)
+    _revoke(lambda token: token.id != g.caller.id, force=query["force"])
     return {}
 
 
 @blueprint.delete("/token/<id:token_id>")
+@blueprint.arguments(RevocationSchema, location="query")
 @blueprint.response(200, EmptySchema)
-@blueprint.refuses(errors.NoSuchToken)
-def revoke(token_id: int) -> Any:
+@blueprint.refuses(errors.NoSuchToken, errors.LastAdmin)
+def revoke(query: dict[str, Any], token_id: int) -> Any:
     """Revoke one token."""
-    if not _revoke(Token.id == token_id):
+    if not _revoke(lambda token: token.id == token_id, force=query["force"]):
         raise errors.NoSuchToken(token_id=token_id)
     return {}
 
 
-def _live() -> tuple[ColumnElement[bool], ...]:
-    return Token.revoked_at.is_(None), Token.expires_at > utcnow()
+def _expiry(seconds: int | None) -> datetime:
+    """Return when a new token expires: not after the caller's. Raises LifeTooLong."""
+    wanted = soon(seconds or current_app.config["TOKEN_DAYS"] * DAY)
+    if g.caller is None or wanted <= g.caller.expires_at:
+        return wanted
+    if seconds:
+        raise errors.LifeTooLong(bound=rfc3339(g.caller.expires_at))
+    expires_at: datetime = g.caller.expires_at
+    return expires_at
 
 
-def _revoke(which: ColumnElement[bool]) -> int:
-    """Revoke the live tokens that `which` selects; return how many they were."""
-    live = update(Token).where(which, *_live()).values(revoked_at=utcnow())
-    revoked = db.session.execute(live.returning(Token.id)).all()
+def _live(token: Any = Token) -> tuple[ColumnElement[bool], ...]:
+    return token.revoked_at.is_(None), token.expires_at > utcnow()
+
+
+def _revoke(which: Callable[[Any], ColumnElement[bool]], *, force: bool) -> int:
+    """Revoke the live tokens that `which` selects; return how many they were.
+
+    Without `force`, raise LastAdmin where no live token of scope admin would be left.
+    """
+    other = aliased(Token)
+    is_left = exists().where(~which(other), other.scope == Scope.ADMIN, *_live(other))
+    allowed = true() if force else or_(Token.scope != Scope.ADMIN, is_left)
+
+    # Under PostgreSQL one of two requests that revoke each other's tokens waits here for the other,
+    # and its UPDATE then sees what that one has done.
+    admins = select(Token.id).where(Token.scope == Scope.ADMIN, *_live()).order_by(Token.id)
+    db.session.execute(admins.with_for_update())
+    revoking = update(Token).where(which(Token), *_live(), allowed).values(revoked_at=utcnow())
+    revoked = db.session.execute(revoking.returning(Token.id), execution_options=NO_SYNC).all()
+    if not force and db.session.scalar(select(exists().where(which(Token), *_live()))):
+        db.session.rollback()
+        raise errors.LastAdmin
     db.session.commit()
     return len(revoked)
 

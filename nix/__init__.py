@@ -42,6 +42,7 @@ from nix.profile import (
     switch_generation,
 )
 from nix.store import Store, check, find_channel, machine_store, private_store, version
+from nix.terminal import decode, plain
 
 __all__ = [
     "Availability",
@@ -74,6 +75,7 @@ __all__ = [
     "codes",
     "collect_garbage",
     "current_generation",
+    "decode",
     "delete_generations",
     "failing",
     "find_channel",
@@ -84,6 +86,7 @@ __all__ = [
     "leads_to",
     "machine_store",
     "offers",
+    "plain",
     "private_store",
     "realise",
     "relink",

@@ -6,6 +6,7 @@ from typing import Any
 
 from nix.errors import EvaluationFailed
 from nix.store import STORE_NAME
+from nix.terminal import plain
 
 TEXT = re.compile(r"[^\0\ud800-\udfff]*")
 DRV_PATH = re.compile(rf"(?:/[^/\0\n]+)+/{STORE_NAME.pattern}\.drv")
@@ -39,7 +40,19 @@ def read_answer(attribute: str, output: bytes) -> Any:
     except (ValueError, RecursionError) as error:
         raise EvaluationFailed(f"Nix's answer can't be read: {error}") from None
     _check(answer, SHAPES[attribute], attribute)
-    return answer
+    return _plain(answer)
+
+
+def _plain(value: Any) -> Any:
+    """Return an answer with each text in it in plain text."""
+    match value:
+        case str():
+            return plain(value)
+        case list():
+            return [_plain(element) for element in value]
+        case dict():
+            return {field: _plain(element) for field, element in value.items()}
+    return value
 
 
 def _check(value: Any, shape: Any, name: str) -> None:

@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from nix.faults import host_fault
+from nix.terminal import plain
 
 MESSAGE_CHARACTERS = 4000
 FULL_DISK = re.compile(r"No space left on device|database or disk is full|Disk quota exceeded")
 
 
 class NixError(Exception):
-    """Nix did not do what it was asked to; the message says why.
+    """Nix did not do what it was asked to; the message, in plain text, says why.
 
     `code` identifies the error to programs. It is empty for an error that has none of its own; a
     task that ends with such an error has the code of BuildFailed. `hint` tells the user what to do.
@@ -19,6 +20,10 @@ class NixError(Exception):
 
     code: ClassVar[str] = ""
     hint: str = "read the message, then the service's log"
+
+    def __init__(self, message: str = "") -> None:
+        """Give the message."""
+        super().__init__(plain(message))
 
 
 class NixMissing(NixError):

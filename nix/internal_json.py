@@ -20,7 +20,8 @@ from nix.errors import (
     is_about_full_disk,
 )
 from nix.faults import host_fault
-from nix.process import LINE_BYTES, decode, plain
+from nix.process import LINE_BYTES
+from nix.terminal import decode, plain
 
 PREFIX = b"@nix "
 ERROR, NOTICE, INFO = 0, 2, 3
@@ -142,7 +143,7 @@ class BuildLogReader:
 
     def _start(self, event: Event) -> bytes:
         kind, text = event["type"], plain(event["text"])
-        subject = str(event["fields"][0]) if kind == BUILD else ""
+        subject = plain(str(event["fields"][0])) if kind == BUILD else ""
         self._activities[event["id"]] = kind, subject
         self.has_built |= kind == BUILD
         # A remote builder relays counters of its own: the first of a kind counts the whole.

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import selectors
 import shlex
 import shutil
@@ -28,8 +27,6 @@ LINE_BYTES = 1024 * 1024
 FINAL_READS = 16
 SWEEPS = 20
 
-ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 SIGNALS = {number.value: number.name for number in signal.Signals}
 
 REAPER = Path(__file__).resolve().parent / "reaper.py"
@@ -46,19 +43,6 @@ class Completed:
     code: int
     stdout: bytes
     stderr: bytes
-
-
-def plain(text: str) -> str:
-    """Return `text` without colours, control characters and halves of UTF-16 pairs.
-
-    Tabs and newlines stay.
-    """
-    return text if text.isprintable() else CONTROL.sub("", ESCAPE.sub("", text))
-
-
-def decode(data: bytes) -> str:
-    """Return what a program wrote as plain text, with U+FFFD for what is not UTF-8."""
-    return plain(data.decode("utf-8", "replace"))
 
 
 class LineSplitter:

@@ -8,7 +8,8 @@ from itertools import islice
 from pathlib import Path
 
 from nix.errors import NixError, NixUnavailable, TimedOut, error_from
-from nix.process import GRACE_SECONDS, Completed, decode, find, run
+from nix.process import GRACE_SECONDS, Completed, find, run
+from nix.terminal import decode
 
 PROGRAMS = ("nix-build", "nix-env", "nix-instantiate", "nix-store")
 CALL_SECONDS = 120

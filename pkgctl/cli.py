@@ -18,7 +18,7 @@ from click.shell_completion import BashComplete, FishComplete, ZshComplete
 
 from pkgctl import login, profile, tasks, tokens
 from pkgctl.client import JsonObject
-from pkgctl.errors import CommandError, ExitCode, one_line
+from pkgctl.errors import CommandError, ExitCode
 from pkgctl.options import (
     CommandContext,
     PackageRef,
@@ -28,7 +28,7 @@ from pkgctl.options import (
     common_options,
     download_options,
 )
-from pkgctl.output import TableColumns, title, whole_seconds
+from pkgctl.output import TableColumns, title, warn, whole_seconds
 from pkgctl.waiting import Interrupted, WaitSettings, interrupts, wait_for_task
 
 SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
@@ -278,7 +278,7 @@ def search(context: CommandContext, name: str) -> None:
     if failures and not found["versions"]:
         raise CommandError(failures[0], ExitCode.REFUSED)
     for failure in failures:
-        click.echo(f"Warning: {one_line(failure)}", err=True)
+        warn(failure)
 
 
 @cli.command()

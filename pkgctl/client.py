@@ -75,13 +75,17 @@ class BearerAuth(requests.auth.AuthBase):
 
 
 class Client:
-    """A connection to one server with one token."""
+    """A connection to one server with one token.
+
+    `token_expires_at` is when the token expires, once the server has said that this is soon.
+    """
 
     def __init__(
         self, url: str, token: str | None = None, retry_policy: RetryPolicy | None = None
     ) -> None:
         self.url = url
         self.retry_policy = retry_policy or RetryPolicy()
+        self.token_expires_at: str | None = None
         self._has_answered = False
         self._has_token = token is not None
         self._http = requests.Session()
@@ -103,9 +107,9 @@ class Client:
         """POST to /api/v1/PATH and return the answer's JSON."""
         return self._json(self._request(ApiRequest("POST", f"/api/v1/{path}", query, body)))
 
-    def delete(self, path: str) -> Any:
+    def delete(self, path: str, **query: object) -> Any:
         """DELETE /api/v1/PATH and return the answer's JSON."""
-        return self._json(self._request(ApiRequest("DELETE", f"/api/v1/{path}")))
+        return self._json(self._request(ApiRequest("DELETE", f"/api/v1/{path}", query)))
 
     def ready(self) -> Any:
         """Return the readiness checks; raises ServerUnreachable if one fails."""
@@ -181,6 +185,7 @@ class Client:
         except OSError as error:  # any of requests, which also has bare ones
             raise unreachable(self.url, error, is_new=not self._has_answered) from None
 
+        self.token_expires_at = response.headers.get("X-Token-Expires", self.token_expires_at)
         self._check(response)
         self._has_answered = True
         return response

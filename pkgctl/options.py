@@ -12,7 +12,7 @@ import click
 from pkgctl.client import Client, JsonObject, RetryPolicy
 from pkgctl.config import choose_server
 from pkgctl.errors import CommandError, ExitCode
-from pkgctl.output import Printer, report_outage, title
+from pkgctl.output import Printer, report_outage, title, warn
 
 Command = Callable[..., Any]
 
@@ -105,7 +105,9 @@ class CommandContext:
         """A client of the chosen server, closed when the command ends."""
         policy = RetryPolicy(self.patience, notify=report_outage)
         client = Client(*choose_server(self.url, self.token, self.server), policy)
-        return click.get_current_context().with_resource(client)
+        command = click.get_current_context()
+        command.call_on_close(lambda: _warn_of_expiry(client))
+        return command.with_resource(client)
 
     @cached_property
     def printer(self) -> Printer:
@@ -138,6 +140,11 @@ class CommandContext:
             hint = f"pkgctl download {package['id']}"
             raise CommandError(f"{title(package)} has no task", ExitCode.NOT_FOUND, hint)
         return str(package["task"]["id"])
+
+
+def _warn_of_expiry(client: Client) -> None:
+    if client.token_expires_at:
+        warn(f"the token expires at {client.token_expires_at}; get another one before that")
 
 
 def common_options(command: Command) -> Command:

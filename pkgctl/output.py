@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
 
@@ -19,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pkgctl.client import JsonObject
-from pkgctl.errors import printable
+from pkgctl.errors import one_line, printable
 
 TableColumns = dict[str, Callable[[JsonObject], object]]
 
@@ -242,6 +243,12 @@ class BarView:
 def report_outage(message: str) -> None:
     """Print that the server is unreachable to the standard error."""
     click.echo(f"{message}; trying again", err=True)
+
+
+def warn(message: str) -> None:
+    """Print a warning to the standard error; that it can't be written changes no exit code."""
+    with suppress(OSError):
+        click.echo(f"Warning: {one_line(message)}", err=True)
 
 
 def stage(task: JsonObject) -> str:

@@ -1,7 +1,11 @@
 """The commands of tokens: token create, list, revoke, revoke-others."""
 
+import sys
+from http import HTTPStatus
+
 import click
 
+from pkgctl.errors import CommandError, printable
 from pkgctl.options import CommandContext, DurationType, common_options
 from pkgctl.output import TableColumns, whole_seconds
 
@@ -50,11 +54,8 @@ def create(
     minted = context.client.post("tokens", given)
     context.printer.result(minted, minted["token"])
     if context.printer.is_terminal:
-        click.echo(
-            f"Token {minted['id']}, {minted['scope']}, until {minted['expires_at']}; "
-            "it isn't shown again.",
-            err=True,
-        )
+        facts = f"Token {minted['id']}, {minted['scope']}, until {minted['expires_at']}"
+        click.echo(printable(f"{facts}; it isn't shown again."), err=True)
 
 
 @token.command("list")
@@ -72,15 +73,35 @@ def list_tokens(context: CommandContext) -> None:
 @token.command()
 @common_options
 @click.argument("token_id", metavar="ID", type=click.IntRange(min=0))
-def revoke(context: CommandContext, token_id: int) -> None:
+@click.option(
+    "--force", "--yes", "force", is_flag=True, help="Revoke the last one of an admin, too."
+)
+def revoke(context: CommandContext, token_id: int, *, force: bool) -> None:
     """Revoke a token, from the next request on.
 
     \b
-    Example:
+    Examples:
       pkgctl token revoke 2
+      pkgctl token revoke 1 --force
     """
-    answer = context.client.delete(f"token/{token_id}")
+    path, forced = f"token/{token_id}", {"force": "true"}
+    try:
+        answer = context.client.delete(path, **(forced if force else {}))
+    except CommandError as error:
+        if error.status != HTTPStatus.CONFLICT:
+            raise
+        _confirm(error)
+        answer = context.client.delete(path, **forced)
     context.printer.result(answer, f"Success: Revoked token {token_id}")
+
+
+def _confirm(refusal: CommandError) -> None:
+    """Ask whether to revoke the last token of an admin; raise the refusal unless it is to be."""
+    if not sys.stdin.isatty():
+        hint = "--force revokes it all the same"
+        raise CommandError(refusal.reason, refusal.exit_code, hint, refusal.status)
+    if not click.confirm(f"{refusal.reason}. Revoke it all the same?", err=True):
+        raise refusal
 
 
 @token.command("revoke-others")

@@ -473,3 +473,70 @@ def test_the_status_of_a_server_that_is_not_ready_names_the_failed_check(unconfi
 
     assert (done.exit_code, done.stdout) == (ExitCode.UNREACHABLE, "")
     assert done.stderr == "Error: database: it does not answer\n"
+
+
+def test_a_last_admins_token_is_revoked_in_a_pipe_only_with_force(unconfigured):
+    def answer(method, path):
+        return FakeAnswer({}) if "force=true" in path else problem(409, "the last one")
+
+    with FakeServer(answer) as server:
+        refused = unconfigured("token", "revoke", 1, "--url", server.url, input="y\n")
+        done = unconfigured("token", "revoke", 1, "--force", "--url", server.url)
+
+    assert (refused.exit_code, refused.stdout) == (ExitCode.REFUSED, "")
+    assert refused.stderr == "Error: the last one (--force revokes it all the same)\n"
+    assert (done.exit_code, done.stdout) == (0, "Success: Revoked token 1\n")
+
+
+@pytest.mark.parametrize(("typed", "exit_code"), [("y", 0), ("n", ExitCode.REFUSED)])
+def test_on_a_terminal_revoking_a_last_admins_token_asks(unconfigured, typed, exit_code):
+    def answer(method, path):
+        return FakeAnswer({}) if "force=true" in path else problem(409, "the last one")
+
+    with FakeServer(answer) as server:
+        terminal = unconfigured.terminal("token", "revoke", 1, "--url", server.url)
+        terminal.until("the last one. Revoke it all the same? [y/N]: ")
+        terminal.type(typed)
+
+        assert terminal.close() == exit_code
+    assert ("Success: Revoked token 1" in terminal.shown) == (typed == "y")
+
+
+def test_another_refusal_to_revoke_asks_nothing(unconfigured):
+    with FakeServer(lambda *_: problem(404, "there is no live token 7")) as server:
+        terminal = unconfigured.terminal("token", "revoke", 7, "--url", server.url)
+
+        assert terminal.close() == ExitCode.NOT_FOUND
+    assert terminal.shown == "Error: there is no live token 7\r\n"
+
+
+def test_a_revocation_is_forced_with_yes_too(ctl):
+    minted = ctl.json("token", "create")
+
+    assert ctl("token", "revoke", minted["id"], "--yes").exit_code == 0
+
+
+EXPIRING = {"X-Token-Expires": "2026-12-01T00:00:00.000Z\x9b31m"}
+
+
+@pytest.mark.parametrize("status", [200, 403])
+def test_that_the_token_expires_soon_is_said_once_on_the_standard_error(unconfigured, status):
+    def answer(method, path):
+        more = {"Link": '</api/v1/tokens?after=1>; rel="next"'} if "after" not in path else {}
+        return FakeAnswer([], status, EXPIRING | more)
+
+    with FakeServer(answer) as server:
+        done = unconfigured("token", "list", "--token", "t", "--json", "--url", server.url)
+
+    assert done.stderr.count("Warning: the token expires at 2026-12-01T00:00:00.000Z?31m") == 1
+    assert (done.exit_code == 0) == (status == 200)
+
+
+def test_a_warning_that_can_not_be_written_changes_no_exit_code(unconfigured):
+    with (
+        FakeServer(lambda *_: FakeAnswer([], headers=EXPIRING)) as server,
+        open("/dev/full", "w") as disk,
+    ):
+        process = unconfigured.start("token", "list", "--url", server.url, stderr=disk)
+
+        assert finish(process)[0] == 0

@@ -146,6 +146,35 @@ def test_a_log_is_text_without_colours_and_invalid_bytes(recipes, run_task, read
     assert "\nred caf\N{LATIN SMALL LETTER E WITH ACUTE} \ufffd\ufffd end\n" in log
 
 
+# Colours, a title, a C1 control as UTF-8 and as one byte, a bell, the direction of writing.
+HOSTILE = r"\033[31mred\033[0m\033]0;title\007\302\2331m\2331m\007\342\200\256\033]8;;x\033\\ end\n"
+
+
+@pytest.mark.parametrize("ending", ["touch $out", "exit 3"])
+def test_neither_log_nor_error_of_a_build_can_control_a_terminal(
+    recipes, run_task, read_log, ending
+):
+    task = run_task(recipes.add("hostile", f"printf '{HOSTILE}'; {ending}"))
+
+    log, message = read_log(task["id"]), (task["error"] or {}).get("message", "")
+    assert re.search("^red(\ufffd1m)? end$", log, re.MULTILINE)
+    assert "".join((log, message)).replace("\n", "").isprintable()
+    assert ("> red" in message) == (ending == "exit 3")
+
+
+def test_an_escape_sequence_that_a_build_writes_in_pieces_is_not_in_its_log(
+    recipes, start_build, read_log, get_task
+):
+    halves = r"printf 'a\033[3'", recipes.gate("rest"), r"printf '1mb\n'; touch $out"
+    task_id, thread = start_build(recipes.add("split", "; ".join(("echo started", *halves))))
+    assert "\x1b" not in read_log(task_id)
+
+    recipes.open("rest")
+    thread.join()
+
+    assert "\nab\n" in read_log(task_id)
+
+
 def test_a_running_build_is_cancelled(client, recipes, start_build, get_task, read_log):
     task_id, thread = start_build(recipes.add_watched("endless", ENDLESS))
 

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 from sqlalchemy import select, text, update
-from support import bearing
+from support import POSTGRESQL, bearing
 
 from auth import FAILURES, digest
 from models import Token, db, soon
@@ -29,7 +29,7 @@ def test_any_other_authorization_is_answered_by_the_same_401(anonymous, client, 
     answer = anonymous.get("/api/v1/packages", headers={"Authorization": header})
 
     assert answer.status_code == 401
-    assert answer.json["detail"] == "a live token is needed"
+    assert answer.json["detail"].startswith("a live token is needed")
     assert answer.headers.getlist("WWW-Authenticate") == CHALLENGES
 
 
@@ -177,6 +177,94 @@ def test_a_token_under_a_key_that_had_a_newline_stays_valid_and_moves_to_the_key
     assert upgraded.get("/api/v1/version").status_code == 200
 
     assert client.get("/api/v1/version").status_code == 200
+
+
+# --- The end of a token ---
+
+DAY, HOUR = 86_400, 3600
+
+
+@pytest.fixture
+def aged(app, mint):
+    """Return a function that makes a token of a life, in seconds, with some left of it.
+
+    It returns a client with the token, and the token's id.
+    """
+
+    def aged(life, left, last_used=None):
+        token = mint(name="robot")
+        used_at = None if last_used is None else soon(-last_used)
+        times = {"created_at": soon(left - life), "expires_at": soon(left), "last_used_at": used_at}
+        write(app, token["id"], **times)
+        return bearing(app, token["token"]), token["id"]
+
+    return aged
+
+
+@pytest.mark.parametrize(
+    ("life", "left", "is_soon"),
+    [
+        (90 * DAY, 8 * DAY, False),
+        (90 * DAY, 6 * DAY, True),
+        (7 * DAY, 2 * DAY, False),
+        (7 * DAY, DAY / 2, True),
+        (HOUR, 1000, False),
+        (HOUR, 300, True),
+    ],
+)
+def test_answers_say_when_a_token_expires_that_is_at_the_end_of_its_life(
+    client, aged, life, left, is_soon
+):
+    robot, token_id = aged(life, left)
+
+    answers = [robot.get("/api/v1/packages"), robot.get("/api/v1/package/7"), robot.get("/nope")]
+
+    said = {answer.headers.get("X-Token-Expires") for answer in answers}
+    listed = client.get("/api/v1/tokens").json[token_id - 1]["expires_at"]
+    assert said == {listed if is_soon else None}
+    assert "X-Token-Expires" not in client.get("/api/v1/packages").headers
+
+
+def announced(caplog):
+    """Return the log's lines about tokens that expire."""
+    return [record.message for record in caplog.records if "expires at" in record.message]
+
+
+def test_the_log_names_a_token_that_expires_once_a_day(app, aged, caplog):
+    robot, token_id = aged(90 * DAY, 6 * DAY)
+
+    for _ in range(3):
+        robot.get("/api/v1/packages")
+    (line,) = announced(caplog)
+    assert line.startswith(f"token {token_id} (robot) expires at 20")
+
+    write(app, token_id, last_used_at=soon(-DAY))
+    robot.get("/api/v1/packages")
+    robot.get("/api/v1/packages")
+    assert len(announced(caplog)) == 2
+
+
+def test_the_log_names_a_token_that_was_used_just_before_its_last_days(aged, caplog):
+    robot, _ = aged(HOUR, HOUR / 7 - 10, last_used=20)
+
+    robot.get("/api/v1/packages")
+
+    assert len(announced(caplog)) == 1
+
+
+def test_the_log_does_not_name_a_token_whose_end_is_far(client, caplog):
+    client.get("/api/v1/packages")
+
+    assert announced(caplog) == []
+
+
+@POSTGRESQL
+def test_of_two_requests_at_once_one_logs_that_the_token_expires(aged, race, caplog):
+    robot, _ = aged(90 * DAY, 6 * DAY)
+
+    statuses = race(*[lambda: robot.get("/api/v1/version").status_code] * 2)
+
+    assert (statuses, len(announced(caplog))) == ((200, 200), 1)
 
 
 # --- Throttle ---

@@ -3,6 +3,7 @@
 import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 
 import pytest
 from support import POSTGRESQL, SQLITE, bearing
@@ -140,6 +141,24 @@ def test_a_restored_backup_needs_no_correction(make_app, settings, client, activ
     assert package["status"] == "activated"
 
 
+@SQLITE
+def test_tokens_of_a_backup_from_before_a_change_of_the_key_fit_the_former_key(
+    make_app, settings, client, tmp_path
+):
+    copy = tmp_path / "copy.db"
+    client.application.test_cli_runner().invoke(args=["backup", str(copy)], catch_exceptions=False)
+    keys = {"SECRET_KEY": "another-key-that-is-just-as-long-as-it-must-be"}
+    restored = {"DATABASE_URL": f"sqlite:///{copy}", **keys}
+
+    without = bearing(make_app(**restored), client.secret)
+    assert without.get("/api/v1/version").status_code == 401
+
+    with_former = bearing(
+        make_app(**restored, SECRET_KEY_FALLBACKS=settings["SECRET_KEY"]), client.secret
+    )
+    assert with_former.get("/api/v1/version").status_code == 200
+
+
 @POSTGRESQL
 def test_a_backup_of_postgresql_is_refused_with_the_command_to_use(command, settings, tmp_path):
     refused = command("backup", str(tmp_path / "copy.db"))
@@ -153,3 +172,25 @@ def test_a_token_with_too_long_a_name_is_refused_in_a_line(app):
 
     assert done.exit_code == 2
     assert "Longer than maximum length 100" in done.output or "between 1 and 100" in done.output
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("30d", 2_592_000), ("12h", 43_200), ("15m", 900), ("90", 90)]
+)
+def test_create_token_takes_the_life_of_a_token(app, command, given, seconds):
+    secret = command("create-token", "--expires-in", given).stdout.strip()
+
+    (token,) = bearing(app, secret).get("/api/v1/tokens").json
+    times = (datetime.fromisoformat(token[name]) for name in ("created_at", "expires_at"))
+    created, expires = times
+    assert (expires - created).total_seconds() == pytest.approx(seconds, abs=1)
+
+
+@pytest.mark.parametrize(
+    "given", ["", "soon", "0", "-1d", "0.5", "9999999d", "99999999999999d", "\u0661d"]
+)
+def test_create_token_refuses_a_life_that_the_api_refuses(command, given):
+    refused = command("create-token", "--expires-in", given)
+
+    assert refused.exit_code == 2
+    assert "Invalid value for '--expires-in'" in refused.output

@@ -1,12 +1,15 @@
 """The routes of health, and the checks before the start of a production server."""
 
+import logging
+
 import pytest
-from support import until
+from sqlalchemy import update
+from support import bearing, until
 
 import services
 from config import BUILD, BUNDLED_CATALOG, VERSION
 from health import check_start
-from models import db
+from models import Token, db, soon
 from worker import Pool
 
 UNREACHABLE = "postgresql://nobody@/nothing?host=/nonexistent"
@@ -162,3 +165,60 @@ def test_the_checks_of_the_start_leave_no_connection_open(app):
 
     with app.app_context():
         assert db.engine.pool.checkedin() == db.engine.pool.checkedout() == 0
+
+
+# --- The key ---
+
+
+def key_warnings(app, caplog):
+    """Check the start, and return the warnings about the key."""
+    caplog.clear()
+    log = logging.getLogger("pkgd.server")
+    log.addHandler(caplog.handler)  # an application made by the test has removed that of the root
+    check_start(app)
+    log.removeHandler(caplog.handler)
+    return [record.message for record in caplog.records if "SECRET_KEY" in record.message]
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_the_start_warns_of_a_key_that_fits_no_live_token(app, make_app, client, caplog, used):
+    if used:
+        client.get("/api/v1/version")
+    other = make_app(SECRET_KEY="another-key-that-is-just-as-long-as-it-must-be")
+
+    line, *_ = key_warnings(other, caplog)
+
+    assert line.startswith("SECRET_KEY fits none of the live tokens in the database")
+    assert key_warnings(app, caplog) == []
+
+
+def test_a_key_that_fits_one_token_or_as_a_fallback_is_no_reason_to_warn(
+    make_app, settings, client, caplog
+):
+    new = "another-key-that-is-just-as-long-as-it-must-be"
+    rotating = make_app(SECRET_KEY=new, SECRET_KEY_FALLBACKS=settings["SECRET_KEY"])
+    assert key_warnings(rotating, caplog) == []
+
+    rotated = make_app(SECRET_KEY=new)
+    rotated.test_cli_runner().invoke(args=["create-token"], catch_exceptions=False)
+    assert key_warnings(rotated, caplog) == []
+
+
+def test_a_token_moves_to_the_new_key_in_the_eyes_of_the_start_too(
+    make_app, settings, client, caplog
+):
+    new = "another-key-that-is-just-as-long-as-it-must-be"
+    rotating = make_app(SECRET_KEY=new, SECRET_KEY_FALLBACKS=settings["SECRET_KEY"])
+    bearing(rotating, client.secret).get("/api/v1/version")
+
+    assert key_warnings(make_app(SECRET_KEY=new), caplog) == []
+
+
+def test_without_live_tokens_or_with_those_of_earlier_versions_no_key_is_warned_of(
+    app, client, caplog
+):
+    for values in ({"key_id": None}, {"revoked_at": soon(0), "key_id": "other"}):
+        with app.app_context():
+            db.session.execute(update(Token).values(**values))
+            db.session.commit()
+        assert key_warnings(app, caplog) == []

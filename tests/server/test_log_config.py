@@ -15,9 +15,9 @@ import log_config
 def log_line(capsys):
     """Return a function that logs with a configuration and returns the line."""
 
-    def log_line(*, production):
+    def log_line(*, production, logger="pkgd.test", said="so", **more):
         logging.config.dictConfig(log_config.config(production=production))
-        logging.getLogger("pkgd.test").warning("it is %s", "so")
+        logging.getLogger(logger).warning("it is %s", said, **more)
         return capsys.readouterr().err
 
     yield log_line
@@ -39,6 +39,43 @@ def test_production_logs_one_json_object_a_line(log_line):
 
 def test_development_logs_for_people(log_line):
     assert log_line(production=False).endswith("WARNING pkgd.test it is so\n")
+
+
+HOSTILE = "/a\n2026-11-26 ERROR forged\r\x1b[31m\x7f\x9b31m\u202e"
+
+
+@pytest.mark.parametrize("logger", ["pkgd.test", "gunicorn.error", "werkzeug"])
+@pytest.mark.parametrize("production", [False, True])
+def test_a_line_holds_no_control_characters(log_line, production, logger):
+    line = log_line(production=production, logger=logger, said=HOSTILE)
+
+    assert line.removesuffix("\n").isprintable()
+    assert "31m" in line
+    assert "\\u202e" in line
+
+
+@pytest.mark.parametrize("production", [False, True])
+def test_a_traceback_can_not_forge_a_line(log_line, production):
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError:
+        lines = log_line(production=production, exc_info=True)
+
+    assert "ValueError: /a" in lines
+    assert not [line for line in lines.splitlines() if line.startswith("2026-11-26 ERROR")]
+    assert "".join(lines.split("\n")).isprintable()
+
+
+@SQLITE
+def test_a_path_can_not_forge_a_line(settings):
+    with Service(settings | {"WEB_PROCESSES": 1}) as service:
+        service.command("init-db")
+        service.start()
+        service.session.post(f"{service.url}/x%0A2026-11-26%20ERROR%20forged%1B%5B31m%C2%9B%7F")
+        until(lambda: "forged" in service.said())
+
+    (line,) = [line for line in service.said().splitlines() if "forged" in line]
+    assert "POST /x\\n2026-11-26 ERROR forged\\x1b[31m\\x9b\\x7f 401" in line
 
 
 @SQLITE

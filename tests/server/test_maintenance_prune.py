@@ -97,3 +97,17 @@ def test_the_command_prune_prints_the_number_of_tasks(app, ended):
     assert command.invoke(args=["prune", "--dry-run"]).output == "1 tasks would be pruned\n"
     assert command.invoke(args=["prune"]).output == "1 tasks pruned\n"
     assert command.invoke(args=["prune"]).output == "0 tasks pruned\n"
+
+
+def test_the_pages_of_a_list_go_on_while_tasks_are_pruned(ended, client):
+    _, kept, newest = ended(31), ended(3), ended(1)
+    first = client.get("/api/v1/tasks?limit=1")
+    with_old = client.get("/api/v1/tasks?limit=2")
+    db.session.execute(update(Task).where(Task.seq == kept).values(finished_at=soon(-40 * DAY)))
+    db.session.commit()
+    assert maintenance.prune(30) == 2
+    assert remaining() == [newest]
+
+    for page in (first, with_old):
+        following = client.get(page.headers["Link"].split(">")[0].lstrip("<"))
+        assert (following.status_code, following.json) == (200, [])

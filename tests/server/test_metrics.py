@@ -3,7 +3,10 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from service import Service
+from sqlalchemy import update
 from support import SQLITE, bearing
+
+from models import Token, db, soon
 
 
 def metrics(text):
@@ -116,3 +119,18 @@ def test_a_method_that_a_client_invents_is_no_series_of_its_own(client):
 
     assert 'method="other"' in text
     assert "INVENTED" not in text
+
+
+def test_tokens_that_are_used_and_expire_soon_are_counted(app, client, scrape):
+    for name in ("used", "unused"):
+        client.post("/api/v1/tokens", json={"name": name})
+    assert scrape()["pkgd_tokens_expiring",] == 0
+
+    with app.app_context():
+        times = {"created_at": soon(-3600), "expires_at": soon(60)}
+        db.session.execute(update(Token).where(Token.id > 1).values(**times))
+        used = update(Token).where(Token.name == "used").values(last_used_at=soon(0))
+        db.session.execute(used)
+        db.session.commit()
+
+    assert scrape()["pkgd_tokens_expiring",] == 1

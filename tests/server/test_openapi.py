@@ -131,6 +131,13 @@ def test_every_answer_documents_the_request_id(document, operations):
             assert "X-Request-ID" in answer["headers"]
 
 
+def test_every_success_with_a_token_documents_that_the_token_expires(document, operations):
+    for operation in operations.values():
+        for status, answer in answers(document, operation).items():
+            if status < 300:
+                assert ("X-Token-Expires" in answer["headers"]) == bool(operation["security"])
+
+
 def test_every_error_is_a_problem_document(document, operations):
     for operation in operations.values():
         refusals = [one for status, one in answers(document, operation).items() if status >= 400]

@@ -175,6 +175,16 @@ def test_packages_are_filtered_by_name_and_status(client, add_packages):
     assert client.get("/api/v1/packages?status=activated").json == []
 
 
+def test_the_next_page_is_there_though_the_package_before_it_was_deleted(client, add_packages):
+    add_packages(3)
+    url = client.get("/api/v1/packages?limit=2").headers["Link"].split(">")[0].lstrip("<")
+
+    for package_id in (1, 2):
+        assert client.delete(f"/api/v1/package/{package_id}").status_code == 200
+
+    assert [package["id"] for package in client.get(url).json] == [3]
+
+
 def test_a_filter_is_kept_in_the_link_to_the_next_page(client, add_packages):
     add_packages(3)
 

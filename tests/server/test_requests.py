@@ -1,5 +1,7 @@
 """Requests with any text in them: each is a 4xx with a problem document, and changes nothing."""
 
+from uuid import UUID
+
 import pytest
 from support import POSTGRESQL, SQLITE
 
@@ -238,3 +240,61 @@ def test_create_token_refuses_an_invalid_name_in_one_line(app, name):
     assert result.exit_code == 2
     assert "Invalid value for '--name': " in result.output
     assert "Traceback" not in result.output
+
+
+# --- Query parameters ---
+
+
+@SQLITE
+@pytest.mark.parametrize("rule", ["/api/v1/packages", "/api/v1/tokens", "/api/v1/version"])
+def test_an_unknown_query_parameter_is_refused(http_client, rule):
+    answer = http_client.get(f"{rule}?colour=red")
+
+    assert (answer.status_code, answer.json["errors"]) == (422, {"colour": ["Unknown field."]})
+
+
+@SQLITE
+def test_every_route_of_the_api_refuses_an_unknown_query_parameter(http_client):
+    values = {"package_id": 1, "token_id": 1, "number": 1, "task_id": UUID(int=0), "name": "hello"}
+    adapter = http_client.application.url_map.bind("localhost")
+    answers = {
+        (method, rule.rule): http_client.open(
+            adapter.build(rule.endpoint, values, append_unknown=False) + "?colour=red",
+            method=method,
+            json={} if method == "POST" else None,
+        ).status_code
+        for rule in http_client.application.url_map.iter_rules()
+        for method in rule.methods - {"OPTIONS"}
+        if rule.rule.startswith("/api/")
+    }
+
+    assert len(answers) > 25
+    assert {route for route, status in answers.items() if status != 422} == set()
+
+
+@SQLITE
+@pytest.mark.parametrize("path", ["/hello", "/livez", "/docs", "/openapi.json", "/metrics"])
+def test_outside_of_the_api_an_unknown_query_parameter_is_ignored(http_client, path):
+    assert http_client.get(f"{path}?colour=red").status_code == 200
+
+
+@SQLITE
+def test_an_unknown_path_with_a_query_is_a_404_and_another_method_a_405(http_client):
+    assert http_client.get("/api/v1/nope?colour=red").status_code == 404
+    assert http_client.put("/api/v1/packages?colour=red").status_code == 405
+
+
+# --- Details ---
+
+
+def test_a_body_that_is_too_large_is_answered_with_the_limit(http_client):
+    answer = send(http_client, "POST", "/api/v1/packages", b"x" * 65_537)
+
+    assert answer.status_code == 413
+    assert answer.json["detail"] == "a body may have 65536 bytes at most"
+
+
+def test_a_401_says_how_to_get_a_token(anonymous):
+    answer = anonymous.get("/api/v1/packages")
+
+    assert "flask create-token on the host" in answer.json["detail"]

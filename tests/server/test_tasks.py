@@ -12,6 +12,7 @@ import services
 from tasks import FollowerSlots
 
 UNKNOWN = uuid.UUID(int=0)
+TOO_LATE = uuid.UUID("ffffffff-ffff-7000-8000-000000000000")  # made after the year 9999
 
 
 def test_a_queued_task_has_all_fields(client, schedule):
@@ -65,7 +66,9 @@ def test_tasks_are_filtered_by_status_and_package(client, schedule, pool):
     assert [task["status"] for task in client.get("/api/v1/tasks?package_id=1").json] == ["failed"]
 
 
-@pytest.mark.parametrize("query", ["after=x", f"after={UNKNOWN}", "status=lost", "package_id=-1"])
+@pytest.mark.parametrize(
+    "query", ["after=x", f"after={UNKNOWN}", f"after={TOO_LATE}", "status=lost", "package_id=-1"]
+)
 def test_an_invalid_query_is_refused(client, query):
     answer = client.get(f"/api/v1/tasks?{query}")
 
@@ -288,3 +291,23 @@ def test_a_list_goes_on_after_a_task_by_its_id(client, schedule):
     page = client.get(f"/api/v1/tasks?after={newer}").json
 
     assert [task["id"] for task in page] == [older]
+
+
+def test_a_list_goes_on_after_the_id_of_a_task_that_was_deleted(client, schedule):
+    names = [("hello", "2.12.1"), ("hello", "2.10.0"), ("parrot", "1.0.0")]
+    ids = [schedule(*name) for name in names]
+    deleted = client.get(f"/api/v1/task/{ids[1]}").json
+    client.post(f"/api/v1/task/{deleted['id']}/cancel")
+    assert client.delete(f"/api/v1/package/{deleted['package_id']}").status_code == 200
+
+    page = client.get(f"/api/v1/tasks?after={deleted['id']}")
+
+    assert (page.status_code, [task["id"] for task in page.json]) == (200, ids[:1])
+
+
+def test_nothing_is_listed_after_the_id_of_the_only_task_which_was_deleted(client, schedule):
+    task_id = schedule()
+    client.post(f"/api/v1/task/{task_id}/cancel")
+    client.delete("/api/v1/package/1")
+
+    assert client.get(f"/api/v1/tasks?after={task_id}").json == []

@@ -3,7 +3,10 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support import bearing
+from sqlalchemy import update
+from support import POSTGRESQL, bearing
+
+from models import Token, db, soon
 
 
 def test_the_first_token_needs_none_and_is_an_admins(anonymous):
@@ -49,7 +52,7 @@ def test_in_production_the_first_token_needs_a_token_too(make_app):
 
 
 def test_revoking_all_tokens_does_not_allow_another_first_one(client, anonymous):
-    client.delete("/api/v1/token/1")
+    client.delete("/api/v1/token/1?force=true")
 
     assert anonymous.post("/api/v1/tokens").status_code == 401
 
@@ -128,3 +131,106 @@ def test_tokens_are_listed_a_page_at_a_time(client, mint):
 
     assert [token["id"] for token in first.json + second.json] == [1, 2, 3]
     assert first.headers["Link"] == '</api/v1/tokens?limit=2&after=2>; rel="next"'
+
+
+def test_the_next_page_is_there_though_the_token_before_it_was_revoked(client, mint):
+    for _ in range(2):
+        mint()
+    url = client.get("/api/v1/tokens?limit=2").headers["Link"].split(">")[0].lstrip("<")
+
+    client.delete("/api/v1/token/2")
+
+    assert [token["id"] for token in client.get(url).json] == [3]
+
+
+# --- No token outlives the one that mints it ---
+
+
+@pytest.fixture
+def short(app, mint):
+    """A token of an admin that lives for an hour, and a client with it."""
+    token = mint(scope="admin", expires_in=3600)
+    return token, bearing(app, token["token"])
+
+
+def test_a_token_mints_none_that_outlives_it(client, short):
+    token, minter = short
+
+    answer = minter.post("/api/v1/tokens", json={"expires_in": 7200})
+
+    assert answer.status_code == 403
+    assert answer.json["type"] == "urn:pkgd:problem:long-life"
+    assert f"which expires at {token['expires_at']}" in answer.json["detail"]
+    assert len(client.get("/api/v1/tokens").json) == 2
+
+
+@pytest.mark.parametrize("body", [{}, {"expires_in": None}])
+def test_by_default_a_token_lives_as_long_as_the_one_that_mints_it_at_most(short, body):
+    token, minter = short
+
+    assert minter.post("/api/v1/tokens", json=body).json["expires_at"] == token["expires_at"]
+
+
+def test_a_token_lives_for_token_days_where_its_minter_lives_longer(make_app, client):
+    minter = bearing(make_app(TOKEN_DAYS=1), client.secret)
+
+    minted = minter.post("/api/v1/tokens").json
+
+    assert minted["expires_at"] < client.get("/api/v1/tokens").json[0]["expires_at"]
+
+
+def test_a_token_may_mint_one_of_a_shorter_life(short):
+    token, minter = short
+
+    answer = minter.post("/api/v1/tokens", json={"expires_in": 1800})
+
+    assert answer.status_code == 201
+    assert answer.json["expires_at"] < token["expires_at"]
+
+
+# --- The last admin's token ---
+
+
+def test_the_last_live_token_of_an_admin_is_revoked_only_with_force(app, client, mint):
+    mint(scope="operate")
+    mint(scope="admin", expires_in=60)
+    with app.app_context():
+        db.session.execute(update(Token).where(Token.id == 3).values(expires_at=soon(-1)))
+        db.session.commit()
+
+    refused = client.delete("/api/v1/token/1")
+    assert (refused.status_code, refused.json["type"]) == (409, "urn:pkgd:problem:last-admin")
+    assert [token["id"] for token in client.get("/api/v1/tokens").json] == [1, 2]
+
+    assert client.delete("/api/v1/token/1?force=true").status_code == 200
+    assert client.get("/api/v1/version").status_code == 401
+
+
+def test_a_token_of_an_admin_is_revoked_while_there_is_another(app, client, mint):
+    other = bearing(app, mint()["token"])
+
+    assert client.delete("/api/v1/token/1").status_code == 200
+
+    assert [token["id"] for token in other.get("/api/v1/tokens").json] == [2]
+
+
+@pytest.mark.parametrize("force", ["1", "yes", ""])
+def test_force_is_true_or_false(client, force):
+    assert client.delete(f"/api/v1/token/1?force={force}").status_code == 422
+
+
+@POSTGRESQL
+@pytest.mark.parametrize("path", ["token/{}", "tokens/all"])
+def test_two_admins_that_revoke_each_other_at_once_leave_one(app, client, mint, race, path):
+    other = bearing(app, mint()["token"])
+    mint(scope="read")
+    for one in (client, other):
+        one.get("/api/v1/version")  # so that no later request writes that the token is used
+
+    first, second = race(
+        lambda: client.delete(f"/api/v1/{path.format(2)}").status_code,
+        lambda: other.delete(f"/api/v1/{path.format(1)}").status_code,
+    )
+
+    assert (first, second) == (200, 409)
+    assert [token["id"] for token in client.get("/api/v1/tokens").json][:1] == [1]

@@ -3,9 +3,10 @@
 import json
 import re
 import socket
+import subprocess
 
 import pytest
-from proxy import HOST, Caddy, Nginx
+from proxy import HOST, Caddy, Nginx, dial, program
 from service import Service, free_port
 from support import until
 
@@ -22,7 +23,9 @@ def service(tmp_path_factory, store_dir):
     # One process: gunicorn loses a signal that arrives while it starts another.
     with Service(settings | {"WEB_PROCESSES": 1, "TRUSTED_PROXIES": 1}) as service:
         service.command("init-db")
-        yield service.start()
+        service.start()
+        service.secret = service.sign_in()
+        yield service
         service.stop()
 
 
@@ -44,6 +47,13 @@ def lonely_nginx(tmp_path_factory):
 def lonely_caddy(tmp_path):
     """Caddy in front of a port on which nothing listens."""
     with Caddy(tmp_path, free_port()) as caddy:
+        yield caddy
+
+
+@pytest.fixture
+def caddy(tmp_path, service):
+    """Caddy in front of the service."""
+    with Caddy(tmp_path, service.port) as caddy:
         yield caddy
 
 
@@ -100,6 +110,94 @@ def test_nginx_refuses_with_a_problem(nginx, request_, status):
     assert_problem(ask(nginx.connect(), request_), status)
 
 
+def over_http2(nginx, *arguments):
+    """Ask nginx by curl, over HTTP/2; return the status, the content type and the body."""
+    url = f"https://{HOST}:{nginx.port}"
+    own = ("--resolve", f"{HOST}:{nginx.port}:127.0.0.1", "--insecure", "--http2", "--silent")
+    form = ("--write-out", "\n%{http_version} %{http_code} %{content_type}")
+    *options, path = arguments
+    argv = [program("curl"), *own, *form, *options, f"{url}{path}"]
+    answer = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout
+    body, _, facts = answer.rpartition("\n")
+    version, status, content_type = facts.split(" ")
+    assert version == "2"
+    return int(status), content_type, json.loads(body)
+
+
+def fields(count, length=1):
+    """Return curl's options for so many header fields, their names and values of this length."""
+    return [part for n in range(count) for part in ("-H", f"X{n:0{length}d}: {'y' * length}")]
+
+
+LARGE = ["-d", "x" * 70_000, "-H", "Content-Type: application/json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["/hello?" + "x" * 3990], 200),
+        ([*fields(1, 2500), "/hello"], 431),
+        ([*fields(60), "/hello"], 431),
+        ([*LARGE, "/api/v1/packages"], 413),
+        (["-d", "{", "-H", "Content-Type: application/json", "/api/v1/packages"], 401),
+        (["/nope"], 401),
+    ],
+    ids=["long line", "long header", "60 headers", "body", "401", "path"],
+)
+def test_over_http_2_every_refusal_is_a_problem(nginx, arguments, status):
+    answered, content_type, document = over_http2(nginx, *arguments)
+
+    kind = "application/json" if status == 200 else "application/problem+json"
+    assert (answered, content_type) == (status, kind)
+    assert document.get("status", 200) == status
+
+
+def test_a_body_that_is_too_large_is_refused_with_the_limit(nginx):
+    _, _, document = over_http2(nginx, *LARGE, "/api/v1/packages")
+
+    assert document["detail"] == "a body may have 65536 bytes at most"
+
+
+def test_http_to_the_port_of_https_is_a_problem_that_says_so(nginx):
+    head, body = ask(dial(nginx.port), f"{GET}Connection: close\r\n\r\n")
+
+    assert head.startswith("HTTP/1.1 400 ")
+    assert "Content-Type: application/problem+json" in head
+    document = json.loads(body)
+    assert (document["status"], document["detail"]) == (400, "this port speaks https, not http")
+    assert f"X-Request-ID: {document['instance']}" in head
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_a_malformed_chunk_is_a_problem(nginx, method):
+    head = POST.replace("POST", method)
+
+    answer = ask(nginx.connect(), f"{head}Transfer-Encoding: chunked\r\n\r\nnonsense\r\n\r\n")
+
+    assert_problem(answer, 400)
+
+
+def test_the_services_own_400_passes_through_nginx(nginx, service):
+    body = (
+        f"Authorization: Token {service.secret}\r\nConnection: close\r\nContent-Length: 1\r\n\r\n{{"
+    )
+
+    head, body = ask(nginx.connect(), f"{POST}{body}")
+
+    assert head.startswith("HTTP/1.1 400 ")
+    assert json.loads(body)["errors"] == {"body": ["Invalid JSON body."]}
+
+
+def test_a_body_in_chunks_reaches_the_service_through_nginx(nginx, service):
+    token = f"Authorization: Token {service.secret}\r\nConnection: close\r\n"
+    chunk = '{"name": "hello", "version": "1.0.0"}'
+    body = f"Transfer-Encoding: chunked\r\n\r\n{len(chunk):x}\r\n{chunk}\r\n0\r\n\r\n"
+
+    head, _ = ask(nginx.connect(), f"{POST}{token}{body}")
+
+    assert head.startswith("HTTP/1.1 201 ")
+
+
 def test_nginx_refuses_nothing_that_gunicorn_would_take(nginx):
     line = "GET /hello?" + "x" * (3980 - len("GET /hello? HTTP/1.1")) + " HTTP/1.1"
     request = f"{line}\r\nHost: {HOST}\r\nX: {'y' * 3980}\r\nConnection: close\r\n\r\n"
@@ -116,6 +214,26 @@ def test_a_service_that_is_down_is_a_502(lonely_nginx):
 
 def test_a_service_that_is_down_is_a_502_behind_caddy(lonely_caddy):
     assert_problem(ask(lonely_caddy.connect(), f"{GET}Connection: close\r\n\r\n"), 502)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        ("GET /hello?" + "x" * 5000 + f" HTTP/1.1\r\nHost: {HOST}\r\n", 414),
+        (f"{GET}X: {'y' * 5000}\r\n", 431),
+        (GET + "".join(f"X{n}: y\r\n" for n in range(60)), 431),
+    ],
+    ids=["line", "header", "60 headers"],
+)
+def test_what_gunicorn_refuses_is_a_problem_behind_caddy(caddy, request_, status):
+    assert_problem(ask(caddy.connect(), f"{request_}Connection: close\r\n\r\n"), status)
+
+
+def test_the_services_own_refusals_pass_through_caddy(caddy):
+    head, body = ask(caddy.connect(), f"{GET.replace('/hello', '/nope')}Connection: close\r\n\r\n")
+
+    assert head.startswith("HTTP/1.1 401 ")
+    assert "flask create-token" in json.loads(body)["detail"]
 
 
 def test_a_service_that_does_not_answer_is_a_504(silent_nginx):

@@ -1,0 +1,106 @@
+"""How what goes wrong is answered: the handlers of our errors, and of all others."""
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from flask import Flask, Response, g, json, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.http import HTTP_STATUS_CODES
+
+import nix
+from errors import (
+    CONTENT_TYPE,
+    ActivationRefused,
+    ApiError,
+    BodyTooLarge,
+    DatabaseUnavailable,
+    FilesCollide,
+    HttpError,
+    InvalidInput,
+    InvalidJson,
+    NixFailed,
+    ProfileReplaced,
+)
+from models import DATABASE_AWAY, cause
+
+log = logging.getLogger("pkgd.errors")
+
+DISCARDED_BYTES = 1024 * 1024
+
+# What webargs and marshmallow call the body as a whole.
+WHOLE_BODY = ("_schema", "json")
+
+BY_STATUS: dict[int | None, type[ApiError]] = {
+    error.status: error for error in (InvalidJson, BodyTooLarge, InvalidInput)
+}
+
+
+def init_app(app: Flask) -> None:
+    """Answer everything that goes wrong in `app` with a problem document."""
+    app.register_error_handler(ApiError, answer)
+    app.register_error_handler(HTTPException, http_error)
+    app.register_error_handler(nix.ProfileRefused, profile_refused)
+    app.register_error_handler(nix.NixError, nix_failed)
+    for error in DATABASE_AWAY:
+        app.register_error_handler(error, database_unavailable)
+
+
+def answer(error: ApiError) -> Response:
+    """Send the problem document of an error."""
+    document = json.dumps(error.document(g.request_id))
+    response = Response(document, error.status, error.headers())
+    response.content_type = CONTENT_TYPE
+    return response
+
+
+def http_error(error: HTTPException) -> Response:
+    """Answer what Flask, Werkzeug or webargs refuse, with headers of theirs such as Allow."""
+    if error.code == BodyTooLarge.status:
+        _discard_body()
+    errors = _validation_errors(error)
+    kind = BY_STATUS.get(error.code, HttpError)
+    detail = None if errors or kind.message else error.description
+    refusal = kind(detail=detail, errors=errors, limit=request.max_content_length)
+    refusal.status = error.code or HttpError.status
+    refusal.title = HTTP_STATUS_CODES[refusal.status]
+
+    response = answer(refusal)
+    theirs = ((name, value) for name, value in error.get_headers() if name != "Content-Type")
+    response.headers.extend(theirs)
+    return response
+
+
+def profile_refused(error: nix.ProfileRefused) -> Response:
+    """Answer 409: the profile can't hold the packages, or is something else."""
+    own = {nix.Collision: FilesCollide, nix.ProfileReplaced: ProfileReplaced}
+    return answer(own.get(type(error), ActivationRefused)(detail=error))
+
+
+def nix_failed(error: nix.NixError) -> Response:
+    """Answer 503: Nix could not do what the request needs."""
+    log.error("nix: %s", error)
+    return answer(NixFailed(detail=error))
+
+
+def database_unavailable(error: Exception) -> Response:
+    """Answer 503: the database is down, takes no writes, or is busy for too long."""
+    log.error("database: %s", cause(error))
+    return answer(DatabaseUnavailable())
+
+
+def _discard_body() -> None:
+    """Read a refused body: a proxy still sending it would take a closed connection for a fault."""
+    with suppress(OSError):
+        request.environ["wsgi.input"].read(DISCARDED_BYTES)
+
+
+def _validation_errors(error: HTTPException) -> dict[str, Any]:
+    """Return field -> messages from what webargs found, in whatever part of the request."""
+    found: Mapping[str, Any] = getattr(error, "data", {}).get("messages", {})
+    errors: dict[str, Any] = {}
+    for part in found.values():
+        fields = part if isinstance(part, dict) else {"body": part}
+        errors |= {"body" if field in WHOLE_BODY else field: said for field, said in fields.items()}
+    return errors
