@@ -4,15 +4,16 @@ A proxy in front (deploy/nginx.conf) buffers requests and answers: gunicorn give
 thread while it reads and writes, so a slow client would hold one.
 """
 
+import errno
 import gc
 import ipaddress
 import logging
 import os
-import shutil
 import signal
 import socket
 import struct
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,6 +22,7 @@ from gunicorn.glogging import Logger
 
 import health
 import log_config
+import metrics_folder
 import services
 from catalogs import Catalogs
 from config import PRODUCTION, ConfigError, listen_address, load
@@ -30,6 +32,9 @@ log = logging.getLogger("pkgd.server")
 
 # How long a thread waits for the next byte of a client, either way.
 STALL_SECONDS = 5
+# Set where a parent, gunicorn before an upgrade (USR2) or systemd, hands its sockets over.
+INHERITED_SOCKETS = {"GUNICORN_FD", "LISTEN_FDS"}
+IN_USE = {errno.EADDRINUSE, errno.EAGAIN}
 
 try:
     settings = load()
@@ -37,13 +42,7 @@ except ConfigError as error:
     raise SystemExit(f"pkgd: {error}") from None
 
 production = settings["APP_ENV"] == PRODUCTION
-# In tmpfs: writing to an mmapped file on a full disk is SIGBUS.
-metrics_dir = Path("/dev/shm") / f"pkgd-{os.getuid()}-{settings['PORT']}"  # noqa: S108 # mode 0700
-SHARED = "PROMETHEUS_MULTIPROC_DIR"
-if SHARED not in os.environ:  # it is set when gunicorn reads this file again, for a reload
-    shutil.rmtree(metrics_dir, ignore_errors=True)
-    metrics_dir.mkdir(mode=0o700)
-    os.environ[SHARED] = str(metrics_dir)  # before anything imports prometheus_client
+metrics_folder.announce()
 
 
 class QuietLogger(Logger):  # type: ignore[misc] # gunicorn ships no types
@@ -86,11 +85,50 @@ logconfig_dict = log_config.config(production=production)
 
 def on_starting(server: Any) -> None:
     """End the start before a port opens if the service could not work."""
+    if INHERITED_SOCKETS.isdisjoint(os.environ):
+        check_address(bind)
     health.check_start(server.app.wsgi())
 
 
+def check_address(address: str) -> None:
+    """Raise SystemExit, with one line, where another server or anything else prevents listening.
+
+    gunicorn itself tries for five seconds, and takes a Unix socket from the server that has it.
+    """
+    try:
+        if address.startswith("unix:"):
+            try_unix_socket(address.removeprefix("unix:"))
+        else:
+            try_port(settings["BIND"], settings["PORT"])
+    except OSError as error:
+        how = "another program uses it" if error.errno in IN_USE else error.strerror or error
+        raise SystemExit(f"pkgd: can't listen on {address}: {how}") from None
+
+
+def try_port(host: str, port: int) -> None:
+    """Raise OSError if the port can't be listened on."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+
+
+def try_unix_socket(path: str) -> None:
+    """Raise OSError if a server has the socket, or the path is that of something else."""
+    with (
+        suppress(FileNotFoundError, ConnectionRefusedError),  # a killed server leaves its socket
+        socket.socket(socket.AF_UNIX) as probe,
+    ):
+        probe.setblocking(False)
+        probe.connect(path)
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    if os.path.exists(path) and not Path(path).is_socket():
+        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+
 def when_ready(server: Any) -> None:
-    """Warn if other machines can connect to gunicorn without a proxy."""
+    """Create the folder of metrics; warn if other machines can connect without a proxy."""
+    metrics_folder.create()
     exposed = [listener for listener in server.LISTENERS if not is_local(listener.getsockname())]
     if exposed and settings["TRUSTED_PROXIES"] == 0:
         log.warning(
@@ -142,7 +180,7 @@ def post_worker_init(worker: Any) -> None:
 
 def on_exit(_server: object) -> None:
     """Remove the metrics from memory."""
-    shutil.rmtree(metrics_dir, ignore_errors=True)
+    metrics_folder.remove()
 
 
 def worker_exit(_server: object, worker: Any) -> None:

@@ -26,9 +26,8 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 import profiles
 from api import Blueprint
+from metrics_folder import SHARED
 from models import Package, Task, TaskStatus, db, utcnow
-
-SHARED = "PROMETHEUS_MULTIPROC_DIR"
 
 blueprint = Blueprint("metrics", __name__, description="Metrics for Prometheus")
 
