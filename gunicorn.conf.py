@@ -32,6 +32,7 @@ log = logging.getLogger("pkgd.server")
 
 # How long a thread waits for the next byte of a client, either way.
 STALL_SECONDS = 5
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 # Set where a parent, gunicorn before an upgrade (USR2) or systemd, hands its sockets over.
 INHERITED_SOCKETS = {"GUNICORN_FD", "LISTEN_FDS"}
 IN_USE = {errno.EADDRINUSE, errno.EAGAIN}
@@ -150,12 +151,13 @@ def pre_fork(_server: object, _worker: object) -> None:
 
 
 def post_fork(_server: object, worker: Any) -> None:
-    """Limit how long a client may stall, and let SIGTERM end a process that has not booted yet.
+    """Limit how long a client may stall, and let signals end a process that has not booted yet.
 
     Linux copies the two time-outs from a listening TCP socket to the connections it accepts. They
     are set here, and not only at the start, because a reload may open other sockets.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in ENDING:
+        signal.signal(number, signal.SIG_DFL)
 
     limit = struct.pack("ll", STALL_SECONDS, 0)
     for listener in worker.sockets:
@@ -166,16 +168,29 @@ def post_fork(_server: object, worker: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Start the worker pool, and a look at the catalogs: threads don't survive a fork."""
     pool = services.get(Pool, worker.wsgi)
-    pool.start()
-    services.get(Catalogs, worker.wsgi).look()
-    end_serving: Any = signal.getsignal(signal.SIGTERM)
+    end_serving: dict[int, Any] = {number: signal.getsignal(number) for number in ENDING}
 
     def end(number: int, frame: FrameType | None) -> None:
-        # First of all: requests that follow a build end only when the pool is stopping.
+        # A terminal's Ctrl-C comes twice, from the kernel and from gunicorn's master. The second
+        # signal must not wait in `set` for the first, nor end worker_exit by its SystemExit.
+        ignore_signals()
+        # Before gunicorn waits: requests that follow a build end only when the pool is stopping.
         pool.stopping.set()
-        end_serving(number, frame)
+        if number == signal.SIGTERM:
+            signal.signal(signal.SIGQUIT, end)  # it may still be hurried
+        end_serving[number](number, frame)
 
-    signal.signal(signal.SIGTERM, end)
+    for number in ENDING:
+        signal.signal(number, end)
+    pool.start()
+    services.get(Catalogs, worker.wsgi).look()
+
+
+def ignore_signals() -> None:
+    """Let no signal but SIGKILL disturb the end of a process, which puts its tasks back."""
+    for number in ENDING:
+        # Not SIG_IGN, which programs of Nix that are started now would inherit.
+        signal.signal(number, lambda _number, _frame: None)
 
 
 def on_exit(_server: object) -> None:
@@ -185,4 +200,6 @@ def on_exit(_server: object) -> None:
 
 def worker_exit(_server: object, worker: Any) -> None:
     """Put running tasks back in the queue and end their builds."""
-    services.get(Pool, worker.wsgi).stop()
+    if worker.pid == os.getpid():  # the master calls this, too, for a worker that is gone
+        ignore_signals()
+        services.get(Pool, worker.wsgi).stop()

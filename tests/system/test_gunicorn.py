@@ -1,9 +1,12 @@
 """How gunicorn.conf.py has gunicorn listen."""
 
 import logging
+import os
 import runpy
+import signal
 import socket
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from gunicorn.config import Config
@@ -145,11 +148,17 @@ def test_gunicorn_keeps_no_log_of_requests(service):
 
 
 @pytest.fixture
-def logger(monkeypatch, tmp_path):
-    """The logger that gunicorn.conf.py gives to gunicorn."""
+def configuration(monkeypatch, tmp_path):
+    """What gunicorn.conf.py defines."""
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")  # which the configuration changes
-    yield runpy.run_path(str(ROOT / "gunicorn.conf.py"))["QuietLogger"](Config())
+    return runpy.run_path(str(ROOT / "gunicorn.conf.py"))
+
+
+@pytest.fixture
+def logger(configuration):
+    """The logger that gunicorn.conf.py gives to gunicorn."""
+    yield configuration["QuietLogger"](Config())
     for name in ("gunicorn.error", "gunicorn.access"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
@@ -163,3 +172,11 @@ def test_only_a_client_that_stalls_is_logged_without_a_traceback(logger, caplog,
         logger.exception("an error")
 
     assert ("Traceback" in caplog.text) is shown
+
+
+def test_a_master_whose_worker_is_gone_still_hears_signals(configuration):
+    before = signal.getsignal(signal.SIGTERM)
+
+    configuration["worker_exit"](None, SimpleNamespace(pid=os.getppid()))
+
+    assert signal.getsignal(signal.SIGTERM) == before
