@@ -39,7 +39,15 @@ from nix.profile import (
     set_profile,
     switch_generation,
 )
-from nix.store import Store, check, find_channel, machine_store, private_store, version
+from nix.store import (
+    Store,
+    check,
+    find_channel,
+    machine_store,
+    make_passable,
+    private_store,
+    version,
+)
 
 __all__ = [
     "Availability",
@@ -80,6 +88,7 @@ __all__ = [
     "generations",
     "installed",
     "machine_store",
+    "make_passable",
     "offers",
     "private_store",
     "realise",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nix.errors import Collision, NixError, ProfileRefused
-from nix.store import Store, call, text
+from nix.store import Store, call, make_passable, text
 
 ACTIVATE = Path(__file__).resolve().parent / "activate.nix"
 GENERATION_LINK = re.compile(r".*-\d+-link")
@@ -57,8 +57,8 @@ def set_profile(
     Raises Collision or another ProfileRefused, which leave the profile as it was.
     """
     wanted = list(packages)
-    for folder in (tmp, profile.parent):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_passable(profile.parent)
+    tmp.mkdir(parents=True, exist_ok=True)
 
     with tempfile.NamedTemporaryFile("w", dir=tmp, suffix=".json") as file:
         json.dump([asdict(package) for package in wanted], file)
