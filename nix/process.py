@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from nix.errors import NixCrashed, NixMissing, TimedOut
+from nix.errors import NixCrashed, NixKilled, NixMissing, TimedOut
 
 TICK_SECONDS = 0.25
 GRACE_SECONDS = 3
@@ -161,13 +161,20 @@ def run(
                 raise
 
     if number := _signal(child.returncode, is_build):
-        raise NixCrashed(f"{argv[0]} was ended by {SIGNALS.get(number, f'signal {number}')}")
+        raise _crash(argv[0], number)
     return Completed(child.returncode, b"".join(output.stdout), output.stderr_tail)
 
 
 def _signal(code: int, is_build: bool) -> int:
     """Return the signal that a command was ended by; 0 if it was by none."""
     return code - 128 if is_build and code > 128 else max(0, -code)
+
+
+def _crash(program: str, number: int) -> NixCrashed:
+    """Return the error for a program that was ended by a signal."""
+    if number == signal.SIGKILL:
+        return NixKilled(f"{program} was ended by SIGKILL; out of memory is likely")
+    return NixCrashed(f"{program} was ended by {SIGNALS.get(number, f'signal {number}')}")
 
 
 def find(programs: Iterable[str], environ: Mapping[str, str]) -> None:

@@ -187,7 +187,10 @@ def test_a_missing_program_is_named(tmp_path):
         run(["nix-build"], environ={"PATH": str(tmp_path)}, seconds=1)
 
 
-@pytest.mark.parametrize(("number", "name"), [("SEGV", "SIGSEGV"), ("60", "signal 60")])
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [("SEGV", "SIGSEGV"), ("60", "signal 60"), ("KILL", "SIGKILL; out of memory is likely")],
+)
 def test_a_crash_names_the_program_and_the_signal(number, name):
     with pytest.raises(NixCrashed, match=f"sh was ended by {name}"):
         sh(f"kill -{number} $$")
