@@ -4,6 +4,7 @@ All are problem documents (RFC 9457). The API document is made of these classes,
 a new class here, raised where it happens, and named by the routes that may raise it.
 """
 
+import errno
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,9 +22,8 @@ log = logging.getLogger("pkgd.errors")
 
 CONTENT_TYPE = "application/problem+json"
 EXAMPLE_TASK = "0b9f2c1e-7d43-4c5a-9a52-6f1f0f6f8f2d"
-
 DISCARDED_BYTES = 1024 * 1024
-
+HOST_LIMITS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT}
 # What webargs and marshmallow call the body as a whole.
 WHOLE_BODY = ("_schema", "json")
 
@@ -344,7 +344,7 @@ class NotReady(ApiError):
 
 
 class Busy(ApiError):
-    """The request has waited for its turn as long as a request may."""
+    """The request has waited for as long as a request may, or the host is at a limit."""
 
     status = 503
     code = "busy"
@@ -381,6 +381,7 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(nix.ProfileRefused, profile_refused)
     app.register_error_handler(nix.NixError, nix_failed)
+    app.register_error_handler(OSError, host_at_limit)
     for error in DATABASE_AWAY:
         app.register_error_handler(error, database_unavailable)
 
@@ -419,6 +420,13 @@ def nix_failed(error: nix.NixError) -> Response:
     """Answer 503: Nix could not do what the request needs."""
     log.error("nix: %s", error)
     return answer(NixFailed(detail=error))
+
+
+def host_at_limit(error: OSError) -> Response:
+    """Answer 503 where the host has no file descriptors, memory or disk left."""
+    if error.errno not in HOST_LIMITS:
+        raise error
+    return answer(Busy(what=f"the host is at a limit: {error.strerror}"))
 
 
 def database_unavailable(error: Exception) -> Response:

@@ -13,13 +13,16 @@ import signal
 import socket
 import struct
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from gunicorn.glogging import Logger
+from gunicorn.workers.gthread import ThreadWorker
 
+import errors
 import health
 import log_config
 import metrics_folder
@@ -32,6 +35,7 @@ log = logging.getLogger("pkgd.server")
 
 # How long a thread waits for the next byte of a client, either way.
 STALL_SECONDS = 5
+ACCEPT_SECONDS = 0.5  # how long to wait for descriptors
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 # Set where a parent, gunicorn before an upgrade (USR2) or systemd, hands its sockets over.
 INHERITED_SOCKETS = {"GUNICORN_FD", "LISTEN_FDS"}
@@ -64,8 +68,25 @@ class QuietLogger(Logger):  # type: ignore[misc] # gunicorn ships no types
             super().exception(msg, *args, **kwargs)
 
 
+class PatientWorker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
+    """gunicorn's worker, which goes on when the process has no file descriptor for a connection."""
+
+    def accept(self, listener: Any) -> None:
+        """Accept a connection; where there is no descriptor for it, let it wait for one.
+
+        gunicorn's own would end the process, with all that it is doing.
+        """
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in errors.HOST_LIMITS:
+                raise
+            self.log.warning("no connection is accepted: %s", error.strerror)
+            time.sleep(ACCEPT_SECONDS)
+
+
 bind = listen_address(settings)
-worker_class = "gthread"
+worker_class = PatientWorker
 logger_class = QuietLogger
 workers = settings["WEB_PROCESSES"]
 threads = settings["WEB_THREADS"]

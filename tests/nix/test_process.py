@@ -9,10 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support import until
+from support import no_descriptors, until
 
 import nix
-from nix import Completed, NixCrashed, NixMissing, TimedOut, process, run, sweep
+from nix import Completed, NixCrashed, NixMissing, NixUnavailable, TimedOut, process, run, sweep
 from nix.process import scratch
 
 ROOT = Path(nix.__file__).parent.parent
@@ -324,3 +324,8 @@ def test_a_sweep_ends_even_if_processes_remain(tmp_path, monkeypatch):
         sweep(tmp_path / "one")
 
     assert not (tmp_path / "one").exists()
+
+
+def test_a_command_that_cannot_be_started_for_want_of_descriptors_is_the_hosts_fault():
+    with no_descriptors(), pytest.raises(NixUnavailable, match="sh can't be started: Too many"):
+        run(["sh", "-c", "true"], environ=dict(os.environ), seconds=10)
