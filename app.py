@@ -6,6 +6,7 @@ thread, so that gunicorn can call it before it forks.
 
 import logging
 import logging.config
+import os
 import time
 import uuid
 from collections.abc import Mapping
@@ -123,6 +124,7 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     """
     app = Pkgd("pkgd", static_folder=None)
     init_config(app, overrides)
+    restrict_files(app)
     init_extensions(app)
 
     app.url_map.converters["id"] = IdConverter
@@ -179,13 +181,26 @@ def engine_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def restrict_files(app: Flask) -> None:
+    """Let nobody else read the files that this process creates, whatever umask it came with.
+
+    Nix's programs have an umask of their own: everybody may read what is in a store.
+    """
+    # Builders of a root without a Nix daemon are other users, and pass through to their folders.
+    has_build_users = os.geteuid() == 0 and not app.config["STORE_DIR"]
+    os.umask(0o066 if has_build_users else 0o077)
+
+
 def init_extensions(app: Flask) -> None:
     """Attach the database, and the services that the rest of the code finds by type."""
     db.init_app(app)
 
     home = app.config["DATA_DIR"] / "home"
     store_dir = app.config["STORE_DIR"]
-    store = nix.private_store(store_dir) if store_dir else nix.machine_store(home)
+    try:
+        store = nix.private_store(store_dir) if store_dir else nix.machine_store(home)
+    except OSError as error:
+        raise SystemExit(f"pkgd: DATA_DIR or STORE_DIR can't be used: {error}") from None
     services.add(app, store)
     services.add(app, nix.Availability())
     services.add(app, Catalogs(store, app.config["CATALOGS"]))

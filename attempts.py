@@ -144,9 +144,11 @@ class Attempt:
         except nix.NixError as error:
             return self._failing(error)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            return self._failing(nix.DiskFull(str(error)))
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return self._failing(nix.DiskFull(str(error)))
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                return self._failing(nix.NixUnavailable(str(error.strerror)))
+            raise
 
         return lambda: lease.succeed(realised)
 

@@ -8,6 +8,7 @@ line in the log each day.
 """
 
 import hmac
+import ipaddress
 import logging
 import math
 import secrets
@@ -62,6 +63,12 @@ OPEN_ENDPOINTS = {
     "health.readyz",
 }
 ADMIN_BLUEPRINTS = {"tokens"}
+# Headers of proxies; only those of TRUSTED_PROXIES say truly who is asking.
+FORWARDED = {"Forwarded", "Via", "X-Forwarded-For", "X-Real-Ip"}
+ELSEWHERE = (
+    "the first token is created without one on the server's own machine alone; "
+    "there, flask --app app create-token prints one"
+)
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
 
@@ -130,10 +137,11 @@ def check_token() -> None:
 
     g.caller = authenticate()
     if g.caller is None:
-        if _may_mint_first():
+        wants_first = _wants_first_token()
+        if wants_first and _is_from_this_machine():
             return
         services.get(Throttle).count_failure(request.remote_addr or "")
-        raise Unauthorized
+        raise Unauthorized(detail=ELSEWHERE if wants_first else None)
 
     needed = required_scope(request.blueprint, request.method)
     if not g.caller.scope.includes(needed):
@@ -226,13 +234,32 @@ def _is_public_metrics() -> bool:
     return request.endpoint == "metrics.show" and current_app.config["METRICS_PUBLIC"]
 
 
-def _may_mint_first() -> bool:
+def _wants_first_token() -> bool:
     return (
         current_app.config["APP_ENV"] == DEVELOPMENT
         and request.endpoint == "tokens.create"
         and "Authorization" not in request.headers
         and not db.session.scalar(select(exists(select(Token.id))))
     )
+
+
+def _is_from_this_machine() -> bool:
+    """Tell whether the request, and any proxy that passed it on, can only be on this machine."""
+    if not current_app.config["TRUSTED_PROXIES"] and not FORWARDED.isdisjoint(
+        request.headers.keys()
+    ):
+        return False
+    connection = request.environ.get("werkzeug.proxy_fix.orig", request.environ)
+    return all(map(_is_local, (connection["REMOTE_ADDR"], request.remote_addr or "")))
+
+
+def _is_local(address: str) -> bool:
+    """Tell whether an address is a loopback address, or that of a Unix socket, which is empty."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address == ""
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
 
 
 def _note_use(caller: Caller, current_digest: str, current_key_id: str) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 import data_folder
+import nix
 
 HERE = Path(__file__).resolve().parent
 BUNDLED_CATALOG = HERE / "catalog"
@@ -356,7 +357,7 @@ def _read_secret(path: Path | None) -> str:
 def _development_key(path: Path) -> str:
     """Return the key in the file `path`, which is made where it doesn't exist."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        nix.make_passable(path.parent)
         if not path.exists():
             _make_key(path)
         return _key_in(path)

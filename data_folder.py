@@ -65,7 +65,7 @@ def claim() -> None:
     folder: Path = current_app.config["DATA_DIR"]
     wanted = configured()
     try:
-        folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        nix.make_passable(folder)
         owner = recorded(folder)
         if owner is None and (store := _store_in_use(folder)) not in (None, wanted.store):
             owner = Belonging(str(store), "", wanted.database)
@@ -84,7 +84,7 @@ def claim() -> None:
 def adopt(owner: Belonging) -> None:
     """Make the folder belong to this store and database, whatever it belonged to before."""
     folder: Path = current_app.config["DATA_DIR"]
-    folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+    nix.make_passable(folder)
     _unnamed(folder, owner).rename(folder / RECORD)
 
 

@@ -12,9 +12,11 @@ from werkzeug.http import HTTP_STATUS_CODES
 import nix
 from errors import (
     CONTENT_TYPE,
+    HOST_LIMITS,
     ActivationRefused,
     ApiError,
     BodyTooLarge,
+    Busy,
     DatabaseUnavailable,
     FilesCollide,
     HttpError,
@@ -43,6 +45,7 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(nix.ProfileRefused, profile_refused)
     app.register_error_handler(nix.NixError, nix_failed)
+    app.register_error_handler(OSError, host_at_limit)
     for error in DATABASE_AWAY:
         app.register_error_handler(error, database_unavailable)
 
@@ -82,6 +85,13 @@ def nix_failed(error: nix.NixError) -> Response:
     """Answer 503: Nix could not do what the request needs."""
     log.error("nix: %s", error)
     return answer(NixFailed(detail=error))
+
+
+def host_at_limit(error: OSError) -> Response:
+    """Answer 503 where the host has no file descriptors, memory or disk left."""
+    if error.errno not in HOST_LIMITS:
+        raise error
+    return answer(Busy(what=f"the host is at a limit: {error.strerror}"))
 
 
 def database_unavailable(error: Exception) -> Response:

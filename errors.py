@@ -4,6 +4,7 @@ All are problem documents (RFC 9457). The API document is made of these classes,
 a new class here, raised where it happens, and named by the routes that may raise it.
 """
 
+import errno
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ import nix
 
 CONTENT_TYPE = "application/problem+json"
 EXAMPLE_TASK = "0b9f2c1e-7d43-4c5a-9a52-6f1f0f6f8f2d"
+HOST_LIMITS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT}
 
 
 class ApiError(Exception):
@@ -364,7 +366,7 @@ class NotReady(ApiError):
 
 
 class Busy(ApiError):
-    """The request has waited for its turn as long as a request may."""
+    """The request has waited for as long as a request may, or the host is at a limit."""
 
     status = 503
     code = "busy"

@@ -4,23 +4,28 @@ A proxy in front (deploy/nginx.conf) buffers requests and answers: gunicorn give
 thread while it reads and writes, so a slow client would hold one.
 """
 
+import errno
 import gc
 import ipaddress
 import logging
 import os
-import shutil
 import signal
 import socket
 import struct
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from gunicorn.glogging import Logger
+from gunicorn.workers.gthread import ThreadWorker
 
+import errors
 import health
 import log_config
+import metrics_folder
 import services
 from catalogs import Catalogs
 from config import PRODUCTION, ConfigError, listen_address, load
@@ -30,6 +35,11 @@ log = logging.getLogger("pkgd.server")
 
 # How long a thread waits for the next byte of a client, either way.
 STALL_SECONDS = 5
+ACCEPT_SECONDS = 0.5  # how long to wait for descriptors
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+# Set where a parent, gunicorn before an upgrade (USR2) or systemd, hands its sockets over.
+INHERITED_SOCKETS = {"GUNICORN_FD", "LISTEN_FDS"}
+IN_USE = {errno.EADDRINUSE, errno.EAGAIN}
 
 try:
     settings = load()
@@ -37,13 +47,7 @@ except ConfigError as error:
     raise SystemExit(f"pkgd: {error}") from None
 
 production = settings["APP_ENV"] == PRODUCTION
-# In tmpfs: writing to an mmapped file on a full disk is SIGBUS.
-metrics_dir = Path("/dev/shm") / f"pkgd-{os.getuid()}-{settings['PORT']}"  # noqa: S108 # mode 0700
-SHARED = "PROMETHEUS_MULTIPROC_DIR"
-if SHARED not in os.environ:  # it is set when gunicorn reads this file again, for a reload
-    shutil.rmtree(metrics_dir, ignore_errors=True)
-    metrics_dir.mkdir(mode=0o700)
-    os.environ[SHARED] = str(metrics_dir)  # before anything imports prometheus_client
+metrics_folder.announce()
 
 
 class QuietLogger(Logger):  # type: ignore[misc] # gunicorn ships no types
@@ -64,8 +68,25 @@ class QuietLogger(Logger):  # type: ignore[misc] # gunicorn ships no types
             super().exception(msg, *args, **kwargs)
 
 
+class PatientWorker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
+    """gunicorn's worker, which goes on when the process has no file descriptor for a connection."""
+
+    def accept(self, listener: Any) -> None:
+        """Accept a connection; where there is no descriptor for it, let it wait for one.
+
+        gunicorn's own would end the process, with all that it is doing.
+        """
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in errors.HOST_LIMITS:
+                raise
+            self.log.warning("no connection is accepted: %s", error.strerror)
+            time.sleep(ACCEPT_SECONDS)
+
+
 bind = listen_address(settings)
-worker_class = "gthread"
+worker_class = PatientWorker
 logger_class = QuietLogger
 workers = settings["WEB_PROCESSES"]
 threads = settings["WEB_THREADS"]
@@ -86,11 +107,50 @@ logconfig_dict = log_config.config(production=production)
 
 def on_starting(server: Any) -> None:
     """End the start before a port opens if the service could not work."""
+    if INHERITED_SOCKETS.isdisjoint(os.environ):
+        check_address(bind)
     health.check_start(server.app.wsgi())
 
 
+def check_address(address: str) -> None:
+    """Raise SystemExit, with one line, where another server or anything else prevents listening.
+
+    gunicorn itself tries for five seconds, and takes a Unix socket from the server that has it.
+    """
+    try:
+        if address.startswith("unix:"):
+            try_unix_socket(address.removeprefix("unix:"))
+        else:
+            try_port(settings["BIND"], settings["PORT"])
+    except OSError as error:
+        how = "another program uses it" if error.errno in IN_USE else error.strerror or error
+        raise SystemExit(f"pkgd: can't listen on {address}: {how}") from None
+
+
+def try_port(host: str, port: int) -> None:
+    """Raise OSError if the port can't be listened on."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+
+
+def try_unix_socket(path: str) -> None:
+    """Raise OSError if a server has the socket, or the path is that of something else."""
+    with (
+        suppress(FileNotFoundError, ConnectionRefusedError),  # a killed server leaves its socket
+        socket.socket(socket.AF_UNIX) as probe,
+    ):
+        probe.setblocking(False)
+        probe.connect(path)
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    if os.path.exists(path) and not Path(path).is_socket():
+        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+
 def when_ready(server: Any) -> None:
-    """Warn if other machines can connect to gunicorn without a proxy."""
+    """Create the folder of metrics; warn if other machines can connect without a proxy."""
+    metrics_folder.create()
     exposed = [listener for listener in server.LISTENERS if not is_local(listener.getsockname())]
     if exposed and settings["TRUSTED_PROXIES"] == 0:
         log.warning(
@@ -112,12 +172,13 @@ def pre_fork(_server: object, _worker: object) -> None:
 
 
 def post_fork(_server: object, worker: Any) -> None:
-    """Limit how long a client may stall, and let SIGTERM end a process that has not booted yet.
+    """Limit how long a client may stall, and let signals end a process that has not booted yet.
 
     Linux copies the two time-outs from a listening TCP socket to the connections it accepts. They
     are set here, and not only at the start, because a reload may open other sockets.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in ENDING:
+        signal.signal(number, signal.SIG_DFL)
 
     limit = struct.pack("ll", STALL_SECONDS, 0)
     for listener in worker.sockets:
@@ -128,23 +189,38 @@ def post_fork(_server: object, worker: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Start the worker pool, and a look at the catalogs: threads don't survive a fork."""
     pool = services.get(Pool, worker.wsgi)
-    pool.start()
-    services.get(Catalogs, worker.wsgi).look()
-    end_serving: Any = signal.getsignal(signal.SIGTERM)
+    end_serving: dict[int, Any] = {number: signal.getsignal(number) for number in ENDING}
 
     def end(number: int, frame: FrameType | None) -> None:
-        # First of all: requests that follow a build end only when the pool is stopping.
+        # A terminal's Ctrl-C comes twice, from the kernel and from gunicorn's master. The second
+        # signal must not wait in `set` for the first, nor end worker_exit by its SystemExit.
+        ignore_signals()
+        # Before gunicorn waits: requests that follow a build end only when the pool is stopping.
         pool.stopping.set()
-        end_serving(number, frame)
+        if number == signal.SIGTERM:
+            signal.signal(signal.SIGQUIT, end)  # it may still be hurried
+        end_serving[number](number, frame)
 
-    signal.signal(signal.SIGTERM, end)
+    for number in ENDING:
+        signal.signal(number, end)
+    pool.start()
+    services.get(Catalogs, worker.wsgi).look()
+
+
+def ignore_signals() -> None:
+    """Let no signal but SIGKILL disturb the end of a process, which puts its tasks back."""
+    for number in ENDING:
+        # Not SIG_IGN, which programs of Nix that are started now would inherit.
+        signal.signal(number, lambda _number, _frame: None)
 
 
 def on_exit(_server: object) -> None:
     """Remove the metrics from memory."""
-    shutil.rmtree(metrics_dir, ignore_errors=True)
+    metrics_folder.remove()
 
 
 def worker_exit(_server: object, worker: Any) -> None:
     """Put running tasks back in the queue and end their builds."""
-    services.get(Pool, worker.wsgi).stop()
+    if worker.pid == os.getpid():  # the master calls this, too, for a worker that is gone
+        ignore_signals()
+        services.get(Pool, worker.wsgi).stop()

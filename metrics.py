@@ -28,9 +28,8 @@ import auth
 import history
 import queries
 from api import Blueprint
+from metrics_folder import SHARED
 from models import Package, Task, TaskStatus, Token, db, utcnow
-
-SHARED = "PROMETHEUS_MULTIPROC_DIR"
 
 blueprint = Blueprint("metrics", __name__, description="Metrics for Prometheus")
 

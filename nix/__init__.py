@@ -16,6 +16,7 @@ from nix.errors import (
     NameUnknown,
     NixCrashed,
     NixError,
+    NixKilled,
     NixMissing,
     NixUnavailable,
     ProfileRefused,
@@ -41,7 +42,15 @@ from nix.profile import (
     set_profile,
     switch_generation,
 )
-from nix.store import Store, check, find_channel, machine_store, private_store, version
+from nix.store import (
+    Store,
+    check,
+    find_channel,
+    machine_store,
+    make_passable,
+    private_store,
+    version,
+)
 from nix.terminal import decode, plain
 
 __all__ = [
@@ -55,6 +64,7 @@ __all__ = [
     "NameUnknown",
     "NixCrashed",
     "NixError",
+    "NixKilled",
     "NixMissing",
     "NixUnavailable",
     "Offer",
@@ -85,6 +95,7 @@ __all__ = [
     "installed",
     "leads_to",
     "machine_store",
+    "make_passable",
     "offers",
     "plain",
     "private_store",

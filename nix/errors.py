@@ -51,6 +51,12 @@ class NixCrashed(NixUnavailable):
     hint = "look for the cause in the kernel's log (out of memory?), then try again"
 
 
+class NixKilled(NixCrashed):
+    """A program was ended by SIGKILL that pkgd did not send, as the kernel does without memory."""
+
+    hint = "add memory, or lower WORKER_THREADS; the kernel's log names what it has killed"
+
+
 class TimedOut(NixError):
     """A command ran past its limit; the message says which, and its value."""
 

@@ -17,6 +17,7 @@ from nix.errors import (
     NameUnknown,
     NixCrashed,
     NixError,
+    NixKilled,
     TimedOut,
     VersionUnavailable,
 )
@@ -154,12 +155,13 @@ def resolve(
 
 def _answer_of_each(query: Query, catalogs: Sequence[str]) -> Any:
     """Ask each catalog alone, since one of them fails; return the first answer with a package."""
-    versions, failures = [], []
+    versions, failures, killed = [], [], None
     for catalog in catalogs:
         try:
             answer = query.ask("answer", catalog)
         except CATALOG_FAULTS as error:
             failures.append(f"catalog {catalog}: {error}")
+            killed = error if isinstance(error, NixKilled) else killed
             if isinstance(error, EvaluationFailed) and _has_package(query, catalog):
                 break
             query.tick(f"pkgd: left out {failures[-1]}\n".encode(), RESOLVING)
@@ -169,6 +171,8 @@ def _answer_of_each(query: Query, catalogs: Sequence[str]) -> Any:
             return answer
         versions += answer["offers"]["versions"]
 
+    if killed is not None:  # by the host: that catalog may well have the package
+        raise killed
     if failures:
         raise EvaluationFailed("\n".join(failures))
     return {"offers": {"versions": versions}}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from nix.errors import NixCrashed, NixMissing, TimedOut
+from nix.errors import NixCrashed, NixKilled, NixMissing, NixUnavailable, TimedOut
 
 TICK_SECONDS = 0.25
 GRACE_SECONDS = 3
@@ -68,12 +68,20 @@ class LineSplitter:
 class OutputReader:
     """Reads a child's stdout and stderr as they come, without a thread."""
 
-    def __init__(self, child: subprocess.Popen[bytes]) -> None:
-        self.child = child
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
+        """Start the child. Raises OSError."""
         self.stdout: list[bytes] = []
         self.stderr_tail = b""
         self.splitter = LineSplitter()
         self.selector = selectors.DefaultSelector()
+        self.child = child = subprocess.Popen(
+            command,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
         for stream in filter(None, (child.stdout, child.stderr)):
             self.selector.register(stream, selectors.EVENT_READ)
 
@@ -128,30 +136,37 @@ def run(
     least every TICK_SECONDS. An exception from it ends the command, with all that it started, and
     reaches the caller. A command is ended by TERM, and by KILL `grace_seconds` later.
 
-    Raises TimedOut past `seconds`; NixMissing; NixCrashed.
+    Raises TimedOut past `seconds`; NixMissing; NixCrashed; NixUnavailable where the host has no
+    file descriptors or no memory left to start it.
     """
     find([argv[0]], environ)
     log.debug("%s", shlex.join(argv))
 
     # A reaper needs time of its own after the command's.
     reap_seconds = REAP_SECONDS if is_build else 0
-    with _start(argv, environ, grace_seconds, is_build) as child:
-        output = OutputReader(child)
-        with output.selector:
-            try:
-                _watch(output, heard, seconds)
-            except BaseException:
-                _stop(output, grace_seconds, reap_seconds)
-                raise
+    output = _start(argv, environ, grace_seconds, is_build)
+    with output.child as child, output.selector:
+        try:
+            _watch(output, heard, seconds)
+        except BaseException:
+            _stop(output, grace_seconds, reap_seconds)
+            raise
 
     if number := _signal(child.returncode, is_build):
-        raise NixCrashed(f"{argv[0]} was ended by {SIGNALS.get(number, f'signal {number}')}")
+        raise _crash(argv[0], number)
     return Completed(child.returncode, b"".join(output.stdout), output.stderr_tail)
 
 
 def _signal(code: int, is_build: bool) -> int:
     """Return the signal that a command was ended by; 0 if it was by none."""
     return code - 128 if is_build and code > 128 else max(0, -code)
+
+
+def _crash(program: str, number: int) -> NixCrashed:
+    """Return the error for a program that was ended by a signal."""
+    if number == signal.SIGKILL:
+        return NixKilled(f"{program} was ended by SIGKILL; out of memory is likely")
+    return NixCrashed(f"{program} was ended by {SIGNALS.get(number, f'signal {number}')}")
 
 
 def find(programs: Iterable[str], environ: Mapping[str, str]) -> None:
@@ -163,7 +178,7 @@ def find(programs: Iterable[str], environ: Mapping[str, str]) -> None:
 
 def _start(
     argv: Sequence[str], environ: Mapping[str, str], grace_seconds: float, is_build: bool
-) -> subprocess.Popen[bytes]:
+) -> OutputReader:
     # The kernel signals the command when the thread that started it dies: if the service is
     # killed, its commands end too.
     bound = ["setpriv", "--pdeathsig", "TERM" if grace_seconds else "KILL", "--"]
@@ -174,14 +189,10 @@ def _start(
         environ = {name: value for name, value in environ.items() if name != "TMPDIR"}
         reaper = [sys.executable, "-I", str(REAPER), str(grace_seconds), tmp]
         command = [*bound, *reaper, *command]
-    return subprocess.Popen(
-        command,
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+    try:
+        return OutputReader(command, environ)
+    except OSError as error:
+        raise NixUnavailable(f"{argv[0]} can't be started: {error.strerror}") from None
 
 
 def _watch(output: OutputReader, heard: Heard, seconds: float) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nix.errors import Collision, NixError, ProfileRefused, ProfileReplaced
-from nix.store import Store, call, text
+from nix.store import Store, call, make_passable, text
 
 ACTIVATE = Path(__file__).resolve().parent / "activate.nix"
 GENERATION_LINK = re.compile(r"(.+)-([0-9]+)-link")
@@ -63,7 +63,7 @@ def set_profile(
 
 def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_passable(folder)
     except OSError as error:
         raise NixError(f"the profile's folder can't be made: {error}") from None
 

@@ -58,9 +58,21 @@ class Store:
         return replace(self, environ={**self.environ, "TMPDIR": str(tmp)})
 
 
+def make_passable(folder: Path) -> None:
+    """Make a folder, and those above it, where there is none; others may pass through, not list it.
+
+    So they reach the programs of a profile in it, whatever the umask.
+    """
+    if not folder.is_dir():
+        make_passable(folder.parent)
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o711)
+
+
 def machine_store(home: Path) -> Store:
     """Return the machine's own store; nix-env may write in `home`."""
-    home.mkdir(parents=True, exist_ok=True)
+    make_passable(home.parent)
+    home.mkdir(mode=0o700, exist_ok=True)
     kept = {name: value for name, value in os.environ.items() if name not in SECRETS}
     return Store({**kept, "HOME": str(home), "TZ": "UTC"})
 

@@ -176,8 +176,13 @@ def install(
     resume_command = context.command_line(*words)
     settings = WaitSettings(timeout, resume_command, whole_log, cancel_on_interrupt)
 
-    package = _register_or_find(context, spec)
-    _download_and_wait(context, package, settings)
+    package, is_new = _register_or_find(context, spec)
+    try:
+        _download_and_wait(context, package, settings)
+    except CommandError as error:
+        if is_new and error.exit_code == ExitCode.NOT_FOUND:
+            _forget(context, package)
+        raise
     if not no_activate:
         context.client.post(f"package/{package['id']}/activate")
         context.printer.line(f"Success: Activated package v{package['version']}")
@@ -186,15 +191,23 @@ def install(
     context.printer.result(installed, _program_path(installed))
 
 
-def _register_or_find(context: CommandContext, spec: PackageSpec) -> JsonObject:
+def _register_or_find(context: CommandContext, spec: PackageSpec) -> tuple[JsonObject, bool]:
+    """Return the package, and whether it was registered now."""
     try:
         package: JsonObject = context.client.post("packages", asdict(spec))
     except CommandError as error:
         if error.status != HTTPStatus.CONFLICT:
             raise
-        return context.package(spec)
+        return context.package(spec), False
     context.printer.line(f"Registered {title(package)} as package {package['id']}")
-    return package
+    return package, True
+
+
+def _forget(context: CommandContext, package: JsonObject) -> None:
+    """Remove a package that no catalog has, unless that fails: the reason of the failure counts."""
+    with suppress(CommandError):
+        context.client.delete(f"package/{package['id']}")
+        context.printer.line(f"Removed {title(package)} again: no catalog has it")
 
 
 def _program_path(package: JsonObject) -> str:

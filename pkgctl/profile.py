@@ -30,6 +30,16 @@ def _latest_change(generation: JsonObject, field: str) -> str | None:
     return changes[0][field] if changes else None
 
 
+def _called(ref: PackageRef, package: JsonObject) -> str:
+    """Return what to call a package: by its name, unless the user called it by its id."""
+    return f"package v{package['version']}" if isinstance(ref, int) else title(package)
+
+
+def _switched(generation: JsonObject) -> str:
+    packages = ", ".join(map(title, generation["packages"])) or "no packages"
+    return f"Success: Switched to generation {generation['number']}: {packages}"
+
+
 @click.command()
 @common_options
 @click.argument("package", metavar="PACKAGE", type=PackageType())
@@ -48,7 +58,7 @@ def activate(context: CommandContext, package: PackageRef, *, dry_run: bool) -> 
         context.printer.record(context.client.post(path, dry_run="true"), PLAN_COLUMNS)
         return
 
-    text = f"Success: Activated package v{found['version']}"
+    text = f"Success: Activated {_called(package, found)}"
     context.printer.result(context.client.post(path), text)
 
 
@@ -63,7 +73,7 @@ def deactivate(context: CommandContext, package: PackageRef) -> None:
       pkgctl deactivate hello@2.12.1
     """
     found = context.package(package)
-    text = f"Success: Deactivated package v{found['version']}"
+    text = f"Success: Deactivated {_called(package, found)}"
     context.printer.result(context.client.post(f"package/{found['id']}/deactivate"), text)
 
 
@@ -89,8 +99,7 @@ def rollback(context: CommandContext) -> None:
       pkgctl rollback
     """
     generation = context.client.post("generations/rollback")
-    text = f"Success: Switched to generation {generation['number']}"
-    context.printer.result(generation, text)
+    context.printer.result(generation, _switched(generation))
 
 
 @click.command()
@@ -104,5 +113,4 @@ def switch(context: CommandContext, number: int) -> None:
       pkgctl switch 3
     """
     generation = context.client.post(f"generation/{number}/activate")
-    text = f"Success: Switched to generation {generation['number']}"
-    context.printer.result(generation, text)
+    context.printer.result(generation, _switched(generation))

@@ -6,7 +6,6 @@ the builders that it runs. By that, `left` finds these processes and no others.
 
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +16,8 @@ from pathlib import Path
 import psutil
 import requests
 from support import until
+
+import metrics_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -48,8 +49,7 @@ class Service:
     def __exit__(self, *_):
         self.session.close()
         self.kill()
-        # A killed gunicorn leaves its metrics there.
-        shutil.rmtree(f"/dev/shm/pkgd-{os.getuid()}-{self.port}", ignore_errors=True)
+        metrics_folder.remove_dead()  # a killed gunicorn leaves its own
         print(self.said())  # pytest shows it when the test fails
 
     # --- processes ---

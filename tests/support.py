@@ -1,9 +1,11 @@
 """What the test modules import: paths, marks, waiting with a deadline, clients with a token."""
 
 import os
+import resource
 import shutil
 import stat
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,17 @@ def require(program, name):
     if program is None:
         assert not IN_CI, f"{name} is not installed"
         pytest.skip(f"{name} is not installed")
+
+
+@contextmanager
+def no_descriptors():
+    """Let this process open nothing more: the descriptors that it has stay open."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def bearing(app, secret):

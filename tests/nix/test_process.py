@@ -9,10 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support import until
+from support import no_descriptors, until
 
 import nix
-from nix import Completed, NixCrashed, NixMissing, TimedOut, process, run, sweep
+from nix import Completed, NixCrashed, NixMissing, NixUnavailable, TimedOut, process, run, sweep
 from nix.process import scratch
 
 ROOT = Path(nix.__file__).parent.parent
@@ -187,7 +187,10 @@ def test_a_missing_program_is_named(tmp_path):
         run(["nix-build"], environ={"PATH": str(tmp_path)}, seconds=1)
 
 
-@pytest.mark.parametrize(("number", "name"), [("SEGV", "SIGSEGV"), ("60", "signal 60")])
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [("SEGV", "SIGSEGV"), ("60", "signal 60"), ("KILL", "SIGKILL; out of memory is likely")],
+)
 def test_a_crash_names_the_program_and_the_signal(number, name):
     with pytest.raises(NixCrashed, match=f"sh was ended by {name}"):
         sh(f"kill -{number} $$")
@@ -321,3 +324,8 @@ def test_a_sweep_ends_even_if_processes_remain(tmp_path, monkeypatch):
         sweep(tmp_path / "one")
 
     assert not (tmp_path / "one").exists()
+
+
+def test_a_command_that_cannot_be_started_for_want_of_descriptors_is_the_hosts_fault():
+    with no_descriptors(), pytest.raises(NixUnavailable, match="sh can't be started: Too many"):
+        run(["sh", "-c", "true"], environ=dict(os.environ), seconds=10)

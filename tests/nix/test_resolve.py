@@ -5,7 +5,7 @@ import json
 import pytest
 
 import nix
-from nix import EvaluationFailed, NameUnknown, VersionUnavailable
+from nix import EvaluationFailed, NameUnknown, NixKilled, VersionUnavailable
 
 
 @pytest.fixture
@@ -362,3 +362,19 @@ def test_a_catalog_that_is_not_needed_is_not_evaluated(resolve, catalog):
     resolve("foo", "1.0.0", good, catalog("1", "bad"))
 
     assert resolve.log == ""
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "9.9.9"])
+def test_a_catalog_that_takes_all_memory_hides_nothing_of_another(
+    store, catalog, replace_program, tmp_path, version
+):
+    hungry, good = catalog("{ }", "hungry"), catalog("{ foo = package ''foo'' ''1.0.0'' { }; }")
+    script = 'case "$*" in *hungry*) kill -KILL $$ ;; esac; exec $real "$@"'
+    store = replace_program(store, "nix-instantiate", script)
+    tmp = tmp_path / "tmp"
+
+    if version == "1.0.0":
+        assert nix.resolve(store, (hungry, good), "foo", version, tmp=tmp).catalog == good
+    else:
+        with pytest.raises(NixKilled, match="ended by SIGKILL; out of memory is likely"):
+            nix.resolve(store, (hungry, good), "foo", version, tmp=tmp)

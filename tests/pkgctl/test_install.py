@@ -79,6 +79,28 @@ def test_a_failed_installation_says_why_and_exits_with_its_code(ctl, spec, exit_
     assert message in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize("spec", ["nosuch@2.0.0", "hello@8.8.8"])
+def test_installing_what_no_catalog_has_registers_nothing(ctl, spec):
+    done = ctl("install", spec)
+
+    assert done.exit_code == ExitCode.NOT_FOUND
+    name, version = spec.split("@")
+    assert done.stdout.endswith(f"Removed {name} {version} again: no catalog has it\n")
+    assert ctl("show", spec).exit_code == ExitCode.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("spec", "create"), [("fails@1.0.0", False), ("nosuch@3.0.0", True), ("hello@7.7.7", True)]
+)
+def test_a_failed_installation_keeps_what_was_registered_before_or_has_a_log(ctl, spec, create):
+    if create:
+        ctl("create", spec)
+
+    assert ctl("install", spec).exit_code != 0
+
+    assert ctl("show", spec).exit_code == 0
+
+
 # --- packages ---
 
 
@@ -134,6 +156,12 @@ def test_activate_prints_the_version(ctl, install):
     assert (done.exit_code, done.output) == (0, "Success: Activated package v2.12.1\n")
 
 
+def test_activate_by_name_prints_the_name(ctl, install):
+    install("hello@2.12.1", "--no-activate")
+
+    assert ctl("activate", "hello@2.12.1").stdout == "Success: Activated hello 2.12.1\n"
+
+
 def test_activate_needs_a_download_first(ctl):
     ctl("create", "early@1.0.0")
 
@@ -158,7 +186,7 @@ def test_a_package_is_deactivated_and_then_removed(ctl, install):
 
     in_use = ctl("remove", "library@1.0.0")
     assert (in_use.exit_code, in_use.stderr) == (1, "Error: library 1.0.0 is activated\n")
-    assert ctl("deactivate", "library@1.0.0").stdout == "Success: Deactivated package v1.0.0\n"
+    assert ctl("deactivate", "library@1.0.0").stdout == "Success: Deactivated library 1.0.0\n"
     assert ctl("remove", "library@1.0.0").stdout == "Success: Removed library 1.0.0\n"
     assert ctl("show", "library@1.0.0").exit_code == ExitCode.NOT_FOUND
 
@@ -288,11 +316,14 @@ def test_the_profile_goes_back_and_forth_through_its_generations(ctl, install):
     install("hello@2.12.1")
     before = next(row[0] for row in ctl.rows("generations") if "hello 2.10.0" in row[5])
 
-    assert ctl("rollback").stdout == f"Success: Switched to generation {before}\n"
+    assert ctl("rollback").stdout.startswith(
+        f"Success: Switched to generation {before}: hello 2.10"
+    )
     [active] = ctl.rows("list", "--status", "activated", "--name", "hello")
     assert active[2] == "2.10.0"
     newest = ctl.rows("generations")[0][0]
-    assert ctl("switch", newest).stdout == f"Success: Switched to generation {newest}\n"
+    done = ctl("switch", newest)
+    assert done.stdout.startswith(f"Success: Switched to generation {newest}: hello 2.12.1")
 
 
 def test_an_unknown_generation_is_not_found(ctl):

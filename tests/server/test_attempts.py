@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 import psycopg
 import pytest
 from sqlalchemy import delete, event, select, update
-from support import SQLITE, until
+from support import SQLITE, no_descriptors, until
 
 import nix
 import services
@@ -365,3 +365,18 @@ def full(folder):
         yield
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+@SQLITE
+def test_an_attempt_without_file_descriptors_does_not_count(app, schedule, pool, get_task):
+    task_id = schedule()
+    assert pool.holder_id
+    assert pool.obstacle() is None  # as it answers for some seconds
+    (app.config["DATA_DIR"] / "tmp" / task_id).mkdir(parents=True)  # a killed attempt's
+
+    with no_descriptors():
+        assert pool.run_one()
+
+    assert (get_task(task_id)["status"], get_task(task_id)["attempt"]) == ("queued", 0)
+    assert until(pool.run_one)
+    assert get_task(task_id)["status"] == "succeeded"

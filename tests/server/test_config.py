@@ -477,3 +477,19 @@ def test_the_start_logs_each_doubt_in_one_line(tmp_path, capfd):
     lines = [line for line in capfd.readouterr().err.splitlines() if "SECRET_KEYS" in line]
     assert len(lines) == 1
     assert "settings: 'SECRET_KEYS' is no setting; did you mean SECRET_KEY?" in lines[0]
+
+
+def test_a_folder_that_cannot_be_used_ends_the_start_in_one_line(create_app, tmp_path):
+    (tmp_path / "file").touch()
+
+    with pytest.raises(SystemExit, match="pkgd: DATA_DIR or STORE_DIR can't be used: "):
+        create_app({"SECRET_KEY": "for-tests", "DATA_DIR": tmp_path / "file"})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has builders of other users")
+def test_builders_of_root_may_pass_through_to_their_folders(create_app, tmp_path):
+    before = os.umask(0)
+
+    create_app({"SECRET_KEY": "for-tests", "DATA_DIR": tmp_path})
+
+    assert os.umask(before) == 0o066

@@ -1,7 +1,7 @@
 """Errors: each is a problem document, says what to do, and leaves everything as it was."""
 
 import pytest
-from support import SQLITE, bearing
+from support import SQLITE, bearing, no_descriptors
 
 DATABASE_UNAVAILABLE = "urn:pkgd:problem:database-unavailable"
 PACKAGE = {"name": "hello", "version": "2.12.1"}
@@ -111,3 +111,21 @@ def test_digits_of_other_scripts_are_no_number_in_a_path(client, activated, path
     answer = client.open(f"/api/v1/{path}", method="POST" if "activate" in path else "GET")
 
     assert answer.status_code == 404
+
+
+@SQLITE
+def test_a_request_for_which_the_host_has_no_descriptors_is_answered_503(client):
+    client.get("/api/v1/tokens")
+
+    with no_descriptors():
+        answer = client.post("/api/v1/generations/rollback")
+
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert answer.json["detail"] == "the host is at a limit: Too many open files; try again"
+
+
+@SQLITE
+def test_any_other_fault_of_a_file_is_an_internal_error(app, client):
+    (app.config["DATA_DIR"] / "changes.lock").mkdir()
+
+    assert client.post("/api/v1/generations/rollback").status_code == 500

@@ -98,6 +98,22 @@ def test_after_its_last_attempt_a_task_fails_with_nix_unavailable(
 
 
 @SQLITE
+def test_an_evaluation_that_the_kernel_kills_is_tried_again(
+    programs, replace_program, run_task, pool, get_task, monkeypatch
+):
+    monkeypatch.setattr("attempts.RETRY_SECONDS", (0.2, 0.2))
+    replace_program("nix-instantiate", '[ -e $0.freed ] || kill -KILL $$; exec $real "$@"')
+
+    task = run_task("hello", "2.12.1")
+    assert (task["status"], task["attempt"], task["error"]) == ("queued", 1, None)
+    assert task["waiting"].startswith("nix-instantiate was ended by SIGKILL; out of memory is")
+
+    (programs / "nix-instantiate.freed").touch()
+    assert until(pool.run_one)
+    assert (get_task(task["id"])["status"], get_task(task["id"])["attempt"]) == ("succeeded", 2)
+
+
+@SQLITE
 def test_a_wait_between_attempts_holds_up_no_other_task(
     replace_program, recipes, run_task, schedule, pool, get_task
 ):

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import update
-from support import POSTGRESQL, bearing
+from support import POSTGRESQL, SQLITE, bearing
 
 from models import Token, db, soon
 
@@ -49,6 +49,35 @@ def test_in_production_the_first_token_needs_a_token_too(make_app):
     app = make_app(APP_ENV="production")
 
     assert app.test_client().post("/api/v1/tokens").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("proxies", "peer", "forwarded", "status"),
+    [
+        (0, "127.0.0.1", {}, 201),
+        (0, "127.8.8.8", {}, 201),
+        (0, "::1", {}, 201),
+        (0, "::ffff:127.0.0.1", {}, 201),
+        (0, "", {}, 201),  # a Unix socket
+        (0, "192.0.2.1", {}, 401),
+        (0, "2001:db8::1", {}, 401),
+        (0, "127.0.0.1", {"X-Forwarded-For": "127.0.0.1"}, 401),
+        (0, "", {"Forwarded": "for=127.0.0.1"}, 401),
+        (1, "127.0.0.1", {"X-Forwarded-For": "127.0.0.1"}, 201),
+        (1, "", {"X-Forwarded-For": "127.0.0.1"}, 201),
+        (1, "127.0.0.1", {"X-Forwarded-For": "192.0.2.1"}, 401),
+        (1, "127.0.0.1", {"X-Forwarded-For": "made up"}, 401),
+        (1, "192.0.2.1", {"X-Forwarded-For": "127.0.0.1"}, 401),
+    ],
+)
+@SQLITE
+def test_the_first_token_is_for_this_machine_alone(make_app, proxies, peer, forwarded, status):
+    client = make_app(TRUSTED_PROXIES=proxies).test_client()
+
+    answer = client.post("/api/v1/tokens", headers=forwarded, environ_base={"REMOTE_ADDR": peer})
+
+    assert answer.status_code == status
+    assert status == 201 or "flask --app app create-token" in answer.json["detail"]
 
 
 def test_revoking_all_tokens_does_not_allow_another_first_one(client, anonymous):

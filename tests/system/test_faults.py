@@ -1,10 +1,12 @@
 """What the queue survives: killed processes, stopped ones, many at once."""
 
+import os
 import signal
 import time
 
 import figures
 import pytest
+from service import STOP_SECONDS
 from support import SQLITE, until
 
 LEASE_SECONDS = 3
@@ -65,6 +67,26 @@ def over_a_kill(service, number):
     assert [task["status"] for task in tasks] == ["succeeded"] * 6
     assert [task["attempt"] for task in tasks] == [2, 2, 2, 2, 1, 1]
     return seconds
+
+
+def test_ctrl_c_at_a_terminal_costs_no_attempt(running, database_url):
+    ids = schedule(running, "slow", 4, running.recipes.gate("go"))
+
+    for _ in range(figures.ROUNDS):
+        until(lambda: building(running, "slow", 4) == 4)
+        os.killpg(running.server.pid, signal.SIGINT)
+        assert running.server.wait(STOP_SECONDS) == 0
+        assert running.left() == []
+        running.start()
+
+    running.recipes.open("go")
+    assert [end_of(running, task_id) for task_id in ids] == [("succeeded", 1)] * 4
+    figures.keep(
+        "Ctrl-C at a terminal (SIGINT to all processes) with 4 tasks running, restart",
+        database_url,
+        figures.rounds(f"{figures.ROUNDS * 4} tasks"),
+        "0 lost, no attempt counted, no process left",
+    )
 
 
 @SQLITE

@@ -1,9 +1,12 @@
 """How gunicorn.conf.py has gunicorn listen."""
 
 import logging
+import os
 import runpy
+import signal
 import socket
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from gunicorn.config import Config
@@ -135,18 +138,6 @@ def test_a_catalog_that_fails_is_in_the_log_of_the_start(service, tmp_path):
     assert service.stop() == 0
 
 
-def test_a_second_start_on_the_same_port_fails(service, tmp_path):
-    service.start()
-    with Service(service.settings | {"DATA_DIR": tmp_path / "other"}) as second:
-        second.settings["PORT"] = service.port
-        second.command("init-db")
-        second.start(ready=False)
-
-        assert second.server.wait(30) == 1
-        assert f"Connection in use: ('127.0.0.1', {service.port})" in second.said()
-    assert service.is_ready()
-
-
 def test_gunicorn_keeps_no_log_of_requests(service):
     service.start().sign_in()
 
@@ -157,11 +148,17 @@ def test_gunicorn_keeps_no_log_of_requests(service):
 
 
 @pytest.fixture
-def logger(monkeypatch, tmp_path):
-    """The logger that gunicorn.conf.py gives to gunicorn."""
+def configuration(monkeypatch, tmp_path):
+    """What gunicorn.conf.py defines."""
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))  # as on a reload: none is made
-    yield runpy.run_path(str(ROOT / "gunicorn.conf.py"))["QuietLogger"](Config())
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")  # which the configuration changes
+    return runpy.run_path(str(ROOT / "gunicorn.conf.py"))
+
+
+@pytest.fixture
+def logger(configuration):
+    """The logger that gunicorn.conf.py gives to gunicorn."""
+    yield configuration["QuietLogger"](Config())
     for name in ("gunicorn.error", "gunicorn.access"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
@@ -175,3 +172,11 @@ def test_only_a_client_that_stalls_is_logged_without_a_traceback(logger, caplog,
         logger.exception("an error")
 
     assert ("Traceback" in caplog.text) is shown
+
+
+def test_a_master_whose_worker_is_gone_still_hears_signals(configuration):
+    before = signal.getsignal(signal.SIGTERM)
+
+    configuration["worker_exit"](None, SimpleNamespace(pid=os.getppid()))
+
+    assert signal.getsignal(signal.SIGTERM) == before

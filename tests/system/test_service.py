@@ -1,5 +1,6 @@
 """The service under gunicorn, as its users and its operator meet it."""
 
+import os
 import re
 import signal
 import statistics
@@ -118,6 +119,23 @@ def test_an_interrupt_from_the_keyboard_is_a_stop_too(running, recipes, peek):
     assert running.stop(signal.SIGINT) == 0
 
     assert running.left() == []
+    assert peek(task_id) == ("queued", 0)
+
+
+@SQLITE
+def test_ctrl_c_puts_tasks_back_though_a_second_signal_follows(service, peek, tmp_path):
+    slow_to_end = f"trap 'sleep 1; exit 1' TERM; touch {tmp_path}/runs; while :; do sleep 0.1; done"
+    (tmp_path / "nix-build").write_text(f"#!/bin/sh\n{slow_to_end}\n")
+    (tmp_path / "nix-build").chmod(0o755)
+    service.settings["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
+    service.start().sign_in()
+    task_id = service.schedule()
+    until((tmp_path / "runs").exists)
+
+    os.killpg(service.server.pid, signal.SIGINT)  # as a terminal does; gunicorn sends SIGQUIT then
+
+    assert service.server.wait(30) == 0
+    assert service.left() == []
     assert peek(task_id) == ("queued", 0)
 
 
