@@ -12,18 +12,20 @@ from nix.errors import (
     Collision,
     DiskFull,
     EvaluationFailed,
+    FetchFailed,
     HashMismatch,
     NameUnknown,
     NixCrashed,
     NixError,
     NixMissing,
+    NixTooOld,
     NixUnavailable,
     ProfileRefused,
     TimedOut,
     VersionUnavailable,
     codes,
 )
-from nix.evaluate import Offer, Offers, Resolution, failing, offers, resolve
+from nix.evaluate import CatalogFailure, Offer, Offers, Resolution, failing, offers, resolve
 from nix.garbage import collect_garbage, garbage_bytes
 from nix.internal_json import Progress, Tick
 from nix.process import Completed, run, sweep
@@ -44,15 +46,18 @@ from nix.store import Store, check, find_channel, machine_store, private_store, 
 __all__ = [
     "Availability",
     "BuildFailed",
+    "CatalogFailure",
     "Collision",
     "Completed",
     "DiskFull",
     "EvaluationFailed",
+    "FetchFailed",
     "HashMismatch",
     "NameUnknown",
     "NixCrashed",
     "NixError",
     "NixMissing",
+    "NixTooOld",
     "NixUnavailable",
     "Offer",
     "Offers",
