@@ -49,6 +49,9 @@ DEPENDENT = re.compile(
     r"^\d+ dependenc(?:y|ies) of derivation '|^Cannot build '.*\s+Reason: \d+ dep"
 )
 WARNING = re.compile(r"^warning:")  # a daemon passes them on as errors
+# A daemon does as its own nix.conf says, where it does not trust the client.
+LOG_LINES_OF_NIX = re.compile(r";?\s+[Ll]ast \d+ log lines:.*", re.DOTALL)
+OPTION_IGNORED = re.compile(r"^warning: ignoring the client-specified setting '[a-z-]+'")
 
 TIMEOUT = re.compile(r"timed out after (\d+) seconds( of silence)?")
 MISMATCH = re.compile(r"hash mismatch in ")
@@ -213,6 +216,8 @@ class BuildLogReader:
 
     def _message(self, event: Event) -> bytes:
         text = plain(event["msg"])
+        if OPTION_IGNORED.match(text):
+            return b""
         if event["level"] == ERROR:
             self._take_error(text.removeprefix("error:").strip())
         return self._log(text) if event["level"] <= NOTICE else b""
@@ -221,7 +226,7 @@ class BuildLogReader:
         if builder := BUILDER.match(text):
             self._failed.append(builder[1] or builder[2])
         if not DEPENDENT.match(text) and not WARNING.match(text):
-            self._errors.append(text)
+            self._errors.append(LOG_LINES_OF_NIX.sub("", text))
 
     def _result(self, event: Event) -> bytes:
         kind, activity = event["type"], event["id"]

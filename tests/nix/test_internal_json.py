@@ -206,6 +206,16 @@ def test_a_warning_that_a_daemon_passes_on_is_no_error(reader):
     assert str(reader.failure(9)).startswith("nix-build ended with exit code 9")
 
 
+def test_what_a_daemon_adds_for_a_client_it_does_not_trust_is_left_out(reader):
+    ignored = "warning: ignoring the client-specified setting 'log-lines', because it is restricted"
+    failed = f"builder for '{DRV}' failed with exit code 3"
+    read(reader, start(1, 105, fields=[DRV]), line("result", id=1, type=101, fields=["mine"]))
+
+    assert read(reader, line("msg", level=0, msg=ignored)) == []
+    read(reader, error(f"{failed};\n       last 1 log lines:\n       > mine\n       For full logs"))
+    assert str(reader.failure(1)) == f"{failed}\n> mine"
+
+
 def test_a_binary_that_can_not_be_fetched_is_a_failed_fetch(reader):
     read(reader, error("unable to download 'https://c.invalid/x.nar.xz': HTTP error 503"))
 
