@@ -101,7 +101,7 @@ class BuildLogReader:
         self._counters: dict[int, int] = {}
         self._counts: dict[int, tuple[int, int]] = {}
         self._speaker = ""
-        self._failed: list[str] = []  # the derivations whose builders failed
+        self._failed: dict[str, str] = {}  # the derivations whose builders failed, with the error
         self._urls: dict[str, str | None] = {}
         self._errors: deque[str] = deque(maxlen=QUOTED_LINES)
         self._last: deque[tuple[str, str]] = deque(maxlen=KEPT_LINES)
@@ -117,7 +117,7 @@ class BuildLogReader:
         if is_about_full_disk(quoted):
             return DiskFull(quoted)
         if self._failed:
-            return self._builder_failure(quoted)
+            return self._builder_failure(*next(iter(self._failed.items())))
 
         # When a builder failed, the text may be the builder's own. Other errors are told apart by
         # their text, since a daemon returns exit code 1 for all of them.
@@ -133,9 +133,9 @@ class BuildLogReader:
         fault = fetch_fault(reason)
         return FetchFailed(fault, quoted) if fault else BuildFailed(quoted)
 
-    def _builder_failure(self, quoted: str) -> NixError:
-        """Return the error for builders that failed: the first one made the others stop."""
-        failed, package = self._failed[0], name_of(self.drv_path)
+    def _builder_failure(self, failed: str, message: str) -> NixError:
+        """Return the error for the first derivation whose builder failed, with Nix's message."""
+        quoted, package = self.quote(message), name_of(self.drv_path)
         is_dependency = failed != self.drv_path
         url = self._url(failed)
         if url is not None:
@@ -223,10 +223,12 @@ class BuildLogReader:
         return self._log(text) if event["level"] <= NOTICE else b""
 
     def _take_error(self, text: str) -> None:
+        text = LOG_LINES_OF_NIX.sub("", text)
         if builder := BUILDER.match(text):
-            self._failed.append(builder[1] or builder[2])
-        if not DEPENDENT.match(text) and not WARNING.match(text):
-            self._errors.append(LOG_LINES_OF_NIX.sub("", text))
+            self._failed.setdefault(builder[1] or builder[2], text)
+        is_known = bool(self._errors) and DEPENDENT.match(text)
+        if not is_known and not WARNING.match(text):
+            self._errors.append(text)
 
     def _result(self, event: Event) -> bytes:
         kind, activity = event["type"], event["id"]

@@ -200,6 +200,13 @@ def test_the_dependency_that_failed_is_named_first_in_all_versions_of_nix(reader
     assert str(failure) == f"thing-1.0 needs foo-1.0, whose build failed: {errors[0]}"
 
 
+def test_a_dependency_that_failed_without_a_reason_is_all_there_is_to_tell(reader):
+    said = f"1 dependencies of derivation '{DRV}' failed to build"
+    read(reader, error(said))
+
+    assert str(reader.failure(1)) == said
+
+
 def test_a_warning_that_a_daemon_passes_on_is_no_error(reader):
     read(reader, line("msg", level=0, msg="warning: error: unable to download 'u': x; retrying"))
 
@@ -222,6 +229,13 @@ def test_a_binary_that_can_not_be_fetched_is_a_failed_fetch(reader):
     failure = reader.failure(1)
     assert type(failure) is FetchFailed
     assert str(failure).startswith("could not fetch https://c.invalid/x.nar.xz: the server failed")
+
+
+def test_a_binary_that_is_gone_is_not_why_its_build_failed(reader):
+    failed = f"builder for '{DRV}' failed with exit code 3"
+    read(reader, error("file 'nar/x' does not exist in binary cache 'http://c'"), error(failed))
+
+    assert str(reader.failure(100)) == failed
 
 
 def test_no_file_that_a_builder_names_is_read(reader, tmp_path):
