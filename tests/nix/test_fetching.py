@@ -134,6 +134,24 @@ def test_a_proxy_is_named_without_its_credentials(trial, web, monkeypatch, port,
     assert "https_proxy" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        (
+            "Failure when receiving data from the peer (56)",
+            "the proxy http://p:1 refuses it, or the",
+        ),
+        ("(56) CONNECT tunnel failed, response 403", "the proxy http://p:1 refuses it"),
+    ],
+)
+def test_each_version_of_nix_tells_of_a_proxy_that_refuses(monkeypatch, said, cause):
+    monkeypatch.setenv("https_proxy", "http://p:1")
+
+    fault = fetch_fault(f"unable to download 'https://x.invalid/': {said}")
+
+    assert fault.cause.startswith(cause)
+
+
 def test_a_wrong_hash_is_told_as_such(trial, web):
     with pytest.raises(HashMismatch):
         trial.realise(f'thing = fetch "wrong" "{web.url}/200/x" "{"0" * 64}";')
