@@ -70,6 +70,9 @@ def machine_store(home: Path) -> Store:
     """Return the machine's own store; nix-env may write in `home`."""
     home.mkdir(parents=True, exist_ok=True)
     kept = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    if not os.path.exists(kept.get("NIX_STATE_DIR", "/nix/var/nix")):
+        # Else newer versions of Nix use a store in `home`, whose paths are not where they say.
+        kept.setdefault("NIX_REMOTE", "local")
     return Store({**kept, "HOME": str(home), "TZ": "UTC"})
 
 
