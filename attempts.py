@@ -22,6 +22,8 @@ log = logging.getLogger("pkgd.worker")
 
 FLUSH_SECONDS = 0.4
 RETRY_SECONDS = (5, 30)  # between the attempts that Nix, and not the package, made fail
+# Between those that the network made fail, where Nix itself has tried a few times in each.
+FETCH_RETRY_SECONDS = (1, 4)
 FLUSH_BYTES = 256 * 1024
 
 
@@ -50,6 +52,7 @@ class Attempt:
         self.tmp = self.data_dir / "tmp" / str(lease.task_id) / str(lease.attempt)
         self.progress = nix.Progress(done=0, expected=0, phase="resolving")
 
+        self._found: nix.Resolution | None = None  # until it is written
         self._shown: nix.Progress | None = None
         self._log = bytearray()
         self._log_start = build_logs.end(lease.seq, lease.attempt)
@@ -82,13 +85,7 @@ class Attempt:
         self.progress = nix.Progress(self.progress.done, self.progress.expected, "rooting")
         size = nix.closure_size(self.store, paths)
         self._say(f"downloaded {paths[0]}, {size} bytes with all that it needs")
-        return Realised(
-            catalog=found.catalog,
-            attr=found.attr,
-            drv_path=found.drv_path,
-            store_paths=paths,
-            closure_size=size,
-        )
+        return Realised(store_paths=paths, closure_size=size)
 
     def tick(self, text: bytes, progress: nix.Progress) -> None:
         """Take new log and progress; raise Stopped, Cancelled or LeaseLost to stop the run."""
@@ -104,6 +101,7 @@ class Attempt:
         self._say(f"attempt {self.lease.attempt}: resolving {name} {version}")
         found = nix.resolve(self.store, self.catalogs, name, version, tick=self.tick, tmp=self.tmp)
         self._say(f"found as {found.attr} in {found.catalog}: {found.drv_path}")
+        self._found = found
         return found
 
     def _realise_outputs(self, found: nix.Resolution) -> tuple[str, ...]:
@@ -159,19 +157,26 @@ class Attempt:
             self._say(f"{fault}; the task goes back to the queue")
             return self.lease.requeue
         if isinstance(fault or error, nix.NixUnavailable):
-            return self._retrying(fault or error)
+            return self._retrying(fault or error, nix.NixUnavailable.code, RETRY_SECONDS)
+        if isinstance(error, nix.FetchFailed) and error.fault.is_transient:
+            return self._retrying(error, error.code, FETCH_RETRY_SECONDS)
 
         kind = error if error.code else nix.BuildFailed
         task_error = TaskError(kind.code, str(error), error.hint)
         self._say(f"failed: {task_error.code}")
         return lambda: self.lease.fail(task_error)
 
-    def _retrying(self, error: nix.NixError) -> Callable[[], None]:
+    def _retrying(
+        self, error: nix.NixError, code: str, seconds: tuple[float, ...]
+    ) -> Callable[[], None]:
         """Return the method that puts the task back for its next attempt, if it has one."""
+        waits = dict(enumerate(seconds, start=1))
+        wait = waits.get(self.lease.attempt)
+        follows = f"failed: {code}" if wait is None else f"the next attempt follows in {wait} s"
         self._say(str(error))
-        task_error = TaskError(nix.NixUnavailable.code, str(error), error.hint)
-        waits = dict(enumerate(RETRY_SECONDS, start=1))
-        return lambda: self.lease.retry(task_error, waits.get(self.lease.attempt, 0))
+        self._say(follows)
+        task_error = TaskError(code, str(error), error.hint)
+        return lambda: self.lease.retry(task_error, wait or 0)
 
     def _write_end(self, write: Callable[[], None]) -> None:
         """Write the rest of the log and the end in one transaction, once the database takes it."""
@@ -201,6 +206,7 @@ class Attempt:
         if self._log or self.progress != self._shown or due:
             requested = self._stage()
             db.session.commit()
+            self._found = None
             self._log_start += len(self._log)
             self._log.clear()
             self._shown = self.progress
@@ -220,6 +226,8 @@ class Attempt:
             expected=self.progress.expected,
             phase=self.progress.phase,
         )
+        if self._found:
+            self.lease.note(self._found.catalog, self._found.attr, self._found.drv_path)
         if self._log:
             seq, attempt = self.lease.seq, self.lease.attempt
             build_logs.append(seq, attempt, self._log_start, bytes(self._log))

@@ -53,12 +53,7 @@ def show(name: str) -> Any:
         offers = services.get(Catalogs).offers(name)
     if not offers.versions and not offers.failures:
         raise errors.NameNotFound(detail=nix.NameUnknown(name, offers.near), near=offers.near)
-
-    failures = [
-        {"catalog": catalog, "code": nix.EvaluationFailed.code, "message": message}
-        for catalog, message in offers.failures
-    ]
-    return {"name": name, "versions": offers.versions, "failures": failures}
+    return {"name": name, "versions": offers.versions, "failures": offers.failures}
 
 
 @dataclass(frozen=True)
@@ -163,7 +158,7 @@ class Catalogs:
     def _note_failures(self, signature: Signature) -> None:
         """Evaluate each catalog; log those that have begun to fail."""
         found = nix.failing(self.store, self.names)
-        failures = {catalog: _short(message) for catalog, message in found.items()}
+        failures = {each.catalog: f"{each.code}: {_short(each.message)}" for each in found}
         known = self._last_look.failures if self._last_look else {}
         for catalog, why in failures.items():
             if catalog not in known:

@@ -58,14 +58,8 @@ def error_codes() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Realised:
-    """The result of a download: derivation, where it was found, store paths (the main one first).
+    """The result of a download: store paths, the main one first, and the closure's bytes."""
 
-    `closure_size` is in bytes.
-    """
-
-    catalog: str
-    attr: str
-    drv_path: str
     store_paths: tuple[str, ...]
     closure_size: int
 
@@ -104,6 +98,12 @@ class Lease:
         self._check(len(requested))
         return requested[0]
 
+    def note(self, catalog: str, attr: str, drv_path: str) -> None:
+        """Record where the package was found, without a commit."""
+        found = update(Package).where(Package.id == self.package_id)
+        found = found.values(catalog=catalog, attr=attr, drv_path=drv_path)
+        db.session.execute(found, execution_options=NO_SYNC)
+
     def succeed(self, realised: Realised) -> None:
         """End the task, and make its package downloaded, in one transaction."""
         self._check(end(*self._fence(), status=TaskStatus.SUCCEEDED))
@@ -113,9 +113,6 @@ class Lease:
         db.session.execute(
             downloaded.values(
                 status=PackageStatus.DOWNLOADED,
-                catalog=realised.catalog,
-                attr=realised.attr,
-                drv_path=realised.drv_path,
                 store_path=realised.store_paths[0],
                 store_paths=list(realised.store_paths),
                 closure_size=realised.closure_size,
@@ -145,7 +142,8 @@ class Lease:
             self.fail(error)
             return
         at = soon(seconds)
-        reason = f"{error.message}; attempt {self.attempt + 1} follows at {at:%H:%M:%SZ}"
+        first, _, _ = error.message.partition("\n")
+        reason = f"{first}; attempt {self.attempt + 1} follows at {at:%H:%M:%SZ}"
         self._check(_requeue(*self._fence(), lease_until=at, waiting=reason))
         db.session.commit()
 

@@ -12,12 +12,14 @@ from nix.errors import (
     Collision,
     DiskFull,
     EvaluationFailed,
+    FetchFailed,
     HashMismatch,
     NameUnknown,
     NixCrashed,
     NixError,
     NixKilled,
     NixMissing,
+    NixTooOld,
     NixUnavailable,
     ProfileRefused,
     ProfileReplaced,
@@ -25,7 +27,7 @@ from nix.errors import (
     VersionUnavailable,
     codes,
 )
-from nix.evaluate import Offer, Offers, Resolution, failing, offers, resolve
+from nix.evaluate import CatalogFailure, Offer, Offers, Resolution, failing, offers, resolve
 from nix.garbage import collect_garbage, garbage_bytes
 from nix.internal_json import Progress, Tick
 from nix.process import Completed, run, sweep
@@ -56,16 +58,19 @@ from nix.terminal import decode, plain
 __all__ = [
     "Availability",
     "BuildFailed",
+    "CatalogFailure",
     "Collision",
     "Completed",
     "DiskFull",
     "EvaluationFailed",
+    "FetchFailed",
     "HashMismatch",
     "NameUnknown",
     "NixCrashed",
     "NixError",
     "NixKilled",
     "NixMissing",
+    "NixTooOld",
     "NixUnavailable",
     "Offer",
     "Offers",

@@ -14,16 +14,29 @@ from semver import Version
 from nix.answers import read_answer
 from nix.errors import (
     EvaluationFailed,
+    FetchFailed,
     NameUnknown,
     NixCrashed,
     NixError,
     NixKilled,
+    NixTooOld,
     TimedOut,
     VersionUnavailable,
 )
 from nix.internal_json import Progress, Tick, ignore
 from nix.process import scratch
-from nix.store import CALL_SECONDS, Store, call, output
+from nix.requirement import unmet
+from nix.store import (
+    CALL_SECONDS,
+    DOWNLOAD_OPTIONS,
+    Store,
+    call,
+    find_channel,
+    output,
+)
+from nix.store import (
+    version as nix_version,
+)
 
 RESOLVE = Path(__file__).resolve().parent / "resolve.nix"
 RESOLVING = Progress(0, 0, "resolving")
@@ -32,7 +45,7 @@ LIKELY_NAMES = 200
 LISTED_VERSIONS = 10
 
 # The errors that a faulty catalog causes; they must not hide what the other catalogs have.
-CATALOG_FAULTS = (EvaluationFailed, NixCrashed, TimedOut)
+CATALOG_FAULTS = (EvaluationFailed, FetchFailed, NixCrashed, NixTooOld, TimedOut)
 
 
 @dataclass(frozen=True)
@@ -57,15 +70,21 @@ class Offer:
 
 
 @dataclass(frozen=True)
-class Offers:
-    """The versions of a name, newest first; similar names if it has none; catalogs that failed.
+class CatalogFailure:
+    """A catalog that could not be asked, with code and message of the error."""
 
-    Each failure is a catalog and the message of its error.
-    """
+    catalog: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Offers:
+    """The versions of a name, newest first; similar names if it has none; catalogs that failed."""
 
     versions: tuple[Offer, ...] = ()
     near: tuple[str, ...] = ()
-    failures: tuple[tuple[str, str], ...] = ()
+    failures: tuple[CatalogFailure, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +98,7 @@ class Query:
     tick: Tick
 
     def ask(self, attribute: str, *catalogs: str) -> Any:
-        """Evaluate an attribute of resolve.nix over `catalogs`. Raises EvaluationFailed."""
+        """Evaluate an attribute of resolve.nix over `catalogs`. Raises CATALOG_FAULTS."""
         # Nix ignores TERM while it evaluates, and has nothing to clean up: no grace.
         done = call(
             self.store,
@@ -88,7 +107,10 @@ class Query:
             grace_seconds=0,
             beat=lambda: self.tick(b"", RESOLVING),
         )
-        return read_answer(attribute, output(done, EvaluationFailed))
+        try:
+            return read_answer(attribute, output(done, EvaluationFailed))
+        except EvaluationFailed as error:
+            raise self._explained(error, catalogs) from None
 
     def ask_each(
         self, attribute: str, catalogs: Iterable[str]
@@ -103,6 +125,12 @@ class Query:
                 failures[catalog] = error
         return answers, failures
 
+    def _explained(self, error: EvaluationFailed, catalogs: Sequence[str]) -> NixError:
+        """Return NixTooOld if that is behind an error of an evaluation, else the error."""
+        paths = (_path(self.store, catalog) for catalog in catalogs if len(catalogs) == 1)
+        sentence = unmet(str(error), list(filter(None, paths)), nix_version(self.store))
+        return NixTooOld(sentence) if sentence else error
+
     def _nix_instantiate(self, catalogs: Sequence[str]) -> list[str]:
         return [
             "nix-instantiate",
@@ -111,6 +139,7 @@ class Query:
             "--json",
             "--read-write-mode",
             *("--option", "allow-import-from-derivation", "false"),
+            *DOWNLOAD_OPTIONS,
             str(RESOLVE),
             *("--argstr", "catalogs", json.dumps(catalogs)),
             *("--argstr", "name", self.name),
@@ -155,16 +184,18 @@ def resolve(
 
 def _answer_of_each(query: Query, catalogs: Sequence[str]) -> Any:
     """Ask each catalog alone, since one of them fails; return the first answer with a package."""
-    versions, failures, killed = [], [], None
+    versions: list[Any] = []
+    failures: dict[str, NixError] = {}
+    killed = None
     for catalog in catalogs:
         try:
             answer = query.ask("answer", catalog)
         except CATALOG_FAULTS as error:
-            failures.append(f"catalog {catalog}: {error}")
+            failures[catalog] = error
             killed = error if isinstance(error, NixKilled) else killed
             if isinstance(error, EvaluationFailed) and _has_package(query, catalog):
-                break
-            query.tick(f"pkgd: left out {failures[-1]}\n".encode(), RESOLVING)
+                raise EvaluationFailed(_list_of(failures)) from None
+            query.tick(f"pkgd: left out catalog {catalog}: {error}\n".encode(), RESOLVING)
             continue
 
         if "found" in answer:
@@ -174,8 +205,21 @@ def _answer_of_each(query: Query, catalogs: Sequence[str]) -> Any:
     if killed is not None:  # by the host: that catalog may well have the package
         raise killed
     if failures:
-        raise EvaluationFailed("\n".join(failures))
+        raise _failure_of_all(failures)
     return {"offers": {"versions": versions}}
+
+
+def _failure_of_all(failures: dict[str, NixError]) -> NixError:
+    """Return one error for the catalogs that failed, of the kind that can most be helped."""
+    for error in failures.values():
+        if isinstance(error, FetchFailed):
+            return FetchFailed(error.fault, _list_of(failures))
+    is_too_old = any(isinstance(error, NixTooOld) for error in failures.values())
+    return (NixTooOld if is_too_old else EvaluationFailed)(_list_of(failures))
+
+
+def _list_of(failures: dict[str, NixError]) -> str:
+    return "\n".join(f"catalog {catalog}: {error}" for catalog, error in failures.items())
 
 
 def _has_package(query: Query, catalog: str) -> bool:
@@ -219,16 +263,24 @@ def offers(
     return Offers(
         versions,
         near=() if versions or failures else _near_names(query, catalogs),
-        failures=tuple((catalog, str(error)) for catalog, error in failures.items()),
+        failures=_told(failures),
     )
 
 
 def failing(
     store: Store, catalogs: Sequence[str], *, seconds: float = CALL_SECONDS
-) -> dict[str, str]:
-    """Evaluate the names of each catalog; return those that fail, with the message of the error."""
-    _, failures = Query(store, "", "", seconds, ignore).ask_each("names", catalogs)
-    return {catalog: str(error) for catalog, error in failures.items()}
+) -> tuple[CatalogFailure, ...]:
+    """Evaluate the names of each catalog; return those that fail."""
+    return _told(Query(store, "", "", seconds, ignore).ask_each("names", catalogs)[1])
+
+
+def _told(failures: dict[str, NixError]) -> tuple[CatalogFailure, ...]:
+    return tuple(CatalogFailure(name, e.code, str(e)) for name, e in failures.items())
+
+
+def _path(store: Store, catalog: str) -> Path | None:
+    """Return where a catalog is; None for a channel that is not there."""
+    return find_channel(store, catalog.strip("<>")) if catalog.startswith("<") else Path(catalog)
 
 
 def _newest_first(versions: Iterable[dict[str, str]]) -> tuple[Offer, ...]:

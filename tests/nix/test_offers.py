@@ -3,7 +3,7 @@
 import pytest
 
 import nix
-from nix import Offer, Offers
+from nix import CatalogFailure, Offer, Offers
 
 
 @pytest.fixture
@@ -72,13 +72,15 @@ def test_a_faulty_catalog_is_reported(offers, catalog):
     found = offers("foo", bad, good)
 
     assert versions(found) == ["1.0.0"]
-    assert found.failures == ((bad, f"catalog {bad} is not a set of packages"),)
+    message = f"catalog {bad} is not a set of packages"
+    assert found.failures == (CatalogFailure(bad, "evaluation_failed", message),)
 
 
 def test_the_reason_why_a_known_name_has_no_version_is_reported(offers, catalog):
     removed = catalog("{ foo = throw ''gone''; }", "removed")
 
-    assert offers("foo", removed, catalog("{ }")) == Offers(failures=((removed, "gone"),))
+    failure = CatalogFailure(removed, "evaluation_failed", "gone")
+    assert offers("foo", removed, catalog("{ }")) == Offers(failures=(failure,))
 
 
 def test_an_exception_of_a_tick_ends_the_evaluation(store, catalog):

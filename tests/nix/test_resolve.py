@@ -311,7 +311,7 @@ def test_a_version_that_is_not_utf_8_is_a_fault_of_its_catalog(resolve, store, c
     assert resolve("foo", "1.0.0", bad, good).catalog == good
     found = nix.offers(store, [bad, good], "foo")
     assert [offer.catalog for offer in found.versions] == [good]
-    assert [failed for failed, _ in found.failures] == [bad]
+    assert [failure.catalog for failure in found.failures] == [bad]
 
 
 WRITTEN = {
@@ -334,7 +334,7 @@ def test_what_nix_writes_is_checked(store, catalog, replace_program, tmp_path, w
 
     with pytest.raises(EvaluationFailed, match=f"catalog {path}: "):
         nix.resolve(odd, [path], "foo", "1.0.0", tmp=tmp_path / "tmp")
-    assert [failed for failed, _ in nix.offers(odd, [path], "foo").failures] == [path]
+    assert [failure.catalog for failure in nix.offers(odd, [path], "foo").failures] == [path]
 
 
 def test_a_users_text_is_never_read_as_nix(resolve, catalog):

@@ -13,13 +13,7 @@ import task_queue
 from models import Package, Task, TaskLog, TaskStatus, columns, db, soon
 from task_queue import Lease, LeaseLost, Realised, TaskError
 
-REALISED = Realised(
-    catalog="/catalog",
-    attr="hello",
-    drv_path="/nix/store/a.drv",
-    store_paths=("/nix/store/a", "/nix/store/a-man"),
-    closure_size=7,
-)
+REALISED = Realised(store_paths=("/nix/store/a", "/nix/store/a-man"), closure_size=7)
 WRONG = TaskError("build_failed", "it did not build", "read the log")
 
 
