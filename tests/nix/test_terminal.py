@@ -79,7 +79,7 @@ def is_plain(text):
 
 
 def test_the_name_that_an_event_gives_a_build_is_plain_in_the_log():
-    reader, name = BuildLogReader(), f"/nix/store/{'0' * 32}-a\x1b[2J\u202e"
+    reader, name = BuildLogReader(""), f"/nix/store/{'0' * 32}-a\x1b[2J\u202e"
     begun = {"action": "start", "id": 1, "type": 105, "text": "", "fields": [name], "level": 3}
     said = {"action": "result", "id": 1, "type": 101, "fields": ["hello"]}
 
