@@ -17,11 +17,25 @@ DETERMINISTIC = settings(derandomize=True, deadline=None, database=None)
 FEW = settings(DETERMINISTIC, max_examples=12)  # each starts a program of Nix
 
 # Words and marks of real spellings, and any text that Nix can hold.
-PIECES = st.sampled_from(
-    ["07", "10", "2024", "20240115", "99999999999", "rc", "RC", "pre", "beta", "alpha", "dev", "ea"]
-    + ["M1", "a1", "b2", "git", "-unstable-", "unstable", "snapshot", "deadbee", "release"]
-    + list("0123456789....---__++~~vVpukabmé\t")
+WORDS = st.sampled_from(
+    [
+        "rc",
+        "RC",
+        "pre",
+        "beta",
+        "alpha",
+        "dev",
+        "ea",
+        "M1",
+        "a1",
+        "b2",
+        "git",
+        "unstable",
+        "snapshot",
+        "release",
+    ]
 )
+PIECES = WORDS | st.sampled_from("0123....----__+~vVpukabmé\t") | st.integers(0, 10**11).map(str)
 ANY_TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=200)
 SPELLINGS = st.lists(PIECES, max_size=12).map("".join) | ANY_TEXT
 
@@ -150,7 +164,8 @@ def test_a_prerelease_comes_between_the_releases_before_and_its_own():
         "1.0.1",
     ]
 
-    assert sorted(spelled[::-1], key=versions.order) == spelled
+    for turned in (spelled, spelled[::-1]):
+        assert sorted(turned, key=versions.order) == spelled
 
 
 NUMBERS = st.lists(st.integers(0, 10**6).map(str), min_size=3, max_size=3).map(".".join)
