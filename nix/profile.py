@@ -23,7 +23,8 @@ COLLISION_MESSAGE = re.compile(
 REFUSAL_MESSAGE = re.compile(
     r"builder for '[^'\n]+' failed|path '[^'\n]+' (?:is not valid|does not exist)"
 )
-QUOTED_PATH = re.compile(r"'(/[^'\n]+)'")
+# Newer versions of Nix put the path of a file that can't be read in brackets.
+QUOTED_PATH = re.compile(r"['\[](/[^'\]\n]+)['\]]")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ SECRETS = {"SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URL"}
 POINTERS = {"NIX_REMOTE", "NIX_PATH", "NIX_PROFILES", "NIX_USER_CONF_FILES"}
 
 STORE_NAME = re.compile(r"[0-9a-df-np-sv-z]{32}-[\w+.?=-]+")
-ERROR = re.compile(r"^error:\s", re.MULTILINE)
+ERROR = re.compile(r"^(?:filesystem )?error:\s", re.MULTILINE)
 TRACED_ERROR = re.compile(r"^ +error:\s", re.MULTILINE)
 NOT_ON_SEARCH_PATH = re.compile(r"was not found in the Nix search path")
 INDENT = re.compile(r"^ {7}", re.MULTILINE)
