@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from flask import Flask
@@ -16,7 +17,7 @@ import nix
 import services
 from catalogs import Catalogs
 from models import DATABASE_AWAY, cause, db
-from task_queue import Lease, LeaseLost, Realised, TaskError
+from task_queue import NOT_FOUND, Found, Lease, LeaseLost, Realised, TaskError
 
 log = logging.getLogger("pkgd.worker")
 
@@ -42,7 +43,7 @@ class Attempt:
         self.config = app.config
         self.store: nix.Store = services.get(nix.Store, app)
         self.availability = services.get(nix.Availability, app)
-        self.catalogs: tuple[str, ...] = services.get(Catalogs, app).names
+        self.catalogs = services.get(Catalogs, app)
         self.stopping = stopping
         self.data_dir: Path = app.config["DATA_DIR"]
         # One per attempt, so that a worker that wakes after losing its lease removes only its own
@@ -50,6 +51,7 @@ class Attempt:
         self.tmp = self.data_dir / "tmp" / str(lease.task_id) / str(lease.attempt)
         self.progress = nix.Progress(done=0, expected=0, phase="resolving")
 
+        self._found = NOT_FOUND
         self._shown: nix.Progress | None = None
         self._log = bytearray()
         self._log_start = build_logs.end(lease.seq, lease.attempt)
@@ -83,9 +85,7 @@ class Attempt:
         size = nix.closure_size(self.store, paths)
         self._say(f"downloaded {paths[0]}, {size} bytes with all that it needs")
         return Realised(
-            catalog=found.catalog,
-            attr=found.attr,
-            drv_path=found.drv_path,
+            found=self._found,
             store_paths=paths,
             closure_size=size,
         )
@@ -102,7 +102,16 @@ class Attempt:
     def _resolve(self) -> nix.Resolution:
         name, version = self.lease.name, self.lease.version
         self._say(f"attempt {self.lease.attempt}: resolving {name} {version}")
-        found = nix.resolve(self.store, self.catalogs, name, version, tick=self.tick, tmp=self.tmp)
+        found = nix.resolve(
+            self.store,
+            self.catalogs.names,
+            name,
+            version,
+            allowed=self.catalogs.allowed,
+            tick=self.tick,
+            tmp=self.tmp,
+        )
+        self._found = Found(found.catalog, found.attr, found.spelled, found.drv_path)
         self._say(f"found as {found.attr} in {found.catalog}: {found.drv_path}")
         return found
 
@@ -161,8 +170,11 @@ class Attempt:
 
         kind = error if error.code else nix.BuildFailed
         task_error = TaskError(kind.code, str(error), error.hint)
+        if isinstance(error, nix.Refused):
+            task_error = replace(task_error, reason=error.reason)
+            self._found = Found(error.catalog, error.attr, error.spelled)
         self._say(f"failed: {task_error.code}")
-        return lambda: self.lease.fail(task_error)
+        return lambda: self.lease.fail(task_error, self._found)
 
     def _retrying(self, error: nix.NixError) -> Callable[[], None]:
         """Return the method that puts the task back for its next attempt, if it has one."""

@@ -52,11 +52,18 @@ def show(name: str) -> Any:
     if re.match(NAME_PATTERN, name):
         offers = services.get(Catalogs).offers(name)
     if not offers.versions and not offers.failures:
-        raise errors.NameNotFound(detail=nix.NameUnknown(name, offers.near), near=offers.near)
+        raise errors.NameNotFound(
+            detail=nix.NameUnknown(name, offers.near, offers.kind), near=offers.near
+        )
 
     failures = [
-        {"catalog": catalog, "code": nix.EvaluationFailed.code, "message": message}
-        for catalog, message in offers.failures
+        {
+            "catalog": catalog,
+            "code": error.code,
+            "reason": getattr(error, "reason", None),
+            "message": str(error),
+        }
+        for catalog, error in offers.failures
     ]
     return {"name": name, "versions": offers.versions, "failures": failures}
 
@@ -78,8 +85,14 @@ class Look:
 class Catalogs:
     """The configured catalogs, and a cache of what they offer."""
 
-    def __init__(self, store: nix.Store, configured: Sequence[str]) -> None:
+    def __init__(
+        self,
+        store: nix.Store,
+        configured: Sequence[str],
+        allowed: nix.Allowed = nix.NOTHING_MORE,
+    ) -> None:
         self.store = store
+        self.allowed = allowed
         self._configured = tuple(configured)
         self._cache: OrderedDict[str, tuple[Signature, nix.Offers]] = OrderedDict()
         self._lock = threading.Lock()
@@ -163,7 +176,7 @@ class Catalogs:
     def _note_failures(self, signature: Signature) -> None:
         """Evaluate each catalog; log those that have begun to fail."""
         found = nix.failing(self.store, self.names)
-        failures = {catalog: _short(message) for catalog, message in found.items()}
+        failures = {catalog: _short(str(error)) for catalog, error in found.items()}
         known = self._last_look.failures if self._last_look else {}
         for catalog, why in failures.items():
             if catalog not in known:
@@ -181,7 +194,12 @@ class Catalogs:
 
         try:
             return nix.offers(
-                self.store, self.names, name, seconds=EVALUATION_SECONDS, tick=check_time
+                self.store,
+                self.names,
+                name,
+                allowed=self.allowed,
+                seconds=EVALUATION_SECONDS,
+                tick=check_time,
             )
         finally:
             self._evaluations.release()

@@ -7,7 +7,7 @@ task that ends does so in `end`.
 
 import uuid
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import String, literal, or_, select, update
@@ -36,11 +36,15 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True)
 class TaskError:
-    """Why a task failed: a code for programs, a message and a hint for people."""
+    """Why a task failed: a code for programs, a message and a hint for people.
+
+    `reason` is that of a refusal.
+    """
 
     code: str
     message: str
     hint: str
+    reason: str | None = None
 
 
 LOST = TaskError(
@@ -57,15 +61,26 @@ def error_codes() -> dict[str, str]:
 
 
 @dataclass(frozen=True)
+class Found:
+    """Where a package was found, though it may have failed; a refused one has no derivation."""
+
+    catalog: str | None = None
+    attr: str | None = None
+    spelled: str | None = None
+    drv_path: str | None = None
+
+
+NOT_FOUND = Found()
+
+
+@dataclass(frozen=True)
 class Realised:
-    """The result of a download: derivation, where it was found, store paths (the main one first).
+    """The result of a download: where it was found, store paths (the main one first).
 
     `closure_size` is in bytes.
     """
 
-    catalog: str
-    attr: str
-    drv_path: str
+    found: Found
     store_paths: tuple[str, ...]
     closure_size: int
 
@@ -113,9 +128,7 @@ class Lease:
         db.session.execute(
             downloaded.values(
                 status=PackageStatus.DOWNLOADED,
-                catalog=realised.catalog,
-                attr=realised.attr,
-                drv_path=realised.drv_path,
+                **asdict(realised.found),
                 store_path=realised.store_paths[0],
                 store_paths=list(realised.store_paths),
                 closure_size=realised.closure_size,
@@ -124,9 +137,13 @@ class Lease:
         )
         db.session.commit()
 
-    def fail(self, error: TaskError) -> None:
-        """End the task with the reason."""
+    def fail(self, error: TaskError, found: Found = NOT_FOUND) -> None:
+        """End the task with the reason; keep on record where its package was found, if it was."""
         self._check(end(*self._fence(), status=TaskStatus.FAILED, error=error))
+        is_created = Package.id == self.package_id, Package.status == PackageStatus.CREATED
+        if found != NOT_FOUND:
+            noted = update(Package).where(*is_created).values(**asdict(found))
+            db.session.execute(noted, execution_options=NO_SYNC)
         db.session.commit()
 
     def cancel(self) -> None:
@@ -304,6 +321,7 @@ def end(*where: Any, status: TaskStatus, error: TaskError | None = None) -> int:
             error_code=error and error.code,
             error_message=error and error.message,
             error_hint=error and error.hint,
+            error_reason=error and error.reason,
         )
     )
 

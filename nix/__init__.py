@@ -8,6 +8,7 @@ from nix.availability import Availability
 from nix.build import add_root, realise, restore, valid_paths
 from nix.closure import closure_size
 from nix.errors import (
+    REFUSALS,
     BuildFailed,
     Collision,
     DiskFull,
@@ -17,13 +18,15 @@ from nix.errors import (
     NixCrashed,
     NixError,
     NixMissing,
+    NixTooOld,
     NixUnavailable,
     ProfileRefused,
+    Refused,
     TimedOut,
     VersionUnavailable,
     codes,
 )
-from nix.evaluate import Offer, Offers, Resolution, failing, offers, resolve
+from nix.evaluate import NOTHING_MORE, Allowed, Offer, Offers, Resolution, failing, offers, resolve
 from nix.garbage import collect_garbage, garbage_bytes
 from nix.internal_json import Progress, Tick
 from nix.process import Completed, run, sweep
@@ -40,8 +43,14 @@ from nix.profile import (
     switch_generation,
 )
 from nix.store import Store, check, find_channel, machine_store, private_store, version
+from nix.versions import LENGTH as VERSION_LENGTH
+from nix.versions import is_prerelease, semantic
 
 __all__ = [
+    "NOTHING_MORE",
+    "REFUSALS",
+    "VERSION_LENGTH",
+    "Allowed",
     "Availability",
     "BuildFailed",
     "Collision",
@@ -53,6 +62,7 @@ __all__ = [
     "NixCrashed",
     "NixError",
     "NixMissing",
+    "NixTooOld",
     "NixUnavailable",
     "Offer",
     "Offers",
@@ -60,6 +70,7 @@ __all__ = [
     "ProfilePackage",
     "ProfileRefused",
     "Progress",
+    "Refused",
     "Resolution",
     "Store",
     "Tick",
@@ -79,6 +90,7 @@ __all__ = [
     "generation_link",
     "generations",
     "installed",
+    "is_prerelease",
     "machine_store",
     "offers",
     "private_store",
@@ -86,6 +98,7 @@ __all__ = [
     "resolve",
     "restore",
     "run",
+    "semantic",
     "set_profile",
     "sweep",
     "switch_generation",

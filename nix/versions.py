@@ -45,7 +45,7 @@ Key = tuple[tuple[int, int, str], ...]
 def semantic(spelled: str) -> str:
     """Return the Semantic Version that stands for a catalog's spelling of a version."""
     # Nix sees the bytes of UTF-8.
-    text = _shortened(READ_BYTES, spelled.encode().decode("latin-1"))
+    text = _shortened(READ_BYTES, spelled.encode(errors="replace").decode("latin-1"))
     text = V.sub("", text)
     if len(text) <= LENGTH and Version.is_valid(text):
         return text
@@ -77,10 +77,16 @@ def order(spelled: str) -> tuple[Key, bool, Key]:
     return _key(TRAILING_ZEROS.sub("", spelled[:start])), False, _key(spelled[start:].lower())
 
 
-def distance(version: str, other: str) -> tuple[int, int, int]:
-    """Return how far the numbers of two Semantic Versions are apart, for sorting."""
-    one, two = Version.parse(version), Version.parse(other)
-    return abs(one.major - two.major), abs(one.minor - two.minor), abs(one.patch - two.patch)
+def distance(version: str, other: str) -> tuple[int, ...]:
+    """Return how far another Semantic Version is from one, for sorting: by the first other number.
+
+    On the far side of it, the numbers that follow count down to the version, or up from it.
+    """
+    one, two = Version.parse(version).to_tuple()[:3], Version.parse(other).to_tuple()[:3]
+    apart = [there - here for here, there in zip(one, two, strict=True)]
+    first = next((place for place, number in enumerate(apart) if number), 2)
+    sign = 1 if apart[first] > 0 else -1
+    return (*map(abs, apart[: first + 1]), *(sign * number for number in two[first + 1 :]))
 
 
 def _shortened(limit: int, text: str) -> str:
