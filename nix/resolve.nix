@@ -7,9 +7,10 @@
 #   version   a Semantic Version; "" matches nothing
 #   allowed   JSON with what nixpkgs may offer beyond its rules: unfree, broken (true or false) and
 #             insecure (a list of names with versions, such as openssl-1.0.2u)
+#   attrs     a JSON list of attributes, for the survey of a whole catalog
 #
 # Only what the answer needs is evaluated: nixpkgs has 80,000 attributes.
-{ catalogs, name, version ? "", allowed ? "{}", system ? builtins.currentSystem }:
+{ catalogs, name ? "", version ? "", allowed ? "{}", attrs ? "[]", system ? builtins.currentSystem }:
 
 let
   inherit (builtins)
@@ -129,6 +130,21 @@ let
     filter (attr: match suffix (substring size (-1) attr) != null)
       (genList (i: elemAt names (first + i)) (end - first));
 
+  candidate = catalog: prefix: attr: value:
+    let
+      tried = tryEval (isAttrs value && (value.type or null) == "derivation");
+      isPackage = tried.success && tried.value;
+    in
+    {
+      inherit catalog isPackage;
+      attr = prefix + attr;
+      throws = !tried.success;
+      drv = value;
+      spelled = if isPackage then versionOf value else "";
+      reason = if isPackage then refusalOf value else null;
+      kind = if tried.success then typeOf value else "error";
+    };
+
   # Return the attribute of this name and its siblings, as two lists: the second is not evaluated if
   # the first has the package. An attribute that throws (removed, renamed) is a refused candidate.
   lookUp = catalog:
@@ -137,33 +153,20 @@ let
       scope = scopeOf (load rules catalog);
       set = scope.set;
       leaf = scope.leaf;
-      candidate = attr: value:
-        let
-          tried = tryEval (isAttrs value && (value.type or null) == "derivation");
-          isPackage = tried.success && tried.value;
-        in
-        {
-          inherit catalog isPackage;
-          attr = scope.prefix + attr;
-          throws = !tried.success;
-          drv = value;
-          spelled = if isPackage then versionOf value else "";
-          reason = if isPackage then refusalOf value else null;
-          kind = if tried.success then typeOf value else "error";
-        };
+      found = candidate catalog scope.prefix;
       # Before 2017, nixpkgs threw for a package that it refuses; without its rules, it does not.
       unruled = strict:
         let
-          found = attempt null (scopeOf (load noRules catalog)).set.${leaf};
-          lax = candidate leaf found;
+          value = attempt null (scopeOf (load noRules catalog)).set.${leaf};
+          lax = found leaf value;
         in
-        if !strict.throws || found == null || !lax.isPackage then strict
-        else lax // { inherit (strict) drv; pname = nameOf found; reason = reasonIn found; };
-      direct = if set ? ${leaf} then [ (unruled (candidate leaf set.${leaf})) ] else [ ];
-      names = [ leaf ] ++ map pnameOf (filter (found: found.isPackage) direct);
-      isRelated = found: found.isPackage && elem (pnameOf found) names;
+        if !strict.throws || !lax.isPackage then strict
+        else lax // { inherit (strict) drv; pname = nameOf value; reason = reasonIn value; };
+      direct = if set ? ${leaf} then [ (unruled (found leaf set.${leaf})) ] else [ ];
+      names = [ leaf ] ++ map pnameOf (filter (one: one.isPackage) direct);
+      isRelated = one: one.isPackage && elem (pnameOf one) names;
     in
-    [ direct (filter isRelated (map (attr: candidate attr set.${attr}) (siblingsIn set leaf))) ];
+    [ direct (filter isRelated (map (attr: found attr set.${attr}) (siblingsIn set leaf))) ];
 
   pnameOf = candidate: candidate.pname or (nameOf candidate.drv);
 
@@ -206,6 +209,21 @@ rec {
     }
     else if packages == [ ] && throwing != [ ] then (head throwing).drv
     else { inherit offers; };
+
+  # Facts about some attributes of the first catalog.
+  survey =
+    let
+      catalog = head (fromJSON catalogs);
+      set = load rules catalog;
+      facts = attr:
+        let one = candidate catalog "" attr set.${attr}; in
+        {
+          inherit (one) attr isPackage throws spelled reason;
+          pname = if one.isPackage then pnameOf one else "";
+          version = semantic one.spelled;
+        };
+    in
+    map facts (fromJSON attrs);
 
   # The names in the same set, to suggest similar ones.
   names = concatMap
