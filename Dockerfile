@@ -1,5 +1,5 @@
 # pkgd in one container. docker build --tag pkgd . and docs/operations.md, "In a container".
-FROM debian:bookworm-slim
+FROM debian:trixie-slim
 
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates nginx-light nix-bin python3 python3-venv \

@@ -17,12 +17,14 @@ import nix
 import services
 from catalogs import Catalogs
 from models import DATABASE_AWAY, cause, db
-from task_queue import NOT_FOUND, Found, Lease, LeaseLost, Realised, TaskError
+from task_queue import Found, Lease, LeaseLost, Realised, TaskError
 
 log = logging.getLogger("pkgd.worker")
 
 FLUSH_SECONDS = 0.4
 RETRY_SECONDS = (5, 30)  # between the attempts that Nix, and not the package, made fail
+# Between those that the network made fail, where Nix itself has tried a few times in each.
+FETCH_RETRY_SECONDS = (1, 4)
 FLUSH_BYTES = 256 * 1024
 
 
@@ -51,7 +53,7 @@ class Attempt:
         self.tmp = self.data_dir / "tmp" / str(lease.task_id) / str(lease.attempt)
         self.progress = nix.Progress(done=0, expected=0, phase="resolving")
 
-        self._found = NOT_FOUND
+        self._found: Found | None = None  # until it is written
         self._shown: nix.Progress | None = None
         self._log = bytearray()
         self._log_start = build_logs.end(lease.seq, lease.attempt)
@@ -84,11 +86,7 @@ class Attempt:
         self.progress = nix.Progress(self.progress.done, self.progress.expected, "rooting")
         size = nix.closure_size(self.store, paths)
         self._say(f"downloaded {paths[0]}, {size} bytes with all that it needs")
-        return Realised(
-            found=self._found,
-            store_paths=paths,
-            closure_size=size,
-        )
+        return Realised(store_paths=paths, closure_size=size)
 
     def tick(self, text: bytes, progress: nix.Progress) -> None:
         """Take new log and progress; raise Stopped, Cancelled or LeaseLost to stop the run."""
@@ -166,7 +164,9 @@ class Attempt:
             self._say(f"{fault}; the task goes back to the queue")
             return self.lease.requeue
         if isinstance(fault or error, nix.NixUnavailable):
-            return self._retrying(fault or error)
+            return self._retrying(fault or error, nix.NixUnavailable.code, RETRY_SECONDS)
+        if isinstance(error, nix.FetchFailed) and error.fault.is_transient:
+            return self._retrying(error, error.code, FETCH_RETRY_SECONDS)
 
         kind = error if error.code else nix.BuildFailed
         task_error = TaskError(kind.code, str(error), error.hint)
@@ -174,14 +174,19 @@ class Attempt:
             task_error = replace(task_error, reason=error.reason)
             self._found = Found(error.catalog, error.attr, error.spelled)
         self._say(f"failed: {task_error.code}")
-        return lambda: self.lease.fail(task_error, self._found)
+        return lambda: self.lease.fail(task_error)
 
-    def _retrying(self, error: nix.NixError) -> Callable[[], None]:
+    def _retrying(
+        self, error: nix.NixError, code: str, seconds: tuple[float, ...]
+    ) -> Callable[[], None]:
         """Return the method that puts the task back for its next attempt, if it has one."""
+        waits = dict(enumerate(seconds, start=1))
+        wait = waits.get(self.lease.attempt)
+        follows = f"failed: {code}" if wait is None else f"the next attempt follows in {wait} s"
         self._say(str(error))
-        task_error = TaskError(nix.NixUnavailable.code, str(error), error.hint)
-        waits = dict(enumerate(RETRY_SECONDS, start=1))
-        return lambda: self.lease.retry(task_error, waits.get(self.lease.attempt, 0))
+        self._say(follows)
+        task_error = TaskError(code, str(error), error.hint)
+        return lambda: self.lease.retry(task_error, wait or 0)
 
     def _write_end(self, write: Callable[[], None]) -> None:
         """Write the rest of the log and the end in one transaction, once the database takes it."""
@@ -211,6 +216,7 @@ class Attempt:
         if self._log or self.progress != self._shown or due:
             requested = self._stage()
             db.session.commit()
+            self._found = None
             self._log_start += len(self._log)
             self._log.clear()
             self._shown = self.progress
@@ -230,6 +236,8 @@ class Attempt:
             expected=self.progress.expected,
             phase=self.progress.phase,
         )
+        if self._found:
+            self.lease.note(self._found)
         if self._log:
             seq, attempt = self.lease.seq, self.lease.attempt
             build_logs.append(seq, attempt, self._log_start, bytes(self._log))

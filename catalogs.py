@@ -55,17 +55,7 @@ def show(name: str) -> Any:
         raise errors.NameNotFound(
             detail=nix.NameUnknown(name, offers.near, offers.kind), near=offers.near
         )
-
-    failures = [
-        {
-            "catalog": catalog,
-            "code": error.code,
-            "reason": getattr(error, "reason", None),
-            "message": str(error),
-        }
-        for catalog, error in offers.failures
-    ]
-    return {"name": name, "versions": offers.versions, "failures": failures}
+    return {"name": name, "versions": offers.versions, "failures": offers.failures}
 
 
 @dataclass(frozen=True)
@@ -176,7 +166,7 @@ class Catalogs:
     def _note_failures(self, signature: Signature) -> None:
         """Evaluate each catalog; log those that have begun to fail."""
         found = nix.failing(self.store, self.names)
-        failures = {catalog: _short(str(error)) for catalog, error in found.items()}
+        failures = {each.catalog: f"{each.code}: {_short(each.message)}" for each in found}
         known = self._last_look.failures if self._last_look else {}
         for catalog, why in failures.items():
             if catalog not in known:

@@ -327,12 +327,12 @@ class OfferSchema(OutputSchema):
 
 
 class CatalogFailureSchema(OutputSchema):
-    """A catalog that could not be asked, with Nix's own message."""
+    """A catalog that could not be asked, and why."""
 
     catalog = fields.String(**always("The catalog.", "/srv/catalogs/ours"))
-    code = fields.String(**always("The cause.", "evaluation_failed"))
+    code = fields.String(**always("The cause: a code of a task's error.", "evaluation_failed"))
     reason = fields.String(**nullable("Of `refused`: " + REASONS, None))
-    message = fields.String(**always("What Nix said.", "error: undefined variable 'hello'"))
+    message = fields.String(**always("What is wrong.", "undefined variable 'hello'"))
 
 
 class CatalogSchema(OutputSchema):
@@ -365,9 +365,7 @@ class TaskSchema(OutputSchema):
         **nullable("The X-Request-ID of the request that asked for it.", "nightly-17")
     )
     attempt = fields.Integer(**always("How often it was begun.", 1))
-    waiting = fields.String(
-        **nullable("Why it isn't begun, if something holds up the queue.", None)
-    )
+    waiting = fields.String(**nullable("Why it isn't begun, if something holds it up.", None))
     progress = NestedColumns(ProgressSchema, **always("How far it is."))
     error = NestedColumns(
         TaskErrorSchema, key="error_code", **nullable("Why it failed, if it did.", None)

@@ -70,17 +70,10 @@ class Found:
     drv_path: str | None = None
 
 
-NOT_FOUND = Found()
-
-
 @dataclass(frozen=True)
 class Realised:
-    """The result of a download: where it was found, store paths (the main one first).
+    """The result of a download: store paths, the main one first, and the closure's bytes."""
 
-    `closure_size` is in bytes.
-    """
-
-    found: Found
     store_paths: tuple[str, ...]
     closure_size: int
 
@@ -119,6 +112,11 @@ class Lease:
         self._check(len(requested))
         return requested[0]
 
+    def note(self, found: Found) -> None:
+        """Record where the package was found, without a commit."""
+        noted = update(Package).where(Package.id == self.package_id).values(**asdict(found))
+        db.session.execute(noted, execution_options=NO_SYNC)
+
     def succeed(self, realised: Realised) -> None:
         """End the task, and make its package downloaded, in one transaction."""
         self._check(end(*self._fence(), status=TaskStatus.SUCCEEDED))
@@ -128,7 +126,6 @@ class Lease:
         db.session.execute(
             downloaded.values(
                 status=PackageStatus.DOWNLOADED,
-                **asdict(realised.found),
                 store_path=realised.store_paths[0],
                 store_paths=list(realised.store_paths),
                 closure_size=realised.closure_size,
@@ -137,13 +134,9 @@ class Lease:
         )
         db.session.commit()
 
-    def fail(self, error: TaskError, found: Found = NOT_FOUND) -> None:
-        """End the task with the reason; keep on record where its package was found, if it was."""
+    def fail(self, error: TaskError) -> None:
+        """End the task with the reason."""
         self._check(end(*self._fence(), status=TaskStatus.FAILED, error=error))
-        is_created = Package.id == self.package_id, Package.status == PackageStatus.CREATED
-        if found != NOT_FOUND:
-            noted = update(Package).where(*is_created).values(**asdict(found))
-            db.session.execute(noted, execution_options=NO_SYNC)
         db.session.commit()
 
     def cancel(self) -> None:
@@ -162,7 +155,8 @@ class Lease:
             self.fail(error)
             return
         at = soon(seconds)
-        reason = f"{error.message}; attempt {self.attempt + 1} follows at {at:%H:%M:%SZ}"
+        first, _, _ = error.message.partition("\n")
+        reason = f"{first}; attempt {self.attempt + 1} follows at {at:%H:%M:%SZ}"
         self._check(_requeue(*self._fence(), lease_until=at, waiting=reason))
         db.session.commit()
 

@@ -13,6 +13,7 @@ from nix.errors import (
     Collision,
     DiskFull,
     EvaluationFailed,
+    FetchFailed,
     HashMismatch,
     NameUnknown,
     NixCrashed,
@@ -26,7 +27,17 @@ from nix.errors import (
     VersionUnavailable,
     codes,
 )
-from nix.evaluate import NOTHING_MORE, Allowed, Offer, Offers, Resolution, failing, offers, resolve
+from nix.evaluate import (
+    NOTHING_MORE,
+    Allowed,
+    CatalogFailure,
+    Offer,
+    Offers,
+    Resolution,
+    failing,
+    offers,
+    resolve,
+)
 from nix.garbage import collect_garbage, garbage_bytes
 from nix.internal_json import Progress, Tick
 from nix.process import Completed, run, sweep
@@ -53,10 +64,12 @@ __all__ = [
     "Allowed",
     "Availability",
     "BuildFailed",
+    "CatalogFailure",
     "Collision",
     "Completed",
     "DiskFull",
     "EvaluationFailed",
+    "FetchFailed",
     "HashMismatch",
     "NameUnknown",
     "NixCrashed",

@@ -9,7 +9,7 @@ from pathlib import Path
 from nix.errors import BuildFailed, TimedOut
 from nix.internal_json import BuildLogReader, Progress, Tick, ignore
 from nix.process import Completed, run, scratch, sweep
-from nix.store import CALL_SECONDS, Store, call, call_in_batches, text
+from nix.store import CALL_SECONDS, DOWNLOAD_OPTIONS, Store, call, call_in_batches, text
 
 MARGIN_SECONDS = 5
 REPAIRING = Progress(0, 1, "building")
@@ -33,10 +33,10 @@ def realise(
     `tick` is called with new log and the progress at least every TICK_SECONDS; an exception from
     it ends the build and reaches the caller.
 
-    Raises BuildFailed, HashMismatch, DiskFull, TimedOut.
+    Raises BuildFailed, FetchFailed, HashMismatch, DiskFull, TimedOut.
     """
     root.parent.mkdir(parents=True, exist_ok=True)
-    reader = BuildLogReader()
+    reader = BuildLogReader(drv_path)
 
     try:
         with _swept(tmp, reader) as folder:
@@ -78,6 +78,7 @@ def _nix_build(
         *("--timeout", str(build_seconds)),
         *("--max-silent-time", str(silence_seconds)),
         *("--option", "log-lines", "0"),
+        *DOWNLOAD_OPTIONS,
         *(("--builders", builders) if builders else ()),
     ]
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from nix.faults import host_fault
+from nix.fetching import FetchFault, fetch_fault
 
 MESSAGE_CHARACTERS = 4000
 FULL_DISK = re.compile(r"No space left on device|database or disk is full|Disk quota exceeded")
@@ -65,17 +66,6 @@ class EvaluationFailed(NixError):
 
     code = "evaluation_failed"
     hint = "the catalog has a mistake, or needs something that this server does not have"
-
-
-class NixTooOld(EvaluationFailed):
-    """A catalog wants a newer version of Nix than this one; the message has both."""
-
-    code = "nix_too_old"
-    hint = "update Nix, or name an older catalog in CATALOGS"
-
-    def __init__(self, wanted: str, installed: str) -> None:
-        """Give the version that the catalog wants at least, and the one that there is."""
-        super().__init__(f"it wants Nix {wanted} or newer, and this is Nix {installed}")
 
 
 class Refused(NixError):
@@ -143,6 +133,25 @@ class VersionUnavailable(NixError):
     hint = "register one of the versions there are, or add a catalog that has this one to CATALOGS"
 
 
+class NixTooOld(NixError):
+    """A catalog wants a newer version of Nix than this host has."""
+
+    code = "nix_too_old"
+    hint = "install the Nix that the catalog wants (Debian 13 has 2.26), or use an older catalog"
+
+
+class FetchFailed(NixError):
+    """A source, or a binary of a cache, could not be fetched; URL and cause come first."""
+
+    code = "fetch_failed"
+
+    def __init__(self, fault: FetchFault, said: str = "") -> None:
+        """Begin the message with the fault; `said` is what else there is to tell."""
+        super().__init__(f"{fault}\n{said}".rstrip())
+        self.fault = fault
+        self.hint = fault.hint
+
+
 class BuildFailed(NixError):
     """A builder failed, or Nix could not build the package or keep it in the store."""
 
@@ -194,10 +203,13 @@ def is_about_full_disk(message: str) -> bool:
 def error_from(message: str, kind: type[NixError] = NixError) -> NixError:
     """Return an error of this kind with the end of Nix's message.
 
-    It is DiskFull or NixUnavailable if the message reports that.
+    It is DiskFull, NixUnavailable or FetchFailed if the message reports that.
     """
     whole = message.strip()
     text = whole[-MESSAGE_CHARACTERS:]
     if is_about_full_disk(text):
         return DiskFull(text)
-    return NixUnavailable(text) if host_fault(whole) else kind(text)
+    if host_fault(whole):
+        return NixUnavailable(text)
+    fault = fetch_fault(whole)
+    return FetchFailed(fault) if fault else kind(text)

@@ -11,6 +11,7 @@ from semver import Version
 from nix.answers import read_answer
 from nix.errors import (
     EvaluationFailed,
+    FetchFailed,
     NameUnknown,
     NixCrashed,
     NixError,
@@ -22,8 +23,9 @@ from nix.errors import (
 from nix.internal_json import Progress, Tick, ignore
 from nix.near import near_names
 from nix.process import scratch
-from nix.refusals import refusal, removal, wanted_nix
-from nix.store import CALL_SECONDS, Store, call, output
+from nix.refusals import refusal, removal
+from nix.requirement import unmet
+from nix.store import CALL_SECONDS, DOWNLOAD_OPTIONS, Store, call, find_channel, output
 from nix.store import version as nix_version
 from nix.versions import distance, order, semantic
 
@@ -32,7 +34,7 @@ RESOLVING = Progress(0, 0, "resolving")
 LISTED_VERSIONS = 10
 
 # The errors that a faulty catalog causes; they must not hide what the other catalogs have.
-CATALOG_FAULTS = (EvaluationFailed, NixCrashed, TimedOut)
+CATALOG_FAULTS = (EvaluationFailed, FetchFailed, NixCrashed, NixTooOld, TimedOut)
 
 
 @dataclass(frozen=True)
@@ -80,17 +82,26 @@ class Offer:
 
 
 @dataclass(frozen=True)
+class CatalogFailure:
+    """A catalog that could not be asked, with code and message of the error."""
+
+    catalog: str
+    code: str
+    message: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class Offers:
     """The versions of a name, newest first; similar names if it has none; catalogs that failed.
 
-    `kind` is the kind of value that has the name, if that is no package. Each failure is a catalog
-    and its error.
+    `kind` is the kind of value that has the name, if that is no package.
     """
 
     versions: tuple[Offer, ...] = ()
     near: tuple[str, ...] = ()
     kind: str = ""
-    failures: tuple[tuple[str, NixError], ...] = ()
+    failures: tuple[CatalogFailure, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,7 +116,7 @@ class Query:
     tick: Tick
 
     def ask(self, attribute: str, *catalogs: str) -> Any:
-        """Evaluate an attribute of resolve.nix over `catalogs`. Raises EvaluationFailed."""
+        """Evaluate an attribute of resolve.nix over `catalogs`. Raises CATALOG_FAULTS."""
         # Nix ignores TERM while it evaluates, and has nothing to clean up: no grace.
         done = call(
             self.store,
@@ -117,9 +128,7 @@ class Query:
         try:
             return read_answer(attribute, output(done, EvaluationFailed))
         except EvaluationFailed as error:
-            if wanted := wanted_nix(error):
-                raise NixTooOld(wanted, nix_version(self.store)) from None
-            raise
+            raise self._explained(error, catalogs) from None
 
     def ask_each(
         self, attribute: str, catalogs: Iterable[str]
@@ -134,6 +143,12 @@ class Query:
                 failures[catalog] = error
         return answers, failures
 
+    def _explained(self, error: EvaluationFailed, catalogs: Sequence[str]) -> NixError:
+        """Return NixTooOld if that is behind an error of an evaluation, else the error."""
+        paths = (_path(self.store, catalog) for catalog in catalogs if len(catalogs) == 1)
+        sentence = unmet(str(error), list(filter(None, paths)), nix_version(self.store))
+        return NixTooOld(sentence) if sentence else error
+
     def _nix_instantiate(self, catalogs: Sequence[str]) -> list[str]:
         return [
             "nix-instantiate",
@@ -142,6 +157,7 @@ class Query:
             "--json",
             "--read-write-mode",
             *("--option", "allow-import-from-derivation", "false"),
+            *DOWNLOAD_OPTIONS,
             str(RESOLVE),
             *("--argstr", "catalogs", json.dumps(catalogs)),
             *("--argstr", "name", self.name),
@@ -196,9 +212,9 @@ def _answer_of_each(query: Query, catalogs: Sequence[str]) -> Any:
         try:
             answer = query.ask("answer", catalog)
         except CATALOG_FAULTS as error:
-            failures[catalog], has_package = _explained(query, catalog, error)
+            failures[catalog], has_package = _reason(query, catalog, error)
             if has_package:
-                break
+                raise _with_all(failures, failures[catalog]) from None
             query.tick(f"pkgd: left out catalog {catalog}: {error}\n".encode(), RESOLVING)
             continue
 
@@ -208,13 +224,15 @@ def _answer_of_each(query: Query, catalogs: Sequence[str]) -> Any:
             found += answer["offers"][key]
 
     if failures:
-        raise _last(failures)
+        raise _with_all(failures, _most_helpful(failures.values()))
     return {"offers": offers}
 
 
-def _explained(query: Query, catalog: str, error: NixError) -> tuple[NixError, bool]:
+def _reason(query: Query, catalog: str, error: NixError) -> tuple[NixError, bool]:
     """Return what the error of a catalog comes to, and whether the catalog has the package."""
-    answers, _ = query.ask_each("offers", [catalog])
+    answers: list[Any] = []
+    if isinstance(error, EvaluationFailed):
+        answers, _ = query.ask_each("offers", [catalog])
     for answer in answers:
         if any(semantic(offer["spelled"]) == query.version for offer in answer["versions"]):
             return refusal(error) or error, True
@@ -223,11 +241,20 @@ def _explained(query: Query, catalog: str, error: NixError) -> tuple[NixError, b
     return error, False
 
 
-def _last(failures: dict[str, NixError]) -> NixError:
-    """Return the last error, with the messages of all."""
-    told = "\n".join(f"catalog {catalog}: {error}" for catalog, error in failures.items())
-    error = list(failures.values())[-1]
-    error.args = (told,)
+def _most_helpful(errors: Iterable[NixError]) -> NixError:
+    """Return the first error of the kind that can most be helped."""
+    kinds = (FetchFailed, NixTooOld, Refused)
+    helpful = [error for error in errors if isinstance(error, kinds)]
+    helpful.sort(key=lambda error: kinds.index(type(error)))
+    return helpful[0] if helpful else EvaluationFailed()
+
+
+def _with_all(failures: dict[str, NixError], error: NixError) -> NixError:
+    """Return an error with the messages of all catalogs that failed."""
+    listed = "\n".join(f"catalog {catalog}: {each}" for catalog, each in failures.items())
+    if isinstance(error, FetchFailed):
+        return FetchFailed(error.fault, listed)
+    error.args = (listed,)
     return error
 
 
@@ -283,16 +310,28 @@ def offers(
         versions,
         near=() if versions or failures else _near_names(query, catalogs),
         kind=_kind(kind for answer in answers for kind in answer["others"]),
-        failures=tuple(failures.items()),
+        failures=_told(failures),
     )
 
 
 def failing(
     store: Store, catalogs: Sequence[str], *, seconds: float = CALL_SECONDS
-) -> dict[str, NixError]:
-    """Evaluate the names of each catalog; return those that fail, with the error."""
-    _, failures = Query(store, "", "", NOTHING_MORE, seconds, ignore).ask_each("names", catalogs)
-    return failures
+) -> tuple[CatalogFailure, ...]:
+    """Evaluate the names of each catalog; return those that fail."""
+    query = Query(store, "", "", NOTHING_MORE, seconds, ignore)
+    return _told(query.ask_each("names", catalogs)[1])
+
+
+def _told(failures: dict[str, NixError]) -> tuple[CatalogFailure, ...]:
+    return tuple(
+        CatalogFailure(catalog, error.code, str(error), getattr(error, "reason", None))
+        for catalog, error in failures.items()
+    )
+
+
+def _path(store: Store, catalog: str) -> Path | None:
+    """Return where a catalog is; None for a channel that is not there."""
+    return find_channel(store, catalog.strip("<>")) if catalog.startswith("<") else Path(catalog)
 
 
 def _newest_first(versions: Iterable[dict[str, Any]]) -> tuple[Offer, ...]:

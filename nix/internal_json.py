@@ -8,11 +8,13 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any
 
 from nix.errors import (
     BuildFailed,
     DiskFull,
+    FetchFailed,
     HashMismatch,
     NixError,
     NixUnavailable,
@@ -20,6 +22,7 @@ from nix.errors import (
     is_about_full_disk,
 )
 from nix.faults import host_fault
+from nix.fetching import builder_fetch_fault, fetch_fault, fetched_url
 from nix.process import LINE_BYTES, decode, plain
 
 PREFIX = b"@nix "
@@ -37,8 +40,20 @@ REASON_CHARACTERS = 4000
 KEPT_LINES = 1000
 MOST_COUNTED = 10**9
 
+# The last pattern is that of newer versions of Nix.
+BUILDER = re.compile(
+    r"^builder for '([^'\n]+)' failed|^Cannot build '([^'\n]+)'\.\s+Reason: builder failed"
+)
+# What fails because a dependency failed: it tells nothing but the way from there to the package.
+DEPENDENT = re.compile(
+    r"^\d+ dependenc(?:y|ies) of derivation '|^Cannot build '.*\s+Reason: \d+ dep"
+)
+WARNING = re.compile(r"^warning:")  # a daemon passes them on as errors
+# A daemon does as its own nix.conf says, where it does not trust the client.
+LOG_LINES_OF_NIX = re.compile(r";?\s+[Ll]ast \d+ log lines:.*", re.DOTALL)
+OPTION_IGNORED = re.compile(r"^warning: ignoring the client-specified setting '[a-z-]+'")
+
 TIMEOUT = re.compile(r"timed out after (\d+) seconds( of silence)?")
-BUILDER = re.compile(r"^builder for '", re.MULTILINE)
 MISMATCH = re.compile(r"hash mismatch in ")
 STORE_PATH_NAME = re.compile(r"[0-9a-z]{32}-(.+?)(?:\.drv)?$")
 
@@ -77,13 +92,17 @@ def name_of(store_path: str) -> str:
 class BuildLogReader:
     """Reads the stderr of one nix-build: the log, the progress, and the reason for a failure."""
 
-    def __init__(self) -> None:
+    def __init__(self, drv_path: str) -> None:
+        """Prepare for the log of a build of `drv_path`."""
+        self.drv_path = drv_path
         self.progress = Progress(0, 0, "fetching")
         self.has_built = False
         self._activities: dict[int, tuple[int, str]] = {}
         self._counters: dict[int, int] = {}
         self._counts: dict[int, tuple[int, int]] = {}
         self._speaker = ""
+        self._failed: dict[str, str] = {}  # the derivations whose builders failed, with the error
+        self._urls: dict[str, str | None] = {}
         self._errors: deque[str] = deque(maxlen=QUOTED_LINES)
         self._last: deque[tuple[str, str]] = deque(maxlen=KEPT_LINES)
 
@@ -97,6 +116,8 @@ class BuildLogReader:
         quoted = self.quote(reason or f"nix-build ended with exit code {code}")
         if is_about_full_disk(quoted):
             return DiskFull(quoted)
+        if self._failed:
+            return self._builder_failure(*next(iter(self._failed.items())))
 
         # When a builder failed, the text may be the builder's own. Other errors are told apart by
         # their text, since a daemon returns exit code 1 for all of them.
@@ -105,9 +126,35 @@ class BuildLogReader:
         if timeout := TIMEOUT.search(reason):
             excess = "wrote nothing for" if timeout[2] else "ran longer than"
             return TimedOut(self.quote(f"it {excess} {timeout[1]} s"))
-        if not BUILDER.search(reason) and any(map(host_fault, self._errors)):
+        if any(map(host_fault, self._errors)):
             return NixUnavailable(next(filter(host_fault, self._errors)))
-        return HashMismatch(reason) if MISMATCH.search(reason) else BuildFailed(quoted)
+        if MISMATCH.search(reason):
+            return HashMismatch(reason)
+        fault = fetch_fault(reason)
+        return FetchFailed(fault, quoted) if fault else BuildFailed(quoted)
+
+    def _builder_failure(self, failed: str, message: str) -> NixError:
+        """Return the error for the first derivation whose builder failed, with Nix's message."""
+        quoted, package = self.quote(message), name_of(self.drv_path)
+        is_dependency = failed != self.drv_path
+        url = self._url(failed)
+        if url is not None:
+            lines = [line for speaker, line in self._last if speaker == failed]
+            if fault := builder_fetch_fault(lines, url or name_of(failed)):
+                needs = f"{package} needs {name_of(failed)}\n" if is_dependency else ""
+                return FetchFailed(fault, needs + quoted)
+
+        needs = f"{package} needs {name_of(failed)}, whose build failed: " if is_dependency else ""
+        return BuildFailed(needs + quoted)
+
+    def _url(self, drv_path: str) -> str | None:
+        """Return what a derivation fetches; None if it does not fetch, or is in another store."""
+        if drv_path not in self._urls:
+            # Builders can inject the path of any file, which may never end.
+            is_ours = PurePath(drv_path).parent == PurePath(self.drv_path).parent
+            is_derivation = is_ours and drv_path.endswith(".drv")
+            self._urls[drv_path] = fetched_url(drv_path) if is_derivation else None
+        return self._urls[drv_path]
 
     def quote(self, reason: str) -> str:
         """Return `reason` with the last log lines of the builds it names, or else of any build."""
@@ -161,16 +208,27 @@ class BuildLogReader:
 
     def _update_phase(self) -> None:
         running = {kind for kind, _ in self._activities.values()}
-        if BUILD in running:
+        builds = [subject for kind, subject in self._activities.values() if kind == BUILD]
+        if any(self._url(subject) is None for subject in builds):
             self.progress = replace(self.progress, phase="building")
-        elif running & TRANSFERS:
+        elif builds or running & TRANSFERS:
             self.progress = replace(self.progress, phase="fetching")
 
     def _message(self, event: Event) -> bytes:
         text = plain(event["msg"])
+        if OPTION_IGNORED.match(text):
+            return b""
         if event["level"] == ERROR:
-            self._errors.append(text.removeprefix("error:").strip())
+            self._take_error(text.removeprefix("error:").strip())
         return self._log(text) if event["level"] <= NOTICE else b""
+
+    def _take_error(self, text: str) -> None:
+        text = LOG_LINES_OF_NIX.sub("", text)
+        if builder := BUILDER.match(text):
+            self._failed.setdefault(builder[1] or builder[2], text)
+        is_known = bool(self._errors) and DEPENDENT.match(text)
+        if not is_known and not WARNING.match(text):
+            self._errors.append(text)
 
     def _result(self, event: Event) -> bytes:
         kind, activity = event["type"], event["id"]

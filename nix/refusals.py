@@ -1,4 +1,4 @@
-"""Refusals: how catalogs word what they don't provide, and that they want a newer Nix."""
+"""Refusals: how catalogs word what they don't provide."""
 
 import re
 
@@ -17,17 +17,6 @@ REMOVED = re.compile(
     r"\b(?:removed|renamed|replaced|dropped|deprecated|obsolete|discontinued|superseded|no longer"
     r"|end[- ]of[- ]life|EOL|unmaintained|moved to)\b"
 )
-WANTED = re.compile(
-    r"requires Nix >= (?P<old>[0-9.]+)"
-    r"|version of Nixpkgs requires an implementation of Nix with.*?at least (?P<new>[0-9.]+)",
-    re.DOTALL,
-)
-
-
-def wanted_nix(error: NixError) -> str:
-    """Return the version of Nix that a catalog wants at least; "" if it fails for another cause."""
-    found = WANTED.search(str(error))
-    return (found["old"] or found["new"]).rstrip(".") if found else ""
 
 
 def refusal(error: NixError) -> Refused | None:

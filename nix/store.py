@@ -15,6 +15,13 @@ CALL_SECONDS = 120
 CHECK_SECONDS = 10
 PATHS_PER_CALL = 1000
 
+# Nix's own attempts at a download, within each attempt at a task: where there is no network at all,
+# a task ends within seconds. A Nix daemon goes by its own nix.conf.
+DOWNLOAD_OPTIONS = (
+    *("--option", "download-attempts", "3"),
+    *("--option", "connect-timeout", "10"),
+)
+
 # The service's secrets, which expressions and builders could read from the environment.
 SECRETS = {"SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URL"}
 
@@ -25,6 +32,8 @@ STORE_NAME = re.compile(r"[0-9a-df-np-sv-z]{32}-[\w+.?=-]+")
 ERROR = re.compile(r"^(?:filesystem )?error:\s", re.MULTILINE)
 TRACED_ERROR = re.compile(r"^ +error:\s", re.MULTILINE)
 NOT_ON_SEARCH_PATH = re.compile(r"was not found in the Nix search path")
+GIT = re.compile(r"\b[Gg]it\b")
+GIT_FAULT = re.compile(r"^fatal: (?:unable to access|repository) '.*", re.MULTILINE)
 INDENT = re.compile(r"^ {7}", re.MULTILINE)
 
 
@@ -61,6 +70,9 @@ def machine_store(home: Path) -> Store:
     """Return the machine's own store; nix-env may write in `home`."""
     home.mkdir(parents=True, exist_ok=True)
     kept = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    if not os.path.exists(kept.get("NIX_STATE_DIR", "/nix/var/nix")):
+        # Else newer versions of Nix use a store in `home`, whose paths are not where they say.
+        kept.setdefault("NIX_REMOTE", "local")
     return Store({**kept, "HOME": str(home), "TZ": "UTC"})
 
 
@@ -167,7 +179,10 @@ def _reason(done: Completed) -> str:
     """Return Nix's error message without the trace before it."""
     stderr = "\n".join(decode(line) for line in done.stderr.split(b"\n"))
     message = ERROR.split(stderr.split("\n(use '--show-trace'")[0], maxsplit=1)[-1]
-    return INDENT.sub("", TRACED_ERROR.split(message)[-1]).strip()
+    reason = INDENT.sub("", TRACED_ERROR.split(message)[-1]).strip()
+    # What made git fail is in its own message, which Nix does not repeat.
+    fault = GIT_FAULT.search(stderr) if GIT.search(reason) else None
+    return f"{fault[0]}\n{reason}" if fault else reason
 
 
 def call_in_batches(store: Store, argv: Sequence[str], paths: Iterable[str]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from daemon import Daemon
 from postgres import running_server
 from recipes import Recipes
 from support import BUNDLED, CATALOGS, remove_store
+from web import Web
 
 import app as pkgd
 import nix
@@ -72,6 +73,13 @@ def daemon(tmp_path):
     yield daemon
     daemon.close()
     remove_store(folder)
+
+
+@pytest.fixture
+def web():
+    """A running web server for downloads."""
+    with Web() as web:
+        yield web
 
 
 # --- Databases ---

@@ -16,7 +16,7 @@ class Daemon:
 
     def __init__(self, folder):
         require(shutil.which("nix-daemon"), "nix-daemon")
-        own = nix.private_store(folder).environ
+        own = nix.private_store(folder, download_attempts="2").environ
         # Without a state folder, or NIX_REMOTE, a daemon would forward to itself without end.
         (folder / "var" / "nix").mkdir(parents=True)
         self._environ = {**own, "NIX_REMOTE": "local"}

@@ -195,12 +195,15 @@ def test_a_failure_is_in_the_log_too(trial):
 def test_the_error_of_a_failed_dependency_names_it_and_quotes_its_log(trial):
     with pytest.raises(BuildFailed) as caught:
         trial.realise("""
-            one = build "one" "echo broken; exit 1" { };
-            thing = build "thing" "cat ${one} > $out" { };
+            one = build "one-1.5" "echo broken; exit 1" { };
+            two = build "two" "cat ${one} > $out" { };
+            thing = build "thing" "cat ${two} > $out" { };
         """)
 
-    assert "one.drv' failed with exit code 1" in str(caught.value)
-    assert str(caught.value).endswith("> broken")
+    first, *rest = str(caught.value).splitlines()
+    assert first.startswith("thing needs one-1.5, whose build failed: builder for '/")
+    assert first.endswith("-one-1.5.drv' failed with exit code 1")
+    assert rest == ["> broken"]
 
 
 def test_a_long_log_line_is_quoted_in_part(trial):

@@ -1,6 +1,7 @@
 """Nix through a daemon: faults of the host, and limits that only the daemon can keep."""
 
 import pytest
+from web import SHA256
 
 import nix
 from nix import NixUnavailable
@@ -12,6 +13,17 @@ CATALOG = """{ thing = derivation {
   builder = "/bin/sh";
   args = [ "-c" (builtins.readFile ./thing.sh) ];
   PATH = "/usr/bin:/bin";
+}; }"""
+
+FETCH = """{ thing = derivation {
+  name = "thing";
+  version = "1.0.0";
+  system = "builtin";
+  builder = "builtin:fetchurl";
+  url = "URL";
+  outputHashMode = "flat";
+  outputHashAlgo = "sha256";
+  outputHash = "HASH";
 }; }"""
 
 
@@ -26,16 +38,16 @@ class Trial:
         self.log += log
         self.on_log()
 
-    def resolve(self, script="touch $out"):
-        (self.folder / "catalog.nix").write_text(CATALOG)
+    def resolve(self, script="touch $out", catalog=CATALOG):
+        (self.folder / "catalog.nix").write_text(catalog)
         (self.folder / "thing.sh").write_text(script)
         catalogs, tmp = [str(self.folder / "catalog.nix")], self.folder / "tmp"
         return nix.resolve(self.store, catalogs, "thing", "1.0.0", tmp=tmp)
 
-    def build(self, script, silence_seconds=60):
+    def build(self, script, silence_seconds=60, catalog=CATALOG):
         root, tmp = self.folder / "roots" / "1", self.folder / "tmp"
         options = {"tmp": tmp, "build_seconds": 60, "silence_seconds": silence_seconds}
-        drv_path = self.resolve(script).drv_path
+        drv_path = self.resolve(script, catalog).drv_path
         return nix.realise(self.store, drv_path, "out", root, tick=self.tick, **options)
 
 
@@ -96,6 +108,26 @@ def test_a_failed_build_is_the_packages_fault_whatever_it_says(trial):
 
     with pytest.raises(nix.BuildFailed, match="failed with exit code 3"):
         trial.build(f"echo '{said}' >&2; exit 3")
+
+
+def test_a_source_that_can_not_be_fetched_is_told_by_its_url_through_a_daemon(trial, web):
+    fetch = FETCH.replace("URL", f"{web.url}/503/x").replace("HASH", SHA256)
+
+    with pytest.raises(nix.FetchFailed) as caught:
+        trial.build("", catalog=fetch)
+
+    first, second, *_ = str(caught.value).splitlines()
+    assert first == f"could not fetch {web.url}/503/x: the server failed (HTTP 503)"
+    assert second.startswith("builder for '")
+
+
+def test_a_dependency_that_fails_is_named_through_a_daemon(trial):
+    foo = CATALOG.replace("{ thing", "rec { foo").replace('"thing"', '"foo-1.0"')
+    thing = 'derivation (foo.drvAttrs // { name = "thing"; args = [ "-c" "cat ${foo}" ]; })'
+    needs = f"{foo.removesuffix('}')} thing = {thing}; }}"
+
+    with pytest.raises(nix.BuildFailed, match=r"^thing needs foo-1\.0, whose build failed: "):
+        trial.build("exit 3", catalog=needs)
 
 
 def test_a_build_that_prints_no_newline_is_not_silent(trial):

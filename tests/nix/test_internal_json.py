@@ -1,10 +1,11 @@
 """The reader of build logs: what each kind of line that nix-build writes results in."""
 
 import json
+import os
 
 import pytest
 
-from nix import BuildFailed, HashMismatch, NixUnavailable, Progress, TimedOut
+from nix import BuildFailed, FetchFailed, HashMismatch, NixUnavailable, Progress, TimedOut
 from nix.internal_json import BuildLogReader
 
 DRV = "/nix/store/0c000000000000000000000000000000-thing-1.0.drv"
@@ -28,7 +29,7 @@ def read(reader, *lines):
 @pytest.fixture
 def reader():
     """A reader that has read nothing yet."""
-    return BuildLogReader()
+    return BuildLogReader(DRV)
 
 
 def test_plain_lines_and_warnings_are_in_the_log(reader):
@@ -176,3 +177,71 @@ def test_a_header_has_the_whole_name_where_it_is_no_store_path(reader):
     read(reader, start(1, 105, fields=["odd"]), start(2, 105, "building"))
 
     assert read(reader, line("result", id=1, type=101, fields=["x"]))[-2:] == ["odd>", "x"]
+
+
+FOO = DRV.replace("thing", "foo")
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        [f"builder for '{FOO}' failed with exit code 2", f"1 dependencies of derivation '{DRV}' x"],
+        [
+            f"Cannot build '{FOO}'.\n       Reason: builder failed with exit code 2.",
+            f"Cannot build '{DRV}'.\n       Reason: 1 dependency failed.",
+        ],
+    ],
+)
+def test_the_dependency_that_failed_is_named_first_in_all_versions_of_nix(reader, errors):
+    read(reader, *map(error, errors))
+
+    failure = reader.failure(1)
+    assert type(failure) is BuildFailed
+    assert str(failure) == f"thing-1.0 needs foo-1.0, whose build failed: {errors[0]}"
+
+
+def test_a_dependency_that_failed_without_a_reason_is_all_there_is_to_tell(reader):
+    said = f"1 dependencies of derivation '{DRV}' failed to build"
+    read(reader, error(said))
+
+    assert str(reader.failure(1)) == said
+
+
+def test_a_warning_that_a_daemon_passes_on_is_no_error(reader):
+    read(reader, line("msg", level=0, msg="warning: error: unable to download 'u': x; retrying"))
+
+    assert str(reader.failure(9)).startswith("nix-build ended with exit code 9")
+
+
+def test_what_a_daemon_adds_for_a_client_it_does_not_trust_is_left_out(reader):
+    ignored = "warning: ignoring the client-specified setting 'log-lines', because it is restricted"
+    failed = f"builder for '{DRV}' failed with exit code 3"
+    read(reader, start(1, 105, fields=[DRV]), line("result", id=1, type=101, fields=["mine"]))
+
+    assert read(reader, line("msg", level=0, msg=ignored)) == []
+    read(reader, error(f"{failed};\n       last 1 log lines:\n       > mine\n       For full logs"))
+    assert str(reader.failure(1)) == f"{failed}\n> mine"
+
+
+def test_a_binary_that_can_not_be_fetched_is_a_failed_fetch(reader):
+    read(reader, error("unable to download 'https://c.invalid/x.nar.xz': HTTP error 503"))
+
+    failure = reader.failure(1)
+    assert type(failure) is FetchFailed
+    assert str(failure).startswith("could not fetch https://c.invalid/x.nar.xz: the server failed")
+
+
+def test_a_binary_that_is_gone_is_not_why_its_build_failed(reader):
+    failed = f"builder for '{DRV}' failed with exit code 3"
+    read(reader, error("file 'nar/x' does not exist in binary cache 'http://c'"), error(failed))
+
+    assert str(reader.failure(100)) == failed
+
+
+def test_no_file_that_a_builder_names_is_read(reader, tmp_path):
+    fifo = tmp_path / "x.drv"
+    os.mkfifo(fifo)
+
+    read(reader, start(1, 105, fields=[str(fifo)]))
+
+    assert reader.progress.phase == "building"

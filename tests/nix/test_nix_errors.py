@@ -11,6 +11,7 @@ CODES = {
     "build_failed",
     "disk_full",
     "evaluation_failed",
+    "fetch_failed",
     "hash_mismatch",
     "name_unknown",
     "nix_too_old",

@@ -23,7 +23,7 @@ def versions(found):
 
 def failures(found):
     """Return the catalogs that failed, with the message of the error."""
-    return [(catalog, str(error)) for catalog, error in found.failures]
+    return [(failure.catalog, failure.message) for failure in found.failures]
 
 
 def test_the_newest_version_comes_first(offers, catalog):

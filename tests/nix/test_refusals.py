@@ -90,7 +90,7 @@ def test_a_refused_package_that_is_needed_is_named(resolve, refusing):
 def test_a_removed_package_is_refused_with_the_catalogs_words(store, resolve, refusing):
     with pytest.raises(nix.Refused, match="gone was removed, since") as caught:
         resolve(refusing, "gone")
-    ((_, failure),) = nix.offers(store, [refusing], "gone").failures
+    (failure,) = nix.offers(store, [refusing], "gone").failures
 
     assert (caught.value.reason, failure.reason) == ("removed", "removed")
 
@@ -108,32 +108,6 @@ def test_a_name_in_meta_gives_the_version_where_the_derivation_gives_none(store,
     (offer,) = nix.offers(store, [path], "app").versions
 
     assert (offer.spelled, offer.reason) == ("1.5", "unfree")
-
-
-TOO_NEW = {
-    "by its version": ("This version of Nixpkgs requires Nix >= 99.1.2, please upgrade:", "99.1.2"),
-    "by its features": (
-        "This version of Nixpkgs requires an implementation of Nix with the following features:\n"
-        "    - `builtins.nixVersion` reports at least 99.18\n",
-        "99.18",
-    ),
-}
-
-
-@pytest.mark.parametrize(("words", "wanted"), TOO_NEW.values(), ids=TOO_NEW)
-def test_a_catalog_that_wants_a_newer_nix_is_told_with_both_versions(
-    store, resolve, catalog, words, wanted
-):
-    path = catalog(f"abort ''\n{words}\n''")
-    message = f"it wants Nix {wanted} or newer, and this is Nix {nix.version(store)}"
-
-    with pytest.raises(nix.NixTooOld, match=f"^catalog {path}: {message}$") as caught:
-        resolve(path, "app")
-
-    assert caught.value.code == "nix_too_old"
-    assert str(nix.failing(store, [path])[path]) == message
-    ((_, failure),) = nix.offers(store, [path], "app").failures
-    assert (failure.code, str(failure)) == ("nix_too_old", message)
 
 
 # --- Names that are no packages ---

@@ -257,6 +257,14 @@ def test_a_faulty_catalog_is_an_error_if_no_other_has_the_package(resolve, catal
         resolve("foo", "1.0.0", other, bad)
 
 
+def test_a_failure_without_a_package_behind_it_is_told(store, catalog, replace_program, tmp_path):
+    script = 'case "$*" in *"--attr answer"*) echo "error: odd" >&2; exit 1;; esac; exec $real "$@"'
+    odd = replace_program(store, "nix-instantiate", script)
+
+    with pytest.raises(EvaluationFailed, match="odd$"):
+        nix.resolve(odd, [catalog("{ }")], "foo", "1.0.0", tmp=tmp_path / "tmp")
+
+
 REFUSED = "unfree says its licence"
 UNFREE = f"(package ''foo'' ''1.0.0'' {{ }} // {{ drvPath = throw ''{REFUSED}''; }})"
 
@@ -314,7 +322,7 @@ def test_a_version_that_is_not_utf_8_is_a_fault_of_its_catalog(resolve, store, c
     assert resolve("foo", "1.0.0", bad, good).catalog == good
     found = nix.offers(store, [bad, good], "foo")
     assert [offer.catalog for offer in found.versions] == [good]
-    assert [failed for failed, _ in found.failures] == [bad]
+    assert [failure.catalog for failure in found.failures] == [bad]
 
 
 WRITTEN = {
@@ -337,7 +345,7 @@ def test_what_nix_writes_is_checked(store, catalog, replace_program, tmp_path, w
 
     with pytest.raises(EvaluationFailed, match=f"catalog {path}: "):
         nix.resolve(odd, [path], "foo", "1.0.0", tmp=tmp_path / "tmp")
-    assert [failed for failed, _ in nix.offers(odd, [path], "foo").failures] == [path]
+    assert [failure.catalog for failure in nix.offers(odd, [path], "foo").failures] == [path]
 
 
 def test_a_users_text_is_never_read_as_nix(resolve, catalog):

@@ -26,6 +26,18 @@ def test_the_machines_store_keeps_the_machines_settings(tmp_path, monkeypatch):
     assert (tmp_path / "home").is_dir()
 
 
+@pytest.mark.parametrize(("is_there", "remote"), [(True, None), (False, "local")])
+def test_a_machines_store_that_is_yet_to_be_made_is_made_where_it_belongs(
+    tmp_path, monkeypatch, is_there, remote
+):
+    state = tmp_path / "nix" / "var" / "nix"
+    monkeypatch.setenv("NIX_STATE_DIR", str(state))
+    if is_there:
+        state.mkdir(parents=True)
+
+    assert nix.machine_store(tmp_path / "home").environ.get("NIX_REMOTE") == remote
+
+
 @pytest.mark.parametrize("name", ["SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URL"])
 def test_nix_does_not_get_the_secrets_of_the_service(tmp_path, monkeypatch, name):
     monkeypatch.setenv(name, "secret")

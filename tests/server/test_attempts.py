@@ -140,7 +140,8 @@ def test_each_attempt_has_a_log_of_its_own(
 
     first, second = (read_log(task_id, attempt=number) for number in (1, 2))
     assert first.startswith("pkgd: attempt 1:")
-    assert first.endswith("pkgd: nix-build was ended by SIGSEGV\n")
+    said = "pkgd: nix-build was ended by SIGSEGV\npkgd: the next attempt follows in 0 s\n"
+    assert first.endswith(said)
     assert second.startswith("pkgd: attempt 2:")
     assert read_log(task_id) == second
 

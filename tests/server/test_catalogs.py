@@ -162,9 +162,9 @@ def test_a_deleted_catalog_is_a_failure_each_time(own):
 
     shutil.rmtree(path.parent)
 
-    ((catalog, message),) = catalogs.offers("app").failures
-    assert catalog == str(path)
-    assert message
+    (failure,) = catalogs.offers("app").failures
+    assert (failure.catalog, failure.code) == (str(path), "evaluation_failed")
+    assert failure.message
     assert catalogs.offers("app").failures
 
 

@@ -11,13 +11,9 @@ from support import POSTGRESQL, SQLITE
 import build_logs
 import task_queue
 from models import Package, Task, TaskLog, TaskStatus, columns, db, soon
-from task_queue import Found, Lease, LeaseLost, Realised, TaskError
+from task_queue import Lease, LeaseLost, Realised, TaskError
 
-REALISED = Realised(
-    found=Found("/catalog", "hello", "1.0", "/nix/store/a.drv"),
-    store_paths=("/nix/store/a", "/nix/store/a-man"),
-    closure_size=7,
-)
+REALISED = Realised(store_paths=("/nix/store/a", "/nix/store/a-man"), closure_size=7)
 WRONG = TaskError("build_failed", "it did not build", "read the log")
 
 

@@ -322,7 +322,11 @@ def test_nginx_takes_its_configuration(nginx):
     done = subprocess.run([*nginx.argv, "-t"], capture_output=True, text=True)
 
     assert (done.returncode, "syntax is ok" in done.stderr) == (0, True), done.stderr
-    assert "[warn]" not in done.stderr
+    # nginx 1.25 has a new way to say it, which the nginx of Debian 12 does not know.
+    old_way = 'the "listen ... http2" directive is deprecated'
+    assert [
+        line for line in done.stderr.splitlines() if "[warn]" in line and old_way not in line
+    ] == []
 
 
 @pytest.mark.parametrize(
