@@ -203,11 +203,20 @@ def init_extensions(app: Flask) -> None:
         raise SystemExit(f"pkgd: DATA_DIR or STORE_DIR can't be used: {error}") from None
     services.add(app, store)
     services.add(app, nix.Availability())
-    services.add(app, Catalogs(store, app.config["CATALOGS"]))
+    services.add(app, Catalogs(store, app.config["CATALOGS"], allowed(app.config)))
     services.add(app, Pool(app))
     services.add(app, Throttle())
     services.add(app, FollowerSlots(app.config["MAX_FOLLOWERS"]))
     services.add(app, ApiDocument())
+
+
+def allowed(settings: Mapping[str, Any]) -> nix.Allowed:
+    """Return what nixpkgs may offer beyond its own rules."""
+    return nix.Allowed(
+        unfree=settings["ALLOW_UNFREE"],
+        broken=settings["ALLOW_BROKEN"],
+        insecure=settings["ALLOW_INSECURE"],
+    )
 
 
 def begin_request() -> None:

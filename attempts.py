@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from flask import Flask
@@ -16,7 +17,7 @@ import nix
 import services
 from catalogs import Catalogs
 from models import DATABASE_AWAY, cause, db
-from task_queue import Lease, LeaseLost, Realised, TaskError
+from task_queue import Found, Lease, LeaseLost, Realised, TaskError
 
 log = logging.getLogger("pkgd.worker")
 
@@ -44,7 +45,7 @@ class Attempt:
         self.config = app.config
         self.store: nix.Store = services.get(nix.Store, app)
         self.availability = services.get(nix.Availability, app)
-        self.catalogs: tuple[str, ...] = services.get(Catalogs, app).names
+        self.catalogs = services.get(Catalogs, app)
         self.stopping = stopping
         self.data_dir: Path = app.config["DATA_DIR"]
         # One per attempt, so that a worker that wakes after losing its lease removes only its own
@@ -52,7 +53,7 @@ class Attempt:
         self.tmp = self.data_dir / "tmp" / str(lease.task_id) / str(lease.attempt)
         self.progress = nix.Progress(done=0, expected=0, phase="resolving")
 
-        self._found: nix.Resolution | None = None  # until it is written
+        self._found: Found | None = None  # until it is written
         self._shown: nix.Progress | None = None
         self._log = bytearray()
         self._log_start = build_logs.end(lease.seq, lease.attempt)
@@ -99,9 +100,17 @@ class Attempt:
     def _resolve(self) -> nix.Resolution:
         name, version = self.lease.name, self.lease.version
         self._say(f"attempt {self.lease.attempt}: resolving {name} {version}")
-        found = nix.resolve(self.store, self.catalogs, name, version, tick=self.tick, tmp=self.tmp)
+        found = nix.resolve(
+            self.store,
+            self.catalogs.names,
+            name,
+            version,
+            allowed=self.catalogs.allowed,
+            tick=self.tick,
+            tmp=self.tmp,
+        )
+        self._found = Found(found.catalog, found.attr, found.spelled, found.drv_path)
         self._say(f"found as {found.attr} in {found.catalog}: {found.drv_path}")
-        self._found = found
         return found
 
     def _realise_outputs(self, found: nix.Resolution) -> tuple[str, ...]:
@@ -163,6 +172,9 @@ class Attempt:
 
         kind = error if error.code else nix.BuildFailed
         task_error = TaskError(kind.code, str(error), error.hint)
+        if isinstance(error, nix.Refused):
+            task_error = replace(task_error, reason=error.reason)
+            self._found = Found(error.catalog, error.attr, error.spelled)
         self._say(f"failed: {task_error.code}")
         return lambda: self.lease.fail(task_error)
 
@@ -227,7 +239,7 @@ class Attempt:
             phase=self.progress.phase,
         )
         if self._found:
-            self.lease.note(self._found.catalog, self._found.attr, self._found.drv_path)
+            self.lease.note(self._found)
         if self._log:
             seq, attempt = self.lease.seq, self.lease.attempt
             build_logs.append(seq, attempt, self._log_start, bytes(self._log))

@@ -52,7 +52,9 @@ def show(name: str) -> Any:
     if re.match(NAME_PATTERN, name):
         offers = services.get(Catalogs).offers(name)
     if not offers.versions and not offers.failures:
-        raise errors.NameNotFound(detail=nix.NameUnknown(name, offers.near), near=offers.near)
+        raise errors.NameNotFound(
+            detail=nix.NameUnknown(name, offers.near, offers.kind), near=offers.near
+        )
     return {"name": name, "versions": offers.versions, "failures": offers.failures}
 
 
@@ -73,8 +75,14 @@ class Look:
 class Catalogs:
     """The configured catalogs, and a cache of what they offer."""
 
-    def __init__(self, store: nix.Store, configured: Sequence[str]) -> None:
+    def __init__(
+        self,
+        store: nix.Store,
+        configured: Sequence[str],
+        allowed: nix.Allowed = nix.NOTHING_MORE,
+    ) -> None:
         self.store = store
+        self.allowed = allowed
         self._configured = tuple(configured)
         self._cache: OrderedDict[str, tuple[Signature, nix.Offers]] = OrderedDict()
         self._lock = threading.Lock()
@@ -176,7 +184,12 @@ class Catalogs:
 
         try:
             return nix.offers(
-                self.store, self.names, name, seconds=EVALUATION_SECONDS, tick=check_time
+                self.store,
+                self.names,
+                name,
+                allowed=self.allowed,
+                seconds=EVALUATION_SECONDS,
+                tick=check_time,
             )
         finally:
             self._evaluations.release()

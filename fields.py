@@ -10,12 +10,15 @@ from typing import Any
 from uuid import UUID
 
 import semver
+from flask import current_app
 from marshmallow import Schema, ValidationError, fields, validate
 from sqlalchemy import Row
 
+import nix
+
 NAME_PATTERN = r"[A-Za-z_][A-Za-z0-9_+.-]*\Z"
-NAME_LENGTH = 50
-VERSION_LENGTH = 64
+NAME_LENGTH = 50  # unless the setting of this name says more
+MIN_NAME_LENGTH, MAX_NAME_LENGTH = 2, 128
 NUMBER_IN_LINK = re.compile("[0-9]{1,10}")
 # Those of ASCII and of Latin-1, line separators, and what turns the direction of writing.
 CONTROLS = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
@@ -41,7 +44,18 @@ VERSION_RULE = (
 def semantic_version(value: str) -> None:
     """Raise ValidationError unless the value is a Semantic Version 2.0.0 (semver.org)."""
     if not semver.Version.is_valid(value):
-        raise ValidationError("Not a semantic version such as 1.25.3 (see semver.org).")
+        meant = nix.semantic(value)
+        raise ValidationError(f"Not a semantic version (see semver.org): did you mean {meant}?")
+
+
+def name_length(value: str) -> None:
+    """Raise ValidationError unless a name is as long as this server allows."""
+    limit = current_app.config["NAME_LENGTH"]
+    if not MIN_NAME_LENGTH <= len(value) <= limit:
+        raise ValidationError(
+            f"A name has {MIN_NAME_LENGTH} to {limit} characters (NAME_LENGTH of the server);"
+            f" this one has {len(value)}."
+        )
 
 
 def described(description: str, *examples: Any, **more: Any) -> dict[str, Any]:

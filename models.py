@@ -190,7 +190,8 @@ class Package(Model):
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(String(50))
+    # SQLite enforces no length, and can change none.
+    name: Mapped[str] = mapped_column(String(128).with_variant(String(50), "sqlite"))
     version: Mapped[str] = mapped_column(String(64))
     status: Mapped[PackageStatus] = mapped_column(
         _enum(PackageStatus), default=PackageStatus.CREATED
@@ -199,6 +200,7 @@ class Package(Model):
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow, onupdate=utcnow)
     catalog: Mapped[str | None] = mapped_column(Text)
     attr: Mapped[str | None] = mapped_column(Text)
+    spelled: Mapped[str | None] = mapped_column(Text)
     drv_path: Mapped[str | None] = mapped_column(Text)
     store_path: Mapped[str | None] = mapped_column(Text)
     store_paths: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
@@ -281,6 +283,7 @@ class Task(Model):
     error_code: Mapped[str | None] = mapped_column(String(32))
     error_message: Mapped[str | None] = mapped_column(Text)
     error_hint: Mapped[str | None] = mapped_column(Text)
+    error_reason: Mapped[str | None] = mapped_column(String(32))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

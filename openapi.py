@@ -27,7 +27,7 @@ import services
 from api import Blueprint, headers, is_in_api
 from config import HERE, VERSION
 from errors import CONTENT_TYPE, EXAMPLE_TASK, ApiError
-from fields import NAME_LENGTH, NAME_RULE
+from fields import MAX_NAME_LENGTH, NAME_RULE
 from models import Scope
 
 Part = dict[str, Any]
@@ -113,7 +113,7 @@ ERROR_HEADERS = {401: ["WWW-Authenticate"], 429: ["Retry-After"], 503: ["Retry-A
 
 # The parameters of paths: what each is, an example, and rules that URL converters don't have.
 PARAMETERS: dict[str, tuple[str, Any, Part]] = {
-    "name": ("A name.", "hello", {"pattern": NAME_RULE, "maxLength": NAME_LENGTH}),
+    "name": ("A name.", "hello", {"pattern": NAME_RULE, "maxLength": MAX_NAME_LENGTH}),
     "number": ("The number of a generation.", 3, {}),
     "package_id": ("The id of a package.", 1, {}),
     "task_id": ("The id of a task.", EXAMPLE_TASK, {}),
@@ -252,6 +252,8 @@ def collect(app: Flask) -> Part:
         blueprint.register_views_in_doc(Conventions, app, spec, name=name, parameters=None)
 
     document: Part = spec.to_dict()
+    package = document["components"]["schemas"]["PackageIn"]["properties"]
+    package["name"]["maxLength"] = app.config["NAME_LENGTH"]
     for name, schema in document["components"]["schemas"].items():
         schema["description"] = getattr(schemas, f"{name}Schema").__doc__
     return document

@@ -22,6 +22,7 @@ def _packages() -> Select[Any]:
         Task.error_code,
         Task.error_message,
         Task.error_hint,
+        Task.error_reason,
     )
 
     return select(*columns(Package, "store_paths"), *task).outerjoin(Task, Task.seq == latest)

@@ -5,18 +5,20 @@ What each field means, and an example of it, is said beside it: the API document
 
 from marshmallow import RAISE, Schema, fields, validate
 
+import nix
 from errors import EXAMPLE_TASK
 from fields import (
     MAX_ID,
     MAX_LIFE_SECONDS,
+    MAX_NAME_LENGTH,
     MAX_OFFSET,
     MAX_WAIT_SECONDS,
+    MIN_NAME_LENGTH,
     NAME_LENGTH,
     NAME_PATTERN,
     NAME_RULE,
     PLAIN_TEXT,
     PLAIN_TEXT_RULE,
-    VERSION_LENGTH,
     VERSION_RULE,
     Choice,
     JsonInteger,
@@ -29,6 +31,7 @@ from fields import (
     TrueOrFalse,
     always,
     described,
+    name_length,
     nullable,
     semantic_version,
 )
@@ -41,6 +44,8 @@ STORE_PATH = "/nix/store/b5qvdl8xw7n3q5v1rlkz0fpyq1a3n6hz-hello-2.12.1"
 BEGUN, DONE = "2024-05-05T09:30:00.000Z", "2024-05-05T09:30:04.250Z"
 
 ERROR_CODES = "\n".join(f"- `{code}`: {meaning}" for code, meaning in error_codes().items())
+
+REASONS = ", ".join(f"`{reason}`" for reason in nix.REFUSALS) + "."
 
 
 class Strict(Schema):
@@ -133,6 +138,10 @@ class TaskErrorSchema(OutputSchema):
             "no catalog has hello 9.9.9; to be had: 2.12.1, 2.10.0",
         ),
     )
+    reason = fields.String(
+        attribute="error_reason",
+        **nullable("Of `refused`: " + REASONS, None),
+    )
     hint = fields.String(
         attribute="error_hint",
         **always("What to do about it.", "register one of the versions there are"),
@@ -154,7 +163,7 @@ class PackageInSchema(Strict):
 
     name = fields.String(
         validate=[
-            validate.Length(2, NAME_LENGTH),
+            name_length,
             validate.Regexp(
                 NAME_PATTERN, error="Must begin with a letter or _, and hold A-Za-z0-9_+.- only."
             ),
@@ -163,12 +172,14 @@ class PackageInSchema(Strict):
             "The name in the catalogs; a dot descends into a nested set.",
             "hello",
             pattern=NAME_RULE,
+            minLength=MIN_NAME_LENGTH,
+            maxLength=NAME_LENGTH,
         ),
     )
     version = fields.String(
-        validate=[validate.Length(max=VERSION_LENGTH), semantic_version],
+        validate=[validate.Length(max=nix.VERSION_LENGTH), semantic_version],
         **always(
-            "A semantic version (semver.org); 2.10.0 also matches a catalog's 2.10.",
+            "A semantic version (semver.org); 2.10.0 stands for a catalog's 2.10, too.",
             "2.12.1",
             pattern=VERSION_RULE,
         ),
@@ -181,10 +192,11 @@ class PackageSchema(OutputSchema):
     id = fields.Integer(**always("Its id.", 1))
     name = fields.String(**always("Its name.", "hello"))
     version = fields.String(**always("Its version.", "2.12.1"))
+    spelled = fields.String(**nullable("The version as its catalog spells it.", "2.12.1"))
     status = Choice(PackageStatus, **always("How far it has come.", "downloaded"))
     created_at = Timestamp(**always("When it was registered.", BEGUN))
     updated_at = Timestamp(**always("When its status changed last.", DONE))
-    catalog = fields.String(**nullable("The catalog that had it.", "<nixpkgs>"))
+    catalog = fields.String(**nullable("The catalog where it was found.", "<nixpkgs>"))
     attr = fields.String(**nullable("The attribute it is under there.", "hello"))
     drv_path = fields.String(**nullable("Its derivation.", DERIVATION))
     store_path = fields.String(**nullable("Where it is, once it is downloaded.", STORE_PATH))
@@ -200,7 +212,7 @@ class PackageQuerySchema(Page):
     """Which packages to list."""
 
     name = fields.String(
-        validate=[validate.Length(max=NAME_LENGTH), PLAIN_TEXT],
+        validate=[validate.Length(max=MAX_NAME_LENGTH), PLAIN_TEXT],
         **described("Only packages of this name.", "hello", pattern=PLAIN_TEXT_RULE),
     )
     status = Choice(PackageStatus, **described("Only packages of this status.", "downloaded"))
@@ -300,7 +312,16 @@ class GenerationQuerySchema(Page):
 class OfferSchema(OutputSchema):
     """A version that a catalog has, and under which attribute."""
 
-    version = fields.String(**always("The version.", "2.12.1"))
+    version = fields.String(**always("The semantic version.", "2.12.1"))
+    spelled = fields.String(**always("How the catalog spells it.", "2.12.1"))
+    available = fields.Boolean(**always("Whether a download gets it.", True))
+    reason = fields.String(
+        **nullable(
+            "Why it isn't available: `shadowed` (another spelling of the version comes first), "
+            + REASONS,
+            None,
+        )
+    )
     catalog = fields.String(**always("The catalog that has it.", "<nixpkgs>"))
     attr = fields.String(**always("Its attribute there.", "hello"))
 
@@ -310,6 +331,7 @@ class CatalogFailureSchema(OutputSchema):
 
     catalog = fields.String(**always("The catalog.", "/srv/catalogs/ours"))
     code = fields.String(**always("The cause: a code of a task's error.", "evaluation_failed"))
+    reason = fields.String(**nullable("Of `refused`: " + REASONS, None))
     message = fields.String(**always("What is wrong.", "undefined variable 'hello'"))
 
 

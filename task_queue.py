@@ -7,7 +7,7 @@ task that ends does so in `end`.
 
 import uuid
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import String, literal, or_, select, update
@@ -36,11 +36,15 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True)
 class TaskError:
-    """Why a task failed: a code for programs, a message and a hint for people."""
+    """Why a task failed: a code for programs, a message and a hint for people.
+
+    `reason` is that of a refusal.
+    """
 
     code: str
     message: str
     hint: str
+    reason: str | None = None
 
 
 LOST = TaskError(
@@ -54,6 +58,16 @@ def error_codes() -> dict[str, str]:
     """Return each code that a task can fail with, and its meaning in a line."""
     lost = "In each of its attempts the task's worker was gone before the end."
     return nix.codes() | {LOST.code: lost}
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where a package was found, though it may have failed; a refused one has no derivation."""
+
+    catalog: str | None = None
+    attr: str | None = None
+    spelled: str | None = None
+    drv_path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,11 +112,10 @@ class Lease:
         self._check(len(requested))
         return requested[0]
 
-    def note(self, catalog: str, attr: str, drv_path: str) -> None:
+    def note(self, found: Found) -> None:
         """Record where the package was found, without a commit."""
-        found = update(Package).where(Package.id == self.package_id)
-        found = found.values(catalog=catalog, attr=attr, drv_path=drv_path)
-        db.session.execute(found, execution_options=NO_SYNC)
+        noted = update(Package).where(Package.id == self.package_id).values(**asdict(found))
+        db.session.execute(noted, execution_options=NO_SYNC)
 
     def succeed(self, realised: Realised) -> None:
         """End the task, and make its package downloaded, in one transaction."""
@@ -302,6 +315,7 @@ def end(*where: Any, status: TaskStatus, error: TaskError | None = None) -> int:
             error_code=error and error.code,
             error_message=error and error.message,
             error_hint=error and error.hint,
+            error_reason=error and error.reason,
         )
     )
 

@@ -8,6 +8,7 @@ from nix.availability import Availability
 from nix.build import add_root, realise, restore, valid_paths
 from nix.closure import closure_size
 from nix.errors import (
+    REFUSALS,
     BuildFailed,
     Collision,
     DiskFull,
@@ -23,11 +24,22 @@ from nix.errors import (
     NixUnavailable,
     ProfileRefused,
     ProfileReplaced,
+    Refused,
     TimedOut,
     VersionUnavailable,
     codes,
 )
-from nix.evaluate import CatalogFailure, Offer, Offers, Resolution, failing, offers, resolve
+from nix.evaluate import (
+    NOTHING_MORE,
+    Allowed,
+    CatalogFailure,
+    Offer,
+    Offers,
+    Resolution,
+    failing,
+    offers,
+    resolve,
+)
 from nix.garbage import collect_garbage, garbage_bytes
 from nix.internal_json import Progress, Tick
 from nix.process import Completed, run, sweep
@@ -54,8 +66,14 @@ from nix.store import (
     version,
 )
 from nix.terminal import decode, plain
+from nix.versions import LENGTH as VERSION_LENGTH
+from nix.versions import is_prerelease, semantic
 
 __all__ = [
+    "NOTHING_MORE",
+    "REFUSALS",
+    "VERSION_LENGTH",
+    "Allowed",
     "Availability",
     "BuildFailed",
     "CatalogFailure",
@@ -78,6 +96,7 @@ __all__ = [
     "ProfileRefused",
     "ProfileReplaced",
     "Progress",
+    "Refused",
     "Resolution",
     "Store",
     "Tick",
@@ -98,6 +117,7 @@ __all__ = [
     "generation_link",
     "generations",
     "installed",
+    "is_prerelease",
     "leads_to",
     "machine_store",
     "make_passable",
@@ -109,6 +129,7 @@ __all__ = [
     "resolve",
     "restore",
     "run",
+    "semantic",
     "set_profile",
     "sweep",
     "switch_generation",

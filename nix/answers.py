@@ -12,24 +12,18 @@ TEXT = re.compile(r"[^\0\ud800-\udfff]*")
 DRV_PATH = re.compile(rf"(?:/[^/\0\n]+)+/{STORE_NAME.pattern}\.drv")
 OUTPUT = re.compile(r"[A-Za-z0-9+._?=-]+")
 
-VERSION = {"catalog": TEXT, "attr": TEXT, "version": TEXT, "semver": (TEXT, None)}
-OFFERS = {"isRefused": bool, "versions": [VERSION]}
-FOUND = {
-    "catalog": TEXT,
-    "attr": TEXT,
-    "pname": TEXT,
-    "version": TEXT,
-    "drvPath": DRV_PATH,
-    "outputs": [OUTPUT],
-}
+REASON = re.compile("unfree|broken|unsupported_platform|insecure")
+
+VERSION = {"catalog": TEXT, "attr": TEXT, "spelled": TEXT, "reason": (REASON, None)}
+OFFERS = {"throws": bool, "versions": [VERSION], "others": [TEXT]}
+FOUND = {**VERSION, "pname": TEXT, "drvPath": DRV_PATH, "outputs": [OUTPUT]}
 
 # The answers by their attribute in resolve.nix. A tuple holds alternatives, a list the kind of each
 # element, a dictionary the fields there must be.
 SHAPES: dict[str, Any] = {
-    "probe": bool,
     "names": [TEXT],
     "offers": OFFERS,
-    "answer": ({"found": FOUND}, {"offers": OFFERS}),
+    "answer": ({"found": FOUND}, {"refused": VERSION}, {"offers": OFFERS}),
 }
 
 
@@ -78,7 +72,7 @@ def _check(value: Any, shape: Any, name: str) -> None:
 
 def _alternative(value: Any, shapes: tuple[Any, ...]) -> Any:
     """Return the one of the shapes that a value means to have: the last if there is no telling."""
-    first, last = shapes
-    if isinstance(first, dict):
-        return first if isinstance(value, dict) and first.keys() <= value.keys() else last
-    return last if value is None else first
+    if shapes[-1] is None:
+        return None if value is None else shapes[0]
+    fields = set(value) if isinstance(value, dict) else set()
+    return next((shape for shape in shapes if shape.keys() <= fields), shapes[-1])

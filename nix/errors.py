@@ -73,22 +73,68 @@ class DiskFull(NixError):
 
 
 class EvaluationFailed(NixError):
-    """A catalog can't be evaluated, or refuses to provide the package; the message says why."""
+    """A catalog can't be evaluated; the message says why."""
 
     code = "evaluation_failed"
-    hint = "the catalog stands in the way, by a mistake in it or by its rules (unfree, broken)"
+    hint = "the catalog has a mistake, or needs something that this server does not have"
+
+
+class Refused(NixError):
+    """A catalog has the package, and refuses to provide it; `reason` tells programs why."""
+
+    code = "refused"
+
+    catalog: str | None = None
+    attr: str | None = None
+    spelled: str | None = None
+
+    def __init__(self, package: str, reason: str, message: str = "") -> None:
+        """Name the package, the reason (a key of REFUSALS) and, if there is one, Nix's message."""
+        sentence, self.hint = REFUSALS[reason]
+        super().__init__(message or f"{package} {sentence}")
+        self.reason = reason
+
+
+# reason: (how a message goes on after the package, hint)
+REFUSALS = {
+    "unfree": (
+        "has an unfree license, which this server does not allow",
+        "choose another package, or have the server's ALLOW_UNFREE set",
+    ),
+    "insecure": (
+        "has known vulnerabilities, and this server does not allow it",
+        "choose a newer version, or have it listed in the server's ALLOW_INSECURE",
+    ),
+    "broken": (
+        "is marked as broken in its catalog",
+        "choose another version, or have the server's ALLOW_BROKEN set",
+    ),
+    "unsupported_platform": (
+        "is not made for the server's platform",
+        "choose another package, or a server of another platform",
+    ),
+    "removed": ("was removed from its catalog", "the message may name what takes its place"),
+}
 
 
 class NameUnknown(NixError):
-    """No catalog has the name."""
+    """No catalog has a package of this name."""
 
     code = "name_unknown"
     hint = "check the spelling, or add a catalog that has the name to CATALOGS"
 
-    def __init__(self, name: str, near: Sequence[str] = ()) -> None:
-        """Name what was looked for, and the names that may have been meant."""
+    def __init__(self, name: str, near: Sequence[str] = (), kind: str = "") -> None:
+        """Name what was looked for, what may have been meant, and the kind of what has the name."""
         meant = f"; did you mean {', '.join(near)}?" if near else ""
-        super().__init__(f"no catalog has {name}{meant}")
+        if kind == "set":
+            super().__init__(f"{name} is a set of packages, which are named {name}.NAME")
+        elif kind:
+            super().__init__(f"{name} is no package, but {KINDS.get(kind, f'a {kind}')}{meant}")
+        else:
+            super().__init__(f"no catalog has {name}{meant}")
+
+
+KINDS = {"lambda": "a function", "int": "a number", "float": "a number", "bool": "true or false"}
 
 
 class VersionUnavailable(NixError):

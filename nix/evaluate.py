@@ -2,10 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
-from heapq import nlargest
-from itertools import pairwise
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +17,37 @@ from nix.errors import (
     NixError,
     NixKilled,
     NixTooOld,
+    Refused,
     TimedOut,
     VersionUnavailable,
 )
 from nix.internal_json import Progress, Tick, ignore
+from nix.near import near_names
 from nix.process import scratch
+from nix.refusals import refusal, removal
 from nix.requirement import unmet
-from nix.store import (
-    CALL_SECONDS,
-    DOWNLOAD_OPTIONS,
-    Store,
-    call,
-    find_channel,
-    output,
-)
-from nix.store import (
-    version as nix_version,
-)
+from nix.store import CALL_SECONDS, DOWNLOAD_OPTIONS, Store, call, find_channel, output
+from nix.store import version as nix_version
+from nix.versions import distance, order, semantic
 
 RESOLVE = Path(__file__).resolve().parent / "resolve.nix"
 RESOLVING = Progress(0, 0, "resolving")
-NEAR_NAMES = 5
-LIKELY_NAMES = 200
 LISTED_VERSIONS = 10
 
 # The errors that a faulty catalog causes; they must not hide what the other catalogs have.
 CATALOG_FAULTS = (EvaluationFailed, FetchFailed, NixCrashed, NixTooOld, TimedOut)
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What nixpkgs may offer beyond its rules; `insecure` lists names with versions."""
+
+    unfree: bool = False
+    broken: bool = False
+    insecure: tuple[str, ...] = ()
+
+
+NOTHING_MORE = Allowed()
 
 
 @dataclass(frozen=True)
@@ -55,18 +57,29 @@ class Resolution:
     catalog: str
     attr: str
     pname: str
-    version: str
+    spelled: str
     drv_path: str
     outputs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A version that a catalog has: its Semantic Version, or its own spelling if it has none."""
+    """A version that a catalog has, as it spells it, and why it isn't to be had, if it isn't.
+
+    The reason is one of nix.errors.REFUSALS, or `shadowed`: another spelling in the same catalog
+    stands for the same version, and comes first.
+    """
 
     version: str
+    spelled: str
     catalog: str
     attr: str
+    reason: str | None = None
+
+    @property
+    def available(self) -> bool:
+        """Whether a download of this version gets it."""
+        return self.reason is None
 
 
 @dataclass(frozen=True)
@@ -76,14 +89,19 @@ class CatalogFailure:
     catalog: str
     code: str
     message: str
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
 class Offers:
-    """The versions of a name, newest first; similar names if it has none; catalogs that failed."""
+    """The versions of a name, newest first; similar names if it has none; catalogs that failed.
+
+    `kind` is the kind of value that has the name, if that is no package.
+    """
 
     versions: tuple[Offer, ...] = ()
     near: tuple[str, ...] = ()
+    kind: str = ""
     failures: tuple[CatalogFailure, ...] = ()
 
 
@@ -94,6 +112,7 @@ class Query:
     store: Store
     name: str
     version: str
+    allowed: Allowed
     seconds: float
     tick: Tick
 
@@ -144,6 +163,7 @@ class Query:
             *("--argstr", "catalogs", json.dumps(catalogs)),
             *("--argstr", "name", self.name),
             *("--argstr", "version", self.version),
+            *("--argstr", "allowed", json.dumps(asdict(self.allowed))),
         ]
 
 
@@ -154,29 +174,32 @@ def resolve(
     version: str,
     *,
     tmp: Path,
+    allowed: Allowed = NOTHING_MORE,
     seconds: float = CALL_SECONDS,
     tick: Tick = ignore,
 ) -> Resolution:
     """Find the first catalog that has `name` in `version`, and instantiate the derivation.
 
     A catalog that fails is left out, with a line in the log, as long as another one has the
-    package. Raises NameUnknown, VersionUnavailable, EvaluationFailed.
+    package. Raises NameUnknown, VersionUnavailable, Refused, EvaluationFailed, NixTooOld.
     """
     with scratch(tmp) as folder:
-        query = Query(store.with_tmp(folder), name, version, seconds, tick)
+        query = Query(store.with_tmp(folder), name, version, allowed, seconds, tick)
         try:
             answer = query.ask("answer", *catalogs)
         except CATALOG_FAULTS:
             answer = _answer_of_each(query, catalogs)
 
+        if "refused" in answer:
+            raise _refusal(answer["refused"])
         if "found" not in answer:
-            raise _not_found(query, catalogs, answer["offers"]["versions"])
+            raise _not_found(query, catalogs, answer["offers"])
     found = answer["found"]
     return Resolution(
         catalog=found["catalog"],
         attr=found["attr"],
         pname=found["pname"],
-        version=found["version"],
+        spelled=found["spelled"],
         drv_path=found["drvPath"],
         outputs=tuple(found["outputs"]),
     )
@@ -184,61 +207,87 @@ def resolve(
 
 def _answer_of_each(query: Query, catalogs: Sequence[str]) -> Any:
     """Ask each catalog alone, since one of them fails; return the first answer with a package."""
-    versions: list[Any] = []
+    offers: dict[str, list[Any]] = {"versions": [], "others": []}
     failures: dict[str, NixError] = {}
     killed = None
     for catalog in catalogs:
         try:
             answer = query.ask("answer", catalog)
         except CATALOG_FAULTS as error:
-            failures[catalog] = error
+            failures[catalog], has_package = _reason(query, catalog, error)
             killed = error if isinstance(error, NixKilled) else killed
-            if isinstance(error, EvaluationFailed) and _has_package(query, catalog):
-                raise EvaluationFailed(_list_of(failures)) from None
+            if has_package:
+                raise _with_all(failures, failures[catalog]) from None
             query.tick(f"pkgd: left out catalog {catalog}: {error}\n".encode(), RESOLVING)
             continue
 
-        if "found" in answer:
+        if "offers" not in answer:
             return answer
-        versions += answer["offers"]["versions"]
+        for key, found in offers.items():
+            found += answer["offers"][key]
 
     if killed is not None:  # by the host: that catalog may well have the package
         raise killed
     if failures:
-        raise _failure_of_all(failures)
-    return {"offers": {"versions": versions}}
+        raise _with_all(failures, _most_helpful(failures.values()))
+    return {"offers": offers}
 
 
-def _failure_of_all(failures: dict[str, NixError]) -> NixError:
-    """Return one error for the catalogs that failed, of the kind that can most be helped."""
-    for error in failures.values():
-        if isinstance(error, FetchFailed):
-            return FetchFailed(error.fault, _list_of(failures))
-    is_too_old = any(isinstance(error, NixTooOld) for error in failures.values())
-    return (NixTooOld if is_too_old else EvaluationFailed)(_list_of(failures))
+def _reason(query: Query, catalog: str, error: NixError) -> tuple[NixError, bool]:
+    """Return what the error of a catalog comes to, and whether the catalog has the package."""
+    answers: list[Any] = []
+    if isinstance(error, EvaluationFailed):
+        answers, _ = query.ask_each("offers", [catalog])
+    for answer in answers:
+        if any(semantic(offer["spelled"]) == query.version for offer in answer["versions"]):
+            return refusal(error) or error, True
+        if answer["throws"] and not answer["versions"]:
+            return removal(query.name, error) or error, False
+    return error, False
 
 
-def _list_of(failures: dict[str, NixError]) -> str:
-    return "\n".join(f"catalog {catalog}: {error}" for catalog, error in failures.items())
+def _most_helpful(errors: Iterable[NixError]) -> NixError:
+    """Return the first error of the kind that can most be helped."""
+    kinds = (FetchFailed, NixTooOld, Refused)
+    helpful = [error for error in errors if isinstance(error, kinds)]
+    helpful.sort(key=lambda error: kinds.index(type(error)))
+    return helpful[0] if helpful else EvaluationFailed()
 
 
-def _has_package(query: Query, catalog: str) -> bool:
-    """Tell whether a catalog that failed has the package, but refuses to provide it."""
-    answers, _ = query.ask_each("probe", [catalog])
-    return answers == [True]
+def _with_all(failures: dict[str, NixError], error: NixError) -> NixError:
+    """Return an error with the messages of all catalogs that failed."""
+    listed = "\n".join(f"catalog {catalog}: {each}" for catalog, each in failures.items())
+    if isinstance(error, FetchFailed):
+        return FetchFailed(error.fault, listed)
+    error.args = (listed,)
+    return error
 
 
-def _not_found(query: Query, catalogs: Sequence[str], versions: list[Any]) -> NixError:
+def _refusal(offer: dict[str, str]) -> Refused:
+    """Return the error for a package that its catalog has, and refuses by a rule."""
+    error = Refused(f"{offer['attr']} {offer['spelled']}".strip(), offer["reason"])
+    error.catalog, error.attr, error.spelled = offer["catalog"], offer["attr"], offer["spelled"]
+    return error
+
+
+def _not_found(query: Query, catalogs: Sequence[str], offers: dict[str, Any]) -> NixError:
     """Return the error for a package that no catalog has, with what there is instead."""
+    name, version = query.name, query.version
+    versions = _newest_first(offers["versions"])
     if not versions:
-        return NameUnknown(query.name, _near_names(query, catalogs))
+        return NameUnknown(name, _near_names(query, catalogs), _kind(offers["others"]))
 
-    there = list(dict.fromkeys(offer.version for offer in _newest_first(versions)))
+    there = list(dict.fromkeys(offer.version for offer in versions))
+    if Version.is_valid(version):
+        there.sort(key=lambda one: distance(version, one))
     listed = ", ".join(there[:LISTED_VERSIONS])
     more = f" and {len(there) - LISTED_VERSIONS} more" if len(there) > LISTED_VERSIONS else ""
-    return VersionUnavailable(
-        f"no catalog has {query.name} {query.version}; to be had: {listed}{more}"
-    )
+    message = f"no catalog has {name} {version}; to be had: {listed}{more}"
+    if not any(offer.spelled for offer in versions):
+        message += (
+            f" ({name} has no version in its catalog, which {versions[0].version} stands for)"
+        )
+    return VersionUnavailable(message)
 
 
 def offers(
@@ -246,11 +295,12 @@ def offers(
     catalogs: Sequence[str],
     name: str,
     *,
+    allowed: Allowed = NOTHING_MORE,
     seconds: float = CALL_SECONDS,
     tick: Tick = ignore,
 ) -> Offers:
     """Return every version of `name` that the catalogs have; if there is none, similar names."""
-    query = Query(store, name, "", seconds, tick)
+    query = Query(store, name, "", allowed, seconds, tick)
     failures: dict[str, NixError] = {}
     try:
         answers = [query.ask("offers", *catalogs)]
@@ -258,11 +308,13 @@ def offers(
         answers, failures = query.ask_each("offers", catalogs)
 
     versions = _newest_first(offer for answer in answers for offer in answer["versions"])
-    if not versions and any(answer["isRefused"] for answer in answers):
-        failures |= query.ask_each("answer", catalogs)[1]
+    if not versions and any(answer["throws"] for answer in answers):
+        _, thrown = query.ask_each("answer", catalogs)
+        failures |= {catalog: removal(name, error) or error for catalog, error in thrown.items()}
     return Offers(
         versions,
         near=() if versions or failures else _near_names(query, catalogs),
+        kind=_kind(kind for answer in answers for kind in answer["others"]),
         failures=_told(failures),
     )
 
@@ -271,11 +323,15 @@ def failing(
     store: Store, catalogs: Sequence[str], *, seconds: float = CALL_SECONDS
 ) -> tuple[CatalogFailure, ...]:
     """Evaluate the names of each catalog; return those that fail."""
-    return _told(Query(store, "", "", seconds, ignore).ask_each("names", catalogs)[1])
+    query = Query(store, "", "", NOTHING_MORE, seconds, ignore)
+    return _told(query.ask_each("names", catalogs)[1])
 
 
 def _told(failures: dict[str, NixError]) -> tuple[CatalogFailure, ...]:
-    return tuple(CatalogFailure(name, e.code, str(e)) for name, e in failures.items())
+    return tuple(
+        CatalogFailure(catalog, error.code, str(error), getattr(error, "reason", None))
+        for catalog, error in failures.items()
+    )
 
 
 def _path(store: Store, catalog: str) -> Path | None:
@@ -283,32 +339,30 @@ def _path(store: Store, catalog: str) -> Path | None:
     return find_channel(store, catalog.strip("<>")) if catalog.startswith("<") else Path(catalog)
 
 
-def _newest_first(versions: Iterable[dict[str, str]]) -> tuple[Offer, ...]:
-    """Order by Semantic Versioning; versions without one come last, in the order of resolve.nix."""
-    semantic: dict[tuple[str, str], Offer] = {}
-    others: dict[tuple[str, str], Offer] = {}
-    for found in versions:
-        catalog, attr, semver = found["catalog"], found["attr"], found["semver"]
-        if semver and Version.is_valid(semver):
-            semantic.setdefault((catalog, semver), Offer(semver, catalog, attr))
-        else:
-            others.setdefault((catalog, found["version"]), Offer(found["version"], catalog, attr))
+def _newest_first(versions: Iterable[dict[str, Any]]) -> tuple[Offer, ...]:
+    """Return the offers in order, once for each spelling in a catalog.
 
-    newest = sorted(semantic.values(), key=lambda offer: Version.parse(offer.version), reverse=True)
-    return (*newest, *others.values())
+    Of several spellings of one version in a catalog, the first is the one to be had.
+    """
+    found: dict[tuple[str, str], Offer] = {}
+    seen: set[tuple[str, str]] = set()
+    for offer in versions:
+        version = semantic(offer["spelled"])
+        spelled = offer["catalog"], offer["spelled"]
+        is_shadowed = (offer["catalog"], version) in seen and spelled not in found
+        reason = "shadowed" if is_shadowed else offer["reason"]
+        shown = Offer(version, offer["spelled"], offer["catalog"], offer["attr"], reason)
+        found.setdefault(spelled, shown)
+        seen.add((offer["catalog"], version))
+    return tuple(sorted(found.values(), key=lambda offer: order(offer.spelled), reverse=True))
+
+
+def _kind(others: Iterable[str]) -> str:
+    """Return the kind of the first attribute of a name that is no package; "" if there is none."""
+    return next((kind for kind in others if kind != "error"), "")
 
 
 def _near_names(query: Query, catalogs: Sequence[str]) -> tuple[str, ...]:
     """Return the names in the catalogs that are most similar to the one asked for."""
     names, _ = query.ask_each("names", catalogs)
-    by_lower = {name.lower(): name for each in names for name in each}
-    wanted = query.name.lower()
-    parts = _parts(wanted)
-
-    # difflib would take seconds for all of nixpkgs: preselect by letters and pairs in common.
-    likely = nlargest(LIKELY_NAMES, by_lower, key=lambda name: len(parts & _parts(name)))
-    return tuple(by_lower[name] for name in get_close_matches(wanted, likely, NEAR_NAMES))
-
-
-def _parts(word: str) -> set[Any]:
-    return {*word, *pairwise(word)}
+    return near_names(query.name, {name for each in names for name in each})

@@ -5,15 +5,18 @@
 #   catalogs  a JSON list in order of preference: absolute paths, or "<name>" for one on NIX_PATH
 #   name      an attribute, or an attribute path with dots (python3Packages.requests)
 #   version   a Semantic Version; "" matches nothing
+#   allowed   JSON with what nixpkgs may offer beyond its rules: unfree, broken (true or false) and
+#             insecure (a list of names with versions, such as openssl-1.0.2u)
+#   attrs     a JSON list of attributes, for the survey of a whole catalog
 #
 # Only what the answer needs is evaluated: nixpkgs has 80,000 attributes.
-{ catalogs, name, version ? "", system ? builtins.currentSystem }:
+{ catalogs, name ? "", version ? "", allowed ? "{}", attrs ? "[]", system ? builtins.currentSystem }:
 
 let
   inherit (builtins)
-    attrNames compareVersions concatLists concatMap elem elemAt filter findFile foldl' fromJSON
-    functionArgs genList head intersectAttrs isAttrs isFunction isString length map match nixPath
-    parseDrvName sort split stringLength substring tail tryEval;
+    any attrNames concatLists concatMap elem elemAt filter findFile foldl' fromJSON functionArgs
+    genList head intersectAttrs isAttrs isFunction isList isString length map match nixPath
+    parseDrvName split stringLength substring tail tryEval typeOf;
 
   # tryEval catches `throw` and `assert`. Any other error ends the evaluation; evaluate.py then
   # evaluates each catalog alone.
@@ -23,33 +26,33 @@ let
   last = list: elemAt list (length list - 1);
   initial = list: genList (elemAt list) (length list - 1);
 
-  # ---- versions
-
-  # Return the Semantic Version that corresponds to a catalog's version, or null:
-  #   "2.10" -> "2.10.0"   "v1.2.3" -> "1.2.3"   "9.6p1" -> "9.6.0-p1"   "2024.01.15" -> "2024.1.15"
-  semver = text:
-    let
-      parts = match
-        "[vV]?([0-9]+)([.]([0-9]+))?([.]([0-9]+))?([-_]?([A-Za-z][^+]*)|[-_]([0-9][^+]*))?([+].+)?"
-        text;
-      part = i: let value = elemAt parts i; in if value == null then "" else value;
-      number = i: head (match "0*([0-9]+)" (if part i == "" then "0" else part i));
-      before = part 6 + part 7;
-    in
-    if parts == null then null
-    else "${number 0}.${number 2}.${number 4}${if before == "" then "" else "-${before}"}${part 8}";
-
-  keyOf = offer: if offer.semver == null then offer.version else offer.semver;
-
-  isWanted = candidate:
-    version != "" && (candidate.version == version || semver candidate.version == version);
+  semantic = import ./versions.nix;
 
   # ---- derivations
 
-  nameOf = drv: attempt "" (drv.pname or (parseDrvName (drv.name or "")).name);
+  # Of a refused package, nixpkgs before 2020 has no other name than that in `meta`.
+  fullNameOf = drv:
+    let name = attempt "" (drv.name or ""); in
+    if name != "" then name else attempt "" (drv.meta.name or "");
+  nameOf = drv: attempt "" (drv.pname or (parseDrvName (fullNameOf drv)).name);
   versionOf = drv:
     let own = attempt "" (let v = drv.version or ""; in if isString v then v else "");
-    in if own != "" then own else attempt "" (parseDrvName (drv.name or "")).version;
+    in if own != "" then own else attempt "" (parseDrvName (fullNameOf drv)).version;
+
+  # Return why a catalog refuses a package, by the rule of nixpkgs that comes first; null if it
+  # doesn't. Nothing here evaluates the derivation, which would end in an error without a reason.
+  refusalOf = drv: if attempt true (drv.meta.available or true) then null else reasonIn drv;
+  reasonIn = drv:
+    let
+      meta = attempt { } drv.meta;
+      licenses = let given = meta.license or [ ]; in if isList given then given else [ given ];
+      is = flag: otherwise: attempt false (meta.${flag} or otherwise);
+    in
+    if !allow.unfree && is "unfree" (any (license: !(license.free or true)) licenses) then "unfree"
+    else if !allow.broken && is "broken" false then "broken"
+    else if is "unsupported" false then "unsupported_platform"
+    else if is "insecure" (meta.knownVulnerabilities or [ ] != [ ]) then "insecure"
+    else "unsupported_platform";
 
   # Return the outputs to install, the main one first.
   outputsOf = drv:
@@ -65,12 +68,22 @@ let
 
   # ---- catalogs
 
-  load = catalog:
+  allow = { unfree = false; broken = false; insecure = [ ]; } // fromJSON allowed;
+  rules = { allowUnfree = allow.unfree; allowBroken = allow.broken; }
+    // (if allow.insecure == [ ] then { } else { permittedInsecurePackages = allow.insecure; });
+  noRules = {
+    allowUnfree = true;
+    allowBroken = true;
+    allowUnsupportedSystem = true;
+    allowInsecurePredicate = _: true;
+  };
+
+  load = config: catalog:
     let
       channel = match "<(.+)>" catalog;
       value = import (if channel == null then /. + catalog else findFile nixPath (head channel));
       # Without these, nixpkgs reads the configuration in the home directory.
-      settings = { inherit system; config = { }; overlays = [ ]; };
+      settings = { inherit system config; overlays = [ ]; };
       arguments = intersectAttrs (functionArgs value) settings;
       set = if isFunction value then value arguments else value;
     in
@@ -78,9 +91,8 @@ let
 
   # Return the innermost set that `name` leads to, the prefix of its attributes, and the rest of
   # `name`, which is the attribute to look up in it.
-  scopeOf = catalog:
+  scopeOf = set:
     let
-      set = load catalog;
       parts = filter isString (split "[.]" name);
       into = outer: part:
         attempt null (if isAttrs outer && outer ? ${part} then outer.${part} else null);
@@ -96,10 +108,10 @@ let
     };
 
   # Return the attributes that are `leaf` with a version or a channel appended, such as
-  #   nodejs_20  openjdk17  python3_11  nginxMainline  foo-1_2
+  #   nodejs_20  openjdk17  python3_11  nginxMainline  foo-1_2  nodejs-6_x  erlangR19
   siblingsIn = set: leaf:
     let
-      tag = "[0-9][0-9_.]*|[Ss]table|[Uu]nstable|[Mm]ainline|[Ll]atest|[Ll]ts|LTS|[Ee]sr|[Cc]urrent"
+      tag = "R?[0-9][0-9_.]*x?|[Ss]table|[Tt]esting|[Uu]nstable|[Mm]ainline|[Ll]atest|[Ll]ts|LTS|[Ee]sr|[Cc]urrent"
         + "|[Ll]egacy|[Bb]eta|[Gg]it|[Oo]ld";
       suffix = "([_-]?(${tag}))+";
       size = stringLength leaf;
@@ -118,74 +130,105 @@ let
     filter (attr: match suffix (substring size (-1) attr) != null)
       (genList (i: elemAt names (first + i)) (end - first));
 
+  candidate = catalog: prefix: attr: value:
+    let
+      tried = tryEval (isAttrs value && (value.type or null) == "derivation");
+      isPackage = tried.success && tried.value;
+    in
+    {
+      inherit catalog isPackage;
+      attr = prefix + attr;
+      throws = !tried.success;
+      drv = value;
+      spelled = if isPackage then versionOf value else "";
+      reason = if isPackage then refusalOf value else null;
+      kind = if tried.success then typeOf value else "error";
+    };
+
   # Return the attribute of this name and its siblings, as two lists: the second is not evaluated if
   # the first has the package. An attribute that throws (removed, renamed) is a refused candidate.
   lookUp = catalog:
     let
-      # One binding: `inherit (scopeOf catalog) set leaf` would load the catalog twice.
-      scope = scopeOf catalog;
+      # One binding: `inherit (scopeOf …) set leaf` would load the catalog twice.
+      scope = scopeOf (load rules catalog);
       set = scope.set;
       leaf = scope.leaf;
-      candidate = attr:
+      found = candidate catalog scope.prefix;
+      # Before 2017, nixpkgs threw for a package that it refuses; without its rules, it does not.
+      unruled = strict:
         let
-          value = set.${attr};
-          tried = tryEval (isAttrs value && (value.type or null) == "derivation");
-          isPackage = tried.success && tried.value;
+          value = attempt null (scopeOf (load noRules catalog)).set.${leaf};
+          lax = found leaf value;
         in
-        {
-          inherit catalog isPackage;
-          attr = scope.prefix + attr;
-          refused = !tried.success;
-          drv = value;
-          version = if isPackage then versionOf value else "";
-        };
-      direct = if set ? ${leaf} then [ (candidate leaf) ] else [ ];
-      names = [ leaf ] ++ map (found: nameOf found.drv) (filter (found: found.isPackage) direct);
-      isRelated = found: found.isPackage && elem (nameOf found.drv) names;
+        if !strict.throws || !lax.isPackage then strict
+        else lax // { inherit (strict) drv; pname = nameOf value; reason = reasonIn value; };
+      direct = if set ? ${leaf} then [ (unruled (found leaf set.${leaf})) ] else [ ];
+      names = [ leaf ] ++ map pnameOf (filter (one: one.isPackage) direct);
+      isRelated = one: one.isPackage && elem (pnameOf one) names;
     in
-    [ direct (filter isRelated (map candidate (siblingsIn set leaf))) ];
+    [ direct (filter isRelated (map (attr: found attr set.${attr}) (siblingsIn set leaf))) ];
+
+  pnameOf = candidate: candidate.pname or (nameOf candidate.drv);
 
   # ---- answers
 
+  isWanted = candidate:
+    version != "" && candidate.isPackage && semantic candidate.spelled == version;
+
   search = groups:
-    let found = filter (candidate: candidate.isPackage && isWanted candidate) (head groups); in
+    let found = filter isWanted (head groups); in
     if groups == [ ] then null else if found != [ ] then head found else search (tail groups);
 
   groups = concatMap lookUp (fromJSON catalogs);
   hit = search groups;
   all = concatLists groups;
-  refused = filter (candidate: candidate.refused) all;
+  throwing = filter (candidate: candidate.throws) all;
+  packages = filter (candidate: candidate.isPackage) all;
 
-  found = {
-    inherit (hit) catalog attr version;
-    pname = nameOf hit.drv;
-    outputs = attempt [ "out" ] (let list = outputsOf hit.drv; in builtins.deepSeq list list);
-  };
+  shown = found: { inherit (found) catalog attr spelled reason; };
 in
 rec {
-  # Whether a catalog has the package. The derivation is not evaluated, so that this is true for a
-  # package that its catalog refuses to provide.
-  probe = hit != null;
-
-  # Every version of this name, and whether the catalogs refuse some attribute of this name.
+  # Every version of this name; whether the catalogs throw for some attribute of this name; and
+  # the kinds of its attributes that are no packages.
   offers = {
-    isRefused = refused != [ ];
-    versions = sort
-      (a: b: compareVersions (keyOf a) (keyOf b) > 0)
-      (map
-        (found: { inherit (found) catalog attr version; semver = semver found.version; })
-        (filter (candidate: candidate.version != "") all));
+    throws = throwing != [ ];
+    versions = map shown packages;
+    others = map (candidate: candidate.kind) (filter (candidate: !candidate.isPackage) all);
   };
 
-  # The instantiated derivation. Without one: the offers or, if there are none because the catalog
-  # refuses the attribute, the error by which it does.
+  # The instantiated derivation, or why the catalog refuses it. Without one: the offers or, if there
+  # are none because the catalog throws for the attribute, that error.
   answer =
-    if hit != null then { found = found // { inherit (hit.drv) drvPath; }; }
-    else if offers.versions == [ ] && refused != [ ] then (head refused).drv
+    if hit != null && hit.reason != null then { refused = shown hit; }
+    else if hit != null then {
+      found = shown hit // {
+        inherit (hit.drv) drvPath;
+        pname = pnameOf hit;
+        outputs = attempt [ "out" ] (let list = outputsOf hit.drv; in builtins.deepSeq list list);
+      };
+    }
+    else if packages == [ ] && throwing != [ ] then (head throwing).drv
     else { inherit offers; };
+
+  # Facts about some attributes of the first catalog.
+  survey =
+    let
+      catalog = head (fromJSON catalogs);
+      set = load rules catalog;
+      facts = attr:
+        let one = candidate catalog "" attr set.${attr}; in
+        {
+          inherit (one) attr isPackage throws spelled reason;
+          pname = if one.isPackage then pnameOf one else "";
+          version = semantic one.spelled;
+        };
+    in
+    map facts (fromJSON attrs);
 
   # The names in the same set, to suggest similar ones.
   names = concatMap
-    (catalog: let scope = scopeOf catalog; in map (attr: scope.prefix + attr) (attrNames scope.set))
+    (catalog:
+      let scope = scopeOf (load rules catalog); in
+      map (attr: scope.prefix + attr) (attrNames scope.set))
     (fromJSON catalogs);
 }

@@ -11,7 +11,6 @@ from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import quote
 
 import click
 from click.shell_completion import BashComplete, FishComplete, ZshComplete
@@ -43,6 +42,7 @@ PACKAGE_COLUMNS: TableColumns = {
 PACKAGE_DETAILS: TableColumns = PACKAGE_COLUMNS | {
     "CREATED": lambda package: whole_seconds(package["created_at"]),
     "UPDATED": lambda package: whole_seconds(package["updated_at"]),
+    "SPELLED": lambda package: package.get("spelled"),
     "CATALOG": lambda package: package.get("catalog"),
     "ATTRIBUTE": lambda package: package.get("attr"),
     "DERIVATION": lambda package: package["drv_path"],
@@ -57,6 +57,8 @@ OFFER_COLUMNS: TableColumns = {
     "VERSION": lambda offer: offer["version"],
     "ATTRIBUTE": lambda offer: offer["attr"],
     "CATALOG": lambda offer: offer["catalog"],
+    "SPELLED": lambda offer: offer.get("spelled"),
+    "REFUSED": lambda offer: offer.get("reason"),
 }
 
 HELP = """Install packages on a pkgd server, and look after them.
@@ -194,7 +196,7 @@ def install(
 def _register_or_find(context: CommandContext, spec: PackageSpec) -> tuple[JsonObject, bool]:
     """Return the package, and whether it was registered now."""
     try:
-        package: JsonObject = context.client.post("packages", asdict(spec))
+        package = _register(context, spec)
     except CommandError as error:
         if error.status != HTTPStatus.CONFLICT:
             raise
@@ -208,6 +210,20 @@ def _forget(context: CommandContext, package: JsonObject) -> None:
     with suppress(CommandError):
         context.client.delete(f"package/{package['id']}")
         context.printer.line(f"Removed {title(package)} again: no catalog has it")
+
+
+def _register(context: CommandContext, spec: PackageSpec) -> JsonObject:
+    """Register a package; a version that the server takes for none may be a catalog's spelling."""
+    try:
+        package: JsonObject = context.client.post("packages", asdict(spec))
+    except CommandError as error:
+        if error.status != HTTPStatus.UNPROCESSABLE_ENTITY:
+            raise
+        meant = context.spelled(spec)
+        if meant is None:
+            raise
+        package = context.client.post("packages", asdict(meant))
+    return package
 
 
 def _program_path(package: JsonObject) -> str:
@@ -231,7 +247,7 @@ def create(context: CommandContext, spec: PackageSpec) -> None:
     Example:
       pkgctl create hello@2.12.1
     """
-    package = context.client.post("packages", asdict(spec))
+    package = _register(context, spec)
     text = f"Success: Registered {title(package)} as package {package['id']}"
     context.printer.result(package, text)
 
@@ -280,9 +296,7 @@ def search(context: CommandContext, name: str) -> None:
       pkgctl search hello
       pkgctl search python3Packages.requests
     """
-    if "/" in name or not name.strip("."):  # no URL path can carry such a name
-        raise CommandError(f"no catalog has {name!r}", ExitCode.NOT_FOUND)
-    found = context.client.get(f"catalog/{quote(name, safe='')}")
+    found = context.catalog(name)
     context.printer.table(found["versions"], OFFER_COLUMNS, whole=found)
 
     failures = [

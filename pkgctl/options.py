@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID
 
 import click
@@ -125,11 +126,36 @@ class CommandContext:
         if isinstance(ref, int):
             package: JsonObject = self.client.get(f"package/{ref}")
             return package
-        for package in self.client.list_all("packages", name=ref.name):
-            if package["version"] == ref.version:
+        packages = list(self.client.list_all("packages", name=ref.name))
+        for package in packages:
+            if ref.version in (package["version"], package.get("spelled")):
+                return package
+        meant = self.spelled(ref) if packages else None
+        for package in packages:
+            if meant is not None and package["version"] == meant.version:
                 return package
         message = f"{ref.name} {ref.version} is not registered"
         raise CommandError(message, ExitCode.NOT_FOUND, f"pkgctl create {ref} registers it")
+
+    def catalog(self, name: str) -> JsonObject:
+        """Fetch what the catalogs have of a name; raises CommandError if there is nothing."""
+        if "/" in name or not name.strip("."):  # no URL path can carry such a name
+            raise CommandError(f"no catalog has {name!r}", ExitCode.NOT_FOUND)
+        found: JsonObject = self.client.get(f"catalog/{quote(name, safe='')}")
+        return found
+
+    def spelled(self, spec: PackageSpec) -> PackageSpec | None:
+        """Return the package whose version a catalog spells so; None if no catalog does."""
+        try:
+            found = self.catalog(spec.name)
+        except CommandError as error:
+            if error.exit_code != ExitCode.NOT_FOUND:
+                raise
+            return None
+        for offer in found["versions"]:
+            if offer.get("spelled") == spec.version:
+                return PackageSpec(spec.name, offer["version"])
+        return None
 
     def task_id(self, ref: TaskRef) -> str:
         """Return the id of a task, or of a package's latest task."""

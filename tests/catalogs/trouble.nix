@@ -33,6 +33,8 @@ in
     outputHashAlgo = "sha256";
     outputHash = "0000000000000000000000000000000000000000000000000000000000000000";
   };
+  unfree-by-rule = { type = "derivation"; version = "1.0.0"; name = "unfree-by-rule-1.0.0";
+                     meta = { available = false; unfree = true; }; drvPath = throw "unfree"; };
   unfree = { type = "derivation"; name = "unfree-1.0.0"; pname = "unfree"; version = "1.0.0";
              drvPath = throw "unfree has a licence that is not allowed"; };
 }

@@ -16,6 +16,7 @@ CODES = {
     "name_unknown",
     "nix_too_old",
     "nix_unavailable",
+    "refused",
     "timed_out",
     "version_unavailable",
 }
@@ -32,7 +33,7 @@ def test_every_code_has_a_meaning_of_one_sentence():
     meanings = nix.codes()
 
     assert set(meanings) == CODES
-    assert meanings["name_unknown"] == "No catalog has the name."
+    assert meanings["name_unknown"] == "No catalog has a package of this name."
     assert all(meaning.endswith(".") for meaning in meanings.values())
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 import nix
-from nix import CatalogFailure, Offer, Offers
+from nix import Offer, Offers
 
 
 @pytest.fixture
@@ -21,24 +21,41 @@ def versions(found):
     return [offer.version for offer in found.versions]
 
 
+def failures(found):
+    """Return the catalogs that failed, with the message of the error."""
+    return [(failure.catalog, failure.message) for failure in found.failures]
+
+
 def test_the_newest_version_comes_first(offers, catalog):
-    texts = ["1.9", "1.10.0", "1.10.0-rc1", "odd", "2.0.0.0", "1.0-01.2"]
+    texts = ["1.9", "1.10.0", "1.10.0-rc1", "odd", "2.0.0.1", "1.0-01.2"]
     text = " ".join(f"foo_{n} = package ''foo'' ''{v}'' {{ }};" for n, v in enumerate(texts))
 
     found = offers("foo", catalog(f"{{ {text} }}"))
 
-    assert versions(found)[:3] == ["1.10.0", "1.10.0-rc1", "1.9.0"]
-    assert versions(found)[3:] == ["2.0.0.0", "1.0-01.2", "odd"]
+    assert versions(found)[:3] == ["2.0.0+1", "1.10.0", "1.10.0-rc1"]
+    assert versions(found)[3:] == ["1.9.0", "1.0.0+01.2", "0.0.0+odd"]
+    assert [offer.spelled for offer in found.versions][-1] == "odd"
     assert (found.near, found.failures) == ((), ())
 
 
 def test_a_version_is_listed_once_for_each_catalog(offers, catalog):
     one = catalog("rec { foo = package ''foo'' ''1.0'' { }; foo_1 = foo; }", "one")
-    two = catalog("{ foo = package ''foo'' ''1.0.0'' { }; }", "two")
+    two = catalog("{ foo = package ''foo'' ''1.0'' { }; }", "two")
 
     found = offers("foo", one, two)
 
-    assert found == Offers((Offer("1.0.0", one, "foo"), Offer("1.0.0", two, "foo")))
+    both = [Offer("1.0.0", "1.0", name, "foo") for name in (one, two)]
+    assert found == Offers(tuple(both))
+
+
+def test_of_two_spellings_of_a_version_the_first_attribute_is_the_one_to_be_had(offers, catalog):
+    path = catalog("{ foo = package ''foo'' ''1.0'' { }; foo_1 = package ''foo'' ''1.0.0'' { }; }")
+
+    found = offers("foo", path).versions
+
+    assert found[0] == Offer("1.0.0", "1.0.0", path, "foo_1", "shadowed")
+    assert found[1] == Offer("1.0.0", "1.0", path, "foo")
+    assert [offer.available for offer in found] == [False, True]
 
 
 def test_derivations_are_not_evaluated(offers, catalog):
@@ -53,10 +70,10 @@ def test_a_missing_version_is_taken_from_the_name(offers, catalog):
     assert versions(offers("foo", path)) == ["1.5.0"]
 
 
-def test_a_package_without_any_version_is_not_offered(offers, catalog):
+def test_a_package_without_any_version_is_offered_as_zero(offers, catalog):
     path = catalog("{ foo = { type = ''derivation''; version = throw ''no''; }; }")
 
-    assert offers("foo", path).versions == ()
+    assert offers("foo", path).versions == (Offer("0.0.0", "", path, "foo"),)
 
 
 def test_an_unknown_name_has_similar_names(offers, catalog):
@@ -72,15 +89,13 @@ def test_a_faulty_catalog_is_reported(offers, catalog):
     found = offers("foo", bad, good)
 
     assert versions(found) == ["1.0.0"]
-    message = f"catalog {bad} is not a set of packages"
-    assert found.failures == (CatalogFailure(bad, "evaluation_failed", message),)
+    assert failures(found) == [(bad, f"catalog {bad} is not a set of packages")]
 
 
 def test_the_reason_why_a_known_name_has_no_version_is_reported(offers, catalog):
     removed = catalog("{ foo = throw ''gone''; }", "removed")
 
-    failure = CatalogFailure(removed, "evaluation_failed", "gone")
-    assert offers("foo", removed, catalog("{ }")) == Offers(failures=(failure,))
+    assert failures(offers("foo", removed, catalog("{ }"))) == [(removed, "gone")]
 
 
 def test_an_exception_of_a_tick_ends_the_evaluation(store, catalog):

@@ -47,6 +47,8 @@ let
 in
 builtins.listToAttrs (builtins.genList gated 20) // {
   fails = build "fails" "1.0.0" "echo trying; echo 'no rule to make it' >&2; exit 2";
+  quacker = build "quacker" "1.5" "mkdir -p $out/bin; echo > $out/bin/quacker";
+  waddler = build "waddler" "2.0k" "mkdir $out";
   library = build "library" "1.0.0" "mkdir -p $out/lib; echo > $out/lib/library";
 }
 """

@@ -66,12 +66,12 @@ def test_the_command_completes_its_words(unconfigured):
 
 def test_characters_that_the_encoding_lacks_are_question_marks(unconfigured):
     unconfigured.environ["PYTHONIOENCODING"] = "latin-1"
-    offer = {"version": "1.0.0", "attr": "λ-calculus", "catalog": "good"}
+    offer = {"version": "1.0.0", "attr": "λ-calculus", "catalog": "good", "spelled": "1.0"}
     found = FakeAnswer({"name": "λ-calculus", "versions": [offer]})
     with FakeServer(lambda *_: found) as server:
         done = unconfigured.run("search", "λ-calculus", "--url", server.url)
 
-    assert done == (0, "1.0.0\t?-calculus\tgood\n", "")
+    assert done == (0, "1.0.0\t?-calculus\tgood\t1.0\t-\n", "")
 
 
 def test_an_output_that_can_not_be_written_is_an_error(unconfigured):

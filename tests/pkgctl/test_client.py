@@ -82,7 +82,7 @@ def test_a_failing_catalog_does_not_hide_the_offers_of_the_others(unconfigured):
     with FakeServer(lambda *_: FakeAnswer(found)) as server:
         done = unconfigured("search", "hello", "--url", server.url)
 
-    assert (done.exit_code, done.stdout) == (0, "1.0.0\thello\tgood\n")
+    assert (done.exit_code, done.stdout) == (0, "1.0.0\thello\tgood\t-\t-\n")
     assert done.stderr == "Warning: bad: error ... at 1:1\n"
 
 

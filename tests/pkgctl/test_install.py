@@ -22,6 +22,30 @@ def test_install_in_a_pipe_prints_plain_lines_and_ends_with_the_program(ctl):
     assert b"Hello" in subprocess.run([lines[-1]], check=True, capture_output=True).stdout
 
 
+def test_a_version_may_be_spelled_as_in_the_catalog(ctl, install):
+    package = install("quacker@1.5")
+
+    assert (package["version"], package["spelled"]) == ("1.5.0", "1.5")
+    assert ctl.json("show", "quacker@1.5")["id"] == package["id"]
+    assert install("quacker@1.5")["id"] == package["id"]
+
+
+def test_a_spelling_names_a_package_that_is_registered_only(ctl):
+    created = ctl.json("create", "waddler@2.0k")
+
+    assert created["version"] == "2.0.0+k"
+    assert ctl.json("show", "waddler@2.0k")["id"] == created["id"]
+    assert "is not registered" in ctl("show", "waddler@7").stderr
+
+
+@pytest.mark.parametrize("spec", ["hello@nine", "nosuch@1.0", "a/b@1.0"])
+def test_a_version_that_no_catalog_spells_so_is_refused(ctl, spec):
+    done = ctl("create", spec)
+
+    assert done.exit_code == ExitCode.REFUSED
+    assert "version: Not a semantic version" in done.stderr
+
+
 def test_install_with_json_prints_one_document(ctl):
     done = ctl("install", "hello@2.10.0", "--json")
 

@@ -61,6 +61,26 @@ def test_a_failed_task_has_a_code_a_message_and_a_hint(
 
 
 @SQLITE
+def test_a_refused_package_keeps_where_it_is_and_its_task_the_reason(run_task, client):
+    task = run_task("unfree-by-rule")
+
+    package = client.get(f"/api/v1/package/{task['package_id']}").json
+    assert (task["error"]["code"], task["error"]["reason"]) == ("refused", "unfree")
+    assert (package["attr"], package["spelled"]) == ("unfree-by-rule", "1.0.0")
+    assert package["catalog"].endswith("trouble.nix")
+    assert (package["status"], package["drv_path"]) == ("created", None)
+
+
+@SQLITE
+def test_a_package_that_fails_keeps_its_derivation(run_task, client):
+    task = run_task("fails")
+
+    package = client.get(f"/api/v1/package/{task['package_id']}").json
+    assert (package["attr"], package["spelled"], package["status"]) == ("fails", "1.0.0", "created")
+    assert package["drv_path"].endswith("-fails-1.0.0.drv")
+
+
+@SQLITE
 def test_a_hash_mismatch_names_both_hashes(run_task):
     error = run_task("wrong-hash")["error"]
 

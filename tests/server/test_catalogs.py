@@ -5,13 +5,16 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support import SQLITE, bearing, until
+from support import CATALOGS, SQLITE, bearing, until
 
 import nix
 from catalogs import EVALUATIONS, LANDMARKS, WATCHED_FILES, Catalogs
 from config import BUNDLED_CATALOG
 
 ONE = '{{ app = {{ type = "derivation"; name = "app-{0}"; pname = "app"; version = "{0}"; }}; }}'
+
+
+OFFER = {"version": "2.12.1", "spelled": "2.12.1", "available": True, "reason": None}
 
 
 def versions(client, name):
@@ -29,8 +32,9 @@ def test_every_offered_version_is_shown_newest_first(client, settings):
     assert answer.json == {
         "name": "hello",
         "versions": [
-            {"version": "2.12.1", "catalog": bundled, "attr": "hello"},
-            {"version": "2.10.0", "catalog": bundled, "attr": "hello_2_10"},
+            OFFER | {"catalog": bundled, "attr": "hello"},
+            OFFER
+            | {"version": "2.10.0", "spelled": "2.10.0", "catalog": bundled, "attr": "hello_2_10"},
         ],
         "failures": [],
     }
@@ -89,6 +93,56 @@ def test_a_faulty_catalog_is_reported_and_does_not_hide_the_others(make_app, cli
     (failure,) = answer.json["failures"]
     assert (failure["catalog"], failure["code"]) == (str(broken), "evaluation_failed")
     assert "syntax error" in failure["message"]
+
+
+@pytest.fixture
+def refusing(make_app, client):
+    """Return a function that has the client ask an application whose catalog refuses packages."""
+
+    def refusing(**settings):
+        client.application = make_app(CATALOGS=CATALOGS / "refusals.nix", **settings)
+        return client
+
+    return refusing
+
+
+def test_a_refused_version_is_shown_with_the_reason(refusing):
+    answer = refusing().get("/api/v1/catalog/unfree")
+
+    (offer,) = answer.json["versions"]
+    assert (offer["available"], offer["reason"]) == (False, "unfree")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "name"),
+    [
+        ("ALLOW_UNFREE", "true", "unfree"),
+        ("ALLOW_BROKEN", "true", "broken"),
+        ("ALLOW_INSECURE", "openssl-1.0.2u insecure-1.0", "insecure"),
+    ],
+)
+def test_a_setting_allows_what_the_catalog_refuses(refusing, setting, value, name):
+    answer = refusing(**{setting: value}).get(f"/api/v1/catalog/{name}")
+
+    (offer,) = answer.json["versions"]
+    assert (offer["available"], offer["reason"]) == (True, None)
+
+
+def test_a_removed_name_is_a_failure_with_the_reason(refusing):
+    (failure,) = refusing().get("/api/v1/catalog/gone").json["failures"]
+
+    assert (failure["code"], failure["reason"]) == ("refused", "removed")
+    assert failure["message"].startswith("gone was removed")
+
+
+def test_a_set_of_packages_is_told_to_be_one(make_app, client, tmp_path):
+    (tmp_path / "sets.nix").write_text("{ lib = { a = 1; }; }")
+    client.application = make_app(CATALOGS=tmp_path / "sets.nix")
+
+    answer = client.get("/api/v1/catalog/lib")
+
+    assert answer.status_code == 404
+    assert answer.json["detail"] == "lib is a set of packages, which are named lib.NAME"
 
 
 @pytest.fixture

@@ -215,12 +215,13 @@ def test_links_name_parameters_of_their_operations(document, operations):
 @pytest.mark.parametrize(
     "name", ["hello", "a", "a" * 51, "_x", "1a", "a b", "a\n", "ab.c+d-e", "é" * 3]
 )
-def test_the_documented_rule_of_a_name_is_the_applied_one(name):
+def test_the_documented_rule_of_a_name_is_the_applied_one(app, name):
     documented = re.fullmatch(NAME_RULE.rstrip("$"), name) and 2 <= len(name) <= 50
 
-    assert bool(documented) == (
-        PackageInSchema().validate({"name": name, "version": "1.0.0"}) == {}
-    )
+    with app.app_context():
+        assert bool(documented) == (
+            PackageInSchema().validate({"name": name, "version": "1.0.0"}) == {}
+        )
 
 
 @pytest.mark.parametrize(
@@ -230,12 +231,20 @@ def test_the_documented_rule_of_a_name_is_the_applied_one(name):
         *("1.2.3+b", "1.2.3+", "1.2.3-a+b.0", "v1.2.3", "1.2.3\n", "1.2.3-é", "1.2.3-a..b"),
     ],
 )
-def test_the_documented_rule_of_a_version_is_the_applied_one(version):
+def test_the_documented_rule_of_a_version_is_the_applied_one(app, version):
     documented = re.fullmatch(VERSION_RULE.rstrip("$"), version)
 
-    assert bool(documented) == (
-        PackageInSchema().validate({"name": "hello", "version": version}) == {}
-    )
+    with app.app_context():
+        assert bool(documented) == (
+            PackageInSchema().validate({"name": "hello", "version": version}) == {}
+        )
+
+
+def test_the_documented_length_of_a_name_is_that_of_the_setting(make_app):
+    document = make_app(NAME_LENGTH=100).test_client().get("/openapi.json").json
+
+    name = document["components"]["schemas"]["PackageIn"]["properties"]["name"]
+    assert (name["minLength"], name["maxLength"]) == (2, 100)
 
 
 def test_the_document_is_built_once(tmp_path, monkeypatch):

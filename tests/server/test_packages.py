@@ -1,5 +1,6 @@
 """The routes of packages: registering, listing, scheduling downloads, forgetting."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -14,6 +15,7 @@ CREATED = {
     "status": "created",
     "catalog": None,
     "attr": None,
+    "spelled": None,
     "drv_path": None,
     "store_path": None,
     "closure_size": None,
@@ -85,6 +87,34 @@ def test_every_valid_name_and_version_is_accepted(client, name, version):
     answer = client.post("/api/v1/packages", json={"name": name, "version": version})
 
     assert (answer.status_code, answer.json["name"]) == (201, name)
+
+
+@pytest.mark.parametrize(
+    ("version", "meant"),
+    [("2.10", "2.10.0"), ("1.0.2k", "1.0.2+k"), ("1.0~rc1", "1.0.0-rc1"), ("\ud800", "0.0.0")],
+)
+def test_the_error_of_a_version_says_which_one_is_meant(client, version, meant):
+    body = json.dumps({"name": "hello", "version": version})
+
+    answer = client.post("/api/v1/packages", data=body, content_type="application/json")
+
+    (message,) = answer.json["errors"]["version"]
+    assert (answer.status_code, f"did you mean {meant}?" in message) == (422, True)
+
+
+def test_the_error_of_a_long_name_has_its_length_and_the_setting(client):
+    answer = client.post("/api/v1/packages", json={"name": "a" * 51, "version": "1.0.0"})
+
+    expected = "A name has 2 to 50 characters (NAME_LENGTH of the server); this one has 51."
+    assert answer.json["errors"]["name"] == [expected]
+
+
+def test_a_longer_name_is_accepted_where_the_setting_allows_it(client, make_app):
+    client.application = make_app(NAME_LENGTH=128)
+
+    answer = client.post("/api/v1/packages", json={"name": "a" * 128, "version": "1.0.0"})
+
+    assert (answer.status_code, answer.json["name"]) == (201, "a" * 128)
 
 
 def test_of_many_equal_registrations_at_once_one_succeeds(app, client):

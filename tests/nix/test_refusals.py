@@ -1,0 +1,143 @@
+"""Refusals: packages that a catalog has and does not provide, and catalogs for a newer Nix."""
+
+import pytest
+from support import CATALOGS
+
+import nix
+
+REASONS = {
+    "unfree": "unfree",
+    "broken": "broken",
+    "insecure": "insecure",
+    "foreign": "unsupported_platform",
+    "foreign-old": "unsupported_platform",
+}
+ALL = nix.Allowed(unfree=True, broken=True, insecure=("insecure-1.0",))
+
+
+@pytest.fixture(params=["new", "old"])
+def refusing(request, tmp_path):
+    """A catalog that refuses packages in the way of today's nixpkgs, and in that of 2016."""
+    path = tmp_path / "refusals.nix"
+    old = "true" if request.param == "old" else "false"
+    path.write_text(
+        f"{{ config }}: import {CATALOGS}/refusals.nix {{ inherit config; old = {old}; }}"
+    )
+    return str(path)
+
+
+@pytest.fixture
+def resolve(store, tmp_path):
+    """Return a function that resolves in one catalog."""
+
+    def resolve(catalog, name, version="1.0.0", **options):
+        return nix.resolve(store, [catalog], name, version, tmp=tmp_path / "tmp", **options)
+
+    return resolve
+
+
+@pytest.mark.parametrize(("name", "reason"), REASONS.items())
+def test_a_refused_package_is_offered_with_the_reason(store, refusing, name, reason):
+    (offer,) = nix.offers(store, [refusing], name).versions
+
+    assert (offer.version, offer.spelled, offer.available) == ("1.0.0", "1.0", False)
+    assert offer.reason == reason
+
+
+@pytest.mark.parametrize(("name", "reason"), REASONS.items())
+def test_the_error_of_a_refused_package_has_the_reason_in_a_sentence(
+    resolve, refusing, name, reason
+):
+    with pytest.raises(nix.Refused) as caught:
+        resolve(refusing, name)
+
+    error = caught.value
+    assert (error.code, error.reason) == ("refused", reason)
+    assert (error.catalog, error.attr, error.spelled) == (refusing, name, "1.0")
+    assert str(error) == f"{name} 1.0 {nix.REFUSALS[reason][0]}"
+    assert error.hint == nix.REFUSALS[reason][1]
+
+
+@pytest.mark.parametrize("name", ["unfree", "broken", "insecure"])
+def test_what_is_allowed_is_not_refused(store, resolve, refusing, name):
+    assert resolve(refusing, name, allowed=ALL).attr == name
+    assert nix.offers(store, [refusing], name, allowed=ALL).versions[0].available
+
+
+def test_what_is_allowed_does_not_hide_another_reason(store, tmp_path):
+    both = tmp_path / "both.nix"
+    meta = "available = false; unfree = true; broken = true; insecure = true;"
+    both.write_text(
+        f"{{ app = {{ type = ''derivation''; version = ''1''; meta = {{ {meta} }}; }}; }}"
+    )
+
+    def reason(**allowed):
+        found = nix.offers(store, [str(both)], "app", allowed=nix.Allowed(**allowed))
+        return found.versions[0].reason
+
+    assert reason() == "unfree"
+    assert reason(unfree=True) == "broken"
+    assert reason(unfree=True, broken=True) == "insecure"
+
+
+def test_a_refused_package_that_is_needed_is_named(resolve, refusing):
+    with pytest.raises(nix.Refused, match=r"unfree-1\.0 has an unfree license") as caught:
+        resolve(refusing, "needy")
+
+    assert caught.value.reason == "unfree"
+
+
+def test_a_removed_package_is_refused_with_the_catalogs_words(store, resolve, refusing):
+    with pytest.raises(nix.Refused, match="gone was removed, since") as caught:
+        resolve(refusing, "gone")
+    (failure,) = nix.offers(store, [refusing], "gone").failures
+
+    assert (caught.value.reason, failure.reason) == ("removed", "removed")
+
+
+def test_a_package_of_a_catalog_with_rules_is_found(resolve, refusing):
+    assert resolve(refusing, "fine").attr == "fine"
+
+
+def test_a_name_in_meta_gives_the_version_where_the_derivation_gives_none(store, catalog):
+    refused = (
+        "{ type = ''derivation''; name = throw ''no''; meta = { available = false; unfree = true;"
+    )
+    path = catalog(f"{{ app = {refused} name = ''app-1.5''; }}; }}; }}")
+
+    (offer,) = nix.offers(store, [path], "app").versions
+
+    assert (offer.spelled, offer.reason) == ("1.5", "unfree")
+
+
+# --- Names that are no packages ---
+
+
+KINDS = {
+    "{ a = 1; }": "app is a set of packages, which are named app.NAME",
+    "x: x": "app is no package, but a function; did you mean apq?",
+    "''text''": "app is no package, but a string; did you mean apq?",
+}
+
+
+@pytest.mark.parametrize(("value", "message"), KINDS.items())
+def test_the_kind_of_what_is_no_package_is_told(store, resolve, catalog, value, message):
+    path = catalog(f"{{ app = {value}; apq = 1; }}")
+
+    with pytest.raises(nix.NameUnknown) as caught:
+        resolve(path, "app")
+
+    found = nix.offers(store, [path], "app")
+    assert str(caught.value) == message
+    assert str(nix.NameUnknown("app", found.near, found.kind)) == message
+
+
+def test_a_package_without_a_version_is_told_to_be_one(resolve, catalog):
+    path = catalog(
+        "{ app = derivation { name = ''app''; system = ''builtin''; builder = ''x''; }; }"
+    )
+
+    with pytest.raises(nix.VersionUnavailable, match=r"to be had: 0.0.0 \(app has no version in"):
+        resolve(path, "app")
+
+    assert resolve(path, "app", "0.0.0").spelled == ""
