@@ -151,6 +151,8 @@ def try_unix_socket(path: str) -> None:
 def when_ready(server: Any) -> None:
     """Create the folder of metrics; warn if other machines can connect without a proxy."""
     metrics_folder.create()
+    for line in os.environ.pop("PKGD_BANNER", "").splitlines():
+        print(line, flush=True)  # what script/server has to say, now that it is true
     exposed = [listener for listener in server.LISTENERS if not is_local(listener.getsockname())]
     if exposed and settings["TRUSTED_PROXIES"] == 0:
         log.warning(

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 from proxy import HOST, Nginx, program
 from support import until
 
@@ -133,6 +134,15 @@ def test_every_file_starts_the_service_in_the_same_way():
     assert f"command: {WEB}\n" in compose
     (start,) = settings_of(UNIT.read_text())["ExecStart"]
     assert start.replace('"', "'") == f"/opt/pkgd/.venv/bin/{WEB}"
+
+
+def test_every_setting_reaches_the_services_of_compose():
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+
+    fixed = {"APP_ENV", "BIND", "DATABASE_URL", "DATA_DIR", "TRUSTED_PROXIES"}
+    for name in ("init-db", "web", "worker"):
+        assert services[name]["env_file"] == [{"path": ".env", "required": False}]
+        assert services[name]["environment"].keys() - {"WORKER_THREADS"} == fixed
 
 
 def test_the_image_leaves_out_nothing_that_the_service_imports():

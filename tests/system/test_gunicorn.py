@@ -5,17 +5,15 @@ import os
 import runpy
 import signal
 import socket
-import subprocess
 from types import SimpleNamespace
 
 import pytest
 from gunicorn.config import Config
 from hostile import status_of
 from proxy import ContainerNginx
-from service import ROOT, STOP_SECONDS, Service
+from service import ROOT, Service
 from support import until
 
-PROCESSES = 2
 WARNING = "is open to other machines without a proxy"
 
 
@@ -67,36 +65,6 @@ def test_a_unix_socket_is_served_and_local(service, tmp_path):
     assert answer.startswith(b"HTTP/1.1 200")
     assert WARNING not in service.said()
     assert service.stop() == 0
-
-
-@pytest.mark.parametrize(
-    ("bind", "told"),
-    [
-        ("::1", ["serving on http://[::1]:PORT;", "curl -X POST http://[::1]:PORT/api/v1/tokens"]),
-        (
-            "unix:SOCKET",
-            ["serving on the socket SOCKET;", "--unix-socket SOCKET -X POST http://localhost/api/"],
-        ),
-    ],
-)
-def test_script_server_tells_where_it_serves(service, tmp_path, bind, told):
-    names = {"PORT": str(service.port), "SOCKET": f"{tmp_path}/socket"}
-    for name, value in names.items():
-        bind, *told = (text.replace(name, value) for text in (bind, *told))
-
-    environ = service.environ(
-        BIND=bind, DATA_DIR=tmp_path / "my data", WEB_PROCESSES=PROCESSES, WORKER_THREADS=1
-    )
-    with service.log.open("ab") as log:
-        server = subprocess.Popen([ROOT / "script" / "server"], env=environ, stdout=log, stderr=log)
-    service.processes.append(server)
-    # Each process has a holder once its pool runs: gunicorn may lose a signal to one that boots.
-    holders = tmp_path / "my data" / "holders"
-    until(lambda: len(list(holders.glob("[!.]*"))) == PROCESSES, explain=service.said)
-    server.terminate()
-
-    assert server.wait(STOP_SECONDS) == 0
-    assert [text for text in told if text not in service.said()] == []
 
 
 @pytest.mark.parametrize("header", ["PATH_INFO: /livez", "SCRIPT_NAME: /nope"])

@@ -3,12 +3,13 @@
 import re
 import signal
 import socket
+import subprocess
 from pathlib import Path
 
 import figures
 import psutil
 import pytest
-from service import Service
+from service import BIN, ROOT, Service
 from support import SQLITE, until
 
 import metrics_folder
@@ -164,3 +165,43 @@ def test_a_start_removes_the_metrics_of_a_server_that_was_killed(single):
     single.start()
 
     assert not left.exists()
+
+
+WRONG_STORE = ["gunicorn", "reconcile", "gc", "run-worker"]
+
+
+def test_whoever_comes_with_another_store_dir_is_refused(service, tmp_path, database_url):
+    service.start().sign_in()
+    package_id = service.register()
+    service.ended(service.post(f"package/{package_id}/download")["task_id"])
+    service.post(f"package/{package_id}/activate")
+    generation = (service.data_dir / "profile").readlink()
+    assert service.stop() == 0
+
+    for _ in range(figures.ROUNDS):
+        for command in WRONG_STORE:
+            assert refusal_of(service, command, STORE_DIR=tmp_path / "another").count("\n") == 1
+
+    service.start()
+    assert service.get(f"package/{package_id}")["status"] == "activated"
+    assert (service.data_dir / "profile").readlink() == generation
+    assert (service.data_dir / "profile" / "bin" / "hello").exists()
+    figures.keep(
+        "gunicorn, `reconcile`, `gc` and `run-worker` with another STORE_DIR",
+        database_url,
+        figures.rounds(f"{figures.ROUNDS * len(WRONG_STORE)} commands"),
+        "all refused in one line; 0 packages lost",
+    )
+
+
+def refusal_of(service, command, **settings):
+    """Run a command that the data folder refuses; return what it says of that."""
+    argv = [BIN / "gunicorn", "--config", ROOT / "gunicorn.conf.py", "app:create_app()"]
+    if command != "gunicorn":
+        argv = [BIN / "flask", "--app", "app", command]
+    environ, folder = service.environ(**settings), service.folder()
+    done = subprocess.run(argv, env=environ, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    said = [line for line in done.stderr.splitlines() if "gunicorn.error" not in line]
+    assert " belongs to the store " in said[0], done.stderr
+    return "\n".join((*said, ""))
