@@ -261,7 +261,7 @@ def test_a_failure_without_a_package_behind_it_is_told(store, catalog, replace_p
     script = 'case "$*" in *"--attr answer"*) echo "error: odd" >&2; exit 1;; esac; exec $real "$@"'
     odd = replace_program(store, "nix-instantiate", script)
 
-    with pytest.raises(EvaluationFailed, match="odd$"):
+    with pytest.raises(EvaluationFailed, match=r"odd$"):
         nix.resolve(odd, [catalog("{ }")], "foo", "1.0.0", tmp=tmp_path / "tmp")
 
 
