@@ -86,6 +86,16 @@ def test_a_failing_catalog_does_not_hide_the_offers_of_the_others(unconfigured):
     assert done.stderr == "Warning: bad: error ... at 1:1\n"
 
 
+def test_a_spelling_can_not_be_looked_up_while_the_catalogs_fail(unconfigured):
+    def answer(method, _path):
+        return FakeAnswer({"detail": "not so"}, 422 if method == "POST" else 400)
+
+    with FakeServer(answer) as server:
+        done = unconfigured("create", "hello@2.10", "--url", server.url)
+
+    assert (done.exit_code, server.count("catalog/hello")) == (ExitCode.REFUSED, 1)
+
+
 def test_a_failing_catalog_is_an_error_if_no_other_has_offers(unconfigured):
     failure = {"catalog": "bad", "code": "evaluation_failed", "message": "error:\n  at 1:1"}
     found = {"name": "hello", "versions": [], "failures": [failure]}
