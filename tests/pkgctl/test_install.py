@@ -340,14 +340,15 @@ def test_the_profile_goes_back_and_forth_through_its_generations(ctl, install):
     install("hello@2.12.1")
     before = next(row[0] for row in ctl.rows("generations") if "hello 2.10.0" in row[5])
 
-    assert ctl("rollback").stdout.startswith(
-        f"Success: Switched to generation {before}: hello 2.10"
-    )
+    done = ctl("rollback")
+    assert done.stdout.startswith(f"Success: Switched to generation {before}: ")
+    assert "hello 2.10.0" in done.stdout
     [active] = ctl.rows("list", "--status", "activated", "--name", "hello")
     assert active[2] == "2.10.0"
     newest = ctl.rows("generations")[0][0]
     done = ctl("switch", newest)
-    assert done.stdout.startswith(f"Success: Switched to generation {newest}: hello 2.12.1")
+    assert done.stdout.startswith(f"Success: Switched to generation {newest}: ")
+    assert "hello 2.12.1" in done.stdout
 
 
 def test_an_unknown_generation_is_not_found(ctl):
