@@ -1,17 +1,26 @@
 """Garbage: store paths that no GC root reaches, and the bytes that deleting them frees."""
 
+import fcntl
 import os
-import stat
+import re
+import resource
+import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
+from nix import trees
 from nix.build import valid_paths
+from nix.errors import NixError
+from nix.process import Completed
 from nix.store import Store, call, call_in_batches, text
 
 COLLECT_SECONDS = 3600
+ROOT_SEARCHES = 15
+LONG_LINK = b"reading symlink: File name too long"
+TOO_LONG = re.compile(rb"'(/[^'\n]*/[0-9a-z]{32}-[^/'\n]+)/[^'\n]*': File name too long")
 
 
 def garbage_bytes(store: Store, without_roots: Collection[Path] = ()) -> int:
@@ -27,8 +36,46 @@ def collect_garbage(store: Store) -> int:
     """Delete every store path that no GC root reaches; return the bytes that this freed."""
     dead = _dead(store)
     before = _freed_by(dead)
-    text(call(store, ["nix-store", "--gc"], seconds=COLLECT_SECONDS))
+    done = _collect(store)
+    while found := TOO_LONG.search(done.stderr):
+        _remove_unfinished(store, found[1].decode())
+        done = _collect(store)
+    text(done)
     return before - _freed_by(dead)
+
+
+def _collect(store: Store) -> Completed:
+    # Nix keeps all folders open on its way down: let it have as many descriptors as it may.
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _call(store, ["prlimit", f"--nofile={limit}:", "nix-store", "--gc"])
+
+
+def _call(store: Store, argv: list[str]) -> Completed:
+    """Run the collector, again while a process keeps it from finding the roots.
+
+    It reads the links of all processes in /proc, and fails where one is in a folder with a path
+    that is too long, such as a builder that makes one.
+    """
+    for _ in range(ROOT_SEARCHES):
+        done = call(store, argv, seconds=COLLECT_SECONDS)
+        if LONG_LINK not in done.stderr:
+            return done
+        time.sleep(1)
+    raise NixError("Nix can't collect while a process is in a folder whose path is too long")
+
+
+def _remove_unfinished(store: Store, path: str) -> None:
+    """Remove what a failed build has left, since paths in it are too long for Nix.
+
+    Raises NixError where that can't be done.
+    """
+    # Nix's own lock: while it is held, no build writes there.
+    with suppress(OSError), open(f"{path}.lock", "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not valid_paths(store, [path]):
+            trees.remove(Path(path))
+    if os.path.lexists(path):
+        raise NixError(f"paths in {path} are too long for Nix to delete it: remove it as root")
 
 
 def _dead(store: Store) -> set[str]:
@@ -36,7 +83,7 @@ def _dead(store: Store) -> set[str]:
 
 
 def _collector(store: Store, option: str) -> list[str]:
-    return text(call(store, ["nix-store", "--gc", option], seconds=COLLECT_SECONDS)).splitlines()
+    return text(_call(store, ["nix-store", "--gc", option])).splitlines()
 
 
 def _live_without(store: Store, removed: Collection[str]) -> set[str]:
@@ -63,7 +110,7 @@ def _freed_by(paths: Iterable[str]) -> int:
     """Return the bytes of files that deleting these store paths frees."""
     links: Counter[tuple[int, int]] = Counter()
     files: dict[tuple[int, int], os.stat_result] = {}
-    for status in chain.from_iterable(map(_files, paths)):
+    for status in chain.from_iterable(map(trees.files, map(Path, paths))):
         inode = status.st_dev, status.st_ino
         files[inode] = status
         links[inode] += 1
@@ -72,18 +119,3 @@ def _freed_by(paths: Iterable[str]) -> int:
     # the last.
     freed = (status for inode, status in files.items() if status.st_nlink - links[inode] <= 1)
     return sum(status.st_size for status in freed)
-
-
-def _files(path: str) -> Iterator[os.stat_result]:
-    """Yield the status of each file at or below `path` that exists."""
-    for name in _tree(path):
-        with suppress(FileNotFoundError):
-            status = os.lstat(name)
-            if not stat.S_ISDIR(status.st_mode):
-                yield status
-
-
-def _tree(path: str) -> Iterator[str]:
-    yield path
-    for top, folders, files in os.walk(path):
-        yield from (os.path.join(top, name) for name in (*folders, *files))

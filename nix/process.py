@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from nix import trees
 from nix.errors import NixCrashed, NixKilled, NixMissing, NixUnavailable, TimedOut
 
 TICK_SECONDS = 0.25
@@ -243,12 +244,12 @@ def _kill(process: psutil.Process) -> None:
 def scratch(tmp: Path) -> Iterator[Path]:
     """Create the directory `tmp`, empty; remove it afterwards."""
     tmp = tmp.resolve()
-    _remove(tmp)
+    trees.remove(tmp)
     tmp.mkdir(parents=True)
     try:
         yield tmp
     finally:
-        _remove(tmp)
+        trees.remove(tmp)
 
 
 def sweep(tmp: Path) -> None:
@@ -265,7 +266,7 @@ def sweep(tmp: Path) -> None:
             _kill(process)
         psutil.wait_procs(left, timeout=TICK_SECONDS)
 
-    _remove(tmp)
+    trees.remove(tmp)
 
 
 def _working_in(tmp: Path) -> list[psutil.Process]:
@@ -279,13 +280,3 @@ def _working_in(tmp: Path) -> list[psutil.Process]:
             if any((b"%b/" % variable).startswith(prefixes) for variable in variables):
                 found.append(psutil.Process(int(pid)))
     return found
-
-
-def _remove(tmp: Path) -> None:
-    """Remove the tree even if directories in it are read-only; keep what can't be removed."""
-    for top, names, _ in os.walk(tmp):
-        for path in (Path(top, name) for name in names):
-            if not path.is_symlink():
-                with suppress(OSError):
-                    path.chmod(0o700)
-    shutil.rmtree(tmp, ignore_errors=True)

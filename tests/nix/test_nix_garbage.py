@@ -1,10 +1,49 @@
 """The garbage collector: what it deletes, what it keeps, and the bytes that this frees."""
 
 import os
+import resource
 
 import pytest
 
 import nix
+from nix import garbage
+from nix.store import call
+
+# A builder that goes so many levels down, each name of so many letters.
+DOWN = """
+  mkdir $out; cd $out; i=0; PWD=
+  while [ $i -lt 1300 ]; do mkdir NAME || exit 1; cd -P NAME || exit 1; i=$((i + 1)); done
+  echo content > file
+"""
+
+
+@pytest.fixture
+def deep(own):
+    """Return a function that builds a tree of 1,300 levels, and returns its path and success."""
+
+    def deep(name):
+        script = DOWN.replace("NAME", name)
+        expression = f"""derivation {{
+          name = "deep-{len(name)}";
+          system = builtins.currentSystem;
+          builder = "/bin/sh";
+          PATH = "/usr/bin:/bin";
+          args = [ "-c" ''{script}'' ];
+        }}"""
+        built = call(own, ["nix-build", "--no-out-link", "--expr", expression])
+        (path,) = own.directory.glob(f"*-deep-{len(name)}")
+        return path, built.code == 0
+
+    return deep
+
+
+@pytest.fixture
+def usual_descriptors():
+    """As many file descriptors as systemd lets a service open unless it asks for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.fixture(autouse=True)
@@ -59,3 +98,53 @@ def test_a_file_with_links_elsewhere_is_not_counted(own, package, root_of, tmp_p
     assert nix.garbage_bytes(own) == 0
     assert nix.collect_garbage(own) == 0
     assert nix.valid_paths(own, one.paths) == set()
+
+
+@pytest.mark.usefixtures("usual_descriptors")
+def test_a_dead_output_of_1300_levels_is_predicted_and_collected(own, deep):
+    path, is_built = deep("d")
+    assert is_built
+
+    assert nix.garbage_bytes(own) > 0
+    assert nix.collect_garbage(own) > 0
+    assert not path.exists()
+
+
+@pytest.mark.usefixtures("usual_descriptors")
+def test_what_a_failed_build_left_beyond_the_longest_path_is_collected(own, deep):
+    path, is_built = deep("d" * 10)
+    assert not is_built
+    assert path.exists()
+
+    assert nix.garbage_bytes(own) == nix.collect_garbage(own) > 0
+    assert not path.exists()
+    assert nix.garbage_bytes(own) == nix.collect_garbage(own) == 0
+
+
+def test_a_valid_path_is_not_removed_whatever_the_collector_says(own, package, replace_program):
+    (path,) = package("kept", "a").paths
+    said = f"echo \"error: opening '{path}/a': File name too long\" >&2; exit 1"
+    lying = f'[ "$*" = --gc ] || exec $real "$@"; {said}'
+
+    with pytest.raises(nix.NixError, match=f"^paths in {path} are too long for Nix"):
+        nix.collect_garbage(replace_program(own, "nix-store", lying))
+
+    assert nix.valid_paths(own, [path]) == {path}
+
+
+def test_a_process_in_a_folder_with_a_long_path_holds_the_collection_up(own, replace_program):
+    script = """
+      [ -e "$0.again" ] && exec $real "$@"
+      touch "$0.again"; echo "error: reading symlink: File name too long" >&2; exit 1
+    """
+    assert nix.collect_garbage(replace_program(own, "nix-store", script)) == 0
+
+
+def test_a_process_that_stays_in_such_a_folder_ends_the_collection(
+    own, replace_program, monkeypatch
+):
+    monkeypatch.setattr(garbage, "ROOT_SEARCHES", 1)
+    script = "echo 'error: reading symlink: File name too long' >&2; exit 1"
+
+    with pytest.raises(nix.NixError, match="a process is in a folder"):
+        nix.collect_garbage(replace_program(own, "nix-store", script))

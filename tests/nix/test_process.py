@@ -269,6 +269,11 @@ def test_a_build_ends_with_what_hides_when_the_service_is_killed(pids):
     until(lambda: not any(map(is_running, pids_in(pids))))
 
 
+DEEP = (
+    "mkdir {0}/tmp; cd {0}/tmp; i=0; while [ $i -lt 1300 ]; do mkdir d; cd -P d; i=$((i + 1)); done"
+)
+
+
 def test_a_scratch_directory_starts_empty_and_is_removed(tmp_path):
     place = tmp_path / "tmp" / "one"
     place.mkdir(parents=True)
@@ -288,6 +293,14 @@ def test_a_sweep_removes_read_only_directories(tmp_path):
     (inner / "link").symlink_to(tmp_path)
     for folder in (inner, inner.parent):
         folder.chmod(0o500)
+
+    sweep(tmp_path / "tmp")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_removes_a_tree_of_1300_levels(tmp_path):
+    subprocess.run(["sh", "-c", DEEP.format(tmp_path)], check=True)
 
     sweep(tmp_path / "tmp")
 
