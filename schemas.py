@@ -42,10 +42,9 @@ from task_queue import error_codes
 DERIVATION = "/nix/store/8jm0wsmmhzgrvkkrcwqzmiihpgy6b3vj-hello-2.12.1.drv"
 STORE_PATH = "/nix/store/b5qvdl8xw7n3q5v1rlkz0fpyq1a3n6hz-hello-2.12.1"
 BEGUN, DONE = "2024-05-05T09:30:00.000Z", "2024-05-05T09:30:04.250Z"
-
 ERROR_CODES = "\n".join(f"- `{code}`: {meaning}" for code, meaning in error_codes().items())
-
 REASONS = ", ".join(f"`{reason}`" for reason in nix.REFUSALS) + "."
+OF_REFUSED = nullable("Of `refused`: " + REASONS, None)
 
 
 class Strict(Schema):
@@ -126,10 +125,7 @@ class TaskErrorSchema(OutputSchema):
 
     code = fields.String(
         attribute="error_code",
-        **always(
-            "The cause, for programs.\n\n" + ERROR_CODES,
-            "version_unavailable",
-        ),
+        **always("The cause, for programs.\n\n" + ERROR_CODES, "version_unavailable"),
     )
     message = fields.String(
         attribute="error_message",
@@ -138,10 +134,7 @@ class TaskErrorSchema(OutputSchema):
             "no catalog has hello 9.9.9; to be had: 2.12.1, 2.10.0",
         ),
     )
-    reason = fields.String(
-        attribute="error_reason",
-        **nullable("Of `refused`: " + REASONS, None),
-    )
+    reason = fields.String(attribute="error_reason", **OF_REFUSED)
     hint = fields.String(
         attribute="error_hint",
         **always("What to do about it.", "register one of the versions there are"),
@@ -315,13 +308,7 @@ class OfferSchema(OutputSchema):
     version = fields.String(**always("The semantic version.", "2.12.1"))
     spelled = fields.String(**always("How the catalog spells it.", "2.12.1"))
     available = fields.Boolean(**always("Whether a download gets it.", True))
-    reason = fields.String(
-        **nullable(
-            "Why it isn't available: `shadowed` (another spelling of the version comes first), "
-            + REASONS,
-            None,
-        )
-    )
+    reason = fields.String(**nullable(f"Why not: `shadowed` by another spelling, {REASONS}", None))
     catalog = fields.String(**always("The catalog that has it.", "<nixpkgs>"))
     attr = fields.String(**always("Its attribute there.", "hello"))
 
@@ -331,7 +318,7 @@ class CatalogFailureSchema(OutputSchema):
 
     catalog = fields.String(**always("The catalog.", "/srv/catalogs/ours"))
     code = fields.String(**always("The cause: a code of a task's error.", "evaluation_failed"))
-    reason = fields.String(**nullable("Of `refused`: " + REASONS, None))
+    reason = fields.String(**OF_REFUSED)
     message = fields.String(**always("What is wrong.", "undefined variable 'hello'"))
 
 
@@ -340,9 +327,7 @@ class CatalogSchema(OutputSchema):
 
     name = fields.String(**always("The name.", "hello"))
     versions = fields.List(fields.Nested(OfferSchema), **always("Newest first."))
-    failures = fields.List(
-        fields.Nested(CatalogFailureSchema), **always("The catalogs that could not be asked.", [])
-    )
+    failures = fields.List(fields.Nested(CatalogFailureSchema), **always("Which could not.", []))
 
 
 class ProgressSchema(OutputSchema):

@@ -32,13 +32,15 @@ let
       let more = numbersOf "[.]" (count - 1) (if elemAt found 1 == null then "" else elemAt found 1);
       in { inherit (more) rest; numbers = [ (withoutZeros (head found)) ] ++ more.numbers; };
 
-  # Return where the words of a pre-release begin in a text without capitals, or null.
-  startOfPrerelease = text:
+  # Return where the words of a pre-release begin in what follows the numbers, or null.
+  startOfPrerelease = hasNumbers: rest:
     let
+      text = lower rest;
       parts = split "([a-z]+)" text;
       isShort = at: position:
         let next = elemAt parts (at + 1); in
-        elem (head (elemAt parts at)) words.short
+        hasNumbers
+        && elem (substring position (stringLength (head (elemAt parts at))) rest) words.short
         && match "([.][0-9]+)*[^0-9a-z]?" (substring 0 position text) != null
         && match "[0-9]{1,3}([^0-9].*)?" next != null
         # Digits with a letter after them are part of a hash.
@@ -69,7 +71,7 @@ let
       rest = parsed.rest;
       beforeEnd = head (split "[+]|unstable" (lower rest));
       end = stringLength beforeEnd;
-      start = startOfPrerelease beforeEnd;
+      start = startOfPrerelease (rest != text) (substring 0 end rest);
       prerelease = if start == null then "" else substring start (end - start) rest;
       build =
         if start == null then [ rest ] else [ (substring 0 start rest) (substring end (-1) rest) ];

@@ -6,7 +6,7 @@ Every spelling stands for exactly one Semantic Version of at most 64 characters:
 - Otherwise the numbers come first, without leading zeros, and 0 for missing ones: `2.10` is
   `2.10.0`.
 - The words of a pre-release (prereleases.json), up to a `+` or to `unstable`, follow a hyphen:
-  `1.0~rc1` is `1.0.0-rc1`. A single letter counts after the numbers and before a number: `3.13a1`.
+  `1.0~rc1` is `1.0.0-rc1`. A single letter counts between numbers: `3.13a1`, but not `16B02`.
 - All else is build metadata, which has no part in the precedence: `1.2.3.4` is `1.2.3+4`, `1.0.2k`
   is `1.0.2+k`, `0-unstable-2024-01-15` is `0.0.0+unstable-2024-01-15`. No version is `0.0.0`.
 - Characters that Semantic Versioning has not become `-`; what is too long is cut, and ends with a
@@ -51,7 +51,7 @@ def semantic(spelled: str) -> str:
         return text
 
     numbers, rest = _numbers(text)
-    start, end = _prerelease(rest)
+    start, end = _prerelease(rest, has_numbers=rest != text)
     before, prerelease, after = rest[:start], rest[start:end], rest[end:]
     mapped = ".".join(str(number) for number in numbers)
     if found := [_without_zeros(part) for part in _identifiers(prerelease)]:
@@ -108,13 +108,14 @@ def _numbers(text: str) -> tuple[list[int], str]:
     return numbers + [0] * (NUMBERS - len(numbers)), rest
 
 
-def _prerelease(rest: str) -> tuple[int, int]:
+def _prerelease(rest: str, *, has_numbers: bool) -> tuple[int, int]:
     """Return where a pre-release begins and ends in what follows the numbers."""
     lower = rest.lower()
     end = found.start() if (found := END.search(lower)) else len(rest)
     for run in LETTERS.finditer(lower, 0, end):
         is_word = run[0] in WORDS["long"] or (
-            run[0] in WORDS["short"]
+            has_numbers
+            and rest[run.start() : run.end()] in WORDS["short"]
             and BEFORE_LETTER.fullmatch(lower, 0, run.start())
             and AFTER_LETTER.match(lower, run.end(), end)
         )
@@ -127,7 +128,7 @@ def _start_of_prerelease(spelled: str) -> int | None:
     """Return where the words of a pre-release begin in a spelling."""
     text = spelled[1:] if V.match(spelled) else spelled
     _, rest = _numbers(text)
-    start, _ = _prerelease(rest)
+    start, _ = _prerelease(rest, has_numbers=rest != text)
     return None if start == len(rest) else len(spelled) - len(rest) + start
 
 

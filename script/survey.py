@@ -38,10 +38,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="script/survey", description=__doc__)
     parser.add_argument("catalogs", nargs="+", metavar="CATALOG", help="a path or <name>")
     parser.add_argument("--slice", type=int, default=400, help="attributes in an evaluation (400)")
-    parser.add_argument("--memory", type=int, default=1500, help="of an evaluation, in MiB (1500)")
+    parser.add_argument(
+        "--memory", type=int, default=1500, help="of each evaluation, in MiB (1500)"
+    )
     parser.add_argument("--sample", type=int, default=300, help="how many to resolve (300)")
     parser.add_argument("--seed", type=int, default=1, help="of the sample (1)")
-    parser.add_argument("--jobs", type=int, default=2, help="resolutions at once (2)")
+    parser.add_argument("--jobs", type=int, default=2, help="evaluations at once (2)")
     options = parser.parse_args()
     os.chdir(os.environ.get("SURVEY_FOLDER", "."))
     with tempfile.TemporaryDirectory(prefix="survey-", ignore_cleanup_errors=True) as folder:
@@ -60,8 +62,10 @@ def survey(store: nix.Store, catalog: str, options: argparse.Namespace, tmp: Pat
     names = json.loads(ask(store, catalog, "names"))
     facts: list[Facts] = []
     failed: dict[str, str] = {}
-    for start in range(0, len(names), options.slice):
-        facts += walk(store, catalog, names[start : start + options.slice], failed)
+    slices = [names[at : at + options.slice] for at in range(0, len(names), options.slice)]
+    with ThreadPoolExecutor(options.jobs) as threads:
+        for found in threads.map(lambda one: list(walk(store, catalog, one, failed)), slices):
+            facts += found
     packages = [one for one in facts if one["isPackage"]]
 
     print(f"{catalog}, by Nix {nix.version(store)}: {len(names)} attributes, of which")
