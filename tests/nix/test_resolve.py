@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from spellings import PRERELEASES, RELEASES
 
 import nix
 from nix import EvaluationFailed, NameUnknown, NixKilled, Refused, VersionUnavailable
@@ -47,6 +48,21 @@ def test_a_version_of_a_catalog_is_found_by_its_semantic_version(resolve, catalo
     path = catalog(f"{{ foo = package ''foo'' ''{written}'' {{ }}; }}")
 
     assert resolve("foo", asked, path).spelled == written
+
+
+def test_every_kind_of_spelling_is_offered_and_found(store, resolve, catalog):
+    spelled = list(RELEASES | PRERELEASES)
+    text = " ".join(
+        f"foo_{n} = package ''foo'' ''{s}'' {{ name = ''foo''; }};" for n, s in enumerate(spelled)
+    )
+    path = catalog(f"{{ {text} }}")
+
+    offers = nix.offers(store, [path], "foo").versions
+
+    assert {offer.spelled: offer.version for offer in offers} == RELEASES | PRERELEASES
+    for offer in offers:
+        if offer.available:
+            assert resolve("foo", offer.version, path).attr == offer.attr
 
 
 @pytest.mark.parametrize("asked", ["2.10.1", "2.10.0-rc1", "2.10.0+1", "0.0.0"])

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from semver import Version
+from spellings import PRERELEASES, RELEASES
 
 from nix import versions
 from nix.store import call, text
@@ -38,66 +39,6 @@ def evaluate(store, tmp_path, expression, values):
     whole = f"let values = builtins.fromJSON (builtins.readFile {file}); in {expression}"
     done = call(store, ["nix-instantiate", "--eval", "--strict", "--json", "--expr", whole])
     return json.loads(text(done))
-
-
-RELEASES = {
-    "7.1.1-29": "7.1.1-29",
-    "21.0.12+2": "21.0.12+2",
-    "1.0.0-unstable-2024-01-15": "1.0.0-unstable-2024-01-15",
-    "v1.2.3": "1.2.3",
-    "2": "2.0.0",
-    "2.10": "2.10.0",
-    "2024.01.15": "2024.1.15",
-    "1.2.3.4": "1.2.3+4",
-    "1.2.3.04.5": "1.2.3+04.5",
-    "1.0.2k": "1.0.2+k",
-    "9.6p1": "9.6.0+p1",
-    "4.2.8p18": "4.2.8+p18",
-    "8u121": "8.0.0+u121",
-    "8u292-b10": "8.0.0+u292-b10",
-    "3.70.1-02": "3.70.1+02",
-    "2026-06": "2026.0.0+06",
-    "1.0+rc1": "1.0.0+rc1",
-    "1.0-a1b2c3d": "1.0.0+a1b2c3d",
-    "1.0a": "1.0.0+a",
-    "1.0device": "1.0.0+device",
-    "16B02.basho10": "16.0.0+B02.basho10",
-    "a10": "0.0.0+a10",
-    "0-unstable-2024-01-15": "0.0.0+unstable-2024-01-15",
-    "1.2-unstable-2024-01-15": "1.2.0+unstable-2024-01-15",
-    "unstable-2024-01-15": "0.0.0+unstable-2024-01-15",
-    "git-abc": "0.0.0+git-abc",
-    "1.0_é~x": "1.0.0+x",
-    "1.2.3 (4)": "1.2.3+4",
-    "x y": "0.0.0+x-y",
-    "": "0.0.0",
-    "-": "0.0.0",
-    "1..2": "1.0.0+2",
-    "9" * 70: "0.0.0+" + "9" * 49 + "-06d370db",
-    "1.0-" + "x" * 80: "1.0.0+" + "x" * 49 + "-05fbd05b",
-}
-PRERELEASES = {
-    "1.0~rc1": "1.0.0-rc1",
-    "1.0rc1": "1.0.0-rc1",
-    "1.0.0-rc.1": "1.0.0-rc.1",
-    "1.0-rc.01": "1.0.0-rc.1",
-    "2.0-beta-2": "2.0.0-beta-2",
-    "2.0_ALPHA": "2.0.0-ALPHA",
-    "1.0pre20240101_abc": "1.0.0-pre20240101-abc",
-    "1.0-pre-release": "1.0.0-pre-release",
-    "1.0preview3": "1.0.0-preview3",
-    "1.0.dev0": "1.0.0-dev0",
-    "1.0-SNAPSHOT": "1.0.0-SNAPSHOT",
-    "4.0.0.M1": "4.0.0-M1",
-    "3.13a1": "3.13.0-a1",
-    "3.13.0b2": "3.13.0-b2",
-    "1.2.3.4b2": "1.2.3-b2+4",
-    "21-ea+5": "21.0.0-ea+5",
-    "1.0-nightly.2024.01.15": "1.0.0-nightly.2024.1.15",
-    "1.0.2k-dev": "1.0.2-dev+k",
-    "1.0rc1-unstable-2024-01-15": "1.0.0-rc1+unstable-2024-01-15",
-    "beta-5": "0.0.0-beta-5",
-}
 
 
 @pytest.mark.parametrize(("spelled", "version"), {**RELEASES, **PRERELEASES}.items())
