@@ -4,6 +4,7 @@ import fcntl
 import os
 import re
 import resource
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable
 from contextlib import suppress
@@ -17,6 +18,9 @@ from nix.process import Completed
 from nix.store import Store, call, call_in_batches, text
 
 COLLECT_SECONDS = 3600
+IN_THE_WAY_SECONDS = 60
+AGAIN_SECONDS = 0.2
+PROCESS_IN_THE_WAY = re.compile(rb"reading symlink[^\n]*: File name too long")
 TOO_LONG = re.compile(rb"'(/[^'\n]*/[0-9a-z]{32}-[^/'\n]+)/[^'\n]*': File name too long")
 
 
@@ -44,8 +48,21 @@ def collect_garbage(store: Store) -> int:
 def _collect(store: Store) -> Completed:
     # Nix keeps all folders open on its way down: let it have as many descriptors as it may.
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    argv = ["prlimit", f"--nofile={limit}:", "nix-store", "--gc"]
-    return call(store, argv, seconds=COLLECT_SECONDS)
+    return _gc(store, "prlimit", f"--nofile={limit}:", "nix-store", "--gc")
+
+
+def _gc(store: Store, *argv: str) -> Completed:
+    """Run the collector, again after a while if a process is in its way.
+
+    It looks at the open files of all processes, and fails at one in a folder whose path is too long
+    for it, which a builder may be in.
+    """
+    deadline = time.monotonic() + IN_THE_WAY_SECONDS
+    while True:
+        done = call(store, argv, seconds=COLLECT_SECONDS)
+        if not PROCESS_IN_THE_WAY.search(done.stderr) or time.monotonic() >= deadline:
+            return done
+        time.sleep(AGAIN_SECONDS)
 
 
 def _remove_unfinished(store: Store, path: str) -> None:
@@ -67,7 +84,7 @@ def _dead(store: Store) -> set[str]:
 
 
 def _collector(store: Store, option: str) -> list[str]:
-    return text(call(store, ["nix-store", "--gc", option], seconds=COLLECT_SECONDS)).splitlines()
+    return text(_gc(store, "nix-store", "--gc", option)).splitlines()
 
 
 def _live_without(store: Store, removed: Collection[str]) -> set[str]:
