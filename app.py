@@ -36,6 +36,7 @@ import tasks
 import tokens
 from auth import Throttle
 from catalogs import Catalogs
+from database_file import DatabaseFile
 from fields import MAX_ID, rfc3339
 from models import DATABASE_AWAY, cause, db
 from openapi import ApiDocument
@@ -194,6 +195,10 @@ def restrict_files(app: Flask) -> None:
 def init_extensions(app: Flask) -> None:
     """Attach the database, and the services that the rest of the code finds by type."""
     db.init_app(app)
+    file = DatabaseFile(app.config["DATABASE_URL"])
+    services.add(app, file)
+    with app.app_context():
+        file.watch(db.engine)
 
     home = app.config["DATA_DIR"] / "home"
     store_dir = app.config["STORE_DIR"]

@@ -24,7 +24,7 @@ import nix
 import services
 from catalogs import Catalogs
 from config import DAY, HERE
-from models import Scope, db, soon
+from models import DATABASE_AWAY, Scope, cause, db, soon
 from schemas import TokenInSchema
 from worker import Pool
 
@@ -43,7 +43,7 @@ def state_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
     """Return a decorator for commands that read or write the service's state.
 
     They are refused where the data folder belongs to another store or database, and where the
-    database can't be used.
+    database can't be used. What goes wrong with Nix, the database or a file is told in one line.
     """
 
     def decorate(function: Callable[..., None]) -> click.Command:
@@ -53,7 +53,10 @@ def state_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
             state = health.database_state()
             if state != "ok":
                 raise click.ClickException(state)
-            function(*args, **kwargs)
+            try:
+                function(*args, **kwargs)
+            except (maintenance.TooMuchLost, nix.NixError, OSError, *DATABASE_AWAY) as error:
+                raise click.ClickException(nix.plain(str(cause(error)))) from None
 
         return click.command(name)(with_appcontext(checked))
 
@@ -159,11 +162,7 @@ def run_worker() -> None:
 @click.option("--force", is_flag=True, help="Even if most packages are no longer downloaded then.")
 def reconcile(force: bool) -> None:
     """Make the database say what is true of the profile and the store."""
-    try:
-        sentences = maintenance.reconcile(force=force)
-    except (maintenance.TooMuchLost, nix.NixError) as error:
-        raise click.ClickException(nix.plain(str(error))) from None
-    for sentence in sentences or ["all as it should be"]:
+    for sentence in maintenance.reconcile(force=force) or ["all as it should be"]:
         click.echo(nix.plain(sentence))
 
 

@@ -10,6 +10,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 
 import nix
+from database_file import DatabaseFault
 from errors import (
     CONTENT_TYPE,
     HOST_LIMITS,
@@ -96,8 +97,9 @@ def host_at_limit(error: OSError) -> Response:
 
 def database_unavailable(error: Exception) -> Response:
     """Answer 503: the database is down, takes no writes, or is busy for too long."""
-    log.error("database: %s", cause(error))
-    return answer(DatabaseUnavailable())
+    fault = cause(error)
+    log.error("database: %s", fault)
+    return answer(DatabaseUnavailable(detail=fault if isinstance(fault, DatabaseFault) else None))
 
 
 def _discard_body() -> None:

@@ -175,20 +175,24 @@ class Collected:
 def collect_garbage(*, dry_run: bool) -> Collected:
     """Remove generations and roots that nothing needs, and have Nix collect its garbage.
 
-    With `dry_run`, only tell what that would remove and free.
+    With `dry_run`, only tell what that would remove and free. Raises nix.ProfileReplaced.
     """
     with profiles.locked(math.inf):
-        old, stale = _old_generations(), _stale_roots()
-        store = services.get(nix.Store)
+        nix.leads_to(current_app.config["PROFILE"])  # else the active generation is not known
+        old, store = _old_generations(), services.get(nix.Store)
         if dry_run:
+            stale = _stale_roots()
             without = [*stale, *map(history.link, old)]
             return Collected(old, stale, nix.garbage_bytes(store, without))
 
         nix.delete_generations(store, current_app.config["PROFILE"], old)
+        # One transaction: a download that began meanwhile would lose its root.
         db.session.execute(delete(Generation).where(Generation.number.in_(old)))
-        db.session.commit()
+        _hold_back_downloads()
+        stale = _stale_roots()
         for link in stale:
-            link.unlink()
+            link.unlink(missing_ok=True)
+        db.session.commit()
         return Collected(old, stale, nix.collect_garbage(store))
 
 
@@ -197,6 +201,15 @@ def _old_generations() -> list[int]:
     numbers = list(history.links())
     needed = {*numbers[-current_app.config["KEEP_GENERATIONS"] :], history.current_number()}
     return [number for number in numbers if number not in needed]
+
+
+def _hold_back_downloads() -> None:
+    """Have new tasks of packages that are not downloaded wait for the end of the transaction.
+
+    Under SQLite a transaction that has written does that by itself.
+    """
+    created = Package.status == PackageStatus.CREATED
+    db.session.execute(select(Package.id).where(created).with_for_update())
 
 
 def _stale_roots() -> list[Path]:

@@ -18,8 +18,9 @@ from nix.process import Completed
 from nix.store import Store, call, call_in_batches, text
 
 COLLECT_SECONDS = 3600
-ROOT_SEARCHES = 15
-LONG_LINK = b"reading symlink: File name too long"
+IN_THE_WAY_SECONDS = 60
+AGAIN_SECONDS = 0.2
+PROCESS_IN_THE_WAY = re.compile(rb"reading symlink[^\n]*: File name too long")
 TOO_LONG = re.compile(rb"'(/[^'\n]*/[0-9a-z]{32}-[^/'\n]+)/[^'\n]*': File name too long")
 
 
@@ -47,21 +48,21 @@ def collect_garbage(store: Store) -> int:
 def _collect(store: Store) -> Completed:
     # Nix keeps all folders open on its way down: let it have as many descriptors as it may.
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _call(store, ["prlimit", f"--nofile={limit}:", "nix-store", "--gc"])
+    return _gc(store, "prlimit", f"--nofile={limit}:", "nix-store", "--gc")
 
 
-def _call(store: Store, argv: list[str]) -> Completed:
-    """Run the collector, again while a process keeps it from finding the roots.
+def _gc(store: Store, *argv: str) -> Completed:
+    """Run the collector, again after a while if a process is in its way.
 
-    It reads the links of all processes in /proc, and fails where one is in a folder with a path
-    that is too long, such as a builder that makes one.
+    It looks at the open files of all processes, and fails at one in a folder whose path is too long
+    for it, which a builder may be in.
     """
-    for _ in range(ROOT_SEARCHES):
+    deadline = time.monotonic() + IN_THE_WAY_SECONDS
+    while True:
         done = call(store, argv, seconds=COLLECT_SECONDS)
-        if LONG_LINK not in done.stderr:
+        if not PROCESS_IN_THE_WAY.search(done.stderr) or time.monotonic() >= deadline:
             return done
-        time.sleep(1)
-    raise NixError("Nix can't collect while a process is in a folder whose path is too long")
+        time.sleep(AGAIN_SECONDS)
 
 
 def _remove_unfinished(store: Store, path: str) -> None:
@@ -83,7 +84,7 @@ def _dead(store: Store) -> set[str]:
 
 
 def _collector(store: Store, option: str) -> list[str]:
-    return text(_call(store, ["nix-store", "--gc", option])).splitlines()
+    return text(_gc(store, "nix-store", "--gc", option)).splitlines()
 
 
 def _live_without(store: Store, removed: Collection[str]) -> set[str]:

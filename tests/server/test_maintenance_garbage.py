@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support import SQLITE
+from support import POSTGRESQL, SQLITE
 
+import maintenance
 import nix
+import task_queue
 
 pytestmark = pytest.mark.usefixtures("own_store")
 
@@ -96,6 +98,49 @@ def test_a_root_of_a_package_that_is_not_registered_is_removed(
 
     assert not root.is_symlink()
     assert (root.parent / "notes.txt").exists()
+
+
+@pytest.fixture
+def stale_root(app, own_store, downloaded, register, client):
+    """The root of the package `app 1.0.0`, which is registered and not downloaded; and its id."""
+    path = client.get(f"/api/v1/package/{downloaded('hello')}").json["store_path"]
+    package_id = register("app", "1.0.0")
+    link = app.config["DATA_DIR"] / "roots" / f"{package_id}-0"
+    nix.add_root(own_store, path, link)
+    return link, package_id
+
+
+@POSTGRESQL
+def test_a_download_that_begins_in_a_collection_waits_and_keeps_its_root(
+    stale_root, race, pool, path_of
+):
+    link, package_id = stale_root
+
+    collected, task_id = race(
+        lambda: maintenance.collect_garbage(dry_run=False), lambda: task_queue.add(package_id)
+    )
+
+    assert (collected.roots, task_id is not None) == ([link], True)
+    assert pool.run_one()
+    assert link.readlink() == path_of(package_id)
+
+
+def test_the_root_of_a_package_on_its_way_is_kept(stale_root, gc, client):
+    link, package_id = stale_root
+    client.post(f"/api/v1/package/{package_id}/download")
+
+    assert gc()[1] == 0
+    assert link.is_symlink()
+
+
+@SQLITE
+def test_a_folder_in_the_place_of_the_profile_is_told_in_one_line(app):
+    app.config["PROFILE"].mkdir()
+
+    done = app.test_cli_runner().invoke(args=["gc"], catch_exceptions=False)
+
+    assert (done.exit_code, done.output.count("\n")) == (1, 1)
+    assert "should be a link to a generation, but is a folder" in done.output
 
 
 @pytest.fixture
