@@ -180,8 +180,10 @@ def collect_garbage(*, dry_run: bool) -> Collected:
     with profiles.locked(math.inf):
         nix.leads_to(current_app.config["PROFILE"])  # else the active generation is not known
         old, store = _old_generations(), services.get(nix.Store)
+        # First: so none is of a package that is registered and downloaded from here on.
+        links = gc_roots.all_links(current_app.config["DATA_DIR"])
         if dry_run:
-            stale = _stale_roots()
+            stale = _stale(links)
             without = [*stale, *map(history.link, old)]
             return Collected(old, stale, nix.garbage_bytes(store, without))
 
@@ -189,7 +191,7 @@ def collect_garbage(*, dry_run: bool) -> Collected:
         # One transaction: a download that began meanwhile would lose its root.
         db.session.execute(delete(Generation).where(Generation.number.in_(old)))
         _hold_back_downloads()
-        stale = _stale_roots()
+        stale = _stale(links)
         for link in stale:
             link.unlink(missing_ok=True)
         db.session.commit()
@@ -212,7 +214,7 @@ def _hold_back_downloads() -> None:
     db.session.execute(select(Package.id).where(created).with_for_update())
 
 
-def _stale_roots() -> list[Path]:
+def _stale(links: dict[Path, int]) -> list[Path]:
     """Return the roots of packages that are neither in the store nor on their way there."""
     needed = set(
         db.session.scalars(
@@ -221,7 +223,6 @@ def _stale_roots() -> list[Path]:
             .where(or_(Package.status != PackageStatus.CREATED, Task.status.in_(LIVE)))
         )
     )
-    links = gc_roots.all_links(current_app.config["DATA_DIR"])
     return [link for link, package_id in links.items() if package_id not in needed]
 
 

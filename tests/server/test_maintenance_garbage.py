@@ -3,14 +3,19 @@
 import os
 import re
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 from support import POSTGRESQL, SQLITE
 
+import gc_roots
 import maintenance
 import nix
 import task_queue
+from models import Package, db
 
 pytestmark = pytest.mark.usefixtures("own_store")
 
@@ -123,6 +128,41 @@ def test_a_download_that_begins_in_a_collection_waits_and_keeps_its_root(
     assert (collected.roots, task_id is not None) == ([link], True)
     assert pool.run_one()
     assert link.readlink() == path_of(package_id)
+
+
+@pytest.fixture
+def register_meanwhile(app, stale_root):
+    """Have a package registered, queued and rooted after each statement of a thread; its roots."""
+    path = stale_root[0].readlink()
+    here, links = threading.get_ident(), []
+
+    def register():
+        with app.app_context():
+            package = Package(name=f"late-{len(links)}", version="1.0.0")
+            db.session.add(package)
+            db.session.commit()
+            task_queue.add(package.id)
+            links.append(gc_roots.link(app.config["DATA_DIR"], package.id, 0))
+            links[-1].symlink_to(path)
+
+    def after_statement(*_):
+        if threading.get_ident() == here:
+            threads.submit(register).result()
+
+    with app.app_context(), ThreadPoolExecutor(1) as threads:
+        event.listen(db.engine, "after_cursor_execute", after_statement)
+        yield links
+
+
+@POSTGRESQL
+def test_roots_of_packages_that_are_registered_in_a_collection_are_kept(
+    stale_root, register_meanwhile
+):
+    collected = maintenance.collect_garbage(dry_run=False)
+
+    assert collected.roots == [stale_root[0]]
+    assert len(register_meanwhile) > 1
+    assert all(link.is_symlink() for link in register_meanwhile)
 
 
 def test_the_root_of_a_package_on_its_way_is_kept(stale_root, gc, client):
