@@ -39,6 +39,7 @@ def test_a_process_without_descriptors_answers_503_and_goes_on(service, database
     assert service.post("package/1/activate") == {"status": "activated"}
     assert service.ended(service.schedule("hello", "2.10.0"))["status"] == "succeeded"
     assert service.web_processes() == processes
+    assert service.stop() == 0
     figures.keep(
         "a process that can open no more files or connections (RLIMIT_NOFILE)",
         database_url,

@@ -148,3 +148,12 @@ def test_a_master_whose_worker_is_gone_still_hears_signals(configuration):
     configuration["worker_exit"](None, SimpleNamespace(pid=os.getppid()))
 
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_another_fault_of_a_listening_socket_is_not_waited_for(configuration):
+    worker = object.__new__(configuration["PatientWorker"])
+    closed = socket.socket()
+    closed.close()
+
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        worker.accept(closed)
