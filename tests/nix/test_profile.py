@@ -339,23 +339,36 @@ def propagating(needed):
     return make
 
 
-def test_a_file_in_place_of_a_directory_of_two_packages_is_refused(package, odd, put):
-    one, two = package("one", "bin/one"), package("two", "bin/two")
-    # Nix takes packages in the order of their paths, and words this otherwise when it comes last.
-    files = (
-        odd(
-            f"three-{n}",
-            lambda path: (path.mkdir(), (path / "bin").touch(), (path / path.name).touch()),
-        )
-        for n in range(50)
-    )
-    three = next(file for file in files if file.paths > max(one.paths, two.paths))
+@pytest.fixture
+def directories_and_file(own, tmp_path):
+    """Two packages with a directory `bin`, and one with a file `bin`, in the order of their paths.
+
+    Of 20 candidates each, at least two directories come before a file but once in 6 billion times.
+    """
+    files = {tmp_path / f"file-{n}": "bin" for n in range(20)}
+    files |= {tmp_path / f"directory-{n}": f"bin/{n}" for n in range(20)}
+    for folder, file in files.items():
+        (folder / file).parent.mkdir(parents=True)
+        (folder / file).write_text(str(folder))
+    paths = sorted(text(call(own, ["nix-store", "--add", *map(str, files)])).split())
+
+    first, second = [path for path in paths if "-directory-" in path][:2]
+    last = [path for path in paths if "-file-" in path][-1]
+    assert second < last
+    packages = {"one": first, "two": second, "three": last}
+    return [ProfilePackage(name, "1.0.0", (path,)) for name, path in packages.items()]
+
+
+def test_a_file_in_place_of_a_directory_of_two_packages_is_refused(directories_and_file, put):
+    # Nix takes packages in the order of their paths, and words this otherwise where the file comes
+    # last, as here.
+    one, two, three = directories_and_file
 
     with pytest.raises(Collision) as caught:
         put(one, two, three)
 
     assert caught.value.first == str(three)
-    assert caught.value.second in ("one 1.0.0", "two 1.0.0")
+    assert caught.value.second in (str(one), str(two))
     assert caught.value.file == "bin"
 
 
