@@ -53,6 +53,7 @@ class DatabaseFile:
             self._known = self._identity()
 
     def _identity(self) -> tuple[int, int] | None:
+        # By its name: to open and close the file would take SQLite's locks on it away.
         try:
             status = os.stat(self._path)
         except OSError:
