@@ -10,7 +10,7 @@ import logging
 import shlex
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -250,14 +250,17 @@ def _take_up(record: Generation) -> list[Package]:
 @contextmanager
 def _all_or_nothing() -> Iterator[None]:
     """Make the profile what it was if something in the `with` block is raised."""
-    target, links = nix.leads_to(_profile()), history.links()
-    try:
+    with ExitStack() as on_exception:
+        on_exception.callback(_restore, nix.leads_to(_profile()), set(history.links()))
         yield
-    except BaseException:
-        nix.relink(_profile(), target)
-        for number in history.links().keys() - links.keys():
-            history.link(number).unlink()
-        raise
+        on_exception.pop_all()
+
+
+def _restore(target: Path | None, numbers: set[int]) -> None:
+    """Make the profile lead to `target` again, and remove all generations but those."""
+    nix.relink(_profile(), target)
+    for number in history.links().keys() - numbers:
+        history.link(number).unlink()
 
 
 def _check(number: int) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,15 +94,12 @@ def _built_path(store: Store, done: Completed) -> str:
 @contextmanager
 def _swept(tmp: Path, reader: BuildLogReader) -> Iterator[Path]:
     """Provide the scratch directory `tmp`; kill the processes that builders leave running in it."""
-    with scratch(tmp) as folder:
-        try:
-            yield folder
-        except BaseException:
-            # A builder may have started that is not in the log yet.
-            sweep(folder)
-            raise
-        if reader.has_built:
-            sweep(folder)
+    with scratch(tmp) as folder, ExitStack() as ending:
+        # After an exception in any case: a builder may have started that is not in the log yet.
+        ending.callback(sweep, folder)
+        yield folder
+        if not reader.has_built:
+            ending.pop_all()
 
 
 def _rename_root(store: Store, path: str, made: Path, root: Path) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,12 +146,10 @@ def run(
     # A reaper needs time of its own after the command's.
     reap_seconds = REAP_SECONDS if is_build else 0
     output = _start(argv, environ, grace_seconds, is_build)
-    with output.child as child, output.selector:
-        try:
-            _watch(output, heard, seconds)
-        except BaseException:
-            _stop(output, grace_seconds, reap_seconds)
-            raise
+    with output.child as child, output.selector, ExitStack() as on_exception:
+        on_exception.callback(_stop, output, grace_seconds, reap_seconds)
+        _watch(output, heard, seconds)
+        on_exception.pop_all()
 
     if number := _signal(child.returncode, is_build):
         raise _crash(argv[0], number)
