@@ -168,9 +168,10 @@ def reconcile(force: bool) -> None:
 
 @state_command("gc")
 @click.option("--dry-run", is_flag=True, help="Only tell what would be removed and freed.")
-def gc(dry_run: bool) -> None:
+@click.option("--force", is_flag=True, help="Even if most packages are no longer downloaded then.")
+def gc(dry_run: bool, force: bool) -> None:
     """Remove roots and generations that no package needs, and run Nix's garbage collector."""
-    done = maintenance.collect_garbage(dry_run=dry_run)
+    done = maintenance.collect_garbage(dry_run=dry_run, force=force)
     would = "would be " if dry_run else ""
     numbers = ", ".join(map(str, done.generations)) or "none"
     click.echo(f"generations {would}removed: {numbers}")

@@ -37,11 +37,11 @@ PRUNE_BATCH = 500
 DAY_SECONDS = 86_400
 
 
-# --- Reconciliation ---
-
-
 class TooMuchLost(Exception):
-    """Reconciliation would take most of the packages away; the message is one line."""
+    """Most of the packages would be taken away; the message is one line."""
+
+
+# --- Reconciliation ---
 
 
 def reconcile(*, force: bool = False, seconds: float = math.inf) -> list[str]:
@@ -88,13 +88,17 @@ def _refuse_to_lose(lost: int) -> None:
     active = len(profiles.active())
     is_gone = history.current_number() is None and not history.links()
     insist = "if that is right, run flask reconcile --force"
-    if all_ >= MANY_PACKAGES and lost > all_ / 2:
+    if _are_most(lost, all_):
         store = services.get(nix.Store).directory
         what = f"{lost} of {all_} downloaded packages are not in the store {store}"
         raise TooMuchLost(f"{what} and would have to be downloaded again; {insist}")
     if active >= MANY_PACKAGES and is_gone:
         what = f"the profile {current_app.config['PROFILE']} has no generation any more"
         raise TooMuchLost(f"{what}, and {active} packages would no longer be activated; {insist}")
+
+
+def _are_most(lost: int, all_: int) -> bool:
+    return all_ >= MANY_PACKAGES and lost > all_ / 2
 
 
 def _missing_roots(without: Collection[Package] = ()) -> Iterator[str]:
@@ -172,16 +176,19 @@ class Collected:
     freed_bytes: int
 
 
-def collect_garbage(*, dry_run: bool) -> Collected:
+def collect_garbage(*, dry_run: bool, force: bool = False) -> Collected:
     """Remove generations and roots that nothing needs, and have Nix collect its garbage.
 
-    With `dry_run`, only tell what that would remove and free. Raises nix.ProfileReplaced.
+    With `dry_run`, only tell what that would remove and free. Raises nix.ProfileReplaced and,
+    without `force`, TooMuchLost.
     """
     with profiles.locked(math.inf):
         nix.leads_to(current_app.config["PROFILE"])  # else the active generation is not known
         old, store = _old_generations(), services.get(nix.Store)
         # First: so none is of a package that is registered and downloaded from here on.
         links = gc_roots.all_links(current_app.config["DATA_DIR"])
+        if not force:
+            _refuse_to_collect(links)
         if dry_run:
             stale = _stale(links)
             without = [*stale, *map(history.link, old)]
@@ -196,6 +203,17 @@ def collect_garbage(*, dry_run: bool) -> Collected:
             link.unlink(missing_ok=True)
         db.session.commit()
         return Collected(old, stale, nix.collect_garbage(store))
+
+
+def _refuse_to_collect(links: dict[Path, int]) -> None:
+    """Raise TooMuchLost where most packages that roots keep in the store would go."""
+    kept = {link: package_id for link, package_id in links.items() if link.exists()}
+    lost, all_ = len({kept[link] for link in _stale(kept)}), len(set(kept.values()))
+    if _are_most(lost, all_):
+        roots = current_app.config["DATA_DIR"] / "roots"
+        what = f"{lost} of {all_} packages with roots in {roots} are not downloaded by the database"
+        insist = "if that is right, run flask gc --force"
+        raise TooMuchLost(f"{what} and would have to be downloaded again; {insist}")
 
 
 def _old_generations() -> list[int]:

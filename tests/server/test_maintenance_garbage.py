@@ -3,12 +3,13 @@
 import os
 import re
 import shutil
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import delete, event
 from support import POSTGRESQL, SQLITE
 
 import gc_roots
@@ -171,6 +172,49 @@ def test_the_root_of_a_package_on_its_way_is_kept(stale_root, gc, client):
 
     assert gc()[1] == 0
     assert link.is_symlink()
+
+
+@pytest.fixture
+def emptied(app, downloaded, path_of):
+    """The store paths of three packages that are downloaded but no longer in the database."""
+    ids = [downloaded("app", "1.0.0"), downloaded("app", "2.0.0"), downloaded("hello")]
+    paths = [path_of(package_id) for package_id in ids]
+    with app.app_context():
+        db.session.execute(delete(Package))
+        db.session.commit()
+    return paths
+
+
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
+def test_a_collection_that_would_take_most_packages_away_is_refused(app, emptied, dry_run):
+    roots = app.config["DATA_DIR"] / "roots"
+    command = app.test_cli_runner()
+
+    refused = command.invoke(args=["gc", *dry_run])
+
+    assert (refused.exit_code, refused.output) == (
+        1,
+        f"Error: 3 of 3 packages with roots in {roots} are not downloaded by the database and "
+        "would have to be downloaded again; if that is right, run flask gc --force\n",
+    )
+    assert all(path.exists() for path in emptied)
+    assert len(list(roots.iterdir())) == 3
+
+
+def test_a_collection_takes_most_packages_away_by_force(emptied, gc):
+    assert gc("--dry-run", "--force")[1] == 3
+    assert gc("--force")[1] == 3
+
+    assert not any(path.exists() for path in emptied)
+
+
+@SQLITE
+def test_roots_of_what_the_store_has_lost_are_removed_without_force(app, emptied, own_store, gc):
+    for path in emptied:
+        argv = ["nix-store", "--delete", "--ignore-liveness", str(path)]
+        subprocess.run(argv, env=dict(own_store.environ), check=True, capture_output=True)
+
+    assert gc()[1] == 3
 
 
 @SQLITE
