@@ -2,9 +2,10 @@
 
 Requests are counted in files that gunicorn's processes share (prometheus_client's multiprocess
 mode). All else is read from the database, the profile and the disk at each scrape, and so is right
-for any number of processes and hosts.
+for any number of processes and hosts. That shrinks when old tasks are pruned: all of it is gauges.
 """
 
+import math
 import os
 import shutil
 import time
@@ -18,7 +19,7 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from sqlalchemy import func, select
@@ -85,7 +86,8 @@ class StateCollector(Collector):
         yield _counts("pkgd_task_errors", "Failed tasks on record, by code.", Task.error_code)
         yield _counts("pkgd_packages", "Packages, by status.", Package.status)
         yield _gauge("pkgd_task_attempts", "Attempts of the tasks on record.", _attempts())
-        yield _build_seconds()
+        about = "Time that the succeeded tasks on record took in their last attempts, in sum."
+        yield _gauge("pkgd_task_seconds", about, _seconds())
         yield _gauge("pkgd_oldest_queued_seconds", "Age of the oldest queued task.", _oldest())
         yield _gauge("pkgd_tokens_expiring", "Used tokens that expire soon.", _expiring())
         generation = history.current_number() or 0
@@ -115,6 +117,12 @@ def _attempts() -> int:
     return db.session.scalar(select(func.sum(Task.attempt))) or 0
 
 
+def _seconds() -> float:
+    times = select(Task.started_at, Task.finished_at).where(Task.status == TaskStatus.SUCCEEDED)
+    rows = db.session.execute(times).all()
+    return math.fsum((row.finished_at - row.started_at).total_seconds() for row in rows)
+
+
 def _oldest() -> float:
     queued = select(func.min(Task.created_at)).where(Task.status == TaskStatus.QUEUED)
     oldest = db.session.scalar(queued)
@@ -128,13 +136,3 @@ def _expiring() -> int:
     )
     rows = db.session.execute(soon, {"now": utcnow()})
     return sum(auth.Caller(**row._asdict()).expires_soon for row in rows)
-
-
-def _build_seconds() -> Metric:
-    """Return the count, and the sum in seconds, of the attempts that succeeded."""
-    times = db.session.execute(
-        select(Task.started_at, Task.finished_at).where(Task.status == TaskStatus.SUCCEEDED)
-    ).all()
-    taken = sum((row.finished_at - row.started_at).total_seconds() for row in times)
-    about = "Time of the successful attempts on record."
-    return SummaryMetricFamily("pkgd_build_seconds", about, count_value=len(times), sum_value=taken)

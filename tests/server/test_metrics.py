@@ -44,9 +44,26 @@ def test_the_queue_is_measured(scrape, schedule, pool):
     assert found["pkgd_tasks", "running"] == 0
     assert found["pkgd_task_errors", "name_unknown"] == 1
     assert found["pkgd_task_attempts",] == 2
-    assert found["pkgd_build_seconds_count",] == 1
-    assert found["pkgd_build_seconds_sum",] > 0
+    assert found["pkgd_task_seconds",] > 0
     assert found["pkgd_oldest_queued_seconds",] > 0
+
+
+def test_nothing_but_gauges_shrinks_when_tasks_are_deleted(client, downloaded):
+    package_id = downloaded()
+    before = counters(client)
+
+    client.delete(f"/api/v1/package/{package_id}")
+
+    after = counters(client)
+    assert before
+    assert [sample for sample, value in before.items() if after[sample] < value] == []
+
+
+def counters(client):
+    """Return every sample that Prometheus takes for one that only grows."""
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    samples = [each for family in families if family.type != "gauge" for each in family.samples]
+    return {(each.name, *each.labels.items()): each.value for each in samples}
 
 
 def test_an_empty_queue_has_no_age(scrape):
