@@ -272,6 +272,8 @@ def _with_all(failures: dict[str, NixError], error: NixError) -> NixError:
 def _refusal(offer: dict[str, str]) -> Refused:
     """Return the error for a package that its catalog has, and refuses by a rule."""
     error = Refused(f"{offer['attr']} {offer['spelled']}".strip(), offer["reason"])
+    if offer["reason"] == "insecure" and offer["fullName"]:
+        error.hint += f", as {offer['fullName']}"
     error.catalog, error.attr, error.spelled = offer["catalog"], offer["attr"], offer["spelled"]
     return error
 

@@ -144,6 +144,7 @@ let
       throws = !tried.success;
       drv = value;
       spelled = if isPackage then versionOf value else "";
+      fullName = if isPackage then fullNameOf value else "";
       reason = if isPackage then refusalOf value else null;
       kind = if !tried.success then "error" else if isFunctor value then "lambda" else typeOf value;
     };
@@ -213,7 +214,9 @@ rec {
   # The instantiated derivation, or why the catalog refuses it. Without one: the offers or, if there
   # are none because the catalog throws for the attribute, that error.
   answer =
-    if hit != null && hit.reason != null then { refused = shown hit; }
+    if hit != null && hit.reason != null then {
+      refused = shown hit // { inherit (hit) fullName; };
+    }
     else if hit != null then {
       found = shown hit // {
         inherit (hit.drv) drvPath;
