@@ -16,6 +16,7 @@ REASON = re.compile("unfree|broken|unsupported_platform|insecure")
 
 VERSION = {"catalog": TEXT, "attr": TEXT, "spelled": TEXT, "reason": (REASON, None)}
 OFFERS = {"throws": bool, "versions": [VERSION], "others": [TEXT]}
+REFUSED = {**VERSION, "fullName": TEXT}
 FOUND = {**VERSION, "pname": TEXT, "drvPath": DRV_PATH, "outputs": [OUTPUT]}
 
 # The answers by their attribute in resolve.nix. A tuple holds alternatives, a list the kind of each
@@ -23,7 +24,7 @@ FOUND = {**VERSION, "pname": TEXT, "drvPath": DRV_PATH, "outputs": [OUTPUT]}
 SHAPES: dict[str, Any] = {
     "names": [TEXT],
     "offers": OFFERS,
-    "answer": ({"found": FOUND}, {"refused": VERSION}, {"offers": OFFERS}),
+    "answer": ({"found": FOUND}, {"refused": REFUSED}, {"offers": OFFERS}),
 }
 
 

@@ -111,7 +111,7 @@ REFUSALS = {
     ),
     "unsupported_platform": (
         "is not made for the server's platform",
-        "choose another package, or a server of another platform",
+        "choose another package, or a server or an interpreter that it is made for",
     ),
     "removed": ("was removed from its catalog", "the message may name what takes its place"),
 }

@@ -24,7 +24,7 @@ from nix.errors import (
 from nix.internal_json import Progress, Tick, ignore
 from nix.near import near_names
 from nix.process import scratch
-from nix.refusals import refusal, removal
+from nix.refusals import refusal, thrown_refusal
 from nix.requirement import unmet
 from nix.store import CALL_SECONDS, DOWNLOAD_OPTIONS, Store, call, find_channel, output
 from nix.store import version as nix_version
@@ -178,10 +178,11 @@ def resolve(
     seconds: float = CALL_SECONDS,
     tick: Tick = ignore,
 ) -> Resolution:
-    """Find the first catalog that has `name` in `version`, and instantiate the derivation.
+    """Find the first catalog that provides `name` in `version`, and instantiate the derivation.
 
     A catalog that fails is left out, with a line in the log, as long as another one has the
-    package. Raises NameUnknown, VersionUnavailable, Refused, EvaluationFailed, NixTooOld.
+    package; so is one that refuses it. Raises NameUnknown, VersionUnavailable, Refused,
+    EvaluationFailed, NixTooOld.
     """
     with scratch(tmp) as folder:
         query = Query(store.with_tmp(folder), name, version, allowed, seconds, tick)
@@ -209,7 +210,7 @@ def _answer_of_each(query: Query, catalogs: Sequence[str]) -> Any:
     """Ask each catalog alone, since one of them fails; return the first answer with a package."""
     offers: dict[str, list[Any]] = {"versions": [], "others": []}
     failures: dict[str, NixError] = {}
-    killed = None
+    refused = killed = None
     for catalog in catalogs:
         try:
             answer = query.ask("answer", catalog)
@@ -221,13 +222,18 @@ def _answer_of_each(query: Query, catalogs: Sequence[str]) -> Any:
             query.tick(f"pkgd: left out catalog {catalog}: {error}\n".encode(), RESOLVING)
             continue
 
-        if "offers" not in answer:
+        if "found" in answer:
             return answer
+        if "refused" in answer:
+            refused = refused or answer
+            continue
         for key, found in offers.items():
             found += answer["offers"][key]
 
     if killed is not None:  # by the host: that catalog may well have the package
         raise killed
+    if refused is not None:
+        return refused
     if failures:
         raise _with_all(failures, _most_helpful(failures.values()))
     return {"offers": offers}
@@ -242,7 +248,7 @@ def _reason(query: Query, catalog: str, error: NixError) -> tuple[NixError, bool
         if any(semantic(offer["spelled"]) == query.version for offer in answer["versions"]):
             return refusal(error) or error, True
         if answer["throws"] and not answer["versions"]:
-            return removal(query.name, error) or error, False
+            return thrown_refusal(query.name, error) or error, False
     return error, False
 
 
@@ -266,6 +272,8 @@ def _with_all(failures: dict[str, NixError], error: NixError) -> NixError:
 def _refusal(offer: dict[str, str]) -> Refused:
     """Return the error for a package that its catalog has, and refuses by a rule."""
     error = Refused(f"{offer['attr']} {offer['spelled']}".strip(), offer["reason"])
+    if offer["reason"] == "insecure" and offer["fullName"]:
+        error.hint += f", as {offer['fullName']}"
     error.catalog, error.attr, error.spelled = offer["catalog"], offer["attr"], offer["spelled"]
     return error
 
@@ -310,7 +318,9 @@ def offers(
     versions = _newest_first(offer for answer in answers for offer in answer["versions"])
     if not versions and any(answer["throws"] for answer in answers):
         _, thrown = query.ask_each("answer", catalogs)
-        failures |= {catalog: removal(name, error) or error for catalog, error in thrown.items()}
+        failures |= {
+            catalog: thrown_refusal(name, error) or error for catalog, error in thrown.items()
+        }
     return Offers(
         versions,
         near=() if versions or failures else _near_names(query, catalogs),

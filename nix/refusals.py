@@ -13,10 +13,14 @@ WORDS = {
     "unsupported_platform": "is not (?:supported on|available on the requested hostPlatform)",
 }
 REFUSED = {reason: re.compile(f"{NAME}(?:{words})") for reason, words in WORDS.items()}
-REMOVED = re.compile(
-    r"\b(?:removed|renamed|replaced|dropped|deprecated|obsolete|discontinued|superseded|no longer"
-    r"|end[- ]of[- ]life|EOL|unmaintained|moved to)\b"
-)
+# What a catalog throws for an attribute instead of a package, in words of its own.
+THROWN = {
+    "unsupported_platform": re.compile(r"not supported for interpreter"),
+    "removed": re.compile(
+        r"\b(?:removed|renamed|replaced|dropped|deprecated|obsolete|discontinued|superseded"
+        r"|no longer|end[- ]of[- ]life|EOL|unmaintained|moved to)\b"
+    ),
+}
 
 
 def refusal(error: NixError) -> Refused | None:
@@ -27,8 +31,9 @@ def refusal(error: NixError) -> Refused | None:
     return None
 
 
-def removal(name: str, error: NixError) -> Refused | None:
-    """Return the refusal of a name that a catalog throws for, if it tells why it is gone."""
-    return refusal(error) or (
-        Refused(name, "removed", str(error)) if REMOVED.search(str(error)) else None
-    )
+def thrown_refusal(name: str, error: NixError) -> Refused | None:
+    """Return the refusal of a name that a catalog throws for, if it tells why."""
+    if found := refusal(error):
+        return found
+    reasons = (reason for reason, words in THROWN.items() if words.search(str(error)))
+    return next((Refused(name, reason, str(error)) for reason in reasons), None)

@@ -130,6 +130,9 @@ let
     filter (attr: match suffix (substring size (-1) attr) != null)
       (genList (i: elemAt names (first + i)) (end - first));
 
+  # buildEnv and many other functions of nixpkgs are sets that can be called.
+  isFunctor = value: isAttrs value && value ? __functor;
+
   candidate = catalog: prefix: attr: value:
     let
       tried = tryEval (isAttrs value && (value.type or null) == "derivation");
@@ -141,8 +144,9 @@ let
       throws = !tried.success;
       drv = value;
       spelled = if isPackage then versionOf value else "";
+      fullName = if isPackage then fullNameOf value else "";
       reason = if isPackage then refusalOf value else null;
-      kind = if tried.success then typeOf value else "error";
+      kind = if !tried.success then "error" else if isFunctor value then "lambda" else typeOf value;
     };
 
   # Return the attribute of this name and its siblings, as two lists: the second is not evaluated if
@@ -179,9 +183,20 @@ let
     let found = filter isWanted (head groups); in
     if groups == [ ] then null else if found != [ ] then head found else search (tail groups);
 
-  groups = concatMap lookUp (fromJSON catalogs);
-  hit = search groups;
-  all = concatLists groups;
+  # The first catalog that has the version and provides it; else the first that has it.
+  choose = perCatalog:
+    let
+      first = search (head perCatalog);
+      later = choose (tail perCatalog);
+    in
+    if perCatalog == [ ] then null
+    else if first == null then later
+    else if first.reason == null || later == null || later.reason != null then first
+    else later;
+
+  perCatalog = map lookUp (fromJSON catalogs);
+  hit = choose perCatalog;
+  all = concatLists (concatLists perCatalog);
   throwing = filter (candidate: candidate.throws) all;
   packages = filter (candidate: candidate.isPackage) all;
 
@@ -199,7 +214,9 @@ rec {
   # The instantiated derivation, or why the catalog refuses it. Without one: the offers or, if there
   # are none because the catalog throws for the attribute, that error.
   answer =
-    if hit != null && hit.reason != null then { refused = shown hit; }
+    if hit != null && hit.reason != null then {
+      refused = shown hit // { inherit (hit) fullName; };
+    }
     else if hit != null then {
       found = shown hit // {
         inherit (hit.drv) drvPath;

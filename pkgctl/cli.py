@@ -26,6 +26,8 @@ from pkgctl.options import (
     PackageType,
     common_options,
     download_options,
+    nearest,
+    spelled,
 )
 from pkgctl.output import TableColumns, title, warn, whole_seconds
 from pkgctl.waiting import Interrupted, WaitSettings, interrupts, wait_for_task
@@ -219,9 +221,11 @@ def _register(context: CommandContext, spec: PackageSpec) -> JsonObject:
     except CommandError as error:
         if error.status != HTTPStatus.UNPROCESSABLE_ENTITY:
             raise
-        meant = context.spelled(spec)
+        offers = context.versions(spec.name)
+        meant = spelled(spec, offers)
         if meant is None:
-            raise
+            hint = nearest(spec, offers)
+            raise CommandError(error.reason, error.exit_code, hint, error.status) from None
         package = context.client.post("packages", asdict(meant))
     return package
 

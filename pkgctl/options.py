@@ -1,9 +1,10 @@
 """What the commands share: types of arguments, options, and the context that these fill."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
@@ -18,6 +19,7 @@ from pkgctl.output import Printer, report_outage, title, warn
 Command = Callable[..., Any]
 
 MAX_ID = 2**31 - 1
+NEAREST = 10  # versions that a message lists
 DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)", re.ASCII)
 UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -130,7 +132,7 @@ class CommandContext:
         for package in packages:
             if ref.version in (package["version"], package.get("spelled")):
                 return package
-        meant = self.spelled(ref) if packages else None
+        meant = spelled(ref, self.versions(ref.name)) if packages else None
         for package in packages:
             if meant is not None and package["version"] == meant.version:
                 return package
@@ -144,18 +146,14 @@ class CommandContext:
         found: JsonObject = self.client.get(f"catalog/{quote(name, safe='')}")
         return found
 
-    def spelled(self, spec: PackageSpec) -> PackageSpec | None:
-        """Return the package whose version a catalog spells so; None if no catalog does."""
+    def versions(self, name: str) -> list[JsonObject]:
+        """Fetch what the catalogs offer of a name, newest first; nothing if they don't have it."""
         try:
-            found = self.catalog(spec.name)
+            return list(self.catalog(name)["versions"])
         except CommandError as error:
             if error.exit_code != ExitCode.NOT_FOUND:
                 raise
-            return None
-        for offer in found["versions"]:
-            if offer.get("spelled") == spec.version:
-                return PackageSpec(spec.name, offer["version"])
-        return None
+            return []
 
     def task_id(self, ref: TaskRef) -> str:
         """Return the id of a task, or of a package's latest task."""
@@ -166,6 +164,26 @@ class CommandContext:
             hint = f"pkgctl download {package['id']}"
             raise CommandError(f"{title(package)} has no task", ExitCode.NOT_FOUND, hint)
         return str(package["task"]["id"])
+
+
+def spelled(spec: PackageSpec, offers: Sequence[JsonObject]) -> PackageSpec | None:
+    """Return the package whose version a catalog spells so; None if no catalog does."""
+    for offer in offers:
+        if offer.get("spelled") == spec.version:
+            return PackageSpec(spec.name, offer["version"])
+    return None
+
+
+def nearest(spec: PackageSpec, offers: Sequence[JsonObject]) -> str:
+    """Return the versions there are instead in a sentence, those that begin alike first."""
+    versions = dict.fromkeys(offer.get("spelled") or offer["version"] for offer in offers)
+
+    def common(version: str) -> int:
+        pairs = zip(version, spec.version, strict=False)
+        return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+
+    alike = sorted(versions, key=common, reverse=True)
+    return f"the catalogs have {spec.name} {', '.join(alike[:NEAREST])}" if alike else ""
 
 
 def _warn_of_expiry(client: Client) -> None:

@@ -55,7 +55,39 @@ def test_the_error_of_a_refused_package_has_the_reason_in_a_sentence(
     assert (error.code, error.reason) == ("refused", reason)
     assert (error.catalog, error.attr, error.spelled) == (refusing, name, "1.0")
     assert str(error) == f"{name} 1.0 {nix.REFUSALS[reason][0]}"
-    assert error.hint == nix.REFUSALS[reason][1]
+    listed_as = ", as insecure-1.0" if reason == "insecure" else ""
+    assert error.hint == nix.REFUSALS[reason][1] + listed_as
+
+
+@pytest.mark.parametrize("others", ["{ }", "1"], ids=["none fails", "one fails"])
+def test_a_later_catalog_provides_what_the_first_one_refuses(
+    store, refusing, catalog, tmp_path, others
+):
+    provides = catalog("{ broken = package ''broken'' ''1.0'' { }; }", "provides")
+    catalogs = [catalog(others, "others"), refusing, provides]
+
+    found = nix.resolve(store, catalogs, "broken", "1.0.0", tmp=tmp_path / "tmp")
+
+    offers = nix.offers(store, catalogs, "broken").versions
+    assert found.catalog == provides
+    assert [(offer.catalog, offer.available) for offer in offers] == [
+        (refusing, False),
+        (provides, True),
+    ]
+
+
+@pytest.mark.parametrize("others", ["{ }", "1"], ids=["none fails", "one fails"])
+def test_where_all_catalogs_refuse_the_first_one_tells_the_reason(
+    store, refusing, catalog, tmp_path, others
+):
+    unfree = "{ type = ''derivation''; version = ''1''; meta = { available = false; unfree = true;"
+    last = catalog(f"{{ broken = {unfree} }}; }}; }}", "last")
+    catalogs = [catalog(others, "others"), refusing, last]
+
+    with pytest.raises(nix.Refused) as caught:
+        nix.resolve(store, catalogs, "broken", "1.0.0", tmp=tmp_path / "tmp")
+
+    assert (caught.value.catalog, caught.value.reason) == (refusing, "broken")
 
 
 @pytest.mark.parametrize("name", ["unfree", "broken", "insecure"])
@@ -95,6 +127,19 @@ def test_a_removed_package_is_refused_with_the_catalogs_words(store, resolve, re
     assert (caught.value.reason, failure.reason) == ("removed", "removed")
 
 
+def test_a_package_for_another_interpreter_is_refused_with_the_catalogs_words(
+    store, resolve, catalog
+):
+    path = catalog("{ app = throw ''pyxml-0.8.4 not supported for interpreter python3.6m''; }")
+
+    with pytest.raises(nix.Refused, match=r"pyxml-0\.8\.4 not supported for interp") as caught:
+        resolve(path, "app")
+    (failure,) = nix.offers(store, [path], "app").failures
+
+    assert (caught.value.reason, failure.reason) == ("unsupported_platform",) * 2
+    assert "interpreter" in caught.value.hint
+
+
 def test_a_package_of_a_catalog_with_rules_is_found(resolve, refusing):
     assert resolve(refusing, "fine").attr == "fine"
 
@@ -116,6 +161,7 @@ def test_a_name_in_meta_gives_the_version_where_the_derivation_gives_none(store,
 KINDS = {
     "{ a = 1; }": "app is a set of packages, which are named app.NAME",
     "x: x": "app is no package, but a function; did you mean apq?",
+    "{ __functor = self: x: x; }": "app is no package, but a function; did you mean apq?",
     "''text''": "app is no package, but a string; did you mean apq?",
 }
 

@@ -46,6 +46,12 @@ def test_a_version_that_no_catalog_spells_so_is_refused(ctl, spec):
     assert "version: Not a semantic version" in done.stderr
 
 
+def test_a_version_that_no_catalog_spells_so_is_answered_with_those_there_are(ctl):
+    assert "(the catalogs have hello 2.12.1, 2.10.0)" in ctl("create", "hello@2.12").stderr
+    assert "(the catalogs have hello 2.10.0, 2.12.1)" in ctl("create", "hello@2.10").stderr
+    assert "the catalogs" not in ctl("create", "nosuch@1.0").stderr
+
+
 def test_install_with_json_prints_one_document(ctl):
     done = ctl("install", "hello@2.10.0", "--json")
 
