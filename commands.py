@@ -99,7 +99,7 @@ def init_db(drop: bool, yes: bool) -> None:
         _drop_all()
     if db.engine.dialect.name == "sqlite":
         # It holds the digests of tokens, which others need not read.
-        Path(db.engine.url.database or "").touch(mode=0o600)
+        Path((db.engine.url.database or "").removeprefix("file:")).touch(mode=0o600)
     _upgrade()
     click.echo(f"The database is ready: {db.engine.url.render_as_string()}")
 

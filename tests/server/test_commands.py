@@ -60,6 +60,16 @@ def test_init_db_says_in_one_line_what_is_wrong_with_the_database(tmp_path, crea
     assert re.search(said, refused.output)
 
 
+def test_init_db_takes_the_uri_of_a_file(tmp_path, create_app):
+    url = f"sqlite:///file:{tmp_path}/named.db?uri=true"
+    app = create_app({"DATA_DIR": tmp_path / "new", "DATABASE_URL": url})
+
+    done = app.test_cli_runner().invoke(args=["init-db"])
+
+    assert done.exit_code == 0, done.output
+    assert stat.S_IMODE((tmp_path / "named.db").stat().st_mode) == 0o600
+
+
 def test_a_backup_has_a_name_that_is_text(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command("init-db")
