@@ -39,24 +39,46 @@ def init_app(app: Flask) -> None:
         app.cli.add_command(command)
 
 
+def in_one_line(function: Callable[..., None]) -> Callable[..., None]:
+    """Have what goes wrong with Nix, the database or a file end a command in one line."""
+
+    @wraps(function)
+    def telling(*args: object, **kwargs: object) -> None:
+        try:
+            function(*args, **kwargs)
+        except (
+            maintenance.TooMuchLost,
+            data_folder.NotYours,
+            nix.NixError,
+            OSError,
+            *DATABASE_AWAY,
+        ) as error:
+            raise _refusal(cause(error)) from None
+
+    return telling
+
+
+def _refusal(reason: object) -> click.ClickException:
+    return click.ClickException(" ".join(nix.plain(str(reason)).split()))
+
+
 def state_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
     """Return a decorator for commands that read or write the service's state.
 
     They are refused where the data folder belongs to another store or database, and where the
-    database can't be used. What goes wrong with Nix, the database or a file is told in one line.
+    database can't be used.
     """
 
     def decorate(function: Callable[..., None]) -> click.Command:
         @wraps(function)
+        @in_one_line
         def checked(*args: object, **kwargs: object) -> None:
-            _claim_data_folder()
+            data_folder.claim(record=False)
             state = health.database_state()
             if state != "ok":
-                raise click.ClickException(state)
-            try:
-                function(*args, **kwargs)
-            except (maintenance.TooMuchLost, nix.NixError, OSError, *DATABASE_AWAY) as error:
-                raise click.ClickException(nix.plain(str(cause(error)))) from None
+                raise _refusal(state)
+            data_folder.claim()
+            function(*args, **kwargs)
 
         return click.command(name)(with_appcontext(checked))
 
@@ -67,9 +89,10 @@ def state_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
 @click.option("--drop", is_flag=True, help="Delete everything and start afresh.")
 @click.option("--yes", is_flag=True, help="Don't ask before deleting.")
 @with_appcontext
+@in_one_line
 def init_db(drop: bool, yes: bool) -> None:
     """Create the database, or bring its schema up to date; safe to repeat."""
-    _claim_data_folder()
+    data_folder.claim(record=False)  # the settings may be wrong: then there is no such database
     if drop:
         where = db.engine.url.render_as_string()
         if not yes:
@@ -77,8 +100,9 @@ def init_db(drop: bool, yes: bool) -> None:
         _drop_all()
     if db.engine.dialect.name == "sqlite":
         # It holds the digests of tokens, which others need not read.
-        Path(db.engine.url.database or "").touch(mode=0o600)
+        Path((db.engine.url.database or "").removeprefix("file:")).touch(mode=0o600)
     _upgrade()
+    data_folder.claim()
     click.echo(f"The database is ready: {db.engine.url.render_as_string()}")
 
 
@@ -86,6 +110,7 @@ def init_db(drop: bool, yes: bool) -> None:
 @click.option("--machine-store", is_flag=True, help="Leave the private store that it belongs to.")
 @click.option("--yes", is_flag=True, help="Don't ask before it.")
 @with_appcontext
+@in_one_line
 def adopt(machine_store: bool, yes: bool) -> None:
     """Make DATA_DIR belong to the store and the database that the settings name."""
     folder = current_app.config["DATA_DIR"]
@@ -141,6 +166,7 @@ def create_token(name: str | None, scope: str, expires_in: int | None) -> None:
 
 @click.command("run-worker")
 @with_appcontext
+@in_one_line
 def run_worker() -> None:
     """Run the worker pool in a process of its own, until SIGTERM or SIGINT."""
     pool = services.get(Pool)
@@ -196,6 +222,8 @@ def backup(file: Path) -> None:
     """Copy the SQLite database, consistently and while the service runs, to a new FILE."""
     if db.engine.dialect.name != "sqlite":
         raise click.ClickException("this database is PostgreSQL: use pg_dump DATABASE_URL > FILE")
+    if nix.plain(str(file)) != str(file):
+        raise click.ClickException("FILE has a path with bytes that are no text")
     if file.exists():
         raise click.ClickException(f"{file} is there already: name a new file")
     unfinished = file.with_name(f".{file.name}.unfinished")
@@ -205,13 +233,6 @@ def backup(file: Path) -> None:
         connection.exec_driver_sql("VACUUM INTO ?", (str(unfinished),))
     unfinished.rename(file)
     click.echo(f"{file}: {file.stat().st_size} bytes")
-
-
-def _claim_data_folder() -> None:
-    try:
-        data_folder.claim()
-    except data_folder.NotYours as error:
-        raise click.ClickException(str(error)) from None
 
 
 def _owner(folder: Path) -> str:

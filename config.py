@@ -298,10 +298,15 @@ def _sqlite_database(url: URL) -> str:
     given = (url.database or "").removeprefix(scheme)
     if given in ("", ":memory:") or url.query.get("mode") == "memory":
         raise ConfigError("DATABASE_URL names no file: a database in memory is lost at each stop")
+    if "uri" in url.query and not scheme:
+        raise ConfigError("DATABASE_URL has uri, but no file: before its path")
     try:
+        url.get_dialect()().create_connect_args(url)
         path = _path(given)
     except ConfigError as error:
         raise ConfigError(f"DATABASE_URL {error}") from None
+    except ValueError as error:
+        raise ConfigError(f"DATABASE_URL has a parameter that can't be used: {error}") from None
     return f"{scheme}{_former_or_new(path, Path('instance', given).absolute())}"
 
 

@@ -57,10 +57,11 @@ def configured() -> Belonging:
     )
 
 
-def claim() -> None:
+def claim(*, record: bool = True) -> None:
     """Make a folder that belongs to nothing yet belong to the configured store and database.
 
-    Raises NotYours where it belongs to others, or can't be used.
+    Without `record`, it stays without an owner. Raises NotYours where it belongs to others, or
+    can't be used.
     """
     folder: Path = current_app.config["DATA_DIR"]
     wanted = configured()
@@ -70,7 +71,7 @@ def claim() -> None:
         if owner is None and (store := _store_in_use(folder)) not in (None, wanted.store):
             owner = Belonging(str(store), "", wanted.database)
         if owner is None:
-            owner = _write_first(folder, wanted)
+            owner = _write_first(folder, wanted) if record else wanted
     except OSError as error:
         raise NotYours(f"DATA_DIR can't be used: {error}") from None
 
@@ -85,19 +86,36 @@ def adopt(owner: Belonging) -> None:
     """Make the folder belong to this store and database, whatever it belonged to before."""
     folder: Path = current_app.config["DATA_DIR"]
     nix.make_passable(folder)
-    _unnamed(folder, owner).rename(folder / RECORD)
+    unnamed = _unnamed(folder, owner)
+    try:
+        unnamed.rename(folder / RECORD)
+    except OSError:
+        unnamed.unlink()
+        raise
 
 
 def recorded(folder: Path) -> Belonging | None:
     """Return what the folder's record says; None for a folder without one. Raises NotYours."""
     path = folder / RECORD
     try:
-        found = json.loads(path.read_text())
-        return Belonging(**{name: str(found[name]) for name in Belonging.__dataclass_fields__})
+        return _parsed(path.read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except IsADirectoryError:
+        raise NotYours(f"{path} should be a file, but is a folder: move it away") from None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise NotYours(f"{path} can't be read ({error}): flask adopt writes it anew") from None
+
+
+def _parsed(text: str) -> Belonging:
+    """Return what a record says. Raises ValueError, TypeError, KeyError or RecursionError."""
+    found = json.loads(text)
+    # fsencode: other types than text, and halves of UTF-16 pairs, are in no path.
+    named = {name: os.fsencode(found[name]).decode() for name in Belonging.__dataclass_fields__}
+    paths = [named["store"], *filter(None, [named["store_dir"]])]
+    if "\0" in "".join(named.values()) or not all(map(os.path.isabs, paths)):
+        raise ValueError("it names no store")
+    return Belonging(**named)
 
 
 def remembered_store_dir(folder: Path) -> Path | None:

@@ -20,6 +20,7 @@ from errors import (
     Busy,
     DatabaseUnavailable,
     FilesCollide,
+    FileUnusable,
     HttpError,
     InvalidInput,
     InvalidJson,
@@ -46,7 +47,7 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(nix.ProfileRefused, profile_refused)
     app.register_error_handler(nix.NixError, nix_failed)
-    app.register_error_handler(OSError, host_at_limit)
+    app.register_error_handler(OSError, host_failed)
     for error in DATABASE_AWAY:
         app.register_error_handler(error, database_unavailable)
 
@@ -88,11 +89,12 @@ def nix_failed(error: nix.NixError) -> Response:
     return answer(NixFailed(detail=error))
 
 
-def host_at_limit(error: OSError) -> Response:
-    """Answer 503 where the host has no file descriptors, memory or disk left."""
-    if error.errno not in HOST_LIMITS:
-        raise error
-    return answer(Busy(what=f"the host is at a limit: {error.strerror}"))
+def host_failed(error: OSError) -> Response:
+    """Answer 503: the host is at a limit, or a file of the service can't be used."""
+    if error.errno in HOST_LIMITS:
+        return answer(Busy(what=f"the host is at a limit: {error.strerror}"))
+    log.error("file: %s", error)
+    return answer(FileUnusable(detail=error))
 
 
 def database_unavailable(error: Exception) -> Response:

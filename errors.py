@@ -355,6 +355,16 @@ class NixFailed(ApiError):
     retry_after = 2
 
 
+class FileUnusable(ApiError):
+    """A file or folder of the service is gone, something else, or not to be read or written."""
+
+    status = 503
+    code = "file-unusable"
+    hint = "Have the operator set right what the message names, on the host."
+    example: ClassVar = {"detail": "[Errno 13] Permission denied: '/var/lib/pkgd/changes.lock'"}
+    retry_after = 5
+
+
 class NotReady(ApiError):
     """The service can't do its work; `errors` says which check fails."""
 

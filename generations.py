@@ -26,6 +26,7 @@ REFUSALS = (
     errors.ProfileReplaced,
     errors.NixFailed,
     errors.Busy,
+    errors.FileUnusable,
 )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 from flask import Flask
@@ -23,6 +24,7 @@ log = logging.getLogger("pkgd.server")
 
 blueprint = Blueprint("health", __name__, description="How the service is")
 
+FOLDERS = ("holders", "roots", "tmp")
 REVISIONS = HERE / "migrations" / "versions"
 
 
@@ -77,7 +79,16 @@ def check_start(app: Flask) -> None:
             data_folder.claim()
         except data_folder.NotYours as error:
             raise SystemExit(f"pkgd: {error}") from None
+        _check_folders(app.config["DATA_DIR"])
         _check_key()
+
+
+def _check_folders(data_dir: Path) -> None:
+    try:
+        for name in FOLDERS:
+            (data_dir / name).mkdir(exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"pkgd: DATA_DIR can't be used: {error}") from None
 
 
 def _check_key() -> None:

@@ -4,10 +4,11 @@ The profile is authoritative for what is active, and the store for what is downl
 """
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,18 +103,40 @@ def _are_most(lost: int, all_: int) -> bool:
 
 
 def _missing_roots(without: Collection[Package] = ()) -> Iterator[str]:
-    """Root the store paths of downloaded packages again."""
-    downloaded = select(Package).where(Package.status != PackageStatus.CREATED)
-    for package in db.session.scalars(downloaded).all():
-        if package in without:
-            continue
+    """Root again what the collector must keep."""
+    for what, ensure_rooted in _needed_roots(without):
         try:
-            if profiles.ensure_rooted(package.id, package.store_paths or []):
-                yield f"{package.name} {package.version} had lost its GC root"
+            if ensure_rooted():
+                yield f"{what} had lost its GC root"
         except (nix.NixUnavailable, nix.NixMissing, nix.TimedOut):
             raise
         except (nix.NixError, OSError) as error:
-            yield f"{package.name} {package.version} has no GC root: {error}"
+            yield f"{what} has no GC root: {error}"
+
+
+def _needed_roots(without: Collection[Package]) -> Iterator[tuple[str, Callable[[], bool]]]:
+    """Yield the downloaded packages and the generations, each with what makes its root if missing.
+
+    Nix knows a root by its path. So none is left in a data folder that was moved or copied.
+    """
+    store = services.get(nix.Store)
+    known = nix.known_roots(store)
+    downloaded = select(Package).where(Package.status != PackageStatus.CREATED)
+    for one in db.session.scalars(downloaded).all():
+        if one not in without:
+            ensure = partial(profiles.ensure_rooted, one.id, one.store_paths or [], known)
+            yield f"{one.name} {one.version}", ensure
+
+    unknown = {n: path for n, path in history.links().items() if str(history.link(n)) not in known}
+    valid = nix.valid_paths(store, unknown.values())
+    for number, path in unknown.items():
+        if path in valid:
+            yield f"generation {number}", partial(_root_generation, number, path)
+
+
+def _root_generation(number: int, path: str) -> bool:
+    nix.add_root(services.get(nix.Store), path, history.link(number))
+    return True
 
 
 def _repair(said: list[str]) -> history.Found | None:
@@ -179,11 +202,14 @@ class Collected:
 def collect_garbage(*, dry_run: bool, force: bool = False) -> Collected:
     """Remove generations and roots that nothing needs, and have Nix collect its garbage.
 
-    With `dry_run`, only tell what that would remove and free. Raises nix.ProfileReplaced and,
-    without `force`, TooMuchLost.
+    With `dry_run`, only tell what that would remove and free. Raises nix.ProfileReplaced, NixError
+    or OSError where something that has to be kept can't be rooted and, without `force`,
+    TooMuchLost.
     """
     with profiles.locked(math.inf):
         nix.leads_to(current_app.config["PROFILE"])  # else the active generation is not known
+        for _, ensure_rooted in _needed_roots(without=_lost_packages()):
+            ensure_rooted()
         old, store = _old_generations(), services.get(nix.Store)
         # First: so none is of a package that is registered and downloaded from here on.
         links = gc_roots.all_links(current_app.config["DATA_DIR"])

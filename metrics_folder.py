@@ -42,9 +42,23 @@ def remove() -> None:
 
 
 def remove_dead() -> None:
-    """Remove the folders that no process has locked."""
+    """Remove the folders that no process has locked.
+
+    Everybody may write in /dev/shm: what other users have put there is passed over.
+    """
     for folder in MEMORY.glob(f"{PREFIX}*"):
-        # Another start may remove it first.
-        with suppress(FileNotFoundError, BlockingIOError), (folder / LOCK).open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+        # Another start may remove it first, or hold the lock.
+        with suppress(OSError):
+            if folder.lstat().st_uid == os.getuid():
+                _remove_unless_locked(folder)
+
+
+def _remove_unless_locked(folder: Path) -> None:
+    """Remove the folder. Raises OSError if it is locked, or no folder of a server."""
+    # Without waiting for the writer of a pipe.
+    lock = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)

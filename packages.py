@@ -97,6 +97,7 @@ def download(package_id: int) -> Any:
     errors.ProfileReplaced,
     errors.NixFailed,
     errors.Busy,
+    errors.FileUnusable,
 )
 def activate(query: dict[str, Any], package_id: int) -> Any:
     """Put the package in the profile, in place of another version of its name.
@@ -119,6 +120,7 @@ def activate(query: dict[str, Any], package_id: int) -> Any:
     errors.ProfileReplaced,
     errors.NixFailed,
     errors.Busy,
+    errors.FileUnusable,
 )
 def deactivate(package_id: int) -> Any:
     """Take the package out of the profile; it stays downloaded."""
@@ -129,7 +131,7 @@ def deactivate(package_id: int) -> Any:
 
 @blueprint.delete("/package/<id:package_id>")
 @blueprint.response(200, EmptySchema)
-@blueprint.refuses(errors.NoSuchPackage, errors.PackageInUse, errors.Busy)
+@blueprint.refuses(errors.NoSuchPackage, errors.PackageInUse, errors.Busy, errors.FileUnusable)
 def forget(package_id: int) -> Any:
     """Forget the package, its tasks and its GC roots; not while it is activated or downloading."""
     with profiles.locked():

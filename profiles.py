@@ -9,7 +9,7 @@ import fcntl
 import logging
 import shlex
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from operator import attrgetter
 from pathlib import Path
@@ -134,10 +134,13 @@ def in_order(packages: Iterable[AnyRow]) -> list[nix.ProfilePackage]:
     return [_profile_package(package) for package in sorted(packages, key=attrgetter("id"))]
 
 
-def ensure_rooted(package_id: int, store_paths: list[str]) -> bool:
-    """Give a package's store paths their GC roots; return True when one was missing."""
+def ensure_rooted(package_id: int, store_paths: list[str], known: Collection[str]) -> bool:
+    """Give a package's store paths their GC roots; return True when one was missing.
+
+    `known` are the roots that Nix knows.
+    """
     data_dir = current_app.config["DATA_DIR"]
-    if gc_roots.are_complete(data_dir, package_id, store_paths):
+    if gc_roots.are_complete(data_dir, package_id, store_paths, known):
         return False
 
     gc_roots.remove(data_dir, package_id)
@@ -185,8 +188,9 @@ def _change() -> Iterator[None]:
             _record(now[0])
             _tell(history.follow())
             db.session.commit()
+            known = nix.known_roots(services.get(nix.Store))
             for package in active():
-                ensure_rooted(package.id, package.store_paths)
+                ensure_rooted(package.id, package.store_paths, known)
         yield
 
 
@@ -242,8 +246,9 @@ def _take_up(record: Generation) -> list[Package]:
         raise nix.ProfileRefused(f"generation {record.number}: the store no longer has {names}")
     packages = history.adopt(held)
     db.session.commit()
+    known = nix.known_roots(services.get(nix.Store))
     for package in packages:
-        ensure_rooted(package.id, package.store_paths or [])
+        ensure_rooted(package.id, package.store_paths or [], known)
     return packages
 
 

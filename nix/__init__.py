@@ -5,7 +5,7 @@ their arguments; a user's text reaches Nix only as a string, by `--argstr`.
 """
 
 from nix.availability import Availability
-from nix.build import add_root, realise, restore, valid_paths
+from nix.build import add_root, known_roots, realise, restore, valid_paths
 from nix.closure import closure_size
 from nix.errors import (
     REFUSALS,
@@ -118,6 +118,7 @@ __all__ = [
     "generations",
     "installed",
     "is_prerelease",
+    "known_roots",
     "leads_to",
     "machine_store",
     "make_passable",

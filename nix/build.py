@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,6 +125,20 @@ def _registered(store: Store, paths: Iterable[str]) -> set[str]:
     own = set(filter(store.is_store_path, paths))
     argv = ["nix-store", "--check-validity", "--print-invalid"]
     return own - set(call_in_batches(store, argv, own))
+
+
+def known_roots(store: Store) -> set[str]:
+    """Return the links outside the store's own folders that Nix takes for GC roots.
+
+    A link that was moved, or copied, is none of them: Nix knows it by its path.
+    """
+    folder = Path(store.environ.get("NIX_STATE_DIR", "/nix/var/nix"), "gcroots", "auto")
+    known = set()
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            with suppress(OSError):  # Nix removes those that lead nowhere
+                known.add(os.readlink(folder / name))
+    return known
 
 
 def add_root(store: Store, path: str, root: Path) -> None:

@@ -11,7 +11,8 @@ from nix.errors import Collision, NixError, ProfileRefused, ProfileReplaced
 from nix.store import Store, call, make_passable, text
 
 ACTIVATE = Path(__file__).resolve().parent / "activate.nix"
-GENERATION_LINK = re.compile(r"(.+)-([0-9]+)-link")
+# Nix counts from 1 and writes no leading zeros: other numbers are of links made by hand.
+GENERATION_LINK = re.compile(r"(.+)-(0|[1-9][0-9]{0,8})-link")
 COLLISION_MESSAGE = re.compile(
     r"'(/[^'\n]+)' and (?:(?:non-)?directory )?'(/[^'\n]+)'"
     r"|conflict for the following files:\s+(/.+)\n\s*(/.+)"

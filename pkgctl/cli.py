@@ -103,6 +103,15 @@ class RootGroup(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(ExitCode.REFUSED)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line; what is no text can be neither shown nor sent."""
+        for word in args:
+            try:
+                word.encode()
+            except UnicodeError:
+                ctx.fail(f"{word!r} contains bytes that are no text")
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
         try:

@@ -166,6 +166,8 @@ def clean_url(url: str) -> str:
     with suppress(ValueError):
         parts = urlsplit(url)
         is_http = parts.scheme in ("http", "https") and parts.hostname
+        url.encode()
+        (parts.hostname or "").encode("idna")  # for the length of its parts
         has_more = "@" in parts.netloc or parts.query or parts.fragment
         if is_http and not has_more and parts.port != 0:
             return url.rstrip("/")

@@ -20,6 +20,7 @@ Command = Callable[..., Any]
 
 MAX_ID = 2**31 - 1
 NEAREST = 10  # versions that a message lists
+MAX_ID_DIGITS = len(str(MAX_ID))
 DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)", re.ASCII)
 UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -60,7 +61,8 @@ class PackageType(PackageSpecType):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         """Convert an argument."""
-        if value.isascii() and value.isdigit() and int(value) <= MAX_ID:
+        is_number = value.isascii() and value.isdigit() and len(value) <= MAX_ID_DIGITS
+        if is_number and int(value) <= MAX_ID:
             return int(value)
         if "@" in value:
             return super().convert(value, param, ctx)

@@ -143,3 +143,30 @@ def test_a_reader_that_closes_the_pipe_ends_the_command_quietly(unconfigured):
 
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("show", "1" * 5000),
+        ("logs", "1" * 5000),
+        ("show", "a\udcff@1.0.0"),
+        ("search", "a\udcff"),
+        ("list", "--url", "http://a..b"),
+        ("list", "--url", f"http://{'a' * 64}.example"),
+        ("list", "--url", "http://127.0.0.1/\udcff"),
+        ("login", "http://a..b", "--token", "x"),
+    ],
+    ids=lambda words: words[0] + words[-1][:14],
+)
+def test_words_of_anything_are_wrong_usage(unconfigured, words):
+    done = unconfigured(*words)
+
+    assert done.exit_code == ExitCode.USAGE
+    assert done.output.splitlines()[-1].startswith("Error: ")
+
+
+def test_a_url_of_the_environment_is_checked_as_well(unconfigured):
+    unconfigured.environ |= {"PKGCTL_URL": "http://127.0.0.1/\udcff", "PKGCTL_TOKEN": "x"}
+
+    assert unconfigured("list").exit_code == ExitCode.USAGE

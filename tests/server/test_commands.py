@@ -1,5 +1,7 @@
 """The `flask` commands."""
 
+import os
+import re
 import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +39,46 @@ def test_init_db_makes_the_data_folder_and_a_private_database_in_wal_mode(tmp_pa
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert stat.S_IMODE((tmp_path / "new" / "app.db").stat().st_mode) == 0o600
     connection.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("sqlite:////nonexistent/app.db", "No such file or directory"),
+        ("sqlite:///{folder}", "Is a directory|unable to open"),
+        ("sqlite:///{folder}/garbage", "is damaged"),
+        ("postgresql://127.0.0.1:1/pkgd", "Connection refused"),
+    ],
+)
+def test_init_db_says_in_one_line_what_is_wrong_with_the_database(tmp_path, create_app, url, said):
+    (tmp_path / "garbage").write_bytes(b"garbage " * 1000)
+    app = create_app({"DATA_DIR": tmp_path / "new", "DATABASE_URL": url.format(folder=tmp_path)})
+
+    refused = app.test_cli_runner().invoke(args=["init-db"])
+
+    assert (refused.exit_code, refused.output.count("\n")) == (1, 1), refused.output
+    assert re.search(said, refused.output)
+    assert not (tmp_path / "new" / "belongs_to.json").exists()
+
+
+def test_init_db_takes_the_uri_of_a_file(tmp_path, create_app):
+    url = f"sqlite:///file:{tmp_path}/named.db?uri=true"
+    app = create_app({"DATA_DIR": tmp_path / "new", "DATABASE_URL": url})
+
+    done = app.test_cli_runner().invoke(args=["init-db"])
+
+    assert done.exit_code == 0, done.output
+    assert stat.S_IMODE((tmp_path / "named.db").stat().st_mode) == 0o600
+
+
+def test_a_backup_has_a_name_that_is_text(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command("init-db")
+
+    refused = command("backup", "a\udcffb")
+
+    assert (refused.exit_code, refused.output.count("\n")) == (1, 1)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith((".a", "a"))]
 
 
 def test_init_db_deletes_nothing_without_a_confirmation(command, client, register):

@@ -493,3 +493,17 @@ def test_builders_of_root_may_pass_through_to_their_folders(create_app, tmp_path
     create_app({"SECRET_KEY": "for-tests", "DATA_DIR": tmp_path})
 
     assert os.umask(before) == 0o066
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("uri=true", "DATABASE_URL has uri, but no file: before its path"),
+        ("timeout=soon", "DATABASE_URL has a parameter that can't be used: .*'soon'"),
+    ],
+)
+def test_a_parameter_of_a_database_url_that_can_not_be_used_is_refused(tmp_path, query, said):
+    with pytest.raises(config.ConfigError, match=said):
+        config.load(
+            {"DATA_DIR": str(tmp_path), "DATABASE_URL": f"sqlite:///{tmp_path}/app.db?{query}"}
+        )

@@ -251,3 +251,57 @@ def test_links_that_lead_nowhere_tell_nothing(tmp_path):
     (tmp_path / "profile-1-link").symlink_to("relative")
 
     assert load({"DATA_DIR": str(tmp_path)})["STORE_DIR"] is None
+
+
+# --- A record that somebody else has written ---
+
+
+@SQLITE
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000,
+        "null",
+        '{"store": "/x/store", "store_dir": "/x\\u0000y", "database": "app.db"}',
+        '{"store": "/x/store", "store_dir": "/x\\ud800", "database": "app.db"}',
+        '{"store": null, "store_dir": null, "database": 5}',
+        '{"store": "x", "store_dir": "x", "database": "app.db"}',
+    ],
+)
+def test_a_record_of_anything_is_refused_until_it_is_adopted(
+    app, make_app, settings, record, content
+):
+    run(app, "init-db")
+    record.write_text(content)
+    assert load({"DATA_DIR": str(settings["DATA_DIR"])})["STORE_DIR"] is None
+
+    refused = run(app, "init-db")
+
+    assert (refused.exit_code, refused.output.count("\n")) == (1, 1)
+    assert f"{record} can't be read" in refused.output
+    assert run(app, "adopt", "--yes").exit_code == 0
+    assert run(app, "init-db").exit_code == 0
+
+
+@SQLITE
+def test_a_folder_in_the_place_of_the_record_is_said_and_left(app, record):
+    run(app, "init-db")
+    record.unlink()
+    record.mkdir()
+
+    for arguments in (["init-db"], ["adopt", "--yes"]):
+        refused = run(app, *arguments)
+        assert (refused.exit_code, refused.output.count("\n")) == (1, 1)
+        assert f"{record}" in refused.output
+    assert list(record.parent.glob(".belongs_to*")) == []
+
+
+@SQLITE
+@pytest.mark.parametrize("name", ["holders", "roots", "tmp"])
+def test_a_server_does_not_start_where_a_file_is_in_the_place_of_a_folder(app, settings, name):
+    check_start(app)
+    (settings["DATA_DIR"] / name).rmdir()
+    (settings["DATA_DIR"] / name).touch()
+
+    with pytest.raises(SystemExit, match=rf"pkgd: DATA_DIR can't be used: .*/{name}'"):
+        check_start(app)

@@ -125,7 +125,27 @@ def test_a_request_for_which_the_host_has_no_descriptors_is_answered_503(client)
 
 
 @SQLITE
-def test_any_other_fault_of_a_file_is_an_internal_error(app, client):
-    (app.config["DATA_DIR"] / "changes.lock").mkdir()
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("changes.lock", "generations/rollback"),
+        ("changes.lock", "package/1/deactivate"),
+        ("tmp", "package/1/activate"),
+        ("tmp", "package/1/activate?dry_run=true"),
+    ],
+)
+def test_a_file_that_can_not_be_used_is_named(app, client, downloaded, name, url, caplog):
+    downloaded()
+    path = app.config["DATA_DIR"] / name
+    if path.is_dir():
+        path.rename(path.with_name("away"))
+        path.touch()
+    else:
+        path.mkdir()
 
-    assert client.post("/api/v1/generations/rollback").status_code == 500
+    answer = client.post(f"/api/v1/{url}")
+
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert answer.json["type"] == "urn:pkgd:problem:file-unusable"
+    assert f"'{path}'" in answer.json["detail"]
+    assert f"file: {answer.json['detail']}" in caplog.text

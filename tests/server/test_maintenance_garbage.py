@@ -256,3 +256,67 @@ def test_a_derivation_that_is_collected_before_its_build_is_made_again(
     assert client.get(f"/api/v1/task/{task_id}").json["status"] == "succeeded"
     log = client.get(f"/api/v1/task/{task_id}/log").text
     assert log.count("resolving hello 2.12.1") == 2
+
+
+# --- Roots that Nix does not know ---
+
+
+@SQLITE
+def test_all_that_is_needed_is_kept_in_a_data_folder_that_was_moved(
+    activated, downloaded, path_of, settings, create_app, tmp_path
+):
+    paths = [path_of(activated("app", "1.0.0")), path_of(downloaded("hello"))]
+    settings["DATA_DIR"].rename(tmp_path / "moved")
+    del settings["DATABASE_URL"]
+    moved = create_app(settings | {"DATA_DIR": tmp_path / "moved"})
+
+    done = moved.test_cli_runner().invoke(args=["gc"])
+
+    assert done.exit_code == 0, done.output
+    assert all(path.exists() for path in paths)
+    assert (tmp_path / "moved" / "profile" / "bin" / "app").exists()
+
+
+@SQLITE
+def test_reconciliation_roots_again_what_was_moved(
+    activated, settings, create_app, tmp_path, own_store
+):
+    activated()
+    settings["DATA_DIR"].rename(tmp_path / "moved")
+    del settings["DATABASE_URL"]
+    moved = create_app(settings | {"DATA_DIR": tmp_path / "moved"})
+
+    said = moved.test_cli_runner().invoke(args=["reconcile"]).output
+
+    assert said == "app 1.0.0 had lost its GC root\ngeneration 1 had lost its GC root\n"
+    roots = {tmp_path / "moved" / "roots" / "1-0", tmp_path / "moved" / "profile-1-link"}
+    assert {str(root) for root in roots} <= nix.known_roots(own_store)
+
+
+@SQLITE
+def test_nothing_is_collected_while_a_package_can_not_be_rooted(app, downloaded, path_of):
+    package_id = downloaded()
+    path, root = path_of(package_id), app.config["DATA_DIR"] / "roots" / f"{package_id}-0"
+    root.unlink()
+    root.mkdir()
+
+    done = app.test_cli_runner().invoke(args=["gc"])
+
+    assert (done.exit_code, done.output.count("\n")) == (1, 1)
+    assert str(root) in done.output
+    assert path.exists()
+
+
+@SQLITE
+def test_a_folder_among_the_roots_holds_up_neither_a_deletion_nor_a_collection(
+    app, client, downloaded, gc, path_of
+):
+    package_id = downloaded()
+    path, root = path_of(package_id), app.config["DATA_DIR"] / "roots" / f"{package_id}-0"
+    root.unlink()
+    root.mkdir()
+
+    assert client.delete(f"/api/v1/package/{package_id}").status_code == 200
+
+    gc()
+    assert not path.exists()

@@ -348,6 +348,18 @@ def test_a_missing_gc_root_is_made_again(app, client, downloaded, own_store, run
     assert str(root.readlink()) == client.get(f"/api/v1/package/{package_id}").json["store_path"]
 
 
+@pytest.mark.parametrize("number", ["007", "99999999999999999999", "4294967296"])
+def test_a_link_with_a_number_that_nix_does_not_give_is_no_generation(
+    activated, client, run_reconcile, profile, number
+):
+    activated()
+    link = profile.with_name(f"profile-{number}-link")
+    link.symlink_to(profile.with_name("profile-1-link").readlink())
+
+    assert run_reconcile() == []
+    assert [one["number"] for one in client.get("/api/v1/generations").json] == [1]
+
+
 @SQLITE
 def test_a_gc_root_that_can_not_be_made_does_not_hold_up_the_others(app, downloaded, run_reconcile):
     downloaded("hello")
@@ -358,7 +370,8 @@ def test_a_gc_root_that_can_not_be_made_does_not_hold_up_the_others(app, downloa
 
     said = run_reconcile()
 
-    assert said[0].startswith("hello 2.12.1 has no GC root: [Errno 21] Is a directory")
+    assert said[0].startswith("hello 2.12.1 has no GC root: ")
+    assert "roots/1-0" in said[0]
     assert said[1:] == ["app 1.0.0 had lost its GC root"]
 
 
