@@ -36,7 +36,8 @@ def deep(own):
         # Newer versions of Nix keep all folders open when they register an output.
         _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         build = ["prlimit", f"--nofile={limit}:", "nix-build", "--no-out-link"]
-        built = call(own, [*build, "--expr", expression])
+        # Nix 2.26 takes a minute for it, and more on a busy machine.
+        built = call(own, [*build, "--expr", expression], seconds=600)
         (path,) = own.directory.glob(f"*-deep-{len(name)}")
         return path, built.code == 0
 
