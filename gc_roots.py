@@ -4,6 +4,8 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from nix import trees
+
 # nix-build appends the output's name, which stays when it is killed before the link is renamed.
 NAME = re.compile(r"(\d+)-\d+(-.+)?")
 
@@ -15,7 +17,7 @@ def link(data_dir: Path, package_id: int, number: int) -> Path:
 
 def all_links(data_dir: Path) -> dict[Path, int]:
     """Return every root, with the id of its package; what is no link is no root of ours."""
-    links = (data_dir / "roots").glob("*")
+    links = trees.listed(data_dir / "roots")
     found = ((path, NAME.fullmatch(path.name)) for path in links)
     return {path: int(match[1]) for path, match in found if match and path.is_symlink()}
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import re
 import shutil
 import threading
 import time
@@ -19,12 +20,13 @@ import task_queue
 from attempts import Attempt
 from errors import Busy
 from models import DATABASE_AWAY, cause
+from nix import trees
 
 log = logging.getLogger("pkgd.worker")
 
 POLL_SECONDS = 0.8
 # The folders of tasks are named by UUIDs, all in the form 8-4-4-4-12.
-TASK_FOLDERS = "-".join("[0-9a-f]" * length for length in (8, 4, 4, 4, 12))
+TASK_FOLDER = re.compile("-".join(f"[0-9a-f]{{{length}}}" for length in (8, 4, 4, 4, 12)))
 MAINTAIN_SECONDS = 1.0
 PRUNE_SECONDS = 3600
 SETTLE_WAIT_SECONDS = 1.0
@@ -62,8 +64,8 @@ def dead_holders(folder: Path, ids: Iterable[str]) -> list[str]:
 
 def remove_dead_holders(folder: Path) -> None:
     """Remove the files of dead holders, once they hold no task any more."""
-    for path in folder.glob("[!.]*"):
-        if _is_unlocked(path):
+    for path in trees.listed(folder):
+        if not path.name.startswith(".") and _is_unlocked(path):
             path.unlink(missing_ok=True)
 
 
@@ -203,8 +205,8 @@ class Pool:
 
     def _sweep(self) -> None:
         """Remove what killed processes left of tasks that won't run again, and its processes."""
-        folders = (self.app.config["DATA_DIR"] / "tmp").glob(TASK_FOLDERS)
-        left = {path.name: path for path in folders}
+        folders = trees.listed(self.app.config["DATA_DIR"] / "tmp")
+        left = {path.name: path for path in folders if TASK_FOLDER.fullmatch(path.name)}
         for task_id in left.keys() - task_queue.live(left):
             nix.sweep(left[task_id])
 

@@ -20,8 +20,9 @@ from nix.store import Store, call, call_in_batches, text
 COLLECT_SECONDS = 3600
 IN_THE_WAY_SECONDS = 60
 AGAIN_SECONDS = 0.2
-PROCESS_IN_THE_WAY = re.compile(rb"reading symlink[^\n]*: File name too long")
-TOO_LONG = re.compile(rb"'(/[^'\n]*/[0-9a-z]{32}-[^/'\n]+)/[^'\n]*': File name too long")
+# Versions of Nix differ in their words and in their quotation marks.
+PROCESS_IN_THE_WAY = re.compile(rb"read(?:ing |_)symlink[^\n]*: File name too long")
+TOO_LONG = re.compile(rb"""['"](/[^'"\n]*/[0-9a-z]{32}-[^/'"\n]+)/[^\n]*: File name too long""")
 
 
 def garbage_bytes(store: Store, without_roots: Collection[Path] = ()) -> int:

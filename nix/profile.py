@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from nix import trees
 from nix.errors import Collision, NixError, ProfileRefused, ProfileReplaced
 from nix.store import Store, call, make_passable, text
 
@@ -185,7 +186,7 @@ def generation_link(profile: Path, number: int) -> Path:
 
 def generations(profile: Path) -> dict[int, str]:
     """Return the number of each of the profile's generations, and where its link leads to."""
-    links = profile.parent.glob("*-link")
+    links = trees.listed(profile.parent)
     numbered = ((_number(profile, link.name), link) for link in links if link.is_symlink())
     found = ((number, str(link.readlink())) for number, link in numbered if number is not None)
     return dict(sorted(found))

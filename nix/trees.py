@@ -1,4 +1,4 @@
-"""Trees of files that builders made: as deep as they like, with paths as long as they like.
+"""Folders, and trees of files that builders made: as deep and with paths as long as they like.
 
 A builder can exceed Python's limit for recursion, and the system's for the length of a path and for
 open descriptors. So a walk goes down and up by one descriptor, from name to name.
@@ -15,6 +15,17 @@ FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 # The descriptor of a folder, and the name and the status of what is in it.
 Entry = tuple[int, str, os.stat_result]
+
+
+def listed(folder: Path) -> list[Path]:
+    """Return what is in a folder; nothing if it does not exist.
+
+    Raises OSError where it can't be read, which Path.glob hides since Python 3.13.
+    """
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
 
 
 def files(path: Path) -> Iterator[os.stat_result]:

@@ -15,7 +15,7 @@ from typing import Any, cast
 import click
 from click.shell_completion import BashComplete, FishComplete, ZshComplete
 
-from pkgctl import login, profile, tasks, tokens
+from pkgctl import login, output, profile, tasks, tokens
 from pkgctl.client import JsonObject
 from pkgctl.errors import CommandError, ExitCode
 from pkgctl.options import (
@@ -98,9 +98,8 @@ class RootGroup(click.Group):
         try:
             return super().main(*arguments, **options)
         except OSError as error:  # but not that of a pipe: click ends quietly at that
-            _report(f"Error: the output can't be written: {error.strerror}")
-            # Python would flush the buffer at exit, fail again, and change the exit code
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            output.report(f"Error: the output can't be written: {error.strerror}")
+            output.discard(sys.stdout)
             sys.exit(ExitCode.REFUSED)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -117,18 +116,12 @@ class RootGroup(click.Group):
         try:
             return super().invoke(ctx)
         except CommandError as error:
-            _report(f"Error: {error}")
+            output.report(f"Error: {error}")
             ctx.exit(error.exit_code)
         except (Interrupted, KeyboardInterrupt, click.Abort) as interrupt:
             after_key = "\n" if sys.stderr.isatty() else ""  # a terminal has echoed ^C
-            _report(f"{after_key}Interrupted{interrupt}")
+            output.report(f"{after_key}Interrupted{interrupt}")
             ctx.exit(ExitCode.INTERRUPTED)
-
-
-def _report(line: str) -> None:
-    """Print a line to the standard error; that it can't be written changes no exit code."""
-    with suppress(OSError):
-        click.echo(line, err=True)
 
 
 def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
@@ -430,5 +423,5 @@ def _open_streams() -> None:
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if sys.stdout is None:
-        _report("Error: the standard output is closed")
+        output.report("Error: the standard output is closed")
         sys.exit(ExitCode.REFUSED)

@@ -8,7 +8,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
 
@@ -247,8 +246,23 @@ def report_outage(message: str) -> None:
 
 def warn(message: str) -> None:
     """Print a warning to the standard error; that it can't be written changes no exit code."""
-    with suppress(OSError):
-        click.echo(f"Warning: {one_line(message)}", err=True)
+    report(f"Warning: {one_line(message)}")
+
+
+def report(line: str) -> None:
+    """Print a line to the standard error; that it can't be written changes no exit code."""
+    try:
+        click.echo(line, err=True)
+    except OSError:
+        discard(sys.stderr)
+
+
+def discard(stream: IO[str]) -> None:
+    """Discard what a stream could not write, and all that follows.
+
+    Python would flush the buffer at exit, fail again, and change the exit code.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def stage(task: JsonObject) -> str:

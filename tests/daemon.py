@@ -3,7 +3,9 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
+from contextlib import suppress
 
 import psutil
 from support import require, until
@@ -30,7 +32,14 @@ class Daemon:
         self._process = subprocess.Popen(
             ["nix-daemon"], env=self._environ, stdin=subprocess.DEVNULL, start_new_session=True
         )
-        until(self.socket.exists)
+        until(self._listens)
+
+    def _listens(self):
+        """Tell whether the daemon takes connections; the socket is there a little earlier."""
+        with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
+            client.connect(str(self.socket))
+            return True
+        return False
 
     def kill(self):
         """Kill the daemon and its processes for clients; builders that they started go on."""

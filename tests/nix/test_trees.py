@@ -5,6 +5,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from nix import trees
 
 NAME = "d" * 100
@@ -78,3 +80,12 @@ def test_a_walk_ends_where_its_folder_is_moved_away(tmp_path):
 
     assert stat.S_ISREG(seen.st_mode)
     assert list(found) == []
+
+
+def test_a_missing_folder_is_listed_as_empty_and_no_other(tmp_path):
+    (tmp_path / "file").touch()
+
+    assert trees.listed(tmp_path) == [tmp_path / "file"]
+    assert trees.listed(tmp_path / "none") == []
+    with pytest.raises(NotADirectoryError):
+        trees.listed(tmp_path / "file")

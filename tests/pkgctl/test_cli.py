@@ -92,7 +92,9 @@ def test_help_that_can_not_be_written_is_an_error(unconfigured, words):
     assert errors == "Error: the output can't be written: No space left on device\n"
 
 
-def test_an_error_that_can_not_be_written_keeps_its_exit_code(unconfigured):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_error_that_can_not_be_written_keeps_its_exit_code(unconfigured, unbuffered):
+    unconfigured.environ["PYTHONUNBUFFERED"] = unbuffered
     with open("/dev/full", "w") as full:
         process = unconfigured.start("list", "--url", "http://127.0.0.1:1", stderr=full)
 

@@ -532,7 +532,9 @@ def test_that_the_token_expires_soon_is_said_once_on_the_standard_error(unconfig
     assert (done.exit_code == 0) == (status == 200)
 
 
-def test_a_warning_that_can_not_be_written_changes_no_exit_code(unconfigured):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_warning_that_can_not_be_written_changes_no_exit_code(unconfigured, unbuffered):
+    unconfigured.environ["PYTHONUNBUFFERED"] = unbuffered
     with (
         FakeServer(lambda *_: FakeAnswer([], headers=EXPIRING)) as server,
         open("/dev/full", "w") as disk,
