@@ -140,6 +140,14 @@ def test_a_package_for_another_interpreter_is_refused_with_the_catalogs_words(
     assert "interpreter" in caught.value.hint
 
 
+def test_an_attribute_that_throws_a_refusal_of_nixpkgs_has_its_reason(store, catalog):
+    path = catalog("{ app = throw ''Package ‘app’ in /x is marked as broken, refusing''; }")
+
+    (failure,) = nix.offers(store, [path], "app").failures
+
+    assert failure.reason == "broken"
+
+
 def test_a_package_of_a_catalog_with_rules_is_found(resolve, refusing):
     assert resolve(refusing, "fine").attr == "fine"
 

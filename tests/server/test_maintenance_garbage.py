@@ -294,6 +294,19 @@ def test_reconciliation_roots_again_what_was_moved(
 
 
 @SQLITE
+def test_a_generation_that_the_store_has_lost_needs_no_root(app, activated, own_store):
+    activated()
+    lost = own_store.directory / f"{'0' * 32}-user-environment"
+    link = app.config["PROFILE"].with_name("profile-9-link")
+    link.symlink_to(lost)
+
+    done = app.test_cli_runner().invoke(args=["gc"])
+
+    assert done.exit_code == 0, done.output
+    assert str(link) not in nix.known_roots(own_store)
+
+
+@SQLITE
 def test_nothing_is_collected_while_a_package_can_not_be_rooted(app, downloaded, path_of):
     package_id = downloaded()
     path, root = path_of(package_id), app.config["DATA_DIR"] / "roots" / f"{package_id}-0"
