@@ -141,7 +141,7 @@ def test_a_package_for_another_interpreter_is_refused_with_the_catalogs_words(
 
 
 def test_an_attribute_that_throws_a_refusal_of_nixpkgs_has_its_reason(store, catalog):
-    path = catalog("{ app = throw ''Package ‘app’ in /x is marked as broken, refusing''; }")
+    path = catalog("{ app = throw \"Package 'app' in /x is marked as broken, refusing\"; }")
 
     (failure,) = nix.offers(store, [path], "app").failures
 
