@@ -20,6 +20,7 @@ from werkzeug.routing import IntegerConverter, Map
 
 import api
 import auth
+import catalog_models  # noqa: F401 # its tables
 import catalogs
 import commands
 import config

@@ -102,7 +102,7 @@ class Attempt:
         self._say(f"attempt {self.lease.attempt}: resolving {name} {version}")
         found = nix.resolve(
             self.store,
-            self.catalogs.names,
+            self.catalogs.configured,
             name,
             version,
             allowed=self.catalogs.allowed,

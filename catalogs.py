@@ -91,24 +91,22 @@ class Catalogs:
         self._last_look: Look | None = None
 
     @cached_property
-    def names(self) -> tuple[str, ...]:
-        """The catalogs in order, as CATALOGS has them: paths, or <names> of channels.
+    def configured(self) -> tuple[nix.Catalog, ...]:
+        """The catalogs of the setting CATALOGS, in order, each named as it is there.
 
         By default <nixpkgs> where Nix finds one, else the bundled demonstration catalog. Raises
         nix.NixMissing.
         """
-        if self._configured:
-            return self._configured
-        has_nixpkgs = nix.find_channel(self.store, "nixpkgs") is not None
-        return ("<nixpkgs>",) if has_nixpkgs else (str(BUNDLED_CATALOG),)
+        names = self._configured
+        if not names:
+            has_nixpkgs = nix.find_channel(self.store, "nixpkgs") is not None
+            names = ("<nixpkgs>",) if has_nixpkgs else (str(BUNDLED_CATALOG),)
+        return tuple(nix.Catalog(name, name) for name in names)
 
     @cached_property
     def paths(self) -> tuple[Path, ...]:
         """The files or folders of the catalogs that exist."""
-        found = (
-            nix.find_channel(self.store, name.strip("<>")) if name.startswith("<") else Path(name)
-            for name in self.names
-        )
+        found = (nix.place(self.store, catalog) for catalog in self.configured)
         return tuple(path for path in found if path is not None)
 
     def offers(self, name: str) -> nix.Offers:
@@ -151,7 +149,9 @@ class Catalogs:
         told = "; ".join(f"{catalog} fails: {why}" for catalog, why in failures.items())
         if not told:
             return "ok"
-        return told if failures.keys() >= set(self.names) else f"ok, but {told}"
+        return (
+            told if failures.keys() >= {one.name for one in self.configured} else f"ok, but {told}"
+        )
 
     def _look_once(self) -> None:
         try:
@@ -165,7 +165,7 @@ class Catalogs:
 
     def _note_failures(self, signature: Signature) -> None:
         """Evaluate each catalog; log those that have begun to fail."""
-        found = nix.failing(self.store, self.names)
+        found = nix.failing(self.store, self.configured)
         failures = {each.catalog: f"{each.code}: {_short(each.message)}" for each in found}
         known = self._last_look.failures if self._last_look else {}
         for catalog, why in failures.items():
@@ -185,7 +185,7 @@ class Catalogs:
         try:
             return nix.offers(
                 self.store,
-                self.names,
+                self.configured,
                 name,
                 allowed=self.allowed,
                 seconds=EVALUATION_SECONDS,

@@ -14,7 +14,7 @@ import click
 from flask import Flask, current_app
 from flask.cli import with_appcontext
 from marshmallow import ValidationError
-from sqlalchemy import MetaData
+from sqlalchemy import MetaData, text
 
 import auth
 import data_folder
@@ -29,6 +29,9 @@ from schemas import TokenInSchema
 from worker import Pool
 
 MIGRATIONS = HERE / "migrations"
+VIRTUAL_TABLES = (
+    "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%'"
+)
 LIFE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)", re.ASCII)
 UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": DAY}
 
@@ -74,7 +77,7 @@ def init_db(drop: bool, yes: bool) -> None:
         where = db.engine.url.render_as_string()
         if not yes:
             click.confirm(f"Delete every package, task and token in {where}?", abort=True)
-        _drop_all()
+        drop_all()
     if db.engine.dialect.name == "sqlite":
         # It holds the digests of tokens, which others need not read.
         Path(db.engine.url.database or "").touch(mode=0o600)
@@ -229,9 +232,13 @@ def _upgrade() -> None:
     flask_migrate.upgrade()
 
 
-def _drop_all() -> None:
+def drop_all() -> None:
     """Drop all tables, also those that no model of this version describes."""
     found = MetaData()
     with db.engine.begin() as connection:
+        if connection.dialect.name == "sqlite":
+            # A virtual table takes its shadow tables along, which can't be dropped one by one.
+            for name in connection.scalars(text(VIRTUAL_TABLES)).all():
+                connection.exec_driver_sql(f"DROP TABLE {name}")
         found.reflect(connection)
         found.drop_all(connection)

@@ -32,12 +32,14 @@ from nix.errors import (
 from nix.evaluate import (
     NOTHING_MORE,
     Allowed,
+    Catalog,
     CatalogFailure,
     Offer,
     Offers,
     Resolution,
     failing,
     offers,
+    place,
     resolve,
 )
 from nix.garbage import collect_garbage, garbage_bytes
@@ -76,6 +78,7 @@ __all__ = [
     "Allowed",
     "Availability",
     "BuildFailed",
+    "Catalog",
     "CatalogFailure",
     "Collision",
     "Completed",
@@ -122,6 +125,7 @@ __all__ = [
     "machine_store",
     "make_passable",
     "offers",
+    "place",
     "plain",
     "private_store",
     "realise",

@@ -39,6 +39,14 @@ CATALOG_FAULTS = (EvaluationFailed, FetchFailed, NixCrashed, NixTooOld, TimedOut
 
 
 @dataclass(frozen=True)
+class Catalog:
+    """A catalog: what it is called, and its place, a path or a channel's <name>."""
+
+    name: str
+    place: str
+
+
+@dataclass(frozen=True)
 class Allowed:
     """What nixpkgs may offer beyond its rules; `insecure` lists names with versions."""
 
@@ -116,7 +124,7 @@ class Query:
     seconds: float
     tick: Tick
 
-    def ask(self, attribute: str, *catalogs: str) -> Any:
+    def ask(self, attribute: str, *catalogs: Catalog) -> Any:
         """Evaluate an attribute of resolve.nix over `catalogs`. Raises CATALOG_FAULTS."""
         # Nix ignores TERM while it evaluates, and has nothing to clean up: no grace.
         done = call(
@@ -132,7 +140,7 @@ class Query:
             raise self._explained(error, catalogs) from None
 
     def ask_each(
-        self, attribute: str, catalogs: Iterable[str]
+        self, attribute: str, catalogs: Iterable[Catalog]
     ) -> tuple[list[Any], dict[str, NixError]]:
         """Ask each catalog alone; return the answers, and the error of each faulty catalog."""
         answers: list[Any] = []
@@ -141,16 +149,16 @@ class Query:
             try:
                 answers.append(self.ask(attribute, catalog))
             except CATALOG_FAULTS as error:
-                failures[catalog] = error
+                failures[catalog.name] = error
         return answers, failures
 
-    def _explained(self, error: EvaluationFailed, catalogs: Sequence[str]) -> NixError:
+    def _explained(self, error: EvaluationFailed, catalogs: Sequence[Catalog]) -> NixError:
         """Return NixTooOld if that is behind an error of an evaluation, else the error."""
-        paths = (_path(self.store, catalog) for catalog in catalogs if len(catalogs) == 1)
+        paths = (place(self.store, catalog) for catalog in catalogs if len(catalogs) == 1)
         sentence = unmet(str(error), list(filter(None, paths)), nix_version(self.store))
         return NixTooOld(sentence) if sentence else error
 
-    def _nix_instantiate(self, catalogs: Sequence[str]) -> list[str]:
+    def _nix_instantiate(self, catalogs: Sequence[Catalog]) -> list[str]:
         return [
             "nix-instantiate",
             "--eval",
@@ -160,7 +168,7 @@ class Query:
             *("--option", "allow-import-from-derivation", "false"),
             *DOWNLOAD_OPTIONS,
             str(RESOLVE),
-            *("--argstr", "catalogs", json.dumps(catalogs)),
+            *("--argstr", "catalogs", json.dumps([asdict(one) for one in catalogs])),
             *("--argstr", "name", self.name),
             *("--argstr", "version", self.version),
             *("--argstr", "allowed", json.dumps(asdict(self.allowed))),
@@ -169,7 +177,7 @@ class Query:
 
 def resolve(
     store: Store,
-    catalogs: Sequence[str],
+    catalogs: Sequence[Catalog],
     name: str,
     version: str,
     *,
@@ -205,7 +213,7 @@ def resolve(
     )
 
 
-def _answer_of_each(query: Query, catalogs: Sequence[str]) -> Any:
+def _answer_of_each(query: Query, catalogs: Sequence[Catalog]) -> Any:
     """Ask each catalog alone, since one of them fails; return the first answer with a package."""
     offers: dict[str, list[Any]] = {"versions": [], "others": []}
     failures: dict[str, NixError] = {}
@@ -214,11 +222,11 @@ def _answer_of_each(query: Query, catalogs: Sequence[str]) -> Any:
         try:
             answer = query.ask("answer", catalog)
         except CATALOG_FAULTS as error:
-            failures[catalog], has_package = _reason(query, catalog, error)
+            failures[catalog.name], has_package = _reason(query, catalog, error)
             killed = error if isinstance(error, NixKilled) else killed
             if has_package:
-                raise _with_all(failures, failures[catalog]) from None
-            query.tick(f"pkgd: left out catalog {catalog}: {error}\n".encode(), RESOLVING)
+                raise _with_all(failures, failures[catalog.name]) from None
+            query.tick(f"pkgd: left out catalog {catalog.name}: {error}\n".encode(), RESOLVING)
             continue
 
         if "offers" not in answer:
@@ -233,7 +241,7 @@ def _answer_of_each(query: Query, catalogs: Sequence[str]) -> Any:
     return {"offers": offers}
 
 
-def _reason(query: Query, catalog: str, error: NixError) -> tuple[NixError, bool]:
+def _reason(query: Query, catalog: Catalog, error: NixError) -> tuple[NixError, bool]:
     """Return what the error of a catalog comes to, and whether the catalog has the package."""
     answers: list[Any] = []
     if isinstance(error, EvaluationFailed):
@@ -270,7 +278,7 @@ def _refusal(offer: dict[str, str]) -> Refused:
     return error
 
 
-def _not_found(query: Query, catalogs: Sequence[str], offers: dict[str, Any]) -> NixError:
+def _not_found(query: Query, catalogs: Sequence[Catalog], offers: dict[str, Any]) -> NixError:
     """Return the error for a package that no catalog has, with what there is instead."""
     name, version = query.name, query.version
     versions = _newest_first(offers["versions"])
@@ -292,7 +300,7 @@ def _not_found(query: Query, catalogs: Sequence[str], offers: dict[str, Any]) ->
 
 def offers(
     store: Store,
-    catalogs: Sequence[str],
+    catalogs: Sequence[Catalog],
     name: str,
     *,
     allowed: Allowed = NOTHING_MORE,
@@ -320,7 +328,7 @@ def offers(
 
 
 def failing(
-    store: Store, catalogs: Sequence[str], *, seconds: float = CALL_SECONDS
+    store: Store, catalogs: Sequence[Catalog], *, seconds: float = CALL_SECONDS
 ) -> tuple[CatalogFailure, ...]:
     """Evaluate the names of each catalog; return those that fail."""
     query = Query(store, "", "", NOTHING_MORE, seconds, ignore)
@@ -334,9 +342,11 @@ def _told(failures: dict[str, NixError]) -> tuple[CatalogFailure, ...]:
     )
 
 
-def _path(store: Store, catalog: str) -> Path | None:
+def place(store: Store, catalog: Catalog) -> Path | None:
     """Return where a catalog is; None for a channel that is not there."""
-    return find_channel(store, catalog.strip("<>")) if catalog.startswith("<") else Path(catalog)
+    if catalog.place.startswith("<"):
+        return find_channel(store, catalog.place.strip("<>"))
+    return Path(catalog.place)
 
 
 def _newest_first(versions: Iterable[dict[str, Any]]) -> tuple[Offer, ...]:
@@ -362,7 +372,7 @@ def _kind(others: Iterable[str]) -> str:
     return next((kind for kind in others if kind != "error"), "")
 
 
-def _near_names(query: Query, catalogs: Sequence[str]) -> tuple[str, ...]:
+def _near_names(query: Query, catalogs: Sequence[Catalog]) -> tuple[str, ...]:
     """Return the names in the catalogs that are most similar to the one asked for."""
     names, _ = query.ask_each("names", catalogs)
     return near_names(query.name, {name for each in names for name in each})

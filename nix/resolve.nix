@@ -2,7 +2,8 @@
 # question that evaluate.py asks; they are at the end of this file.
 #
 # All arguments are strings (--argstr), and none of them is ever parsed as Nix:
-#   catalogs  a JSON list in order of preference: absolute paths, or "<name>" for one on NIX_PATH
+#   catalogs  a JSON list in order of preference: each has a name, and as its place an absolute path,
+#             or "<name>" for one on NIX_PATH
 #   name      an attribute, or an attribute path with dots (python3Packages.requests)
 #   version   a Semantic Version; "" matches nothing
 #   allowed   JSON with what nixpkgs may offer beyond its rules: unfree, broken (true or false) and
@@ -80,14 +81,16 @@ let
 
   load = config: catalog:
     let
-      channel = match "<(.+)>" catalog;
-      value = import (if channel == null then /. + catalog else findFile nixPath (head channel));
+      channel = match "<(.+)>" catalog.place;
+      value = import (
+        if channel == null then /. + catalog.place else findFile nixPath (head channel)
+      );
       # Without these, nixpkgs reads the configuration in the home directory.
       settings = { inherit system config; overlays = [ ]; };
       arguments = intersectAttrs (functionArgs value) settings;
       set = if isFunction value then value arguments else value;
     in
-    if isAttrs set then set else throw "catalog ${catalog} is not a set of packages";
+    if isAttrs set then set else throw "catalog ${catalog.name} is not a set of packages";
 
   # Return the innermost set that `name` leads to, the prefix of its attributes, and the rest of
   # `name`, which is the attribute to look up in it.
@@ -136,7 +139,8 @@ let
       isPackage = tried.success && tried.value;
     in
     {
-      inherit catalog isPackage;
+      inherit isPackage;
+      catalog = catalog.name;
       attr = prefix + attr;
       throws = !tried.success;
       drv = value;

@@ -98,7 +98,8 @@ def ask(store: nix.Store, catalog: str, attribute: str, **arguments: str) -> str
     """Return an answer of resolve.nix as JSON."""
     argv = ["nix-instantiate", "--eval", "--strict", "--json", "--read-write-mode"]
     argv += ["--option", "allow-import-from-derivation", "false", str(RESOLVE), "-A", attribute]
-    for name, value in {"catalogs": json.dumps([catalog]), **arguments}.items():
+    catalogs = json.dumps([{"name": catalog, "place": catalog}])
+    for name, value in {"catalogs": catalogs, **arguments}.items():
         argv += ["--argstr", name, value]
     return text(call(store, argv, seconds=SECONDS, grace_seconds=0))
 
@@ -183,7 +184,8 @@ def compared(store: nix.Store, catalog: str, tmp: Path, one: Facts) -> tuple[str
     """Return how a resolution differs from bare Nix, and the seconds that both took."""
     began = time.monotonic()
     try:
-        found = nix.resolve(store, [catalog], one["attr"], one["version"], tmp=tmp / one["attr"])
+        catalogs = [nix.Catalog(catalog, catalog)]
+        found = nix.resolve(store, catalogs, one["attr"], one["version"], tmp=tmp / one["attr"])
         ours = found.drv_path
     except nix.NixError as error:
         ours = " ".join(str(error).split())[:100]

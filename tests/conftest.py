@@ -123,7 +123,8 @@ def empty(url):
     """Delete all rows, which is much faster than making a new database."""
     with psycopg.connect(url) as connection:
         connection.execute("SET lock_timeout = '10s'")
-        connection.execute("TRUNCATE packages, tokens, generations RESTART IDENTITY CASCADE")
+        tables = "packages, tokens, generations, pins, catalog_indexes"
+        connection.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -152,6 +153,7 @@ def settings(database_url, store_dir, tmp_path):
         "CATALOGS": f"{BUNDLED} {CATALOGS / 'trouble.nix'} {CATALOGS / 'tools.nix'}",
         "SECRET_KEY": "for-tests-only-and-long-enough-for-production",
         "MIN_FREE_BYTES": 1,
+        "INDEX_BYTES": 0,  # no index, unless a test is about it
     }
 
 

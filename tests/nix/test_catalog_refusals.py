@@ -1,7 +1,7 @@
 """Refusals: packages that a catalog has and does not provide, and catalogs for a newer Nix."""
 
 import pytest
-from support import CATALOGS
+from support import CATALOGS, at
 
 import nix
 
@@ -31,14 +31,14 @@ def resolve(store, tmp_path):
     """Return a function that resolves in one catalog."""
 
     def resolve(catalog, name, version="1.0.0", **options):
-        return nix.resolve(store, [catalog], name, version, tmp=tmp_path / "tmp", **options)
+        return nix.resolve(store, at(catalog), name, version, tmp=tmp_path / "tmp", **options)
 
     return resolve
 
 
 @pytest.mark.parametrize(("name", "reason"), REASONS.items())
 def test_a_refused_package_is_offered_with_the_reason(store, refusing, name, reason):
-    (offer,) = nix.offers(store, [refusing], name).versions
+    (offer,) = nix.offers(store, at(refusing), name).versions
 
     assert (offer.version, offer.spelled, offer.available) == ("1.0.0", "1.0", False)
     assert offer.reason == reason
@@ -61,7 +61,7 @@ def test_the_error_of_a_refused_package_has_the_reason_in_a_sentence(
 @pytest.mark.parametrize("name", ["unfree", "broken", "insecure"])
 def test_what_is_allowed_is_not_refused(store, resolve, refusing, name):
     assert resolve(refusing, name, allowed=ALL).attr == name
-    assert nix.offers(store, [refusing], name, allowed=ALL).versions[0].available
+    assert nix.offers(store, at(refusing), name, allowed=ALL).versions[0].available
 
 
 def test_what_is_allowed_does_not_hide_another_reason(store, tmp_path):
@@ -72,7 +72,7 @@ def test_what_is_allowed_does_not_hide_another_reason(store, tmp_path):
     )
 
     def reason(**allowed):
-        found = nix.offers(store, [str(both)], "app", allowed=nix.Allowed(**allowed))
+        found = nix.offers(store, at(str(both)), "app", allowed=nix.Allowed(**allowed))
         return found.versions[0].reason
 
     assert reason() == "unfree"
@@ -90,7 +90,7 @@ def test_a_refused_package_that_is_needed_is_named(resolve, refusing):
 def test_a_removed_package_is_refused_with_the_catalogs_words(store, resolve, refusing):
     with pytest.raises(nix.Refused, match="gone was removed, since") as caught:
         resolve(refusing, "gone")
-    (failure,) = nix.offers(store, [refusing], "gone").failures
+    (failure,) = nix.offers(store, at(refusing), "gone").failures
 
     assert (caught.value.reason, failure.reason) == ("removed", "removed")
 
@@ -105,7 +105,7 @@ def test_a_name_in_meta_gives_the_version_where_the_derivation_gives_none(store,
     )
     path = catalog(f"{{ app = {refused} name = ''app-1.5''; }}; }}; }}")
 
-    (offer,) = nix.offers(store, [path], "app").versions
+    (offer,) = nix.offers(store, at(path), "app").versions
 
     assert (offer.spelled, offer.reason) == ("1.5", "unfree")
 
@@ -127,7 +127,7 @@ def test_the_kind_of_what_is_no_package_is_told(store, resolve, catalog, value, 
     with pytest.raises(nix.NameUnknown) as caught:
         resolve(path, "app")
 
-    found = nix.offers(store, [path], "app")
+    found = nix.offers(store, at(path), "app")
     assert str(caught.value) == message
     assert str(nix.NameUnknown("app", found.near, found.kind)) == message
 

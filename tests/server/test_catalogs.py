@@ -5,7 +5,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support import CATALOGS, SQLITE, bearing, until
+from support import CATALOGS, SQLITE, at, bearing, until
 
 import nix
 from catalogs import EVALUATIONS, LANDMARKS, WATCHED_FILES, Catalogs
@@ -224,7 +224,7 @@ def test_a_channel_is_watched_where_nix_finds_it(store, tmp_path):
 
     catalogs = Catalogs(there, [])
 
-    assert catalogs.names == ("<nixpkgs>",)
+    assert catalogs.configured == tuple(at("<nixpkgs>"))
     assert catalogs.paths == (pin,)
     assert catalogs.offers("app").versions[0].version == "3.0.0"
 
@@ -238,7 +238,7 @@ def test_a_channel_that_nix_does_not_find_is_not_watched(store, tmp_path):
 def test_without_nixpkgs_the_bundled_catalog_is_the_default(store):
     catalogs = Catalogs(store, [])
 
-    assert catalogs.names == (str(BUNDLED_CATALOG),)
+    assert catalogs.configured == tuple(at(BUNDLED_CATALOG))
     assert catalogs.paths == (BUNDLED_CATALOG,)
     assert (BUNDLED_CATALOG / "default.nix").is_file()
 
