@@ -16,11 +16,12 @@ from typing import Any
 
 import errors
 import nix
+import ranges
 import services
 from api import Blueprint
 from config import BUNDLED_CATALOG
 from fields import NAME_PATTERN
-from schemas import CatalogSchema
+from schemas import CatalogQuerySchema, CatalogSchema
 
 log = logging.getLogger("pkgd.catalogs")
 
@@ -44,10 +45,15 @@ Signature = tuple[tuple[str, int, int, int], ...]
 
 
 @blueprint.get("/catalog/<name>")
+@blueprint.arguments(CatalogQuerySchema, location="query")
 @blueprint.response(200, CatalogSchema)
 @blueprint.refuses(errors.NameNotFound, errors.UrlTooLong, errors.NixFailed, errors.Busy)
-def show(name: str) -> Any:
-    """Show every version of a name that the catalogs offer, newest first."""
+def show(query: dict[str, Any], name: str) -> Any:
+    """Show the versions of a name that the catalogs offer, newest first.
+
+    `version` leaves only an exact version, also as a catalog spells it, or those in a range: ^1.2,
+    ~1.2, >=1,<2. If there is none, the list is empty.
+    """
     offers = nix.Offers()
     if re.match(NAME_PATTERN, name):
         offers = services.get(Catalogs).offers(name)
@@ -55,7 +61,10 @@ def show(name: str) -> Any:
         raise errors.NameNotFound(
             detail=nix.NameUnknown(name, offers.near, offers.kind), near=offers.near
         )
-    return {"name": name, "versions": offers.versions, "failures": offers.failures}
+    versions: Sequence[nix.Offer] = offers.versions
+    if "version" in query:
+        versions = ranges.select(versions, query["version"])
+    return {"name": name, "versions": versions, "failures": offers.failures}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from fields import (
     MAX_LIFE_SECONDS,
     MAX_NAME_LENGTH,
     MAX_OFFSET,
+    MAX_RANGE_LENGTH,
     MAX_WAIT_SECONDS,
     MIN_NAME_LENGTH,
     NAME_LENGTH,
@@ -307,10 +308,17 @@ class OfferSchema(OutputSchema):
 
     version = fields.String(**always("The semantic version.", "2.12.1"))
     spelled = fields.String(**always("How the catalog spells it.", "2.12.1"))
+    prerelease = fields.Boolean(**always("Whether its words make it a pre-release.", False))
     available = fields.Boolean(**always("Whether a download gets it.", True))
     reason = fields.String(**nullable(f"Why not: `shadowed` by another spelling, {REASONS}", None))
     catalog = fields.String(**always("The catalog that has it.", "<nixpkgs>"))
     attr = fields.String(**always("Its attribute there.", "hello"))
+    description = fields.String(
+        **nullable("What it is, where that is known.", "A program that greets")
+    )
+    pinned_at = Timestamp(
+        dump_default=None, **nullable("The date of its catalog, if that is a pin.", DONE)
+    )
 
 
 class CatalogFailureSchema(OutputSchema):
@@ -320,6 +328,19 @@ class CatalogFailureSchema(OutputSchema):
     code = fields.String(**always("The cause: a code of a task's error.", "evaluation_failed"))
     reason = fields.String(**OF_REFUSED)
     message = fields.String(**always("What is wrong.", "undefined variable 'hello'"))
+
+
+class CatalogQuerySchema(Strict):
+    """Which versions of a name to show."""
+
+    version = fields.String(
+        validate=[validate.Length(1, MAX_RANGE_LENGTH), PLAIN_TEXT],
+        **described(
+            "Only an exact version, also as a catalog spells it, or only those in a range.",
+            "^2.10",
+            pattern=PLAIN_TEXT_RULE,
+        ),
+    )
 
 
 class CatalogSchema(OutputSchema):

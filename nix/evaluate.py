@@ -28,7 +28,7 @@ from nix.refusals import refusal, removal
 from nix.requirement import unmet
 from nix.store import CALL_SECONDS, DOWNLOAD_OPTIONS, Store, call, find_channel, output
 from nix.store import version as nix_version
-from nix.versions import distance, order, semantic
+from nix.versions import distance, is_prerelease, order, semantic
 
 RESOLVE = Path(__file__).resolve().parent / "resolve.nix"
 RESOLVING = Progress(0, 0, "resolving")
@@ -83,6 +83,12 @@ class Offer:
     catalog: str
     attr: str
     reason: str | None = None
+    description: str | None = None
+
+    @property
+    def prerelease(self) -> bool:
+        """Whether the words of its spelling make it a pre-release."""
+        return is_prerelease(self.spelled)
 
     @property
     def available(self) -> bool:

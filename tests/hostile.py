@@ -64,7 +64,7 @@ ROUTES = [
 ]
 PARAMETERS = [
     *("limit", "after", "name", "status", "package_id", "wait", "attempt", "offset", "follow"),
-    *("dry_run", "force", "%00", ""),
+    *("dry_run", "force", "version", "%00", ""),
 ]
 FIELDS = ["name", "version", "scope", "expires_in", "\x00", "\ud800", ""]
 # The only admin's token may not go: the requests after it would all end at the gate.

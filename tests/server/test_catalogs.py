@@ -14,7 +14,15 @@ from config import BUNDLED_CATALOG
 ONE = '{{ app = {{ type = "derivation"; name = "app-{0}"; pname = "app"; version = "{0}"; }}; }}'
 
 
-OFFER = {"version": "2.12.1", "spelled": "2.12.1", "available": True, "reason": None}
+OFFER = {
+    "version": "2.12.1",
+    "spelled": "2.12.1",
+    "prerelease": False,
+    "available": True,
+    "reason": None,
+    "description": None,
+    "pinned_at": None,
+}
 
 
 def versions(client, name):
