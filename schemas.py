@@ -9,6 +9,7 @@ import nix
 from errors import EXAMPLE_TASK
 from fields import (
     MAX_ID,
+    MAX_IDS,
     MAX_LIFE_SECONDS,
     MAX_NAME_LENGTH,
     MAX_OFFSET,
@@ -35,6 +36,7 @@ from fields import (
     name_length,
     nullable,
     semantic_version,
+    unique,
 )
 from models import PackageStatus, Reason, Scope, TaskStatus
 from task_queue import error_codes
@@ -236,6 +238,16 @@ class ActivationSchema(Strict):
     """How to activate."""
 
     dry_run = TrueOrFalse(**described("Only tell what would change.", False))
+
+
+class PackageIdsSchema(Strict):
+    """Packages, by their ids."""
+
+    ids = fields.List(
+        JsonInteger(strict=True, validate=validate.Range(0, MAX_ID)),
+        validate=[validate.Length(1, MAX_IDS), unique],
+        **always("Their ids.", [1, 2], uniqueItems=True),
+    )
 
 
 class PackageReferenceSchema(OutputSchema):
