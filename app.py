@@ -10,6 +10,7 @@ import os
 import time
 import uuid
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from flask import Flask, Request, Response, g, request
@@ -32,11 +33,12 @@ import metrics
 import nix
 import openapi
 import packages
+import pins
 import services
 import tasks
 import tokens
 from auth import Throttle
-from catalogs import Catalogs
+from catalog_state import Catalogs
 from database_file import DatabaseFile
 from fields import MAX_ID, rfc3339
 from models import DATABASE_AWAY, cause, db
@@ -209,7 +211,8 @@ def init_extensions(app: Flask) -> None:
         raise SystemExit(f"pkgd: DATA_DIR or STORE_DIR can't be used: {error}") from None
     services.add(app, store)
     services.add(app, nix.Availability())
-    services.add(app, Catalogs(store, app.config["CATALOGS"], allowed(app.config)))
+    read_pins = partial(pins.places, app)
+    services.add(app, Catalogs(store, app.config["CATALOGS"], allowed(app.config), read_pins))
     services.add(app, Pool(app))
     services.add(app, Throttle())
     services.add(app, FollowerSlots(app.config["MAX_FOLLOWERS"]))

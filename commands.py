@@ -22,7 +22,7 @@ import health
 import maintenance
 import nix
 import services
-from catalogs import Catalogs
+from catalog_state import Catalogs
 from config import DAY, HERE
 from models import DATABASE_AWAY, Scope, cause, db, soon
 from schemas import TokenInSchema
