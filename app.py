@@ -21,6 +21,7 @@ from werkzeug.routing import IntegerConverter, Map
 
 import api
 import auth
+import catalog_commands
 import catalog_models  # noqa: F401 # its tables
 import catalogs
 import commands
@@ -147,6 +148,7 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     for module in BLUEPRINTS:
         app.register_blueprint(module.blueprint)
     commands.init_app(app)
+    catalog_commands.init_app(app)
     return app
 
 

@@ -34,6 +34,7 @@ SEARCH_SECONDS = 60  # for all programs of Nix that a search takes
 LOOK_SECONDS = 10  # how often the catalogs are looked at for a change while somebody asks
 LOOK_AGAIN_SECONDS = 60  # when one that failed is evaluated again, even if it has not changed
 MESSAGE_LENGTH = 200
+NOT_LOOKED_AT = "not looked at yet"
 
 
 # A pin as `pins.places` reads it, and each catalog with its signature and whether it is there.
@@ -143,7 +144,7 @@ class Catalogs:
         self.look()
         look = self._last_look
         if look is None:
-            return "ok, not looked at yet"
+            return f"ok, {NOT_LOOKED_AT}"
         failures = look.failures
         told = "; ".join(f"{catalog} fails: {why}" for catalog, why in failures.items())
         if not told:
@@ -153,16 +154,28 @@ class Catalogs:
         )
 
     def _state(self) -> State:
-        return tuple(
-            (catalog, self.signature_of(catalog), os.path.lexists(catalog.place))
-            for catalog in self.in_order()
-        )
+        return tuple(map(self._state_of, self.in_order()))
+
+    def _state_of(self, catalog: nix.Catalog) -> tuple[nix.Catalog, str, bool]:
+        return catalog, self.signature_of(catalog), os.path.lexists(catalog.place)
 
     def _path(self, catalog: nix.Catalog) -> Path | None:
-        """Return where a catalog is; a channel is looked for once."""
+        """Return where a catalog is, which is found out once."""
         if catalog not in self._paths:
             self._paths[catalog] = nix.place(self.store, catalog)
         return self._paths[catalog]
+
+    def state_of(self, catalog: nix.Catalog) -> str:
+        """Return `ok`, how a catalog fails, or that it was not looked at in its present state."""
+        look = self._last_look
+        if look is None or self._state_of(catalog) not in look.state:
+            return NOT_LOOKED_AT
+        return look.failures.get(catalog.name, "ok")
+
+    def nix_wanted(self, catalog: nix.Catalog) -> str | None:
+        """Return the oldest Nix that a catalog wants, where it says so in a file."""
+        path = self._path(catalog)
+        return nix.wanted(path) if path else None
 
     def _look_once(self) -> None:
         try:

@@ -1,19 +1,29 @@
-"""The routes of catalogs: which versions of a name they offer."""
+"""The routes of catalogs: which there are, and which versions of a name they offer."""
 
 import re
 from typing import Any
 
 import errors
+import known_catalogs
 import nix
 import services
 from api import Blueprint
 from catalog_state import Catalogs
 from fields import NAME_PATTERN
-from schemas import CatalogSchema
+from schemas import CatalogSchema, KnownCatalogSchema
 
 blueprint = Blueprint(
     "catalog", __name__, url_prefix="/api/v1", description="Which versions there are"
 )
+
+
+@blueprint.get("/catalogs")
+@blueprint.response(200, KnownCatalogSchema(many=True))
+@blueprint.refuses(errors.NixFailed)
+def index() -> Any:
+    """List the catalogs in the order in which they are asked."""
+    services.get(Catalogs).look()
+    return known_catalogs.in_order()
 
 
 @blueprint.get("/catalog/<name>")
