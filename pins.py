@@ -149,9 +149,12 @@ def remove(name: str, *, force: bool = False) -> None:
 
 
 @contextmanager
-def locked(seconds: float = LOCK_SECONDS) -> Iterator[None]:
-    """Let one command at a time change pins. Raises PinError after waiting for `seconds`."""
-    deadline = time.monotonic() + seconds
+def locked(seconds: float | None = None) -> Iterator[None]:
+    """Let one command at a time change pins.
+
+    Raises PinError after waiting for `seconds`, which are LOCK_SECONDS by default.
+    """
+    deadline = time.monotonic() + (LOCK_SECONDS if seconds is None else seconds)
     _folder().mkdir(exist_ok=True)
     with (_folder() / ".lock").open("ab") as file:
         while not _try_lock(file.fileno()):

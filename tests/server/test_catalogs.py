@@ -1,9 +1,14 @@
 """The routes of catalogs."""
 
 import pytest
-from support import CATALOGS, SQLITE, bearing
+from support import BUNDLED, CATALOGS, SQLITE, bearing, until
+from tarballs import REVISION, catalog, tarball
 
+import services
+from catalog_models import CatalogIndex, IndexedOffer
+from catalog_state import Catalogs
 from config import BUNDLED_CATALOG
+from models import db, utcnow
 
 ONE = '{{ app = {{ type = "derivation"; name = "app-{0}"; pname = "app"; version = "{0}"; }}; }}'
 
@@ -137,3 +142,98 @@ def test_a_set_of_packages_is_told_to_be_one(make_app, client, tmp_path):
 
     assert answer.status_code == 404
     assert answer.json["detail"] == "lib is a set of packages, which are named lib.NAME"
+
+
+# --- All catalogs ---
+
+
+@pytest.fixture
+def listed(make_app, client, tmp_path):
+    """Return a function that lists the catalogs of an application with these of them."""
+
+    def listed(*places):
+        client.application = make_app(CATALOGS=" ".join(map(str, places)))
+        return client.get("/api/v1/catalogs").json
+
+    return listed
+
+
+UNKNOWN = dict.fromkeys(
+    ("sha256", "revision", "dated_at", "added_at", "nix", "packages", "indexed_at")
+)
+
+
+def test_the_configured_catalogs_are_listed_in_order(listed):
+    state = {"state": "not looked at yet"}
+
+    assert listed(BUNDLED, "<nowhere>") == [
+        {"name": str(BUNDLED), "source": str(BUNDLED)} | UNKNOWN | state,
+        {"name": "<nowhere>", "source": "<nowhere>"} | UNKNOWN | state,
+    ]
+
+
+def test_the_state_of_each_catalog_is_told(listed, client, tmp_path):
+    broken = tmp_path / "broken.nix"
+    broken.write_text("throw ''on purpose''")
+    listed(BUNDLED, broken)
+    services.get(Catalogs, client.application).look()
+
+    def states():
+        return [one["state"] for one in client.get("/api/v1/catalogs").json]
+
+    until(lambda: "not looked at yet" not in states())
+    assert states() == ["ok", "evaluation_failed: on purpose"]
+    broken.write_text("{ }")
+    assert states() == ["ok", "not looked at yet"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "wanted"),
+    [
+        ("minver.nix", '"2.3.17"', "2.3.17"),
+        ("minfeatures.nix", 'if nix then "2.18" else "2.4"', "2.18"),
+        ("other.nix", '"2.3.17"', None),
+    ],
+)
+def test_the_nix_that_a_catalog_wants_is_told(listed, tmp_path, file, text, wanted):
+    (tmp_path / "nixpkgs" / "lib").mkdir(parents=True)
+    (tmp_path / "nixpkgs" / "lib" / file).write_text(text)
+
+    (one,) = listed(tmp_path / "nixpkgs")
+
+    assert one["nix"] == wanted
+
+
+def test_a_pin_is_listed_with_what_its_tarball_tells(app, client, tmp_path):
+    url = tarball(tmp_path / "a.tar.gz", default_nix=catalog(app="1.0.0"), revision=REVISION)
+    done = app.test_cli_runner().invoke(args=["catalog", "add", "old", url, "--first"])
+    assert done.exit_code == 0, done.output
+
+    first, *_ = client.get("/api/v1/catalogs").json
+
+    assert (first["name"], first["source"], first["revision"]) == ("old", url, REVISION)
+    assert first["dated_at"] == "2024-05-31T12:00:00.000Z"
+    assert first["added_at"] > first["dated_at"]
+    assert f"sha256: {first['sha256']}\n" in done.output
+    listed = app.test_cli_runner().invoke(args=["catalog", "list"]).output.splitlines()
+    assert listed[0].split() == [
+        *("old", url, REVISION, "2024-05-31T12:00:00.000Z", f"sha256:{first['sha256']}")
+    ]
+    assert listed[1].split() == [str(BUNDLED), "in", "CATALOGS"]
+
+
+def test_the_newest_finished_index_of_a_catalog_is_told(app, client):
+    done = utcnow()
+    with app.app_context():
+        for signature, finished, rows in (("a", done, 3), ("b", done, 2), ("c", None, 1)):
+            index = CatalogIndex(catalog=str(BUNDLED), signature=signature, finished_at=finished)
+            db.session.add(index)
+            db.session.flush()
+            words = dict.fromkeys(("attr", "pname", "name", "spelled", "version"), "1.0.0")
+            db.session.add_all(IndexedOffer(index_id=index.id, **words) for _ in range(rows))
+        db.session.commit()
+
+    first, second, *_ = client.get("/api/v1/catalogs").json
+
+    assert (first["packages"], first["indexed_at"] is None) == (2, False)
+    assert (second["packages"], second["indexed_at"]) == (None, None)
