@@ -15,7 +15,7 @@ import build_logs
 import gc_roots
 import nix
 import services
-from catalogs import Catalogs
+from catalog_state import Catalogs
 from models import DATABASE_AWAY, cause, db
 from task_queue import Found, Lease, LeaseLost, Realised, TaskError
 
@@ -102,7 +102,7 @@ class Attempt:
         self._say(f"attempt {self.lease.attempt}: resolving {name} {version}")
         found = nix.resolve(
             self.store,
-            self.catalogs.configured,
+            self.catalogs.in_order(),
             name,
             version,
             allowed=self.catalogs.allowed,

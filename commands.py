@@ -21,8 +21,9 @@ import data_folder
 import health
 import maintenance
 import nix
+import pins
 import services
-from catalogs import Catalogs
+from catalog_state import Catalogs
 from config import DAY, HERE
 from models import DATABASE_AWAY, Scope, cause, db, soon
 from schemas import TokenInSchema
@@ -33,6 +34,7 @@ VIRTUAL_TABLES = (
     "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%'"
 )
 LIFE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)", re.ASCII)
+TOLD = (maintenance.TooMuchLost, pins.PinError, nix.NixError, OSError)
 UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": DAY}
 
 
@@ -58,7 +60,7 @@ def state_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
                 raise click.ClickException(state)
             try:
                 function(*args, **kwargs)
-            except (maintenance.TooMuchLost, nix.NixError, OSError, *DATABASE_AWAY) as error:
+            except (*TOLD, *DATABASE_AWAY) as error:
                 raise click.ClickException(nix.plain(str(cause(error)))) from None
 
         return click.command(name)(with_appcontext(checked))

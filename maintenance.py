@@ -18,6 +18,7 @@ from sqlalchemy.orm import aliased
 import gc_roots
 import history
 import nix
+import pins
 import profiles
 import services
 from models import (
@@ -70,6 +71,7 @@ def reconcile(*, force: bool = False, seconds: float = math.inf) -> list[str]:
         said += history.follow()
         said += _missing_roots()
         db.session.commit()
+        said += pins.mend_roots()
         return list(dict.fromkeys(said))
 
 
@@ -183,7 +185,7 @@ def collect_garbage(*, dry_run: bool) -> Collected:
         # First: so none is of a package that is registered and downloaded from here on.
         links = gc_roots.all_links(current_app.config["DATA_DIR"])
         if dry_run:
-            stale = _stale(links)
+            stale = [*_stale(links), *pins.leftover_roots()]
             without = [*stale, *map(history.link, old)]
             return Collected(old, stale, nix.garbage_bytes(store, without))
 
@@ -195,6 +197,7 @@ def collect_garbage(*, dry_run: bool) -> Collected:
         for link in stale:
             link.unlink(missing_ok=True)
         db.session.commit()
+        stale += pins.remove_leftover_roots()
         return Collected(old, stale, nix.collect_garbage(store))
 
 

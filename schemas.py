@@ -44,6 +44,7 @@ from task_queue import error_codes
 # What several examples share.
 DERIVATION = "/nix/store/8jm0wsmmhzgrvkkrcwqzmiihpgy6b3vj-hello-2.12.1.drv"
 STORE_PATH = "/nix/store/b5qvdl8xw7n3q5v1rlkz0fpyq1a3n6hz-hello-2.12.1"
+HASH = "0cn87r16aqcfv09g9n4nh7wklqiigrrgriqwqgiaib8ac2r7g146"
 BEGUN, DONE = "2024-05-05T09:30:00.000Z", "2024-05-05T09:30:04.250Z"
 ERROR_CODES = "\n".join(f"- `{code}`: {meaning}" for code, meaning in error_codes().items())
 REASONS = ", ".join(f"`{reason}`" for reason in nix.REFUSALS) + "."
@@ -353,6 +354,26 @@ class CatalogQuerySchema(Strict):
             pattern=PLAIN_TEXT_RULE,
         ),
     )
+
+
+class KnownCatalogSchema(OutputSchema):
+    """A catalog: where it comes from, how it is, and how far it is indexed."""
+
+    name = fields.String(**always("Its name.", "nixos-24.05"))
+    source = fields.String(
+        **always(
+            "The URL of a catalog that was added, else what CATALOGS has.",
+            "https://example.org/nixos-24.05.tar.gz",
+        )
+    )
+    sha256 = fields.String(**nullable("The hash of one that was added, in Nix's base 32.", HASH))
+    revision = fields.String(**nullable("The revision that its tarball names.", "0" * 40))
+    dated_at = Timestamp(**nullable("The time that its tarball has.", BEGUN))
+    added_at = Timestamp(**nullable("When it was added or updated.", DONE))
+    nix = fields.String(**nullable("The oldest Nix that it says it wants.", "2.18"))
+    state = fields.String(**always("`ok`, `not looked at yet`, or what fails.", "ok"))
+    packages = fields.Integer(**nullable("How many versions its index holds.", 24_660))
+    indexed_at = Timestamp(**nullable("When its index was finished.", DONE))
 
 
 class CatalogSchema(OutputSchema):

@@ -22,6 +22,7 @@ from nix.errors import (
     NixMissing,
     NixTooOld,
     NixUnavailable,
+    NotATarball,
     ProfileRefused,
     ProfileReplaced,
     Refused,
@@ -38,6 +39,7 @@ from nix.evaluate import (
     Offers,
     Resolution,
     failing,
+    names,
     offers,
     place,
     resolve,
@@ -58,6 +60,7 @@ from nix.profile import (
     set_profile,
     switch_generation,
 )
+from nix.requirement import wanted
 from nix.store import (
     Store,
     check,
@@ -67,6 +70,7 @@ from nix.store import (
     private_store,
     version,
 )
+from nix.tarballs import Tarball, base32, check_url, fetched
 from nix.terminal import decode, plain
 from nix.versions import LENGTH as VERSION_LENGTH
 from nix.versions import is_prerelease, semantic
@@ -93,6 +97,7 @@ __all__ = [
     "NixMissing",
     "NixTooOld",
     "NixUnavailable",
+    "NotATarball",
     "Offer",
     "Offers",
     "ProfilePackage",
@@ -102,12 +107,15 @@ __all__ = [
     "Refused",
     "Resolution",
     "Store",
+    "Tarball",
     "Tick",
     "TimedOut",
     "VersionUnavailable",
     "add_root",
+    "base32",
     "check",
     "check_activatable",
+    "check_url",
     "closure_size",
     "codes",
     "collect_garbage",
@@ -115,6 +123,7 @@ __all__ = [
     "decode",
     "delete_generations",
     "failing",
+    "fetched",
     "find_channel",
     "garbage_bytes",
     "generation_link",
@@ -124,6 +133,7 @@ __all__ = [
     "leads_to",
     "machine_store",
     "make_passable",
+    "names",
     "offers",
     "place",
     "plain",
@@ -139,4 +149,5 @@ __all__ = [
     "switch_generation",
     "valid_paths",
     "version",
+    "wanted",
 ]

@@ -341,6 +341,11 @@ def failing(
     return _told(query.ask_each("names", catalogs)[1])
 
 
+def names(store: Store, catalog: Catalog, *, seconds: float = CALL_SECONDS) -> tuple[str, ...]:
+    """Return the names of a catalog's attributes. Raises CATALOG_FAULTS, NixTooOld among them."""
+    return tuple(Query(store, "", "", NOTHING_MORE, seconds, ignore).ask("names", catalog))
+
+
 def _told(failures: dict[str, NixError]) -> tuple[CatalogFailure, ...]:
     return tuple(
         CatalogFailure(catalog, error.code, str(error), getattr(error, "reason", None))
