@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import errors
 import known_catalogs
 import nix
+import pins
 import ranges
 import services
 from api import Blueprint
@@ -48,4 +51,16 @@ def show(query: dict[str, Any], name: str) -> Any:
     versions: Sequence[nix.Offer] = offers.versions
     if "version" in query:
         versions = ranges.select(versions, query["version"])
-    return {"name": name, "versions": versions, "failures": offers.failures}
+    return {"name": name, "versions": _dated(versions), "failures": offers.failures}
+
+
+@dataclass(frozen=True)
+class DatedOffer(nix.Offer):
+    """A version that a catalog has, with the date of the catalog if that is a pin."""
+
+    pinned_at: datetime | None = None
+
+
+def _dated(offers: Sequence[nix.Offer]) -> list[DatedOffer]:
+    dates = {name: pin.dated_at for name, pin in pins.known().items()}
+    return [DatedOffer(**vars(offer), pinned_at=dates.get(offer.catalog)) for offer in offers]

@@ -329,9 +329,7 @@ class OfferSchema(OutputSchema):
     description = fields.String(
         **nullable("What it is, where that is known.", "A program that greets")
     )
-    pinned_at = Timestamp(
-        dump_default=None, **nullable("The date of its catalog, if that is a pin.", DONE)
-    )
+    pinned_at = Timestamp(**nullable("The date of its catalog, if that is a pin.", DONE))
 
 
 class CatalogFailureSchema(OutputSchema):

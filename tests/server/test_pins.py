@@ -99,6 +99,14 @@ def pin(app):
     return pin
 
 
+def test_a_version_of_a_pin_has_the_date_of_the_pin(flask, url, client):
+    flask("add", "old", url)
+
+    (offer,) = client.get("/api/v1/catalog/tool?version=^1").json["versions"]
+
+    assert (offer["catalog"], offer["pinned_at"]) == ("old", "2024-05-31T12:00:00.000Z")
+
+
 # --- Adding ---
 
 
