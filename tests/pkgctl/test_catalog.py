@@ -3,7 +3,8 @@
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from harness import FakeAnswer, FakeServer, problem
+from harness import FakeAnswer, FakeServer, problem, task_document
+from service import ROOT
 
 from pkgctl.errors import ExitCode
 
@@ -266,7 +267,23 @@ CATALOG = {
 }
 
 
-def test_the_catalogs_are_listed_in_order(unconfigured):
+def test_the_catalogs_are_listed_in_order(ctl, service):
+    [bundled, own] = ctl.rows("catalogs")
+
+    assert (bundled[0], own[0]) == (str(ROOT / "catalog"), str(service.catalog))
+    assert own[-1] == str(service.catalog)
+
+
+def test_a_task_that_indexes_is_listed_with_its_catalog(unconfigured):
+    task = task_document(package_id=None, kind="index", catalog="nixpkgs-24.05")
+    task |= {"created_at": "2024-06-01T00:00:00.000Z"}
+    with FakeServer(lambda *_: FakeAnswer([task])) as server:
+        [row] = unconfigured.rows("tasks", "--url", server.url)
+
+    assert row[1:3] == ["nixpkgs-24.05", "running"]
+
+
+def test_a_pin_is_listed_with_all_that_is_known_of_it(unconfigured):
     with FakeServer(lambda *_: FakeAnswer([CATALOG])) as server:
         [row] = unconfigured.rows("catalogs", "--url", server.url)
 
