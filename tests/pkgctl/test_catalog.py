@@ -280,7 +280,7 @@ def test_a_task_that_indexes_is_listed_with_its_catalog(unconfigured):
     with FakeServer(lambda *_: FakeAnswer([task])) as server:
         [row] = unconfigured.rows("tasks", "--url", server.url)
 
-    assert row[1:3] == ["nixpkgs-24.05", "running"]
+    assert row[1:3] == ["index of nixpkgs-24.05", "running"]
 
 
 def test_a_pin_is_listed_with_all_that_is_known_of_it(unconfigured):
