@@ -70,9 +70,13 @@ class Transfer:
         match event:
             case {"action": "start", "type": kind, "id": int(activity)} if kind == FILE_TRANSFER:
                 self.activity = activity
-            case {"action": "result", "type": kind, "id": activity, "fields": [done, expected, *_]}:
-                if kind == PROGRESS and activity == self.activity:
-                    self.heard(int(str(done)), int(str(expected)))
+            case {
+                "action": "result",
+                "type": kind,
+                "id": activity,
+                "fields": [int(done), int(expected), *_],
+            } if kind == PROGRESS and activity == self.activity:
+                self.heard(done, expected)
             case {"action": "msg", "level": level, "msg": str(message)} if level == ERROR:
                 self.error = plain(message).removeprefix("error:").strip()
 

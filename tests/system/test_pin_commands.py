@@ -51,7 +51,7 @@ def test_what_a_killed_add_has_left_is_collected_and_it_can_be_repeated(
 ):
     path, reached = stopping_at(tmp_path, program)
     adding = own.start_command("catalog", "add", "old", url, PATH=path)
-    until(reached.exists, explain=own.said)
+    until(reached.exists, 60, explain=own.said)
 
     adding.send_signal(signal.SIGKILL)
     adding.wait()
@@ -70,7 +70,7 @@ def test_a_killed_update_leaves_the_pin_as_it_was(own, url, tmp_path):
     before = own.command("catalog", "list").stdout
     path, reached = stopping_at(tmp_path, "nix-instantiate")
     updating = own.start_command("catalog", "update", "old", newer, PATH=path)
-    until(reached.exists, explain=own.said)
+    until(reached.exists, 60, explain=own.said)
 
     updating.send_signal(signal.SIGKILL)
     updating.wait()
@@ -85,7 +85,7 @@ def test_a_killed_update_leaves_the_pin_as_it_was(own, url, tmp_path):
 def test_an_interrupted_add_leaves_nothing(own, url, tmp_path):
     path, reached = stopping_at(tmp_path, "nix-instantiate")
     adding = own.start_command("catalog", "add", "old", url, PATH=path)
-    until(reached.exists, explain=own.said)
+    until(reached.exists, 60, explain=own.said)
 
     adding.send_signal(signal.SIGINT)
 
