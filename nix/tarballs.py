@@ -1,5 +1,6 @@
 """Tarballs: fetched and unpacked into the store, and what they say about themselves."""
 
+import logging
 import lzma
 import os
 import re
@@ -15,12 +16,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from nix.errors import HashMismatch, NixError, NotATarball, error_from
+from nix.garbage import delete
 from nix.internal_json import ERROR, FILE_TRANSFER, PREFIX, PROGRESS, read_json
 from nix.process import run, scratch
-from nix.store import DOWNLOAD_OPTIONS, Store, call, text
+from nix.store import DOWNLOAD_OPTIONS, Store
 from nix.terminal import decode, plain
 
 FETCH_SECONDS = 3600
+CLOCK_SECONDS = 0.1
 SCHEMES = ("https", "http", "file")
 HASH_BYTES = 32
 DIGITS = "0123456789abcdfghijklmnpqrsvwxyz"  # Nix's own, for numbers to the base of 32
@@ -30,6 +33,8 @@ REVISION_BYTES = 64
 REVISION_FILE = ".git-revision"  # of nixpkgs' channels
 UNREADABLE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError)
 NO_ARCHIVE = re.compile(r"[Ff]ailed to (?:open|extract) archive:? ?\(?([^\n)]*)")
+
+log = logging.getLogger(__name__)
 
 Heard = Callable[[int, int], None]
 
@@ -65,9 +70,13 @@ class Transfer:
         match event:
             case {"action": "start", "type": kind, "id": int(activity)} if kind == FILE_TRANSFER:
                 self.activity = activity
-            case {"action": "result", "type": kind, "id": activity, "fields": [done, expected, *_]}:
-                if kind == PROGRESS and activity == self.activity:
-                    self.heard(int(str(done)), int(str(expected)))
+            case {
+                "action": "result",
+                "type": kind,
+                "id": activity,
+                "fields": [int(done), int(expected), *_],
+            } if kind == PROGRESS and activity == self.activity:
+                self.heard(done, expected)
             case {"action": "msg", "level": level, "msg": str(message)} if level == ERROR:
                 self.error = plain(message).removeprefix("error:").strip()
 
@@ -162,9 +171,11 @@ class Fetch:
 
         The kernel notes when Nix puts a path in its place; the margin is for its coarser clock.
         """
-        with suppress(OSError, NixError):  # where it is in use: a collection comes to it
-            if os.lstat(path).st_ctime > self.began - 0.1:
-                text(call(self.store, ["nix-store", "--delete", path]))
+        try:
+            if os.lstat(path).st_ctime > self.began - CLOCK_SECONDS:
+                delete(self.store, path)
+        except (OSError, NixError) as error:
+            log.warning("%s is left to the next collection of garbage: %s", path, error)
 
     def _unpack(self, url: str, file: str) -> tuple[str, str]:
         try:

@@ -150,6 +150,21 @@ def test_a_failure_in_the_block_deletes_what_was_fetched(own, tmp_path):
     assert (found, in_store(own)) == (["pin"], [])
 
 
+def test_what_can_not_be_deleted_after_a_failure_is_logged(own, tmp_path, caplog):
+    url = tarball(tmp_path / "a.tar.gz", default_nix=TEXT)
+
+    def failing():
+        with nix.fetched(own, url, "pin", tmp=tmp_path / "tmp") as fetched:
+            nix.add_root(own, fetched.store_path, tmp_path / "root")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        failing()
+
+    assert in_store(own) == ["pin"]
+    assert "-pin is left to the next collection of garbage: " in caplog.text
+
+
 @pytest.mark.parametrize(
     ("mode", "part"), [("w:gz", 0.5), ("w:xz", 0.5), ("w", 0.3), ("w:gz", 0.01)]
 )

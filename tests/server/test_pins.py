@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 from sqlalchemy import select
-from support import BUNDLED, SQLITE
+from support import BUNDLED, SQLITE, until
 from tarballs import DATE, REVISION, catalog, tarball
 
 import nix
@@ -451,6 +451,25 @@ def test_a_pin_without_its_root_is_rooted_again(flask, url, app, pin, reconcile)
     assert reconcile() == "the catalog old had lost its GC root\n"
     assert str(root.readlink()) == pin().store_path
     assert reconcile() == "all as it should be\n"
+
+
+@SQLITE
+def test_a_pin_that_is_gone_is_named_by_readyz(flask, url, app, make_app, monkeypatch):
+    monkeypatch.setattr("catalog_state.LOOK_SECONDS", 0)
+    anonymous = make_app(WORKER_THREADS=0).test_client()
+    flask("add", "old", url)
+
+    def state():
+        checks = anonymous.get("/readyz").json
+        return (checks.get("checks") or checks["errors"])["catalogs"]
+
+    until(lambda: state() == "ok")
+    (app.config["DATA_DIR"] / "pins" / "old").unlink()
+    with app.app_context():
+        nix.collect_garbage(services.get(nix.Store))
+
+    until(lambda: state() != "ok")
+    assert state().startswith("ok, but old fails: evaluation_failed: ")
 
 
 def test_how_to_fetch_a_pin_again_that_is_gone_is_told_and_works(flask, url, pin, app, reconcile):
