@@ -31,10 +31,12 @@ from nix.errors import (
     codes,
 )
 from nix.evaluate import (
+    CATALOG_FAULTS,
     NOTHING_MORE,
     Allowed,
     Catalog,
     CatalogFailure,
+    Known,
     Offer,
     Offers,
     Resolution,
@@ -46,7 +48,7 @@ from nix.evaluate import (
 )
 from nix.garbage import collect_garbage, garbage_bytes
 from nix.internal_json import Progress, Tick
-from nix.process import Completed, run, sweep
+from nix.process import Completed, run, scratch, sweep
 from nix.profile import (
     ProfilePackage,
     check_activatable,
@@ -61,6 +63,7 @@ from nix.profile import (
     switch_generation,
 )
 from nix.requirement import wanted
+from nix.siblings import bases, is_sibling
 from nix.store import (
     Store,
     check,
@@ -70,12 +73,14 @@ from nix.store import (
     private_store,
     version,
 )
+from nix.survey import Fact, Facts, Survey
 from nix.tarballs import Tarball, base32, check_url, fetched
 from nix.terminal import decode, plain
 from nix.versions import LENGTH as VERSION_LENGTH
-from nix.versions import is_prerelease, semantic
+from nix.versions import is_prerelease, order, semantic
 
 __all__ = [
+    "CATALOG_FAULTS",
     "NOTHING_MORE",
     "REFUSALS",
     "VERSION_LENGTH",
@@ -88,8 +93,11 @@ __all__ = [
     "Completed",
     "DiskFull",
     "EvaluationFailed",
+    "Fact",
+    "Facts",
     "FetchFailed",
     "HashMismatch",
+    "Known",
     "NameUnknown",
     "NixCrashed",
     "NixError",
@@ -107,12 +115,14 @@ __all__ = [
     "Refused",
     "Resolution",
     "Store",
+    "Survey",
     "Tarball",
     "Tick",
     "TimedOut",
     "VersionUnavailable",
     "add_root",
     "base32",
+    "bases",
     "check",
     "check_activatable",
     "check_url",
@@ -130,11 +140,13 @@ __all__ = [
     "generations",
     "installed",
     "is_prerelease",
+    "is_sibling",
     "leads_to",
     "machine_store",
     "make_passable",
     "names",
     "offers",
+    "order",
     "place",
     "plain",
     "private_store",
@@ -143,6 +155,7 @@ __all__ = [
     "resolve",
     "restore",
     "run",
+    "scratch",
     "semantic",
     "set_profile",
     "sweep",

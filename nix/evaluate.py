@@ -1,9 +1,11 @@
 """Evaluation: what the catalogs have under a name, as resolve.nix finds it."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from semver import Version
@@ -33,6 +35,9 @@ from nix.versions import distance, is_prerelease, order, semantic
 RESOLVE = Path(__file__).resolve().parent / "resolve.nix"
 RESOLVING = Progress(0, 0, "resolving")
 LISTED_VERSIONS = 10
+
+# What is known of the versions of a name, by catalog: such answers as resolve.nix gives.
+Known = Mapping[str, Sequence[dict[str, Any]]]
 
 # The errors that a faulty catalog causes; they must not hide what the other catalogs have.
 CATALOG_FAULTS = (EvaluationFailed, FetchFailed, NixCrashed, NixTooOld, TimedOut)
@@ -129,14 +134,19 @@ class Query:
     allowed: Allowed
     seconds: float
     tick: Tick
+    niceness: int = 0
 
-    def ask(self, attribute: str, *catalogs: Catalog) -> Any:
-        """Evaluate an attribute of resolve.nix over `catalogs`. Raises CATALOG_FAULTS."""
+    def ask(self, attribute: str, *catalogs: Catalog, **more: str) -> Any:
+        """Evaluate an attribute of resolve.nix over `catalogs`. Raises CATALOG_FAULTS.
+
+        `more` are other arguments of resolve.nix.
+        """
         # Nix ignores TERM while it evaluates, and has nothing to clean up: no grace.
         done = call(
             self.store,
-            [*self._nix_instantiate(catalogs), "--attr", attribute],
+            [*self._nix_instantiate(catalogs, more), "--attr", attribute],
             seconds=self.seconds,
+            niceness=self.niceness,
             grace_seconds=0,
             beat=lambda: self.tick(b"", RESOLVING),
         )
@@ -164,7 +174,7 @@ class Query:
         sentence = unmet(str(error), list(filter(None, paths)), nix_version(self.store))
         return NixTooOld(sentence) if sentence else error
 
-    def _nix_instantiate(self, catalogs: Sequence[Catalog]) -> list[str]:
+    def _nix_instantiate(self, catalogs: Sequence[Catalog], more: Mapping[str, str]) -> list[str]:
         return [
             "nix-instantiate",
             "--eval",
@@ -178,6 +188,7 @@ class Query:
             *("--argstr", "name", self.name),
             *("--argstr", "version", self.version),
             *("--argstr", "allowed", json.dumps(asdict(self.allowed))),
+            *chain.from_iterable(("--argstr", name, value) for name, value in more.items()),
         ]
 
 
@@ -220,28 +231,36 @@ def resolve(
 
 
 def _answer_of_each(query: Query, catalogs: Sequence[Catalog]) -> Any:
-    """Ask each catalog alone, since one of them fails; return the first answer with a package."""
+    """Ask each catalog alone, since one of them fails; return the first answer with a package.
+
+    A refusal is the answer if no other catalog has the package.
+    """
     offers: dict[str, list[Any]] = {"versions": [], "others": []}
     failures: dict[str, NixError] = {}
-    killed = None
+    killed = refused = None
     for catalog in catalogs:
         try:
             answer = query.ask("answer", catalog)
         except CATALOG_FAULTS as error:
             failures[catalog.name], has_package = _reason(query, catalog, error)
             killed = error if isinstance(error, NixKilled) else killed
-            if has_package:
+            if has_package and refused is None:
                 raise _with_all(failures, failures[catalog.name]) from None
             query.tick(f"pkgd: left out catalog {catalog.name}: {error}\n".encode(), RESOLVING)
             continue
 
-        if "offers" not in answer:
+        if "found" in answer:
             return answer
+        if "refused" in answer:
+            refused = refused or answer
+            continue
         for key, found in offers.items():
             found += answer["offers"][key]
 
     if killed is not None:  # by the host: that catalog may well have the package
         raise killed
+    if refused is not None:
+        return refused
     if failures:
         raise _with_all(failures, _most_helpful(failures.values()))
     return {"offers": offers}
@@ -309,21 +328,31 @@ def offers(
     catalogs: Sequence[Catalog],
     name: str,
     *,
+    known: Known = MappingProxyType({}),
     allowed: Allowed = NOTHING_MORE,
     seconds: float = CALL_SECONDS,
     tick: Tick = ignore,
 ) -> Offers:
-    """Return every version of `name` that the catalogs have; if there is none, similar names."""
+    """Return every version of `name` that the catalogs have; if there is none, similar names.
+
+    The catalogs in `known` are not asked, unless no catalog has a version: then whatever else they
+    have of that name is to be told.
+    """
     query = Query(store, name, "", allowed, seconds, tick)
+    if not any(known.values()):
+        known = {}
+    unknown = [catalog for catalog in catalogs if catalog.name not in known]
     failures: dict[str, NixError] = {}
     try:
-        answers = [query.ask("offers", *catalogs)]
+        answers = [query.ask("offers", *unknown)] if unknown else []
     except CATALOG_FAULTS:
-        answers, failures = query.ask_each("offers", catalogs)
+        answers, failures = query.ask_each("offers", unknown)
 
-    versions = _newest_first(offer for answer in answers for offer in answer["versions"])
+    versions = _newest_first(
+        _in_order(catalogs, *(each["versions"] for each in answers), *known.values())
+    )
     if not versions and any(answer["throws"] for answer in answers):
-        _, thrown = query.ask_each("answer", catalogs)
+        _, thrown = query.ask_each("answer", unknown)
         failures |= {catalog: removal(name, error) or error for catalog, error in thrown.items()}
     return Offers(
         versions,
@@ -360,21 +389,32 @@ def place(store: Store, catalog: Catalog) -> Path | None:
     return Path(catalog.place)
 
 
+def _in_order(
+    catalogs: Sequence[Catalog], *found: Sequence[dict[str, Any]]
+) -> Iterable[dict[str, Any]]:
+    """Return all that was found, by the order of the catalogs."""
+    places = {catalog.name: place for place, catalog in enumerate(catalogs)}
+    return sorted(chain(*found), key=lambda offer: places[offer["catalog"]])
+
+
 def _newest_first(versions: Iterable[dict[str, Any]]) -> tuple[Offer, ...]:
     """Return the offers in order, once for each spelling in a catalog.
 
-    Of several spellings of one version in a catalog, the first is the one to be had.
+    Of several attributes of one version in a catalog, the first that may be had is the one to be
+    had. Where its spelling is another, those that follow are shadowed.
     """
     found: dict[tuple[str, str], Offer] = {}
-    seen: set[tuple[str, str]] = set()
+    taken: dict[tuple[str, str], str] = {}
     for offer in versions:
-        version = semantic(offer["spelled"])
-        spelled = offer["catalog"], offer["spelled"]
-        is_shadowed = (offer["catalog"], version) in seen and spelled not in found
-        reason = "shadowed" if is_shadowed else offer["reason"]
-        shown = Offer(version, offer["spelled"], offer["catalog"], offer["attr"], reason)
-        found.setdefault(spelled, shown)
-        seen.add((offer["catalog"], version))
+        catalog, spelled, reason = offer["catalog"], offer["spelled"], offer["reason"]
+        version = semantic(spelled)
+        taken_as = taken.get((catalog, version))
+        if taken_as is None and reason is None:
+            taken[catalog, version] = spelled
+            found.pop((catalog, spelled), None)  # refused as another attribute
+        shadowed = "shadowed" if taken_as not in (None, spelled) else reason
+        shown = Offer(version, spelled, catalog, offer["attr"], shadowed, offer.get("description"))
+        found.setdefault((catalog, spelled), shown)
     return tuple(sorted(found.values(), key=lambda offer: order(offer.spelled), reverse=True))
 
 

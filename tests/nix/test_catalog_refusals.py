@@ -141,3 +141,49 @@ def test_a_package_without_a_version_is_told_to_be_one(resolve, catalog):
         resolve(path, "app")
 
     assert resolve(path, "app", "0.0.0").spelled == ""
+
+
+MIXED = """{ config ? { } }:
+let
+  old = import %s/refusals.nix { inherit config; };
+  free = derivation { name = "unfree-1.0"; system = "builtin"; builder = "builtin:none"; };
+in { unfree = %s; unfree_1 = %s; broken = abort "cannot go on"; }
+"""
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Return a function that writes a catalog with these values of two attributes."""
+
+    def mixed(name, direct, sibling):
+        path = tmp_path / f"{name}.nix"
+        path.write_text(MIXED % (CATALOGS, direct, sibling))
+        return str(path)
+
+    return mixed
+
+
+def test_a_later_attribute_that_may_be_had_is_taken_before_one_that_is_refused(
+    store, resolve, mixed
+):
+    catalog = mixed("one", "old.unfree", "free")
+
+    (offer,) = nix.offers(store, at(catalog), "unfree").versions
+
+    assert (offer.attr, offer.available) == ("unfree_1", True)
+    assert resolve(catalog, "unfree").attr == "unfree_1"
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_a_later_catalog_is_asked_for_what_one_before_it_refuses(store, mixed, tmp_path, is_broken):
+    refusing = mixed("one", "old.unfree", "7")
+    broken = [mixed("broken", "abort ''no''", "7")] if is_broken else []
+    having = mixed("two", "free", "7")
+    tmp = tmp_path / "tmp"
+
+    found = nix.resolve(store, at(refusing, *broken, having), "unfree", "1.0.0", tmp=tmp)
+    with pytest.raises(nix.Refused) as caught:
+        nix.resolve(store, at(refusing, *broken), "unfree", "1.0.0", tmp=tmp)
+
+    assert (found.catalog, found.attr) == (having, "unfree")
+    assert caught.value.catalog == refusing
