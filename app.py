@@ -214,7 +214,11 @@ def init_extensions(app: Flask) -> None:
     services.add(app, store)
     services.add(app, nix.Availability())
     read_pins = partial(pins.places, app)
-    services.add(app, Catalogs(store, app.config["CATALOGS"], allowed(app.config), read_pins))
+    # Without memory for it, there is no index.
+    index_sets = app.config["INDEX_SETS"] if app.config["INDEX_BYTES"] else None
+    services.add(
+        app, Catalogs(store, app.config["CATALOGS"], allowed(app.config), read_pins, index_sets)
+    )
     services.add(app, Pool(app))
     services.add(app, Throttle())
     services.add(app, FollowerSlots(app.config["MAX_FOLLOWERS"]))

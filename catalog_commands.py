@@ -5,11 +5,14 @@ import time
 from collections.abc import Callable
 
 import click
-from flask import Flask
+from flask import Flask, current_app
 
+import catalog_index
 import known_catalogs
 import nix
 import pins
+import services
+from catalog_state import Catalogs
 from commands import state_command
 from fields import rfc3339
 from pins import Content, Source
@@ -109,6 +112,22 @@ def list_() -> None:
         hash_ = one["sha256"] and f"sha256:{one['sha256']}"
         source = one["source"] if one["added_at"] else "in CATALOGS"
         click.echo("  ".join(filter(None, (one["name"], source, one["revision"], dated, hash_))))
+
+
+@command("index")
+@click.argument("name", required=False)
+def index(name: str | None) -> None:
+    """Queue the indexing of the catalog NAME, or of all, also of those that were indexed before."""
+    if not current_app.config["INDEX_BYTES"]:
+        raise click.ClickException("INDEX_BYTES is 0: no catalog is indexed")
+    states = services.get(Catalogs).states()
+    wanted = [state for state in states if name in (None, state.catalog.name)]
+    if not wanted:
+        raise click.ClickException(f"there is no catalog {name}")
+    for state in wanted:
+        is_queued = catalog_index.schedule_again(state)
+        told = "will be indexed" if is_queued else "is being indexed, or will be"
+        click.echo(f"{state.catalog.name} {told}")
 
 
 def _progress() -> Callable[[int, int], None]:

@@ -11,13 +11,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import Row
 from sqlalchemy.exc import SQLAlchemyError
 
+import catalog_index
 import errors
 import nix
 import signatures
@@ -35,6 +37,8 @@ LOOK_SECONDS = 10  # how often the catalogs are looked at for a change while som
 LOOK_AGAIN_SECONDS = 60  # when one that failed is evaluated again, even if it has not changed
 MESSAGE_LENGTH = 200
 NOT_LOOKED_AT = "not looked at yet"
+
+T = TypeVar("T")
 
 
 # A pin as `pins.places` reads it, and each catalog with its signature and whether it is there.
@@ -65,14 +69,20 @@ class Catalogs:
         configured: Sequence[str],
         allowed: nix.Allowed = nix.NOTHING_MORE,
         pins: Callable[[], Sequence[Place]] = tuple,
+        index_sets: Sequence[str] | None = None,
     ) -> None:
-        """Take the setting CATALOGS, and a function that reads the pins by rank."""
+        """Take the setting CATALOGS, and a function that reads the pins by rank.
+
+        `index_sets` is the setting INDEX_SETS, or None where there is no index.
+        """
         self.store = store
         self.allowed = allowed
         self._configured = tuple(configured)
         self._pins = pins
+        self._index_sets = index_sets
+        self._names: dict[nix.Catalog, tuple[str, list[str]]] = {}
         self._paths: dict[nix.Catalog, Path | None] = {}
-        self._cache: OrderedDict[str, tuple[State, nix.Offers]] = OrderedDict()
+        self._cache: OrderedDict[str, tuple[object, nix.Offers]] = OrderedDict()
         self._lock = threading.Lock()
         self._evaluations = threading.BoundedSemaphore(EVALUATIONS)
         self._look_at = 0.0
@@ -121,15 +131,78 @@ class Catalogs:
         Raises Busy if the search takes too long, or the wait for a turn.
         """
         state = self._state()
+        indexes = self._indexes(state)
         with self._lock:
-            known = self._cache.get(name)
-        if known is not None and known[0] == state:
-            return known[1]
+            remembered = self._cache.get(name)
+        if remembered is not None and remembered[0] == (state, indexes):
+            return remembered[1]
 
-        offers = self._evaluate(name, [catalog for catalog, _, _ in state])
+        known = catalog_index.known(indexes, name)
+        offers = self._offers(name, [catalog for catalog, _, _ in state], known)
         if not offers.failures:
-            self._remember(name, state, offers)
+            self._remember(name, (state, indexes), offers)
         return offers
+
+    def states(self) -> list[catalog_index.State]:
+        """Return the state of each catalog, in order, by which its index is known."""
+        return self._index_states(self._state())
+
+    def newest_indexes(self, catalogs: Sequence[nix.Catalog]) -> dict[str, int]:
+        """Return the id of each catalog's newest index, be it current or not."""
+        return {} if self._index_sets is None else catalog_index.newest(catalogs)
+
+    def best_for(self, name: str, version: str) -> list[nix.Catalog]:
+        """Return the catalogs in order, but first the one that has the version by their indexes.
+
+        All catalogs before it must be indexed, too.
+        """
+        state = self._state()
+        catalogs = [catalog for catalog, _, _ in state]
+        known = catalog_index.known(self._indexes(state), name)
+        for catalog in catalogs:
+            offers = known.get(catalog.name)
+            if offers is None:
+                break
+            if any(
+                one["reason"] is None and nix.semantic(one["spelled"]) == version for one in offers
+            ):
+                return [catalog, *(other for other in catalogs if other != catalog)]
+        return catalogs
+
+    def names(self, catalog: nix.Catalog) -> list[str]:
+        """Return the names in a catalog by evaluation, remembered until it changes.
+
+        There are none while it fails. Raises Busy if it takes too long.
+        """
+        signature = self.signature_of(catalog)
+        remembered = self._names.get(catalog)
+        if remembered is None or remembered[0] != signature:
+            remembered = signature, self._evaluate(partial(self._read_names, catalog))
+            self._names[catalog] = remembered
+        return remembered[1]
+
+    def _read_names(self, catalog: nix.Catalog, tick: nix.Tick) -> list[str]:
+        try:
+            survey = nix.Survey(self.store, catalog, seconds=EVALUATION_SECONDS, tick=tick)
+            return survey.names()
+        except nix.CATALOG_FAULTS as error:
+            log.warning(
+                "the names in catalog %s can't be read: %s", catalog.name, _short(str(error))
+            )
+            return []
+
+    def _index_states(self, state: State) -> list[catalog_index.State]:
+        sets = self._index_sets or ()
+        return [
+            catalog_index.state(catalog, signature, self.allowed, sets)
+            for catalog, signature, _ in state
+        ]
+
+    def _indexes(self, state: State) -> dict[str, int]:
+        """Return the id of each catalog's current index."""
+        if self._index_sets is None:
+            return {}
+        return catalog_index.current(self._index_states(state))
 
     def look(self) -> None:
         """Find out in the background which catalogs fail, unless that is known or going on."""
@@ -197,7 +270,23 @@ class Catalogs:
                 log.warning("catalog %s fails: %s", catalog, why)
         self._last_look = Look(failures, state, time.monotonic())
 
-    def _evaluate(self, name: str, catalogs: Sequence[nix.Catalog]) -> nix.Offers:
+    def _offers(self, name: str, catalogs: Sequence[nix.Catalog], known: nix.Known) -> nix.Offers:
+        """Return what the catalogs offer of a name, by their indexes where that is known."""
+        ask = partial(
+            nix.offers,
+            self.store,
+            catalogs,
+            name,
+            known=known,
+            allowed=self.allowed,
+            seconds=EVALUATION_SECONDS,
+        )
+        if known.keys() >= {catalog.name for catalog in catalogs} and any(known.values()):
+            return ask()
+        return self._evaluate(lambda tick: ask(tick=tick))
+
+    def _evaluate(self, ask: Callable[[nix.Tick], T]) -> T:
+        """Return what an evaluation answers. Raises Busy past the bounds of time."""
         if not self._evaluations.acquire(timeout=WAIT_SECONDS):
             raise errors.Busy(what="other searches of the catalogs are going on")
         deadline = time.monotonic() + SEARCH_SECONDS
@@ -207,18 +296,11 @@ class Catalogs:
                 raise errors.Busy(what="the catalogs take too long to evaluate")
 
         try:
-            return nix.offers(
-                self.store,
-                catalogs,
-                name,
-                allowed=self.allowed,
-                seconds=EVALUATION_SECONDS,
-                tick=check_time,
-            )
+            return ask(check_time)
         finally:
             self._evaluations.release()
 
-    def _remember(self, name: str, state: State, offers: nix.Offers) -> None:
+    def _remember(self, name: str, state: object, offers: nix.Offers) -> None:
         with self._lock:
             self._cache[name] = state, offers
             self._cache.move_to_end(name)

@@ -6,20 +6,47 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import catalog_search
 import errors
 import known_catalogs
 import nix
 import pins
 import ranges
 import services
-from api import Blueprint
+from api import Blueprint, headers, next_link
 from catalog_state import Catalogs
 from fields import NAME_PATTERN
-from schemas import CatalogQuerySchema, CatalogSchema, KnownCatalogSchema
+from schemas import (
+    CatalogQuerySchema,
+    CatalogSchema,
+    HitSchema,
+    KnownCatalogSchema,
+    SearchQuerySchema,
+)
 
 blueprint = Blueprint(
     "catalog", __name__, url_prefix="/api/v1", description="Which versions there are"
 )
+
+
+@blueprint.get("/catalog")
+@blueprint.arguments(SearchQuerySchema, location="query")
+@blueprint.response(200, HitSchema(many=True), headers=headers("Link", "X-Total-Count"))
+@blueprint.refuses(errors.NixFailed, errors.Busy)
+def search(query: dict[str, Any]) -> Any:
+    """Search the catalogs for names and, where there is an index, descriptions; best first.
+
+    First the name itself, then names that begin with the text, names that hold it, and descriptions
+    that hold every word of it. Words of fewer than three letters are looked for at the beginning of
+    names only.
+    """
+    hits, total, has_more = catalog_search.search(
+        services.get(Catalogs), query["search"], limit=query["limit"], after=query.get("after")
+    )
+    headers = {"X-Total-Count": str(total)}
+    if has_more:
+        headers["Link"] = next_link(hits[-1].name)
+    return hits, headers
 
 
 @blueprint.get("/catalogs")

@@ -240,7 +240,7 @@ def prunable(days: int) -> int:
 def prune(days: int) -> int:
     """Delete tasks that ended more than so many days ago, with their logs; return their number.
 
-    A package keeps its latest task, and the one that downloaded it. Each
+    A package keeps its latest task, and the one that downloaded it; so does an index. Each
     batch is a transaction, so that other writers get their turn.
     """
     pruned = 0
@@ -260,7 +260,7 @@ def _old_tasks(days: int) -> Select[Any]:
     has_newer = (
         select(newer.seq)
         .where(
-            newer.package_id == Task.package_id,
+            (newer.package_id == Task.package_id) | (newer.index_id == Task.index_id),
             newer.seq > Task.seq,
             (newer.status == Task.status) | (Task.status != TaskStatus.SUCCEEDED),
         )

@@ -38,7 +38,7 @@ from fields import (
     semantic_version,
     unique,
 )
-from models import PackageStatus, Reason, Scope, TaskStatus
+from models import PackageStatus, Reason, Scope, TaskKind, TaskStatus
 from task_queue import error_codes
 
 # What several examples share.
@@ -341,6 +341,38 @@ class CatalogFailureSchema(OutputSchema):
     message = fields.String(**always("What is wrong.", "undefined variable 'hello'"))
 
 
+class SearchQuerySchema(Page):
+    """What to search the catalogs for."""
+
+    search = fields.String(
+        required=True,
+        validate=[
+            validate.Length(1, MAX_NAME_LENGTH),
+            PLAIN_TEXT,
+            validate.Predicate("strip", error="Must hold a word."),
+        ],
+        **described(
+            "A name, a part of one, or words of a description.", "hel", pattern=PLAIN_TEXT_RULE
+        ),
+    )
+    after = fields.String(
+        validate=[validate.Length(1, MAX_NAME_LENGTH), PLAIN_TEXT],
+        **described("The name of the last one before.", "hello", pattern=PLAIN_TEXT_RULE),
+    )
+
+
+class HitSchema(OutputSchema):
+    """A name in the catalogs that fits a search."""
+
+    name = fields.String(**always("The name.", "hello"))
+    version = fields.String(
+        **nullable("The newest version that may be had, a release where there is one.", "2.12.1")
+    )
+    description = fields.String(
+        **nullable("What it is, where that is known.", "A program that greets")
+    )
+
+
 class CatalogQuerySchema(Strict):
     """Which versions of a name to show."""
 
@@ -383,20 +415,25 @@ class CatalogSchema(OutputSchema):
 
 
 class ProgressSchema(OutputSchema):
-    """How far a task is: derivations and paths done, of those expected, and the phase."""
+    """How far a task is: what is done, of what is expected, and the phase.
+
+    A download counts derivations and paths, an indexing attributes.
+    """
 
     done = fields.Integer(**always("How many are done.", 2))
     expected = fields.Integer(**always("How many there are to do.", 3))
     phase = fields.String(
-        **nullable("`resolving`, `fetching`, `building` or `rooting`.", "building")
+        **nullable("`resolving`, `fetching`, `building`, `rooting` or `indexing`.", "building")
     )
 
 
 class TaskSchema(OutputSchema):
-    """A requested download."""
+    """A requested download, or the indexing of a catalog."""
 
     id = fields.UUID(**always("Its id.", EXAMPLE_TASK))
-    package_id = fields.Integer(**always("The id of the package.", 1))
+    kind = Choice(TaskKind, **always("What it does.", "download"))
+    package_id = fields.Integer(**nullable("The id of the package, of a download.", 1))
+    catalog = fields.String(**nullable("The catalog, of an indexing.", None))
     status = Choice(TaskStatus, **always("Where it stands.", "running"))
     request_id = fields.String(
         **nullable("The X-Request-ID of the request that asked for it.", "nightly-17")
