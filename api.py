@@ -138,6 +138,11 @@ def page(
     headers = {"X-Total-Count": str(total)}
     if len(rows) > limit:
         rows = rows[:limit]
-        next_query = urlencode({**request.args.to_dict(), "after": getattr(rows[-1], cursor)})
-        headers["Link"] = f'<{request.path}?{next_query}>; rel="next"'
+        headers["Link"] = next_link(getattr(rows[-1], cursor))
     return rows, headers
+
+
+def next_link(after: object) -> str:
+    """Return the header Link to the next page of a list, which goes on after this."""
+    next_query = urlencode({**request.args.to_dict(), "after": after})
+    return f'<{request.path}?{next_query}>; rel="next"'

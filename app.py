@@ -10,6 +10,7 @@ import os
 import time
 import uuid
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from flask import Flask, Request, Response, g, request
@@ -20,6 +21,8 @@ from werkzeug.routing import IntegerConverter, Map
 
 import api
 import auth
+import catalog_commands
+import catalog_models  # noqa: F401 # its tables
 import catalogs
 import commands
 import config
@@ -31,11 +34,12 @@ import metrics
 import nix
 import openapi
 import packages
+import pins
 import services
 import tasks
 import tokens
 from auth import Throttle
-from catalogs import Catalogs
+from catalog_state import Catalogs
 from database_file import DatabaseFile
 from fields import MAX_ID, rfc3339
 from models import DATABASE_AWAY, cause, db
@@ -144,6 +148,7 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     for module in BLUEPRINTS:
         app.register_blueprint(module.blueprint)
     commands.init_app(app)
+    catalog_commands.init_app(app)
     return app
 
 
@@ -208,7 +213,12 @@ def init_extensions(app: Flask) -> None:
         raise SystemExit(f"pkgd: DATA_DIR or STORE_DIR can't be used: {error}") from None
     services.add(app, store)
     services.add(app, nix.Availability())
-    services.add(app, Catalogs(store, app.config["CATALOGS"], allowed(app.config)))
+    read_pins = partial(pins.places, app)
+    # Without memory for it, there is no index.
+    index_sets = app.config["INDEX_SETS"] if app.config["INDEX_BYTES"] else None
+    services.add(
+        app, Catalogs(store, app.config["CATALOGS"], allowed(app.config), read_pins, index_sets)
+    )
     services.add(app, Pool(app))
     services.add(app, Throttle())
     services.add(app, FollowerSlots(app.config["MAX_FOLLOWERS"]))

@@ -1,4 +1,4 @@
-"""One run of a task: it renews the lease, and writes log and progress, while Nix works."""
+"""One run of any task: it renews the lease, and writes log and progress, while Nix works."""
 
 import errno
 import logging
@@ -6,18 +6,17 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from flask import Flask
+from sqlalchemy import Executable
 
 import build_logs
-import gc_roots
 import nix
 import services
-from catalogs import Catalogs
-from models import DATABASE_AWAY, cause, db
-from task_queue import Found, Lease, LeaseLost, Realised, TaskError
+from catalog_state import Catalogs
+from models import DATABASE_AWAY, TaskKind, cause, db
+from task_queue import NO_SYNC, Lease, LeaseLost, TaskError
 
 log = logging.getLogger("pkgd.worker")
 
@@ -27,6 +26,9 @@ RETRY_SECONDS = (5, 30)  # between the attempts that Nix, and not the package, m
 FETCH_RETRY_SECONDS = (1, 4)
 FLUSH_BYTES = 256 * 1024
 
+# What each kind of task begins with. Until the next phase, a fault of the host costs no attempt.
+FIRST_PHASES = {TaskKind.DOWNLOAD: "resolving", TaskKind.INDEX: "indexing"}
+
 
 class Stopped(Exception):
     """The service stops: the task goes back to the queue."""
@@ -34,6 +36,14 @@ class Stopped(Exception):
 
 class Cancelled(Exception):
     """A user asked for the task to be stopped."""
+
+
+class Yielded(Exception):
+    """The task makes way for others: it goes back to the queue."""
+
+
+class Outdated(Exception):
+    """What the task was to do is no longer wanted; the message says why."""
 
 
 class Attempt:
@@ -51,42 +61,25 @@ class Attempt:
         # One per attempt, so that a worker that wakes after losing its lease removes only its own
         # files.
         self.tmp = self.data_dir / "tmp" / str(lease.task_id) / str(lease.attempt)
-        self.progress = nix.Progress(done=0, expected=0, phase="resolving")
+        self.progress = nix.Progress(done=0, expected=0, phase=FIRST_PHASES[lease.kind])
 
-        self._found: Found | None = None  # until it is written
+        self._notes: list[Executable] = []  # until they are written
         self._shown: nix.Progress | None = None
         self._log = bytearray()
         self._log_start = build_logs.end(lease.seq, lease.attempt)
         self._log_full = False
         self._flushed_at = self._renewed_at = time.monotonic()
 
-    def run(self) -> None:
-        """Carry the task out, and write how it ended."""
+    def run(self, work: "Work") -> None:
+        """Carry the task out by `work`, and write how it ended."""
         try:
-            self._write_end(self._outcome())
+            self.save(self._outcome(work))
         except LeaseLost:
             db.session.rollback()
             log.warning("task %s: its lease is gone, nothing more is written", self.lease.task_id)
         finally:
             with suppress(OSError):  # it is not empty while another attempt works in it
                 self.tmp.parent.rmdir()
-
-    def realise(self) -> Realised:
-        """Resolve the package, build or fetch it, and root it."""
-        found = self._resolve()
-        try:
-            paths = self._realise_outputs(found)
-        except nix.BuildFailed:
-            if nix.valid_paths(self.store, [found.drv_path]):
-                raise
-            # No root keeps a derivation: it may be garbage-collected before the build begins.
-            found = self._resolve()
-            paths = self._realise_outputs(found)
-
-        self.progress = nix.Progress(self.progress.done, self.progress.expected, "rooting")
-        size = nix.closure_size(self.store, paths)
-        self._say(f"downloaded {paths[0]}, {size} bytes with all that it needs")
-        return Realised(store_paths=paths, closure_size=size)
 
     def tick(self, text: bytes, progress: nix.Progress) -> None:
         """Take new log and progress; raise Stopped, Cancelled or LeaseLost to stop the run."""
@@ -97,54 +90,50 @@ class Attempt:
         if time.monotonic() - self._flushed_at >= FLUSH_SECONDS or len(self._log) >= FLUSH_BYTES:
             self._flush_or_wait()
 
-    def _resolve(self) -> nix.Resolution:
-        name, version = self.lease.name, self.lease.version
-        self._say(f"attempt {self.lease.attempt}: resolving {name} {version}")
-        found = nix.resolve(
-            self.store,
-            self.catalogs.names,
-            name,
-            version,
-            allowed=self.catalogs.allowed,
-            tick=self.tick,
-            tmp=self.tmp,
-        )
-        self._found = Found(found.catalog, found.attr, found.spelled, found.drv_path)
-        self._say(f"found as {found.attr} in {found.catalog}: {found.drv_path}")
-        return found
+    def note(self, statement: Executable) -> None:
+        """Have a statement executed with what is written next."""
+        self._notes.append(statement)
 
-    def _realise_outputs(self, found: nix.Resolution) -> tuple[str, ...]:
-        return tuple(
-            self._realise_output(found.drv_path, output, number)
-            for number, output in enumerate(found.outputs)
-        )
+    def say(self, sentence: str) -> None:
+        """Add a line of our own to the task's log and to the service's."""
+        log.info("%s", sentence)
+        self._log += nix.plain(f"pkgd: {sentence}\n").encode()
 
-    def _realise_output(self, drv_path: str, output: str, number: int) -> str:
-        return nix.realise(
-            self.store,
-            drv_path,
-            output,
-            root=gc_roots.link(self.data_dir, self.lease.package_id, number),
-            builders=self.config["BUILDERS"],
-            build_seconds=self.config["BUILD_SECONDS"],
-            silence_seconds=self.config["SILENCE_SECONDS"],
-            tick=self.tick,
-            tmp=self.tmp,
-        )
+    def save(self, write: Callable[[], None]) -> bool:
+        """Write the rest of the log and more in one transaction, once the database takes it.
 
-    def _outcome(self) -> Callable[[], None]:
+        `write` commits it. Return True when a cancel was requested.
+        """
+        while True:
+            try:
+                is_cancelled = self._stage()
+                write()
+            except DATABASE_AWAY as error:
+                self._give_up_or_wait(error)
+                time.sleep(FLUSH_SECONDS)
+            else:
+                self._forget_written()
+                return is_cancelled
+
+    def _outcome(self, work: "Work") -> Callable[[], None]:
         """Run, and return the method that writes how it ended."""
         lease = self.lease
         try:
             if lease.attempt > 1 or self.tmp.parent.exists():
                 nix.sweep(self.tmp.parent)  # what killed attempts have left behind
-            realised = self.realise()
+            effect = work(self)
 
         except Stopped:
-            self._say("the service stops; the task goes back to the queue")
+            self.say("the service stops; the task goes back to the queue")
             return lease.requeue
         except Cancelled:
-            self._say("cancelled")
+            self.say("cancelled")
+            return lease.cancel
+        except Yielded:
+            self.say("a download waits; the task goes back to the queue")
+            return lease.requeue
+        except Outdated as reason:
+            self.say(f"cancelled: {reason}")
             return lease.cancel
         except nix.NixMissing:
             return lease.requeue
@@ -157,13 +146,13 @@ class Attempt:
                 return self._failing(nix.NixUnavailable(str(error.strerror)))
             raise
 
-        return lambda: lease.succeed(realised)
+        return lambda: lease.succeed(effect)
 
     def _failing(self, error: nix.NixError) -> Callable[[], None]:
         """Return the method that writes why the task failed, or that has it tried again."""
         fault = self.availability.fault_now(self.store)
-        if fault is not None and self.progress.phase == "resolving":
-            self._say(f"{fault}; the task goes back to the queue")
+        if fault is not None and self.progress.phase == FIRST_PHASES[self.lease.kind]:
+            self.say(f"{fault}; the task goes back to the queue")
             return self.lease.requeue
         if isinstance(fault or error, nix.NixUnavailable):
             return self._retrying(fault or error, nix.NixUnavailable.code, RETRY_SECONDS)
@@ -171,11 +160,9 @@ class Attempt:
             return self._retrying(error, error.code, FETCH_RETRY_SECONDS)
 
         kind = error if error.code else nix.BuildFailed
-        task_error = TaskError(kind.code, str(error), error.hint)
-        if isinstance(error, nix.Refused):
-            task_error = replace(task_error, reason=error.reason)
-            self._found = Found(error.catalog, error.attr, error.spelled)
-        self._say(f"failed: {task_error.code}")
+        reason = error.reason if isinstance(error, nix.Refused) else None
+        task_error = TaskError(kind.code, str(error), error.hint, reason)
+        self.say(f"failed: {task_error.code}")
         return lambda: self.lease.fail(task_error)
 
     def _retrying(
@@ -185,22 +172,10 @@ class Attempt:
         waits = dict(enumerate(seconds, start=1))
         wait = waits.get(self.lease.attempt)
         follows = f"failed: {code}" if wait is None else f"the next attempt follows in {wait} s"
-        self._say(str(error))
-        self._say(follows)
+        self.say(str(error))
+        self.say(follows)
         task_error = TaskError(code, str(error), error.hint)
         return lambda: self.lease.retry(task_error, wait or 0)
-
-    def _write_end(self, write: Callable[[], None]) -> None:
-        """Write the rest of the log and the end in one transaction, once the database takes it."""
-        while True:
-            try:
-                self._stage()
-                write()
-            except DATABASE_AWAY as error:
-                self._give_up_or_wait(error)
-                time.sleep(FLUSH_SECONDS)
-            else:
-                return
 
     def _flush_or_wait(self) -> None:
         """Flush; while the database is down, wait for it until the lease is nearly over."""
@@ -215,19 +190,22 @@ class Attempt:
         """Write what is new and renew the lease; return True when a cancel was requested."""
         now = time.monotonic()
         due = now - self._renewed_at >= self.config["LEASE_SECONDS"] / 3
-        if self._log or self.progress != self._shown or due:
+        if self._log or self._notes or self.progress != self._shown or due:
             requested = self._stage()
             db.session.commit()
-            self._found = None
-            self._log_start += len(self._log)
-            self._log.clear()
-            self._shown = self.progress
-            self._renewed_at = now
+            self._forget_written()
         else:
             requested = self.lease.is_cancel_requested()
-
-        self._flushed_at = now
+            self._flushed_at = now
         return requested
+
+    def _forget_written(self) -> None:
+        """Note that all that was new is written, and the lease renewed."""
+        self._notes.clear()
+        self._log_start += len(self._log)
+        self._log.clear()
+        self._shown = self.progress
+        self._flushed_at = self._renewed_at = time.monotonic()
 
     def _stage(self) -> bool:
         """Write a longer lease, the progress and a piece of log, without a commit."""
@@ -238,8 +216,8 @@ class Attempt:
             expected=self.progress.expected,
             phase=self.progress.phase,
         )
-        if self._found:
-            self.lease.note(self._found)
+        for note in self._notes:
+            db.session.execute(note, execution_options=NO_SYNC)
         if self._log:
             seq, attempt = self.lease.seq, self.lease.attempt
             build_logs.append(seq, attempt, self._log_start, bytes(self._log))
@@ -253,11 +231,6 @@ class Attempt:
         if time.monotonic() - self._renewed_at > self.config["LEASE_SECONDS"] * 5 / 6:
             raise LeaseLost
 
-    def _say(self, sentence: str) -> None:
-        """Add a line of our own to the task's log and to the service's."""
-        log.info("%s", sentence)
-        self._log += nix.plain(f"pkgd: {sentence}\n").encode()
-
     def _take(self, text: bytes) -> None:
         """Add build log up to LOG_BYTES, where the log is cut while the build goes on."""
         limit = self.config["LOG_BYTES"]
@@ -268,4 +241,8 @@ class Attempt:
             self._log_full = True
             whole_lines = text[: text.rfind(b"\n", 0, room) + 1]
             self._log += whole_lines
-            self._say(f"the log is cut here, at its limit of {limit} bytes; the build goes on")
+            self.say(f"the log is cut here, at its limit of {limit} bytes; the build goes on")
+
+
+# What a task does; it returns the statement that is executed with the task's success.
+Work = Callable[[Attempt], Executable]

@@ -14,22 +14,34 @@ import click
 from flask import Flask, current_app
 from flask.cli import with_appcontext
 from marshmallow import ValidationError
-from sqlalchemy import MetaData
+from sqlalchemy import MetaData, text
 
 import auth
 import data_folder
 import health
 import maintenance
 import nix
+import pins
 import services
-from catalogs import Catalogs
+from catalog_state import Catalogs
 from config import DAY, HERE
 from models import DATABASE_AWAY, Scope, cause, db, soon
 from schemas import TokenInSchema
 from worker import Pool
 
 MIGRATIONS = HERE / "migrations"
+VIRTUAL_TABLES = (
+    "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%'"
+)
 LIFE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)", re.ASCII)
+TOLD = (
+    maintenance.TooMuchLost,
+    data_folder.NotYours,
+    pins.PinError,
+    nix.NixError,
+    OSError,
+    *DATABASE_AWAY,
+)
 UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": DAY}
 
 
@@ -46,13 +58,7 @@ def in_one_line(function: Callable[..., None]) -> Callable[..., None]:
     def telling(*args: object, **kwargs: object) -> None:
         try:
             function(*args, **kwargs)
-        except (
-            maintenance.TooMuchLost,
-            data_folder.NotYours,
-            nix.NixError,
-            OSError,
-            *DATABASE_AWAY,
-        ) as error:
+        except TOLD as error:
             raise _refusal(cause(error)) from None
 
     return telling
@@ -97,7 +103,7 @@ def init_db(drop: bool, yes: bool) -> None:
         where = db.engine.url.render_as_string()
         if not yes:
             click.confirm(f"Delete every package, task and token in {where}?", abort=True)
-        _drop_all()
+        drop_all()
     if db.engine.dialect.name == "sqlite":
         # It holds the digests of tokens, which others need not read.
         Path((db.engine.url.database or "").removeprefix("file:")).touch(mode=0o600)
@@ -251,9 +257,13 @@ def _upgrade() -> None:
     flask_migrate.upgrade()
 
 
-def _drop_all() -> None:
+def drop_all() -> None:
     """Drop all tables, also those that no model of this version describes."""
     found = MetaData()
     with db.engine.begin() as connection:
+        if connection.dialect.name == "sqlite":
+            # A virtual table takes its shadow tables along, which can't be dropped one by one.
+            for name in connection.scalars(text(VIRTUAL_TABLES)).all():
+                connection.exec_driver_sql(f"DROP TABLE {name}")
         found.reflect(connection)
         found.drop_all(connection)

@@ -132,6 +132,8 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
     "ALLOW_BROKEN": (_yes_or_no, False, "true or false"),
     "ALLOW_INSECURE": (_words, (), "names with versions, separated by spaces"),
     "NAME_LENGTH": _number(50, 2, 128),
+    "INDEX_BYTES": _number(1024 * MIB, 0, MIB**3),
+    "INDEX_SETS": (_words, ("python3Packages",), "names of sets, separated by spaces"),
     "KEEP_GENERATIONS": _number(10, 1, MANY),
     "BUILDERS": (str, "", "a list of machines as in Nix's own setting"),
     "WORKER_THREADS": _number(2, 0, 256),

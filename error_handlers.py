@@ -116,5 +116,13 @@ def _validation_errors(error: HTTPException) -> dict[str, Any]:
     errors: dict[str, Any] = {}
     for part in found.values():
         fields = part if isinstance(part, dict) else {"body": part}
-        errors |= {"body" if field in WHOLE_BODY else field: said for field, said in fields.items()}
+        for field, said in fields.items():
+            errors["body" if field in WHOLE_BODY else field] = _sentences(said)
     return errors
+
+
+def _sentences(said: Any) -> Any:
+    """Return what is wrong with a field, or with the entries of a list, as a list."""
+    if not isinstance(said, dict):
+        return said
+    return [f"Entry {place}: {' '.join(messages)}" for place, messages in said.items()]

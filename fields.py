@@ -1,6 +1,7 @@
 """What the schemas are made of: the rules of names and versions, and the kinds of fields."""
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -26,7 +27,9 @@ PLAIN_TEXT = validate.Regexp(
     rf"[^{CONTROLS}\ud800-\udfff]*\Z", error="Must hold no control characters."
 )
 MAX_ID = 2**31 - 1
+MAX_IDS = 1000
 MAX_OFFSET = 2**53 - 1
+MAX_RANGE_LENGTH = 200
 MAX_LIFE_SECONDS = 10 * 365 * 86_400
 MAX_WAIT_SECONDS = 30
 
@@ -56,6 +59,12 @@ def name_length(value: str) -> None:
             f"A name has {MIN_NAME_LENGTH} to {limit} characters (NAME_LENGTH of the server);"
             f" this one has {len(value)}."
         )
+
+
+def unique(values: list[Any]) -> None:
+    """Raise ValidationError if a value is there twice."""
+    if twice := [value for value, count in Counter(values).items() if count > 1]:
+        raise ValidationError(f"More than once: {', '.join(map(str, twice))}.")
 
 
 def described(description: str, *examples: Any, **more: Any) -> dict[str, Any]:

@@ -27,7 +27,7 @@ import health
 import log_config
 import metrics_folder
 import services
-from catalogs import Catalogs
+from catalog_state import Catalogs
 from config import PRODUCTION, ConfigError, listen_address, load
 from worker import Pool
 

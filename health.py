@@ -14,7 +14,7 @@ import errors
 import nix
 import services
 from api import Blueprint
-from catalogs import Catalogs
+from catalog_state import Catalogs
 from config import BUILD, HERE, PRODUCTION, VERSION
 from models import DATABASE_AWAY, cause, db
 from schemas import HealthSchema, MessageSchema, VersionSchema

@@ -19,6 +19,7 @@ from sqlalchemy.orm import aliased
 import gc_roots
 import history
 import nix
+import pins
 import profiles
 import services
 from models import (
@@ -71,6 +72,7 @@ def reconcile(*, force: bool = False, seconds: float = math.inf) -> list[str]:
         said += history.follow()
         said += _missing_roots()
         db.session.commit()
+        said += pins.mend_roots()
         return list(dict.fromkeys(said))
 
 
@@ -216,7 +218,7 @@ def collect_garbage(*, dry_run: bool, force: bool = False) -> Collected:
         if not force:
             _refuse_to_collect(links)
         if dry_run:
-            stale = _stale(links)
+            stale = [*_stale(links), *pins.leftover_roots()]
             without = [*stale, *map(history.link, old)]
             return Collected(old, stale, nix.garbage_bytes(store, without))
 
@@ -228,6 +230,7 @@ def collect_garbage(*, dry_run: bool, force: bool = False) -> Collected:
         for link in stale:
             link.unlink(missing_ok=True)
         db.session.commit()
+        stale += pins.remove_leftover_roots()
         return Collected(old, stale, nix.collect_garbage(store))
 
 
@@ -281,7 +284,7 @@ def prunable(days: int) -> int:
 def prune(days: int) -> int:
     """Delete tasks that ended more than so many days ago, with their logs; return their number.
 
-    A package keeps its latest task, and the one that downloaded it. Each
+    A package keeps its latest task, and the one that downloaded it; so does an index. Each
     batch is a transaction, so that other writers get their turn.
     """
     pruned = 0
@@ -301,7 +304,7 @@ def _old_tasks(days: int) -> Select[Any]:
     has_newer = (
         select(newer.seq)
         .where(
-            newer.package_id == Task.package_id,
+            (newer.package_id == Task.package_id) | (newer.index_id == Task.index_id),
             newer.seq > Task.seq,
             (newer.status == Task.status) | (Task.status != TaskStatus.SUCCEEDED),
         )

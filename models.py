@@ -89,6 +89,13 @@ class TaskStatus(StrEnum):
 LIVE = (TaskStatus.QUEUED, TaskStatus.RUNNING)
 
 
+class TaskKind(StrEnum):
+    """What a task does: download a package, or index a catalog."""
+
+    DOWNLOAD = "download"
+    INDEX = "index"
+
+
 class Scope(StrEnum):
     """What a token may do; each includes the ones before it."""
 
@@ -261,7 +268,7 @@ class Package(Model):
 
 
 class Task(Model):
-    """One requested download."""
+    """One requested download of a package, or the indexing of a catalog."""
 
     __tablename__ = "tasks"
     __table_args__ = (
@@ -272,7 +279,12 @@ class Task(Model):
 
     seq: Mapped[int] = mapped_column(primary_key=True)
     id: Mapped[uuid.UUID] = mapped_column(Uuid, unique=True, default=new_task_id)
-    package_id: Mapped[int] = mapped_column(ForeignKey("packages.id", ondelete="CASCADE"))
+    kind: Mapped[TaskKind] = mapped_column(_enum(TaskKind), default=TaskKind.DOWNLOAD)
+    # Of a download, and of an indexing.
+    package_id: Mapped[int | None] = mapped_column(ForeignKey("packages.id", ondelete="CASCADE"))
+    index_id: Mapped[int | None] = mapped_column(
+        ForeignKey("catalog_indexes.id", ondelete="CASCADE")
+    )
     status: Mapped[TaskStatus] = mapped_column(_enum(TaskStatus), default=TaskStatus.QUEUED)
     attempt: Mapped[int] = mapped_column(default=0)
     request_id: Mapped[str | None] = mapped_column(String(64))
@@ -296,6 +308,15 @@ class Task(Model):
 Index(
     "one_live_task",
     Task.package_id,
+    unique=True,
+    sqlite_where=Task.status.in_(LIVE),
+    postgresql_where=Task.status.in_(LIVE),
+)
+
+
+Index(
+    "one_live_task_of_an_index",
+    Task.index_id,
     unique=True,
     sqlite_where=Task.status.in_(LIVE),
     postgresql_where=Task.status.in_(LIVE),

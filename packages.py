@@ -18,6 +18,7 @@ from schemas import (
     ActivationSchema,
     DownloadSchema,
     EmptySchema,
+    PackageIdsSchema,
     PackageInSchema,
     PackageQuerySchema,
     PackageSchema,
@@ -28,6 +29,18 @@ from worker import Pool
 
 blueprint = Blueprint(
     "packages", __name__, url_prefix="/api/v1", description="Register, download, activate"
+)
+
+ACTIVATION_ERRORS = (
+    errors.NoSuchPackage,
+    errors.NotDownloaded,
+    errors.FilesCollide,
+    errors.ActivationRefused,
+    errors.CheckFailed,
+    errors.ProfileReplaced,
+    errors.NixFailed,
+    errors.Busy,
+    errors.FileUnusable,
 )
 
 
@@ -88,26 +101,33 @@ def download(package_id: int) -> Any:
 @blueprint.post("/package/<id:package_id>/activate")
 @blueprint.arguments(ActivationSchema, location="query")
 @blueprint.response(200, PlanSchema, example={"status": "activated"})
-@blueprint.refuses(
-    errors.NoSuchPackage,
-    errors.NotDownloaded,
-    errors.FilesCollide,
-    errors.ActivationRefused,
-    errors.CheckFailed,
-    errors.ProfileReplaced,
-    errors.NixFailed,
-    errors.Busy,
-    errors.FileUnusable,
-)
+@blueprint.refuses(*ACTIVATION_ERRORS)
 def activate(query: dict[str, Any], package_id: int) -> Any:
     """Put the package in the profile, in place of another version of its name.
 
     With `dry_run`, only tell what that would change.
     """
-    package = find(package_id)
-    if query["dry_run"]:
-        return {"status": package.status} | profiles.plan(package_id)
-    profiles.activate(package_id, by=g.caller.label)
+    return _activate([package_id], **query)
+
+
+@blueprint.post("/packages/activate")
+@blueprint.arguments(ActivationSchema, location="query")
+@blueprint.arguments(PackageIdsSchema)
+@blueprint.response(200, PlanSchema, example={"status": "activated"})
+@blueprint.refuses(*ACTIVATION_ERRORS)
+def activate_all(query: dict[str, Any], fields: dict[str, Any]) -> Any:
+    """Put several packages in the profile, in one generation or not at all.
+
+    Each takes the place of another version of its name. With `dry_run`, only tell what that would
+    change.
+    """
+    return _activate(fields["ids"], **query)
+
+
+def _activate(package_ids: list[int], *, dry_run: bool) -> Any:
+    if dry_run:
+        return profiles.plan(package_ids)
+    profiles.activate(package_ids, by=g.caller.label)
     return {"status": PackageStatus.ACTIVATED}
 
 

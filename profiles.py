@@ -9,7 +9,7 @@ import fcntl
 import logging
 import shlex
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from operator import attrgetter
 from pathlib import Path
@@ -23,7 +23,7 @@ import gc_roots
 import history
 import nix
 import services
-from errors import Busy, CheckFailed, NoSuchGeneration, NoSuchPackage, NotDownloaded
+from errors import Busy, CheckFailed, InvalidInput, NoSuchGeneration, NoSuchPackage, NotDownloaded
 from models import AnyRow, Generation, Package, PackageStatus, Reason, db
 
 log = logging.getLogger("pkgd.profiles")
@@ -33,16 +33,19 @@ LOCK_SECONDS = 30  # how long a request waits for its turn to change the profile
 LOCK_POLL_SECONDS = 0.02
 
 
-def activate(package_id: int, by: str | None) -> None:
-    """Put a package in the profile, in place of another version of its name.
+def activate(package_ids: Sequence[int], by: str | None) -> None:
+    """Put packages in the profile in one generation, in place of other versions of their names.
 
-    Raises NotDownloaded, CheckFailed, Busy, nix.ProfileReplaced, or nix.ProfileRefused, such as
-    nix.Collision when another active package has the same file; the profile is then what it was.
+    Raises NoSuchPackage, NotDownloaded, InvalidInput for two versions of one name, CheckFailed,
+    Busy, nix.ProfileReplaced, or nix.ProfileRefused, such as nix.Collision when another active
+    package has the same file; the profile is then what it was.
     """
+    _wanted(package_ids)  # what can't be activated waits for no turn
     with _change():
-        wanted, others = _after_activation(package_id)
-        is_replacement = any(package.name == wanted.name for package in active())
-        _set([wanted, *others], Reason.REPLACE if is_replacement else Reason.ACTIVATE, by)
+        wanted, others = _after_activation(package_ids)
+        after = [*wanted, *others]
+        is_replacement = not {package.id for package in active()} <= {one.id for one in after}
+        _set(after, Reason.REPLACE if is_replacement else Reason.ACTIVATE, by)
 
 
 def deactivate(package_id: int, by: str | None) -> None:
@@ -70,23 +73,27 @@ def rollback(by: str | None) -> int:
         return number
 
 
-def plan(package_id: int) -> dict[str, Any]:
-    """Return what activating a package would add, replace and remove, without doing it.
+def plan(package_ids: Sequence[int]) -> dict[str, Any]:
+    """Return what activating packages would add, replace and remove, without doing it.
 
-    `closure_size_change` is in bytes. Raises NotDownloaded, or nix.ProfileRefused.
+    `status` is `activated` where all of them are, `closure_size_change` in bytes. Raises
+    NoSuchPackage, NotDownloaded, InvalidInput for two versions of one name, or nix.ProfileRefused.
     """
-    wanted, others = _after_activation(package_id)
-    before, after = active(), [wanted, *others]
+    wanted, others = _after_activation(package_ids)
+    before, after = active(), [*wanted, *others]
     with TemporaryDirectory(dir=current_app.config["DATA_DIR"]) as folder:
         build(Path(folder) / "profile", in_order(after))
 
     staying = {package.id for package in before} & {package.id for package in after}
+    added = [package for package in after if package.id not in staying]
     removed = [package for package in before if package.id not in staying]
+    versions = {package.name: package.version for package in wanted}
     return {
-        "added": [package for package in after if package.id not in staying],
+        "status": PackageStatus.DOWNLOADED if added else PackageStatus.ACTIVATED,
+        "added": added,
         "removed": removed,
         "replaced": [
-            {"name": old.name, "old": old.version, "new": wanted.version} for old in removed
+            {"name": old.name, "old": old.version, "new": versions[old.name]} for old in removed
         ],
         "closure_size_change": _closure_size(after) - _closure_size(before),
     }
@@ -162,17 +169,37 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _after_activation(package_id: int) -> tuple[AnyRow, list[AnyRow]]:
-    """Return the package to activate, and the others that will be active then."""
-    wanted = db.session.execute(packages().where(Package.id == package_id)).one_or_none()
-    if wanted is None:
-        raise NoSuchPackage(package_id=package_id)
-    if wanted.status == PackageStatus.CREATED:
-        raise NotDownloaded(name=wanted.name, version=wanted.version)
-    # Only the new package is checked: what is in the profile since earlier may stay there.
-    if wanted.status == PackageStatus.DOWNLOADED:
-        nix.check_activatable(services.get(nix.Store), _profile_package(wanted))
-    return wanted, [package for package in active() if package.name != wanted.name]
+def _after_activation(package_ids: Sequence[int]) -> tuple[list[AnyRow], list[AnyRow]]:
+    """Return the packages to activate, and the others that will be active then."""
+    wanted = _wanted(package_ids)
+    for package in wanted:
+        if package.status == PackageStatus.CREATED:
+            raise NotDownloaded(name=package.name, version=package.version)
+    # Only new packages are checked: what is in the profile since earlier may stay there.
+    for package in wanted:
+        if package.status == PackageStatus.DOWNLOADED:
+            nix.check_activatable(services.get(nix.Store), _profile_package(package))
+
+    names = {package.name for package in wanted}
+    return wanted, [package for package in active() if package.name not in names]
+
+
+def _wanted(package_ids: Sequence[int]) -> list[AnyRow]:
+    """Return the packages of these ids, each of another name."""
+    rows = db.session.execute(packages().where(Package.id.in_(package_ids)))
+    found = {package.id: package for package in rows}
+    by_name: dict[str, AnyRow] = {}
+    for package_id in package_ids:
+        if package_id not in found:
+            raise NoSuchPackage(package_id=package_id)
+        package = found[package_id]
+        other = by_name.setdefault(package.name, package)
+        if other is not package:
+            both = f"{other.name} {other.version} and {package.version}"
+            raise InvalidInput(
+                errors={"ids": [f"A profile holds one version of a name, not {both}."]}
+            )
+    return list(by_name.values())
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from sqlalchemy import Select, bindparam, func, select
 
+from catalog_models import CatalogIndex
 from models import AnyRow, Package, Task, Token, columns, db, utcnow
 
 
@@ -29,7 +30,9 @@ def _packages() -> Select[Any]:
 
 
 PACKAGES = _packages()
-TASKS: Select[Any] = select(*columns(Task))
+TASKS: Select[Any] = select(*columns(Task), CatalogIndex.catalog).outerjoin(
+    CatalogIndex, CatalogIndex.id == Task.index_id
+)
 
 _PACKAGE = PACKAGES.where(Package.id == bindparam("package_id"))
 _TASK = TASKS.where(Task.id == bindparam("task_id"))

@@ -9,9 +9,11 @@ import nix
 from errors import EXAMPLE_TASK
 from fields import (
     MAX_ID,
+    MAX_IDS,
     MAX_LIFE_SECONDS,
     MAX_NAME_LENGTH,
     MAX_OFFSET,
+    MAX_RANGE_LENGTH,
     MAX_WAIT_SECONDS,
     MIN_NAME_LENGTH,
     NAME_LENGTH,
@@ -34,13 +36,15 @@ from fields import (
     name_length,
     nullable,
     semantic_version,
+    unique,
 )
-from models import PackageStatus, Reason, Scope, TaskStatus
+from models import PackageStatus, Reason, Scope, TaskKind, TaskStatus
 from task_queue import error_codes
 
 # What several examples share.
 DERIVATION = "/nix/store/8jm0wsmmhzgrvkkrcwqzmiihpgy6b3vj-hello-2.12.1.drv"
 STORE_PATH = "/nix/store/b5qvdl8xw7n3q5v1rlkz0fpyq1a3n6hz-hello-2.12.1"
+HASH = "0cn87r16aqcfv09g9n4nh7wklqiigrrgriqwqgiaib8ac2r7g146"
 BEGUN, DONE = "2024-05-05T09:30:00.000Z", "2024-05-05T09:30:04.250Z"
 ERROR_CODES = "\n".join(f"- `{code}`: {meaning}" for code, meaning in error_codes().items())
 REASONS = ", ".join(f"`{reason}`" for reason in nix.REFUSALS) + "."
@@ -237,6 +241,16 @@ class ActivationSchema(Strict):
     dry_run = TrueOrFalse(**described("Only tell what would change.", False))
 
 
+class PackageIdsSchema(Strict):
+    """Packages, by their ids."""
+
+    ids = fields.List(
+        JsonInteger(strict=True, validate=validate.Range(0, MAX_ID)),
+        validate=[validate.Length(1, MAX_IDS), unique],
+        **always("Their ids.", [1, 2], uniqueItems=True),
+    )
+
+
 class PackageReferenceSchema(OutputSchema):
     """A package, in short."""
 
@@ -307,10 +321,15 @@ class OfferSchema(OutputSchema):
 
     version = fields.String(**always("The semantic version.", "2.12.1"))
     spelled = fields.String(**always("How the catalog spells it.", "2.12.1"))
+    prerelease = fields.Boolean(**always("Whether its words make it a pre-release.", False))
     available = fields.Boolean(**always("Whether a download gets it.", True))
     reason = fields.String(**nullable(f"Why not: `shadowed` by another spelling, {REASONS}", None))
     catalog = fields.String(**always("The catalog that has it.", "<nixpkgs>"))
     attr = fields.String(**always("Its attribute there.", "hello"))
+    description = fields.String(
+        **nullable("What it is, where that is known.", "A program that greets")
+    )
+    pinned_at = Timestamp(**nullable("The date of its catalog, if that is a pin.", DONE))
 
 
 class CatalogFailureSchema(OutputSchema):
@@ -322,6 +341,71 @@ class CatalogFailureSchema(OutputSchema):
     message = fields.String(**always("What is wrong.", "undefined variable 'hello'"))
 
 
+class SearchQuerySchema(Page):
+    """What to search the catalogs for."""
+
+    search = fields.String(
+        required=True,
+        validate=[
+            validate.Length(1, MAX_NAME_LENGTH),
+            PLAIN_TEXT,
+            validate.Predicate("strip", error="Must hold a word."),
+        ],
+        **described(
+            "A name, a part of one, or words of a description.", "hel", pattern=PLAIN_TEXT_RULE
+        ),
+    )
+    after = fields.String(
+        validate=[validate.Length(1, MAX_NAME_LENGTH), PLAIN_TEXT],
+        **described("The name of the last one before.", "hello", pattern=PLAIN_TEXT_RULE),
+    )
+
+
+class HitSchema(OutputSchema):
+    """A name in the catalogs that fits a search."""
+
+    name = fields.String(**always("The name.", "hello"))
+    version = fields.String(
+        **nullable("The newest version that may be had, a release where there is one.", "2.12.1")
+    )
+    description = fields.String(
+        **nullable("What it is, where that is known.", "A program that greets")
+    )
+
+
+class CatalogQuerySchema(Strict):
+    """Which versions of a name to show."""
+
+    version = fields.String(
+        validate=[validate.Length(1, MAX_RANGE_LENGTH), PLAIN_TEXT],
+        **described(
+            "Only an exact version, also as a catalog spells it, or only those in a range.",
+            "^2.10",
+            pattern=PLAIN_TEXT_RULE,
+        ),
+    )
+
+
+class KnownCatalogSchema(OutputSchema):
+    """A catalog: where it comes from, how it is, and how far it is indexed."""
+
+    name = fields.String(**always("Its name.", "nixos-24.05"))
+    source = fields.String(
+        **always(
+            "The URL of a catalog that was added, else what CATALOGS has.",
+            "https://example.org/nixos-24.05.tar.gz",
+        )
+    )
+    sha256 = fields.String(**nullable("The hash of one that was added, in Nix's base 32.", HASH))
+    revision = fields.String(**nullable("The revision that its tarball names.", "0" * 40))
+    dated_at = Timestamp(**nullable("The time that its tarball has.", BEGUN))
+    added_at = Timestamp(**nullable("When it was added or updated.", DONE))
+    nix = fields.String(**nullable("The oldest Nix that it says it wants.", "2.18"))
+    state = fields.String(**always("`ok`, `not looked at yet`, or what fails.", "ok"))
+    packages = fields.Integer(**nullable("How many versions its index holds.", 24_660))
+    indexed_at = Timestamp(**nullable("When its index was finished.", DONE))
+
+
 class CatalogSchema(OutputSchema):
     """Which versions of a name there are, newest first, and which catalogs could not be asked."""
 
@@ -331,20 +415,25 @@ class CatalogSchema(OutputSchema):
 
 
 class ProgressSchema(OutputSchema):
-    """How far a task is: derivations and paths done, of those expected, and the phase."""
+    """How far a task is: what is done, of what is expected, and the phase.
+
+    A download counts derivations and paths, an indexing attributes.
+    """
 
     done = fields.Integer(**always("How many are done.", 2))
     expected = fields.Integer(**always("How many there are to do.", 3))
     phase = fields.String(
-        **nullable("`resolving`, `fetching`, `building` or `rooting`.", "building")
+        **nullable("`resolving`, `fetching`, `building`, `rooting` or `indexing`.", "building")
     )
 
 
 class TaskSchema(OutputSchema):
-    """A requested download."""
+    """A requested download, or the indexing of a catalog."""
 
     id = fields.UUID(**always("Its id.", EXAMPLE_TASK))
-    package_id = fields.Integer(**always("The id of the package.", 1))
+    kind = Choice(TaskKind, **always("What it does.", "download"))
+    package_id = fields.Integer(**nullable("The id of the package, of a download.", 1))
+    catalog = fields.String(**nullable("The catalog, of an indexing.", None))
     status = Choice(TaskStatus, **always("Where it stands.", "running"))
     request_id = fields.String(
         **nullable("The X-Request-ID of the request that asked for it.", "nightly-17")

@@ -1,23 +1,27 @@
 """The queue of tasks: adding to it, claiming, and every change of a task until its end.
 
-A claim is one statement. What a worker writes afterwards is fenced: it counts only while the task
-is running under this lease's holder and attempt. A worker whose lease is gone gets LeaseLost. Every
-task that ends does so in `end`.
+A claim is one statement: downloads come first, and one catalog is indexed at a time. What a worker
+writes afterwards is fenced: it counts only while the task is running under this lease's holder and
+attempt. A worker whose lease is gone gets LeaseLost. Every task that ends does so in `end`.
 """
 
 import uuid
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import String, literal, or_, select, update
+from sqlalchemy import Executable, Select, String, literal, or_, select, update
+from sqlalchemy.orm import aliased
 
 import nix
+from catalog_models import CatalogIndex
 from models import (
     LIVE,
+    AnyRow,
     Package,
     PackageStatus,
     Task,
+    TaskKind,
     TaskStatus,
     db,
     insert_or_ignore,
@@ -61,21 +65,21 @@ def error_codes() -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Found:
-    """Where a package was found, though it may have failed; a refused one has no derivation."""
+class Wanted:
+    """The package that a task downloads."""
 
-    catalog: str | None = None
-    attr: str | None = None
-    spelled: str | None = None
-    drv_path: str | None = None
+    package_id: int
+    name: str
+    version: str
 
 
 @dataclass(frozen=True)
-class Realised:
-    """The result of a download: store paths, the main one first, and the closure's bytes."""
+class Unindexed:
+    """The catalog that a task indexes, in the state that the signature stands for."""
 
-    store_paths: tuple[str, ...]
-    closure_size: int
+    index_id: int
+    catalog: str
+    signature: str
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,12 @@ class Lease:
     task_id: uuid.UUID
     attempt: int
     holder: str
-    package_id: int
-    name: str
-    version: str
+    subject: Wanted | Unindexed
+
+    @property
+    def kind(self) -> TaskKind:
+        """What the task does."""
+        return TaskKind.DOWNLOAD if isinstance(self.subject, Wanted) else TaskKind.INDEX
 
     def renew(self, seconds: float, *, done: int, expected: int, phase: str) -> bool:
         """Extend the lease to `seconds` from now and show progress, without a commit.
@@ -112,26 +119,11 @@ class Lease:
         self._check(len(requested))
         return requested[0]
 
-    def note(self, found: Found) -> None:
-        """Record where the package was found, without a commit."""
-        noted = update(Package).where(Package.id == self.package_id).values(**asdict(found))
-        db.session.execute(noted, execution_options=NO_SYNC)
-
-    def succeed(self, realised: Realised) -> None:
-        """End the task, and make its package downloaded, in one transaction."""
+    def succeed(self, *effects: Executable) -> None:
+        """End the task, and execute what comes of it, in one transaction."""
         self._check(end(*self._fence(), status=TaskStatus.SUCCEEDED))
-
-        is_created = Package.id == self.package_id, Package.status == PackageStatus.CREATED
-        downloaded = update(Package).where(*is_created)
-        db.session.execute(
-            downloaded.values(
-                status=PackageStatus.DOWNLOADED,
-                store_path=realised.store_paths[0],
-                store_paths=list(realised.store_paths),
-                closure_size=realised.closure_size,
-            ),
-            execution_options=NO_SYNC,
-        )
+        for effect in effects:
+            db.session.execute(effect, execution_options=NO_SYNC)
         db.session.commit()
 
     def fail(self, error: TaskError) -> None:
@@ -145,7 +137,10 @@ class Lease:
         db.session.commit()
 
     def requeue(self) -> None:
-        """Put the task back in the queue without counting this attempt, as the service stops."""
+        """Put the task back in the queue without counting this attempt.
+
+        The service stops, or the task makes way for another.
+        """
         self._check(_requeue(*self._fence(), attempt=self.attempt - 1))
         db.session.commit()
 
@@ -192,6 +187,16 @@ def add(package_id: int, request_id: str | None = None) -> uuid.UUID | None:
     return task_id
 
 
+def add_indexing(index_id: int) -> uuid.UUID | None:
+    """Queue the indexing of a catalog, without a commit, and return its task's id.
+
+    Return None when it has a live task.
+    """
+    new = insert_or_ignore(Task).values(kind=TaskKind.INDEX, index_id=index_id)
+    task_id: uuid.UUID | None = db.session.scalar(new.returning(Task.id))
+    return task_id
+
+
 def request_cancel(task_id: uuid.UUID) -> bool:
     """Cancel a queued task at once, and ask the worker of a running one to stop it.
 
@@ -207,16 +212,21 @@ def request_cancel(task_id: uuid.UUID) -> bool:
 
 
 def claim(holder: str, lease_seconds: float) -> Lease | None:
-    """Take the oldest queued task that is due for `holder`; None when there is none."""
-    oldest = select(Task.seq).where(*_is_due()).order_by(Task.seq).limit(1)
-    # The queue is mostly empty when it is asked: a read doesn't take SQLite's write lock.
-    if db.session.scalar(oldest) is None:
-        db.session.rollback()
-        return None
+    """Take the first queued task that is due for `holder`; None when there is none.
 
+    Downloads come first, the oldest before the others, and one catalog is indexed at a time.
+    """
+    first = _first_due()
+    # The queue is mostly empty when it is asked: a read doesn't take SQLite's write lock.
+    found = db.session.execute(first).one_or_none()
+    if found is not None and found.kind == TaskKind.INDEX:
+        _take_turn()
     taking = (
         update(Task)
-        .where(Task.seq == oldest.with_for_update(skip_locked=True).scalar_subquery())
+        .where(
+            Task.seq
+            == first.with_only_columns(Task.seq).with_for_update(skip_locked=True).scalar_subquery()
+        )
         .values(
             status=TaskStatus.RUNNING,
             attempt=Task.attempt + 1,
@@ -228,25 +238,63 @@ def claim(holder: str, lease_seconds: float) -> Lease | None:
             lease_holder=holder,
             lease_until=soon(lease_seconds),
         )
-        .returning(Task.seq, Task.id, Task.attempt, Task.package_id)
+        .returning(Task.seq, Task.id, Task.attempt, Task.package_id, Task.index_id)
     )
-    taken = db.session.execute(taking, execution_options=NO_SYNC).one_or_none()
+    taken = found and db.session.execute(taking, execution_options=NO_SYNC).one_or_none()
     if taken is None:
         db.session.rollback()
         return None
 
-    wanted = select(Package.name, Package.version).where(Package.id == taken.package_id)
-    package = db.session.execute(wanted).one()
+    lease = Lease(taken.seq, taken.id, taken.attempt, holder, _subject(taken))
     db.session.commit()
-    return Lease(
-        seq=taken.seq,
-        task_id=taken.id,
-        attempt=taken.attempt,
-        holder=holder,
-        package_id=taken.package_id,
-        name=package.name,
-        version=package.version,
+    return lease
+
+
+def _first_due() -> Select[int, TaskKind]:
+    """Select the task to take next."""
+    other = aliased(Task)
+    is_indexing = (
+        select(other.seq)
+        .where(other.kind == TaskKind.INDEX, other.status == TaskStatus.RUNNING)
+        .exists()
     )
+    is_download = Task.kind == TaskKind.DOWNLOAD
+    return (
+        select(Task.seq, Task.kind)
+        .where(*_is_due(), or_(is_download, ~is_indexing))
+        .order_by(is_download.desc(), Task.seq)
+        .limit(1)
+    )
+
+
+def _take_turn() -> None:
+    """Wait for others who claim an indexing, so that no two see that none runs.
+
+    Only under PostgreSQL: SQLite has one writer at a time anyway.
+    """
+    indexing = select(Task.seq).where(Task.kind == TaskKind.INDEX, Task.status.in_(LIVE))
+    db.session.execute(indexing.order_by(Task.seq).limit(1).with_for_update())
+
+
+def _subject(taken: AnyRow) -> Wanted | Unindexed:
+    """Return what a claimed task is about."""
+    if taken.index_id is None:
+        wanted = select(Package.id, Package.name, Package.version)
+        return Wanted(*db.session.execute(wanted.where(Package.id == taken.package_id)).one())
+    index = select(CatalogIndex.id, CatalogIndex.catalog, CatalogIndex.signature)
+    return Unindexed(*db.session.execute(index.where(CatalogIndex.id == taken.index_id)).one())
+
+
+def is_download_waiting(seconds: float) -> bool:
+    """Tell whether a download has been due for so many seconds, and nobody has taken it."""
+    before = soon(-seconds)
+    is_old = Task.created_at <= before, or_(Task.lease_until.is_(None), Task.lease_until <= before)
+    waiting = select(Task.seq).where(
+        Task.status == TaskStatus.QUEUED, Task.kind == TaskKind.DOWNLOAD, *is_old
+    )
+    is_waiting = db.session.scalar(waiting.limit(1)) is not None
+    db.session.rollback()
+    return is_waiting
 
 
 def explain_wait(reason: str | None) -> None:

@@ -8,19 +8,25 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from flask import Flask, g
 
+import catalog_index
 import maintenance
 import nix
 import services
 import task_queue
-from attempts import Attempt
+from attempts import Attempt, Work
+from catalog_state import Catalogs
+from downloads import download
 from errors import Busy
+from indexing import index
 from models import DATABASE_AWAY, cause
 from nix import trees
+from task_queue import Lease, Wanted
 
 log = logging.getLogger("pkgd.worker")
 
@@ -29,6 +35,7 @@ POLL_SECONDS = 0.8
 TASK_FOLDER = re.compile("-".join(f"[0-9a-f]{{{length}}}" for length in (8, 4, 4, 4, 12)))
 MAINTAIN_SECONDS = 1.0
 PRUNE_SECONDS = 3600
+INDEX_SECONDS = 10.0
 SETTLE_WAIT_SECONDS = 1.0
 SETTLE_AGAIN_SECONDS = 3.0
 STOP_SECONDS = 20
@@ -90,6 +97,8 @@ class Pool:
         self._unsettled: str | None = "the first reconciliation is not done"
         self._settle_at = 0.0
         self._prune_at = 0.0
+        self._index_at = 0.0
+        self._seen: dict[nix.Catalog, str] = {}
 
     @property
     def size(self) -> int:
@@ -160,7 +169,7 @@ class Pool:
             if lease is None:
                 return False
             g.task_id = lease.task_id
-            Attempt(lease, self.app, self.stopping).run()
+            Attempt(lease, self.app, self.stopping).run(_work(lease))
             return True
 
     def maintain_once(self) -> bool:
@@ -174,6 +183,9 @@ class Pool:
             if time.monotonic() >= self._prune_at:
                 self._prune_at = time.monotonic() + PRUNE_SECONDS
                 maintenance.prune(self.app.config["TASK_DAYS"])
+            if self.app.config["INDEX_BYTES"] and time.monotonic() >= self._index_at:
+                self._index_at = time.monotonic() + INDEX_SECONDS
+                self._keep_indexes()
         return False
 
     def _settle(self) -> None:
@@ -195,6 +207,19 @@ class Pool:
         for sentence in sentences:
             log.warning("reconciliation: %s", sentence)
         self._unsettled = None
+
+    def _keep_indexes(self) -> None:
+        """Queue the indexing of catalogs that are not indexed, and delete indexes of the past.
+
+        One that has just changed may be about to change again, and is looked at once more before.
+        """
+        states = services.get(Catalogs, self.app).states()
+        seen, self._seen = self._seen, {each.catalog: each.signature for each in states}
+        steady = [one for one in states if seen.get(one.catalog, one.signature) == one.signature]
+        for catalog in catalog_index.schedule(steady):
+            log.info("catalog %s will be indexed", catalog)
+            self.wake()
+        catalog_index.prune(states)
 
     def reap(self) -> None:
         """Requeue the tasks whose lease ran out, or whose holder is dead on this machine."""
@@ -244,3 +269,10 @@ class Pool:
     def _holders(self) -> Path:
         folder: Path = self.app.config["DATA_DIR"] / "holders"
         return folder
+
+
+def _work(lease: Lease) -> Work:
+    """Return what a task does."""
+    if isinstance(lease.subject, Wanted):
+        return partial(download, wanted=lease.subject)
+    return partial(index, subject=lease.subject)

@@ -11,8 +11,10 @@ import scaling
 import throughput
 from measurements import Results
 
+import catalog
+
 HERE = Path(__file__).resolve().parent
-USAGE = "usage: script/bench [--quick | cpu]"
+USAGE = "usage: script/bench [--quick | cpu | catalog]"
 
 
 def main(arguments):
@@ -26,6 +28,8 @@ def main(arguments):
             results = Results()
             cpu.measure(results, seconds=2, rounds=5)
             print(results.table())
+        case ["catalog"]:
+            catalog.measure()
         case _:
             raise SystemExit(USAGE)
 

@@ -22,6 +22,7 @@ from nix.errors import (
     NixMissing,
     NixTooOld,
     NixUnavailable,
+    NotATarball,
     ProfileRefused,
     ProfileReplaced,
     Refused,
@@ -30,19 +31,24 @@ from nix.errors import (
     codes,
 )
 from nix.evaluate import (
+    CATALOG_FAULTS,
     NOTHING_MORE,
     Allowed,
+    Catalog,
     CatalogFailure,
+    Known,
     Offer,
     Offers,
     Resolution,
     failing,
+    names,
     offers,
+    place,
     resolve,
 )
 from nix.garbage import collect_garbage, garbage_bytes
 from nix.internal_json import Progress, Tick
-from nix.process import Completed, run, sweep
+from nix.process import Completed, run, scratch, sweep
 from nix.profile import (
     ProfilePackage,
     check_activatable,
@@ -56,6 +62,8 @@ from nix.profile import (
     set_profile,
     switch_generation,
 )
+from nix.requirement import wanted
+from nix.siblings import bases, is_sibling
 from nix.store import (
     Store,
     check,
@@ -65,24 +73,31 @@ from nix.store import (
     private_store,
     version,
 )
+from nix.survey import Fact, Facts, Survey
+from nix.tarballs import Tarball, base32, check_url, fetched
 from nix.terminal import decode, plain
 from nix.versions import LENGTH as VERSION_LENGTH
-from nix.versions import is_prerelease, semantic
+from nix.versions import is_prerelease, order, semantic
 
 __all__ = [
+    "CATALOG_FAULTS",
     "NOTHING_MORE",
     "REFUSALS",
     "VERSION_LENGTH",
     "Allowed",
     "Availability",
     "BuildFailed",
+    "Catalog",
     "CatalogFailure",
     "Collision",
     "Completed",
     "DiskFull",
     "EvaluationFailed",
+    "Fact",
+    "Facts",
     "FetchFailed",
     "HashMismatch",
+    "Known",
     "NameUnknown",
     "NixCrashed",
     "NixError",
@@ -90,6 +105,7 @@ __all__ = [
     "NixMissing",
     "NixTooOld",
     "NixUnavailable",
+    "NotATarball",
     "Offer",
     "Offers",
     "ProfilePackage",
@@ -99,12 +115,17 @@ __all__ = [
     "Refused",
     "Resolution",
     "Store",
+    "Survey",
+    "Tarball",
     "Tick",
     "TimedOut",
     "VersionUnavailable",
     "add_root",
+    "base32",
+    "bases",
     "check",
     "check_activatable",
+    "check_url",
     "closure_size",
     "codes",
     "collect_garbage",
@@ -112,17 +133,22 @@ __all__ = [
     "decode",
     "delete_generations",
     "failing",
+    "fetched",
     "find_channel",
     "garbage_bytes",
     "generation_link",
     "generations",
     "installed",
     "is_prerelease",
+    "is_sibling",
     "known_roots",
     "leads_to",
     "machine_store",
     "make_passable",
+    "names",
     "offers",
+    "order",
+    "place",
     "plain",
     "private_store",
     "realise",
@@ -130,10 +156,12 @@ __all__ = [
     "resolve",
     "restore",
     "run",
+    "scratch",
     "semantic",
     "set_profile",
     "sweep",
     "switch_generation",
     "valid_paths",
     "version",
+    "wanted",
 ]

@@ -19,10 +19,19 @@ OFFERS = {"throws": bool, "versions": [VERSION], "others": [TEXT]}
 REFUSED = {**VERSION, "fullName": TEXT}
 FOUND = {**VERSION, "pname": TEXT, "drvPath": DRV_PATH, "outputs": [OUTPUT]}
 
+FACT = {
+    **dict.fromkeys(("attr", "pname", "spelled", "version"), TEXT),
+    **dict.fromkeys(("description", "homepage", "license"), (TEXT, None)),
+    **dict.fromkeys(("isPackage", "isSet", "throws"), bool),
+    "reason": (REASON, None),
+}
+
 # The answers by their attribute in resolve.nix. A tuple holds alternatives, a list the kind of each
 # element, a dictionary the fields there must be.
 SHAPES: dict[str, Any] = {
     "names": [TEXT],
+    "members": [TEXT],
+    "survey": [FACT],
     "offers": OFFERS,
     "answer": ({"found": FOUND}, {"refused": REFUSED}, {"offers": OFFERS}),
 }

@@ -177,6 +177,12 @@ class HashMismatch(NixError):
     hint = "the source has changed since the catalog was written: update the catalog"
 
 
+class NotATarball(NixError):
+    """What was fetched can't be unpacked."""
+
+    hint = "check the URL, and fetch it again: the file may have been cut"
+
+
 class ProfileRefused(NixError):
     """A profile can't hold these packages, and will not however often it is tried."""
 

@@ -1,9 +1,11 @@
 """Evaluation: what the catalogs have under a name, as resolve.nix finds it."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from semver import Version
@@ -28,14 +30,25 @@ from nix.refusals import refusal, thrown_refusal
 from nix.requirement import unmet
 from nix.store import CALL_SECONDS, DOWNLOAD_OPTIONS, Store, call, find_channel, output
 from nix.store import version as nix_version
-from nix.versions import distance, order, semantic
+from nix.versions import distance, is_prerelease, order, semantic
 
 RESOLVE = Path(__file__).resolve().parent / "resolve.nix"
 RESOLVING = Progress(0, 0, "resolving")
 LISTED_VERSIONS = 10
 
+# What is known of the versions of a name, by catalog: such answers as resolve.nix gives.
+Known = Mapping[str, Sequence[dict[str, Any]]]
+
 # The errors that a faulty catalog causes; they must not hide what the other catalogs have.
 CATALOG_FAULTS = (EvaluationFailed, FetchFailed, NixCrashed, NixTooOld, TimedOut)
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """A catalog: what it is called, and its place, a path or a channel's <name>."""
+
+    name: str
+    place: str
 
 
 @dataclass(frozen=True)
@@ -75,6 +88,12 @@ class Offer:
     catalog: str
     attr: str
     reason: str | None = None
+    description: str | None = None
+
+    @property
+    def prerelease(self) -> bool:
+        """Whether the words of its spelling make it a pre-release."""
+        return is_prerelease(self.spelled)
 
     @property
     def available(self) -> bool:
@@ -115,14 +134,19 @@ class Query:
     allowed: Allowed
     seconds: float
     tick: Tick
+    niceness: int = 0
 
-    def ask(self, attribute: str, *catalogs: str) -> Any:
-        """Evaluate an attribute of resolve.nix over `catalogs`. Raises CATALOG_FAULTS."""
+    def ask(self, attribute: str, *catalogs: Catalog, **more: str) -> Any:
+        """Evaluate an attribute of resolve.nix over `catalogs`. Raises CATALOG_FAULTS.
+
+        `more` are other arguments of resolve.nix.
+        """
         # Nix ignores TERM while it evaluates, and has nothing to clean up: no grace.
         done = call(
             self.store,
-            [*self._nix_instantiate(catalogs), "--attr", attribute],
+            [*self._nix_instantiate(catalogs, more), "--attr", attribute],
             seconds=self.seconds,
+            niceness=self.niceness,
             grace_seconds=0,
             beat=lambda: self.tick(b"", RESOLVING),
         )
@@ -132,7 +156,7 @@ class Query:
             raise self._explained(error, catalogs) from None
 
     def ask_each(
-        self, attribute: str, catalogs: Iterable[str]
+        self, attribute: str, catalogs: Iterable[Catalog]
     ) -> tuple[list[Any], dict[str, NixError]]:
         """Ask each catalog alone; return the answers, and the error of each faulty catalog."""
         answers: list[Any] = []
@@ -141,16 +165,16 @@ class Query:
             try:
                 answers.append(self.ask(attribute, catalog))
             except CATALOG_FAULTS as error:
-                failures[catalog] = error
+                failures[catalog.name] = error
         return answers, failures
 
-    def _explained(self, error: EvaluationFailed, catalogs: Sequence[str]) -> NixError:
+    def _explained(self, error: EvaluationFailed, catalogs: Sequence[Catalog]) -> NixError:
         """Return NixTooOld if that is behind an error of an evaluation, else the error."""
-        paths = (_path(self.store, catalog) for catalog in catalogs if len(catalogs) == 1)
+        paths = (place(self.store, catalog) for catalog in catalogs if len(catalogs) == 1)
         sentence = unmet(str(error), list(filter(None, paths)), nix_version(self.store))
         return NixTooOld(sentence) if sentence else error
 
-    def _nix_instantiate(self, catalogs: Sequence[str]) -> list[str]:
+    def _nix_instantiate(self, catalogs: Sequence[Catalog], more: Mapping[str, str]) -> list[str]:
         return [
             "nix-instantiate",
             "--eval",
@@ -160,16 +184,17 @@ class Query:
             *("--option", "allow-import-from-derivation", "false"),
             *DOWNLOAD_OPTIONS,
             str(RESOLVE),
-            *("--argstr", "catalogs", json.dumps(catalogs)),
+            *("--argstr", "catalogs", json.dumps([asdict(one) for one in catalogs])),
             *("--argstr", "name", self.name),
             *("--argstr", "version", self.version),
             *("--argstr", "allowed", json.dumps(asdict(self.allowed))),
+            *chain.from_iterable(("--argstr", name, value) for name, value in more.items()),
         ]
 
 
 def resolve(
     store: Store,
-    catalogs: Sequence[str],
+    catalogs: Sequence[Catalog],
     name: str,
     version: str,
     *,
@@ -206,8 +231,11 @@ def resolve(
     )
 
 
-def _answer_of_each(query: Query, catalogs: Sequence[str]) -> Any:
-    """Ask each catalog alone, since one of them fails; return the first answer with a package."""
+def _answer_of_each(query: Query, catalogs: Sequence[Catalog]) -> Any:
+    """Ask each catalog alone, since one of them fails; return the first answer with a package.
+
+    A refusal is the answer if no other catalog has the package.
+    """
     offers: dict[str, list[Any]] = {"versions": [], "others": []}
     failures: dict[str, NixError] = {}
     refused = killed = None
@@ -215,11 +243,11 @@ def _answer_of_each(query: Query, catalogs: Sequence[str]) -> Any:
         try:
             answer = query.ask("answer", catalog)
         except CATALOG_FAULTS as error:
-            failures[catalog], has_package = _reason(query, catalog, error)
+            failures[catalog.name], has_package = _reason(query, catalog, error)
             killed = error if isinstance(error, NixKilled) else killed
-            if has_package:
-                raise _with_all(failures, failures[catalog]) from None
-            query.tick(f"pkgd: left out catalog {catalog}: {error}\n".encode(), RESOLVING)
+            if has_package and refused is None:
+                raise _with_all(failures, failures[catalog.name]) from None
+            query.tick(f"pkgd: left out catalog {catalog.name}: {error}\n".encode(), RESOLVING)
             continue
 
         if "found" in answer:
@@ -239,7 +267,7 @@ def _answer_of_each(query: Query, catalogs: Sequence[str]) -> Any:
     return {"offers": offers}
 
 
-def _reason(query: Query, catalog: str, error: NixError) -> tuple[NixError, bool]:
+def _reason(query: Query, catalog: Catalog, error: NixError) -> tuple[NixError, bool]:
     """Return what the error of a catalog comes to, and whether the catalog has the package."""
     answers: list[Any] = []
     if isinstance(error, EvaluationFailed):
@@ -278,7 +306,7 @@ def _refusal(offer: dict[str, str]) -> Refused:
     return error
 
 
-def _not_found(query: Query, catalogs: Sequence[str], offers: dict[str, Any]) -> NixError:
+def _not_found(query: Query, catalogs: Sequence[Catalog], offers: dict[str, Any]) -> NixError:
     """Return the error for a package that no catalog has, with what there is instead."""
     name, version = query.name, query.version
     versions = _newest_first(offers["versions"])
@@ -300,24 +328,34 @@ def _not_found(query: Query, catalogs: Sequence[str], offers: dict[str, Any]) ->
 
 def offers(
     store: Store,
-    catalogs: Sequence[str],
+    catalogs: Sequence[Catalog],
     name: str,
     *,
+    known: Known = MappingProxyType({}),
     allowed: Allowed = NOTHING_MORE,
     seconds: float = CALL_SECONDS,
     tick: Tick = ignore,
 ) -> Offers:
-    """Return every version of `name` that the catalogs have; if there is none, similar names."""
+    """Return every version of `name` that the catalogs have; if there is none, similar names.
+
+    The catalogs in `known` are not asked, unless no catalog has a version: then whatever else they
+    have of that name is to be told.
+    """
     query = Query(store, name, "", allowed, seconds, tick)
+    if not any(known.values()):
+        known = {}
+    unknown = [catalog for catalog in catalogs if catalog.name not in known]
     failures: dict[str, NixError] = {}
     try:
-        answers = [query.ask("offers", *catalogs)]
+        answers = [query.ask("offers", *unknown)] if unknown else []
     except CATALOG_FAULTS:
-        answers, failures = query.ask_each("offers", catalogs)
+        answers, failures = query.ask_each("offers", unknown)
 
-    versions = _newest_first(offer for answer in answers for offer in answer["versions"])
+    versions = _newest_first(
+        _in_order(catalogs, *(each["versions"] for each in answers), *known.values())
+    )
     if not versions and any(answer["throws"] for answer in answers):
-        _, thrown = query.ask_each("answer", catalogs)
+        _, thrown = query.ask_each("answer", unknown)
         failures |= {
             catalog: thrown_refusal(name, error) or error for catalog, error in thrown.items()
         }
@@ -330,11 +368,16 @@ def offers(
 
 
 def failing(
-    store: Store, catalogs: Sequence[str], *, seconds: float = CALL_SECONDS
+    store: Store, catalogs: Sequence[Catalog], *, seconds: float = CALL_SECONDS
 ) -> tuple[CatalogFailure, ...]:
     """Evaluate the names of each catalog; return those that fail."""
     query = Query(store, "", "", NOTHING_MORE, seconds, ignore)
     return _told(query.ask_each("names", catalogs)[1])
+
+
+def names(store: Store, catalog: Catalog, *, seconds: float = CALL_SECONDS) -> tuple[str, ...]:
+    """Return the names of a catalog's attributes. Raises CATALOG_FAULTS, NixTooOld among them."""
+    return tuple(Query(store, "", "", NOTHING_MORE, seconds, ignore).ask("names", catalog))
 
 
 def _told(failures: dict[str, NixError]) -> tuple[CatalogFailure, ...]:
@@ -344,26 +387,39 @@ def _told(failures: dict[str, NixError]) -> tuple[CatalogFailure, ...]:
     )
 
 
-def _path(store: Store, catalog: str) -> Path | None:
+def place(store: Store, catalog: Catalog) -> Path | None:
     """Return where a catalog is; None for a channel that is not there."""
-    return find_channel(store, catalog.strip("<>")) if catalog.startswith("<") else Path(catalog)
+    if catalog.place.startswith("<"):
+        return find_channel(store, catalog.place.strip("<>"))
+    return Path(catalog.place)
+
+
+def _in_order(
+    catalogs: Sequence[Catalog], *found: Sequence[dict[str, Any]]
+) -> Iterable[dict[str, Any]]:
+    """Return all that was found, by the order of the catalogs."""
+    places = {catalog.name: place for place, catalog in enumerate(catalogs)}
+    return sorted(chain(*found), key=lambda offer: places[offer["catalog"]])
 
 
 def _newest_first(versions: Iterable[dict[str, Any]]) -> tuple[Offer, ...]:
     """Return the offers in order, once for each spelling in a catalog.
 
-    Of several spellings of one version in a catalog, the first is the one to be had.
+    Of several attributes of one version in a catalog, the first that may be had is the one to be
+    had. Where its spelling is another, those that follow are shadowed.
     """
     found: dict[tuple[str, str], Offer] = {}
-    seen: set[tuple[str, str]] = set()
+    taken: dict[tuple[str, str], str] = {}
     for offer in versions:
-        version = semantic(offer["spelled"])
-        spelled = offer["catalog"], offer["spelled"]
-        is_shadowed = (offer["catalog"], version) in seen and spelled not in found
-        reason = "shadowed" if is_shadowed else offer["reason"]
-        shown = Offer(version, offer["spelled"], offer["catalog"], offer["attr"], reason)
-        found.setdefault(spelled, shown)
-        seen.add((offer["catalog"], version))
+        catalog, spelled, reason = offer["catalog"], offer["spelled"], offer["reason"]
+        version = semantic(spelled)
+        taken_as = taken.get((catalog, version))
+        if taken_as is None and reason is None:
+            taken[catalog, version] = spelled
+            found.pop((catalog, spelled), None)  # refused as another attribute
+        shadowed = "shadowed" if taken_as not in (None, spelled) else reason
+        shown = Offer(version, spelled, catalog, offer["attr"], shadowed, offer.get("description"))
+        found.setdefault((catalog, spelled), shown)
     return tuple(sorted(found.values(), key=lambda offer: order(offer.spelled), reverse=True))
 
 
@@ -372,7 +428,7 @@ def _kind(others: Iterable[str]) -> str:
     return next((kind for kind in others if kind != "error"), "")
 
 
-def _near_names(query: Query, catalogs: Sequence[str]) -> tuple[str, ...]:
+def _near_names(query: Query, catalogs: Sequence[Catalog]) -> tuple[str, ...]:
     """Return the names in the catalogs that are most similar to the one asked for."""
     names, _ = query.ask_each("names", catalogs)
     return near_names(query.name, {name for each in names for name in each})

@@ -117,6 +117,7 @@ WORDINGS = (
         "the connection broke off",
         NETWORK,
         r"[Rr]eset by peer|Empty reply|transfer closed|receiving data|recv error|unexpected EOF",
+        r"[Tt]ransferred a partial file",
         r"\((?:16|18|52|55|56|92)\)",
         is_transient=True,
     ),

@@ -46,6 +46,11 @@ def collect_garbage(store: Store) -> int:
     return before - _freed_by(dead)
 
 
+def delete(store: Store, path: str) -> None:
+    """Delete a store path. Raises NixError where something needs it."""
+    text(_gc(store, "nix-store", "--delete", path))
+
+
 def _collect(store: Store) -> Completed:
     # Nix keeps all folders open on its way down: let it have as many descriptors as it may.
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)

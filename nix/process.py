@@ -128,10 +128,12 @@ def run(
     grace_seconds: float = GRACE_SECONDS,
     heard: Heard = lambda _: None,
     is_build: bool = False,
+    niceness: int = 0,
 ) -> Completed:
     """Run `argv` to its end and return what it wrote, whatever its exit code.
 
-    With `is_build`, all processes that it leaves behind are ended, too.
+    With `is_build`, all processes that it leaves behind are ended, too. `niceness` is what its
+    priority is lowered to, 19 at most.
 
     `heard` is called in this thread with each batch of stderr's lines, and with an empty list at
     least every TICK_SECONDS. An exception from it ends the command, with all that it started, and
@@ -148,6 +150,8 @@ def run(
     output = _start(argv, environ, grace_seconds, is_build)
     with output.child as child, output.selector, ExitStack() as on_exception:
         on_exception.callback(_stop, output, grace_seconds, reap_seconds)
+        if niceness:
+            os.setpriority(os.PRIO_PROCESS, child.pid, niceness)
         _watch(output, heard, seconds)
         on_exception.pop_all()
 

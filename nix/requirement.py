@@ -33,6 +33,11 @@ BUILTINS = {
 NO_BUILTIN = re.compile(r"attribute '(\w+)' missing")
 
 
+def wanted(catalog: Path) -> str | None:
+    """Return the oldest Nix that a catalog wants, by the file in which nixpkgs says so."""
+    return max(_in_files([catalog]), key=_key, default=None)
+
+
 def unmet(message: str, catalogs: Sequence[Path], present: str) -> str | None:
     """Return which newer Nix is behind the failure of an evaluation, in a sentence; None if none.
 
@@ -55,6 +60,10 @@ def _wanted(message: str, catalogs: Sequence[Path]) -> Iterator[str]:
     if missing and "builtins" in message:
         yield from filter(None, [BUILTINS.get(missing[1])])
 
+    yield from _in_files(catalogs)
+
+
+def _in_files(catalogs: Sequence[Path]) -> Iterator[str]:
     folders = (path.parent if path.suffix == ".nix" else path for path in catalogs)
     for file in (folder / name for folder in folders for name in FILES):
         with suppress(OSError):

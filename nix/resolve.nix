@@ -2,21 +2,24 @@
 # question that evaluate.py asks; they are at the end of this file.
 #
 # All arguments are strings (--argstr), and none of them is ever parsed as Nix:
-#   catalogs  a JSON list in order of preference: absolute paths, or "<name>" for one on NIX_PATH
+#   catalogs  a JSON list in order of preference: each has a name, and as its place an absolute path,
+#             or "<name>" for one on NIX_PATH
 #   name      an attribute, or an attribute path with dots (python3Packages.requests)
 #   version   a Semantic Version; "" matches nothing
 #   allowed   JSON with what nixpkgs may offer beyond its rules: unfree, broken (true or false) and
 #             insecure (a list of names with versions, such as openssl-1.0.2u)
 #   attrs     a JSON list of attributes, for the survey of a whole catalog
+#   set       a JSON list of attributes that lead to the set in which they are; [] for the catalog
 #
 # Only what the answer needs is evaluated: nixpkgs has 80,000 attributes.
-{ catalogs, name ? "", version ? "", allowed ? "{}", attrs ? "[]", system ? builtins.currentSystem }:
+{ catalogs, name ? "", version ? "", allowed ? "{}", attrs ? "[]", set ? "[]"
+, system ? builtins.currentSystem }:
 
 let
   inherit (builtins)
-    any attrNames concatLists concatMap elem elemAt filter findFile foldl' fromJSON functionArgs
-    genList head intersectAttrs isAttrs isFunction isList isString length map match nixPath
-    parseDrvName split stringLength substring tail tryEval typeOf;
+    any attrNames concatLists concatMap concatStringsSep elem elemAt filter findFile foldl' fromJSON
+    functionArgs genList head intersectAttrs isAttrs isFunction isList isString length map match
+    nixPath parseDrvName pathExists readFile split stringLength substring tail tryEval typeOf;
 
   # tryEval catches `throw` and `assert`. Any other error ends the evaluation; evaluate.py then
   # evaluates each catalog alone.
@@ -78,16 +81,28 @@ let
     allowInsecurePredicate = _: true;
   };
 
+  placeOf = catalog:
+    let channel = match "<(.+)>" catalog.place; in
+    if channel == null then /. + catalog.place else findFile nixPath (head channel);
+
+  # Before 2017, nixpkgs threw for a package that it refuses; without its rules, it does not.
+  throwsByRules = catalog: !pathExists (placeOf catalog + "/pkgs/stdenv/generic/check-meta.nix");
+
+  # Return a candidate that throws as the refused package that it is without the rules, if it is.
+  unruled = catalog: found: strict: value:
+    let lax = found value; in
+    if !strict.throws || !throwsByRules catalog || !lax.isPackage then strict
+    else lax // { inherit (strict) drv throws; pname = nameOf value; reason = reasonIn value; };
+
   load = config: catalog:
     let
-      channel = match "<(.+)>" catalog;
-      value = import (if channel == null then /. + catalog else findFile nixPath (head channel));
+      value = import (placeOf catalog);
       # Without these, nixpkgs reads the configuration in the home directory.
       settings = { inherit system config; overlays = [ ]; };
       arguments = intersectAttrs (functionArgs value) settings;
       set = if isFunction value then value arguments else value;
     in
-    if isAttrs set then set else throw "catalog ${catalog} is not a set of packages";
+    if isAttrs set then set else throw "catalog ${catalog.name} is not a set of packages";
 
   # Return the innermost set that `name` leads to, the prefix of its attributes, and the rest of
   # `name`, which is the attribute to look up in it.
@@ -111,9 +126,9 @@ let
   #   nodejs_20  openjdk17  python3_11  nginxMainline  foo-1_2  nodejs-6_x  erlangR19
   siblingsIn = set: leaf:
     let
-      tag = "R?[0-9][0-9_.]*x?|[Ss]table|[Tt]esting|[Uu]nstable|[Mm]ainline|[Ll]atest|[Ll]ts|LTS|[Ee]sr|[Cc]urrent"
-        + "|[Ll]egacy|[Bb]eta|[Gg]it|[Oo]ld";
-      suffix = "([_-]?(${tag}))+";
+      rule = fromJSON (readFile ./siblings.json);
+      tags = concatStringsSep "|" ([ "${rule.number}x?" ] ++ rule.words);
+      suffix = "([_-]?(${tags}))+";
       size = stringLength leaf;
 
       # attrNames is sorted: names that begin with the leaf are adjacent, and "~" sorts after every
@@ -139,7 +154,8 @@ let
       isPackage = tried.success && tried.value;
     in
     {
-      inherit catalog isPackage;
+      inherit isPackage;
+      catalog = catalog.name;
       attr = prefix + attr;
       throws = !tried.success;
       drv = value;
@@ -158,19 +174,39 @@ let
       set = scope.set;
       leaf = scope.leaf;
       found = candidate catalog scope.prefix;
-      # Before 2017, nixpkgs threw for a package that it refuses; without its rules, it does not.
-      unruled = strict:
-        let
-          value = attempt null (scopeOf (load noRules catalog)).set.${leaf};
-          lax = found leaf value;
-        in
-        if !strict.throws || !lax.isPackage then strict
-        else lax // { inherit (strict) drv; pname = nameOf value; reason = reasonIn value; };
-      direct = if set ? ${leaf} then [ (unruled (found leaf set.${leaf})) ] else [ ];
+      without = attempt null (scopeOf (load noRules catalog)).set.${leaf};
+      strict = found leaf set.${leaf};
+      direct = if set ? ${leaf} then [ (unruled catalog (found leaf) strict without) ] else [ ];
       names = [ leaf ] ++ map pnameOf (filter (one: one.isPackage) direct);
       isRelated = one: one.isPackage && elem (pnameOf one) names;
     in
     [ direct (filter isRelated (map (attr: found attr set.${attr}) (siblingsIn set leaf))) ];
+
+  # ---- the survey of a whole catalog
+
+  setIn = outer:
+    let
+      into = outer: part: attempt null (if isAttrs outer then outer.${part} or null else null);
+      inner = foldl' into outer (fromJSON set);
+    in
+    if isAttrs inner then inner else { };
+
+  # Return a text, cut at `limit` bytes but within no character of UTF-8; null if it is no text.
+  textOf = limit: value: if isString value then cut limit value else null;
+  cut = limit: text:
+    let next = substring limit 1 text; in
+    if next > "~" && next < "À" then cut (limit - 1) text else substring 0 limit text;
+
+  # Return the names of licences, as short as there are.
+  licenseOf = given:
+    let
+      names = license:
+        if isString license then [ license ]
+        else filter isString (map (field: license.${field} or null) [ "spdxId" "shortName" "fullName" ]);
+      first = license: let all = attempt [ ] (names license); in if all == [ ] then [ ] else [ (head all) ];
+      all = concatMap first (if isList given then given else [ given ]);
+    in
+    if all == [ ] then null else concatStringsSep ", " all;
 
   pnameOf = candidate: candidate.pname or (nameOf candidate.drv);
 
@@ -179,24 +215,21 @@ let
   isWanted = candidate:
     version != "" && candidate.isPackage && semantic candidate.spelled == version;
 
+  # Return the first that is wanted and may be had, else the first that is wanted.
   search = groups:
-    let found = filter isWanted (head groups); in
-    if groups == [ ] then null else if found != [ ] then head found else search (tail groups);
-
-  # The first catalog that has the version and provides it; else the first that has it.
-  choose = perCatalog:
     let
-      first = search (head perCatalog);
-      later = choose (tail perCatalog);
+      found = filter isWanted (head groups);
+      free = filter (candidate: candidate.reason == null) found;
+      later = search (tail groups);
     in
-    if perCatalog == [ ] then null
-    else if first == null then later
-    else if first.reason == null || later == null || later.reason != null then first
-    else later;
+    if groups == [ ] then null
+    else if free != [ ] then head free
+    else if found == [ ] || later != null && later.reason == null then later
+    else head found;
 
-  perCatalog = map lookUp (fromJSON catalogs);
-  hit = choose perCatalog;
-  all = concatLists (concatLists perCatalog);
+  groups = concatMap lookUp (fromJSON catalogs);
+  hit = search groups;
+  all = concatLists groups;
   throwing = filter (candidate: candidate.throws) all;
   packages = filter (candidate: candidate.isPackage) all;
 
@@ -227,20 +260,34 @@ rec {
     else if packages == [ ] && throwing != [ ] then (head throwing).drv
     else { inherit offers; };
 
-  # Facts about some attributes of the first catalog.
+  # Facts about some attributes of a set in the first catalog.
   survey =
     let
       catalog = head (fromJSON catalogs);
-      set = load rules catalog;
+      found = candidate catalog "";
+      ruled = setIn (load rules catalog);
+      lax = setIn (load noRules catalog);
       facts = attr:
-        let one = candidate catalog "" attr set.${attr}; in
+        let
+          strict = found attr (ruled.${attr} or (throw "gone"));
+          one = unruled catalog (found attr) strict (attempt null (lax.${attr} or null));
+          text = limit: get: attempt null (textOf limit (get (if one.throws then lax else ruled).${attr}.meta or { }));
+        in
         {
           inherit (one) attr isPackage throws spelled reason;
           pname = if one.isPackage then pnameOf one else "";
           version = semantic one.spelled;
-        };
+          isSet = !one.isPackage && one.kind == "set" && attempt false (one.drv.recurseForDerivations or false == true);
+        } // (if !one.isPackage then { } else {
+          description = text 2000 (meta: meta.description or null);
+          homepage = text 2000 (meta: let all = meta.homepage or null; in if isList all && all != [ ] then head all else all);
+          license = text 800 (meta: licenseOf (meta.license or [ ]));
+        });
     in
     map facts (fromJSON attrs);
+
+  # The names in that set.
+  members = attrNames (setIn (load rules (head (fromJSON catalogs))));
 
   # The names in the same set, to suggest similar ones.
   names = concatMap

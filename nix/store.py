@@ -66,6 +66,10 @@ class Store:
         """Return this store for one run, whose builders work under `tmp`."""
         return replace(self, environ={**self.environ, "TMPDIR": str(tmp)})
 
+    def with_heap(self, size: int) -> "Store":
+        """Return this store for evaluations that may use so many bytes of memory."""
+        return replace(self, environ={**self.environ, "GC_MAXIMUM_HEAP_SIZE": str(size)})
+
 
 def make_passable(folder: Path) -> None:
     """Make a folder, and those above it, where there is none; others may pass through, not list it.
@@ -161,6 +165,7 @@ def call(
     grace_seconds: float = GRACE_SECONDS,
     beat: Callable[[], None] = lambda: None,
     is_build: bool = False,
+    niceness: int = 0,
 ) -> Completed:
     """Run a program of Nix; `beat` is called every TICK_SECONDS, and ends it by raising."""
     return run(
@@ -170,6 +175,7 @@ def call(
         grace_seconds=grace_seconds,
         heard=lambda _: beat(),
         is_build=is_build,
+        niceness=niceness,
     )
 
 

@@ -3,21 +3,18 @@
 import os
 import signal
 import sys
-from contextlib import suppress
-from dataclasses import asdict
-from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from io import TextIOWrapper
 from itertools import islice
-from pathlib import Path
 from typing import Any, cast
 
 import click
 from click.shell_completion import BashComplete, FishComplete, ZshComplete
 
-from pkgctl import login, output, profile, tasks, tokens
+from pkgctl import catalog, login, output, profile, tasks, tokens, upgrade
 from pkgctl.client import JsonObject
 from pkgctl.errors import CommandError, ExitCode
+from pkgctl.install import download_and_wait, install, register
 from pkgctl.options import (
     CommandContext,
     PackageRef,
@@ -26,11 +23,9 @@ from pkgctl.options import (
     PackageType,
     common_options,
     download_options,
-    nearest,
-    spelled,
 )
-from pkgctl.output import TableColumns, title, warn, whole_seconds
-from pkgctl.waiting import Interrupted, WaitSettings, interrupts, wait_for_task
+from pkgctl.output import TableColumns, title, whole_seconds
+from pkgctl.waiting import Interrupted, WaitSettings, interrupts
 
 SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 
@@ -55,13 +50,6 @@ PACKAGE_DETAILS: TableColumns = PACKAGE_COLUMNS | {
         package["task"] and package["task"]["error"] and package["task"]["error"]["code"]
     ),
 }
-OFFER_COLUMNS: TableColumns = {
-    "VERSION": lambda offer: offer["version"],
-    "ATTRIBUTE": lambda offer: offer["attr"],
-    "CATALOG": lambda offer: offer["catalog"],
-    "SPELLED": lambda offer: offer.get("spelled"),
-    "REFUSED": lambda offer: offer.get("reason"),
-}
 
 HELP = """Install packages on a pkgd server, and look after them.
 
@@ -71,7 +59,9 @@ A server is named by --url or --server, else by PKGCTL_URL, else by pkgctl login
 \b
 Examples:
   pkgctl login
+  pkgctl search hello
   pkgctl install hello@2.12.1
+  pkgctl upgrade
   pkgctl activate 1 --token $API_KEY
   pkgctl list --json
 """
@@ -156,95 +146,6 @@ def cli(_context: CommandContext) -> None:
 
 @cli.command()
 @common_options
-@download_options
-@click.argument("spec", metavar="NAME@VERSION", type=PackageSpecType())
-@click.option("--no-activate", is_flag=True, help="Only download it.")
-def install(
-    context: CommandContext,
-    spec: PackageSpec,
-    *,
-    no_activate: bool,
-    timeout: float | None,
-    whole_log: bool,
-    cancel_on_interrupt: bool,
-) -> None:
-    """Register, download and activate a package.
-
-    What is done already is not done again.
-
-    \b
-    Examples:
-      pkgctl install hello@2.12.1
-      pkgctl install hello@2.12.1 --follow --timeout 10m
-      pkgctl install hello@2.12.1 --no-activate --json
-    """
-    words = ["install", spec, "--no-activate"] if no_activate else ["install", spec]
-    resume_command = context.command_line(*words)
-    settings = WaitSettings(timeout, resume_command, whole_log, cancel_on_interrupt)
-
-    package, is_new = _register_or_find(context, spec)
-    try:
-        _download_and_wait(context, package, settings)
-    except CommandError as error:
-        if is_new and error.exit_code == ExitCode.NOT_FOUND:
-            _forget(context, package)
-        raise
-    if not no_activate:
-        context.client.post(f"package/{package['id']}/activate")
-        context.printer.line(f"Success: Activated package v{package['version']}")
-
-    installed = context.package(package["id"])
-    context.printer.result(installed, _program_path(installed))
-
-
-def _register_or_find(context: CommandContext, spec: PackageSpec) -> tuple[JsonObject, bool]:
-    """Return the package, and whether it was registered now."""
-    try:
-        package = _register(context, spec)
-    except CommandError as error:
-        if error.status != HTTPStatus.CONFLICT:
-            raise
-        return context.package(spec), False
-    context.printer.line(f"Registered {title(package)} as package {package['id']}")
-    return package, True
-
-
-def _forget(context: CommandContext, package: JsonObject) -> None:
-    """Remove a package that no catalog has, unless that fails: the reason of the failure counts."""
-    with suppress(CommandError):
-        context.client.delete(f"package/{package['id']}")
-        context.printer.line(f"Removed {title(package)} again: no catalog has it")
-
-
-def _register(context: CommandContext, spec: PackageSpec) -> JsonObject:
-    """Register a package; a version that the server takes for none may be a catalog's spelling."""
-    try:
-        package: JsonObject = context.client.post("packages", asdict(spec))
-    except CommandError as error:
-        if error.status != HTTPStatus.UNPROCESSABLE_ENTITY:
-            raise
-        offers = context.versions(spec.name)
-        meant = spelled(spec, offers)
-        if meant is None:
-            hint = nearest(spec, offers)
-            raise CommandError(error.reason, error.exit_code, hint, error.status) from None
-        package = context.client.post("packages", asdict(meant))
-    return package
-
-
-def _program_path(package: JsonObject) -> str:
-    """Return the path of a package's program, or its store path.
-
-    It is the store path if the package has no program, several of other names, or is not on this
-    machine.
-    """
-    programs = list(Path(package["store_path"], "bin").glob("*"))
-    candidates = [path for path in programs if path.name == package["name"]] or programs
-    return str(candidates[0] if len(candidates) == 1 else package["store_path"])
-
-
-@cli.command()
-@common_options
 @click.argument("spec", metavar="NAME@VERSION", type=PackageSpecType())
 def create(context: CommandContext, spec: PackageSpec) -> None:
     """Register a package, without downloading it.
@@ -253,7 +154,7 @@ def create(context: CommandContext, spec: PackageSpec) -> None:
     Example:
       pkgctl create hello@2.12.1
     """
-    package = _register(context, spec)
+    package = register(context, spec)
     text = f"Success: Registered {title(package)} as package {package['id']}"
     context.printer.result(package, text)
 
@@ -293,29 +194,6 @@ def show(context: CommandContext, package: PackageRef) -> None:
 
 @cli.command()
 @common_options
-@click.argument("name")
-def search(context: CommandContext, name: str) -> None:
-    """List the versions that the catalogs offer, newest first.
-
-    \b
-    Examples:
-      pkgctl search hello
-      pkgctl search python3Packages.requests
-    """
-    found = context.catalog(name)
-    context.printer.table(found["versions"], OFFER_COLUMNS, whole=found)
-
-    failures = [
-        f"{failure['catalog']}: {failure['message']}" for failure in found.get("failures", [])
-    ]
-    if failures and not found["versions"]:
-        raise CommandError(failures[0], ExitCode.REFUSED)
-    for failure in failures:
-        warn(failure)
-
-
-@cli.command()
-@common_options
 @download_options
 @click.argument("package", metavar="PACKAGE", type=PackageType())
 @click.option("--wait", is_flag=True, help="Wait until it is done; so does --follow.")
@@ -342,18 +220,9 @@ def download(
 
     resume_command = context.command_line("download", package, "--wait")
     settings = WaitSettings(timeout, resume_command, whole_log, cancel_on_interrupt)
-    _download_and_wait(context, found, settings)
+    download_and_wait(context, found, settings)
     text = f"Success: Downloaded {title(found)}"
     context.printer.result(context.package(found["id"]), text)
-
-
-def _download_and_wait(
-    context: CommandContext, package: JsonObject, settings: WaitSettings
-) -> None:
-    """Request a download, and wait for its task unless the package is downloaded already."""
-    answer = context.client.post(f"package/{package['id']}/download")
-    if answer["status"] == "created":
-        wait_for_task(context.client, context.printer, answer["task_id"], title(package), settings)
 
 
 def _start_download(context: CommandContext, package: JsonObject) -> None:
@@ -395,6 +264,9 @@ def completion(shell: str) -> None:
 
 
 for command in (
+    install,
+    *(catalog.search, catalog.versions, catalog.catalogs),
+    *(upgrade.outdated, upgrade.upgrade),
     *(tasks.logs, tasks.tasks, tasks.cancel),
     *(profile.activate, profile.deactivate, profile.generations, profile.rollback, profile.switch),
     *(login.login, login.server, login.status),

@@ -99,9 +99,9 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def get(self, path: str) -> Any:
+    def get(self, path: str, **query: object) -> Any:
         """GET /api/v1/PATH and return the answer's JSON."""
-        return self._json(self._request(ApiRequest("GET", f"/api/v1/{path}")))
+        return self._json(self._request(ApiRequest("GET", f"/api/v1/{path}", query)))
 
     def post(self, path: str, body: JsonObject | None = None, **query: object) -> Any:
         """POST to /api/v1/PATH and return the answer's JSON."""

@@ -1,9 +1,11 @@
 """What the commands share: types of arguments, options, and the context that these fill."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from http import HTTPStatus
 from itertools import takewhile
 from typing import Any
 from urllib.parse import quote
@@ -21,6 +23,7 @@ Command = Callable[..., Any]
 MAX_ID = 2**31 - 1
 NEAREST = 10  # versions that a message lists
 MAX_ID_DIGITS = len(str(MAX_ID))
+LATEST = "latest"  # as a version: the newest that may be had
 DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)", re.ASCII)
 UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -50,8 +53,22 @@ class PackageSpecType(click.ParamType[Any]):
         name, _, version = value.partition("@")
         if name and version:
             return PackageSpec(name, version)
-        hint = f"; pkgctl search {value} tells the versions" if value.isidentifier() else ""
+        hint = f"; pkgctl versions {value} tells the versions" if value.isidentifier() else ""
         return self.fail(f"{value!r} is not NAME@VERSION, such as hello@2.12.1{hint}", param, ctx)
+
+
+class WantedType(click.ParamType[Any]):
+    """NAME, NAME@latest, NAME@VERSION or NAME@RANGE, as a PackageSpec."""
+
+    name = "NAME[@VERSION|@RANGE]"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Convert an argument."""
+        name, at, version = value.partition("@")
+        if not name or (at and not version):
+            what = "NAME or NAME@VERSION, such as hello@2.12.1 or 'hello@^2.10'"
+            return self.fail(f"{value!r} is not {what}", param, ctx)
+        return PackageSpec(name, version or LATEST)
 
 
 class PackageType(PackageSpecType):
@@ -141,11 +158,14 @@ class CommandContext:
         message = f"{ref.name} {ref.version} is not registered"
         raise CommandError(message, ExitCode.NOT_FOUND, f"pkgctl create {ref} registers it")
 
-    def catalog(self, name: str) -> JsonObject:
-        """Fetch what the catalogs have of a name; raises CommandError if there is nothing."""
+    def catalog(self, name: str, version: str | None = None) -> JsonObject:
+        """Fetch what the catalogs have of a name, of all versions or of those in a range.
+
+        Raises CommandError if no catalog has the name.
+        """
         if "/" in name or not name.strip("."):  # no URL path can carry such a name
             raise CommandError(f"no catalog has {name!r}", ExitCode.NOT_FOUND)
-        found: JsonObject = self.client.get(f"catalog/{quote(name, safe='')}")
+        found: JsonObject = self.client.get(f"catalog/{quote(name, safe='')}", version=version)
         return found
 
     def versions(self, name: str) -> list[JsonObject]:
@@ -156,6 +176,21 @@ class CommandContext:
             if error.exit_code != ExitCode.NOT_FOUND:
                 raise
             return []
+
+    def too_old(self, what: str) -> CommandError:
+        """Return the error for a server of an older release, which can't do something."""
+        message = f"the server is of an older release, which can't {what}"
+        return CommandError(message, ExitCode.REFUSED)
+
+    @contextmanager
+    def needs_newer_server(self, what: str) -> Iterator[None]:
+        """Tell that the server is too old where it doesn't know a path."""
+        try:
+            yield
+        except CommandError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            raise self.too_old(what) from None
 
     def task_id(self, ref: TaskRef) -> str:
         """Return the id of a task, or of a package's latest task."""
@@ -177,7 +212,7 @@ def spelled(spec: PackageSpec, offers: Sequence[JsonObject]) -> PackageSpec | No
 
 
 def nearest(spec: PackageSpec, offers: Sequence[JsonObject]) -> str:
-    """Return the versions there are instead in a sentence, those that begin alike first."""
+    """List the versions there are instead, those that begin alike first; "" if there are none."""
     versions = dict.fromkeys(offer.get("spelled") or offer["version"] for offer in offers)
 
     def common(version: str) -> int:
@@ -185,7 +220,8 @@ def nearest(spec: PackageSpec, offers: Sequence[JsonObject]) -> str:
         return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
     alike = sorted(versions, key=common, reverse=True)
-    return f"the catalogs have {spec.name} {', '.join(alike[:NEAREST])}" if alike else ""
+    more = f" and {len(alike) - NEAREST} more" if len(alike) > NEAREST else ""
+    return f"{', '.join(alike[:NEAREST])}{more}"
 
 
 def _warn_of_expiry(client: Client) -> None:

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import IO, Any, Protocol, Self
 
 import click
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -24,6 +25,8 @@ from pkgctl.errors import one_line, printable
 TableColumns = dict[str, Callable[[JsonObject], object]]
 
 TABLE_WIDTH = 10_000
+COLUMN_GAP = 2
+MIN_LAST_WIDTH = 20
 STATUS_STYLES = {
     "activated": "green",
     "downloaded": "cyan",
@@ -84,16 +87,24 @@ class Printer:
         self.json(document)
 
     def table(
-        self, objects: Iterable[JsonObject], columns: TableColumns, whole: object = None
+        self,
+        objects: Iterable[JsonObject],
+        columns: TableColumns,
+        whole: object = None,
+        *,
+        cut_last: bool = False,
     ) -> None:
-        """Print a row for each object; as JSON, the list, or `whole` if that is given."""
+        """Print a row for each object; as JSON, the list, or `whole` if that is given.
+
+        With `cut_last`, the last column is cut at a word to fit the terminal.
+        """
         if self.as_json:
             self.json(whole or list(objects))
             return
 
         rows = ([_cell(value(one)) for value in columns.values()] for one in objects)
         if self.is_terminal:
-            _print_table(rows, columns)
+            _print_table(_cut(rows, columns) if cut_last else rows, columns)
             return
         for row in rows:
             click.echo("\t".join(row))
@@ -294,6 +305,24 @@ def whole_seconds(time: str | None) -> str | None:
 
 def _cell(value: object) -> str:
     return "-" if value in (None, "") else printable(str(value))
+
+
+def _cut(rows: Iterable[list[str]], columns: Iterable[str]) -> list[list[str]]:
+    """Return rows whose last cells are cut at a word, so that each row fits the terminal."""
+    rows = list(rows)
+    *others, _ = zip(*rows, columns, strict=True)
+    used = sum(max(map(cell_len, cells)) + COLUMN_GAP for cells in others)
+    room = max(_console(sys.stdout).width - used, MIN_LAST_WIDTH)
+    return [[*cells, _shortened(last, room)] for *cells, last in rows]
+
+
+def _shortened(text: str, width: int) -> str:
+    """Return a text cut at a word to a width in columns of the terminal, with an ellipsis."""
+    if cell_len(text) <= width:
+        return text
+    cut = set_cell_size(text, width - 1)
+    words = cut if text.startswith(f"{cut} ") else cut.rpartition(" ")[0]
+    return f"{(words or cut).rstrip()}…"
 
 
 def _print_table(rows: Iterable[list[str]], columns: Iterable[str]) -> None:

@@ -19,7 +19,8 @@ from pkgctl.waiting import WaitSettings, wait_for_task
 
 TASK_COLUMNS: TableColumns = {
     "ID": lambda task: task["id"],
-    "PACKAGE": lambda task: task["package_id"],
+    # A server of an earlier version knows nothing but packages.
+    "PACKAGE": lambda task: task["package_id"] or f"index of {task['catalog']}",
     "STATUS": lambda task: task["status"],
     "CREATED": lambda task: whole_seconds(task["created_at"]),
     "ERROR": lambda task: task["error"] and task["error"]["code"],

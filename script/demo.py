@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from config import SETTINGS
+from script import pinned, telling
+from script.telling import BOLD, CYAN, RED, Unexpected, expect, step, tell
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv" / "bin"
@@ -31,13 +33,6 @@ START_SECONDS = 30
 STOP_SECONDS = 30
 TASK_SECONDS = 120
 LIVE = ("queued", "running")
-
-BOLD, CYAN, RED, PLAIN = "\033[1m", "\033[36m", "\033[31m", "\033[0m"
-steps = 0
-
-
-class Unexpected(Exception):
-    """A step did not go as expected; the message says what was expected and what came."""
 
 
 # --- The story ---
@@ -224,29 +219,6 @@ def pretty(text: str) -> tuple[str, Any]:
     return json.dumps(shown, indent=2, ensure_ascii=False), answer
 
 
-def step(title: str) -> None:
-    """Count a step, and print its title."""
-    global steps
-    steps += 1
-    tell(f"\n{steps}. {title}", BOLD)
-
-
-def expect(what: str, came: object, wanted: object) -> None:
-    """Raise Unexpected unless what came is what was wanted."""
-    if came != wanted:
-        raise Unexpected(f"{what}: expected {wanted!r}, but {came!r} came")
-
-
-def tell(text: str, colour: str = "") -> None:
-    """Print a text, in colour if on a terminal; exit with 1 when the output was closed."""
-    text = text.rstrip("\n")
-    try:
-        print(f"{colour}{text}{PLAIN}" if colour and sys.stdout.isatty() else text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-
-
 # --- The server ---
 
 
@@ -259,20 +231,25 @@ def main(store: str) -> int:
         with (
             own_folder() as folder,
             own_store(folder, store) as store_dir,
-            serving(folder, store_dir) as (server, url),
+            serving(folder, store_dir) as (server, url, environment),
         ):
-            story(Api(url), folder / "profile")
+            api = Api(url)
+            story(api, folder / "profile")
+            pinned.story(pinned.Shell(environment | of_pkgctl(folder, api)), folder)
+            run(folder / "profile" / "bin" / "hello")
             step("Stop the service")
             expect("the service's exit code", stop(server), 0)
     except KeyboardInterrupt:
         return 130
     except (Unexpected, OSError) as error:
-        tell(f"\ndemo: not as expected in step {steps}: {error}", RED)
+        tell(f"\ndemo: not as expected in step {telling.steps}: {error}", RED)
         return 1
     except (LookupError, TypeError) as error:
-        tell(f"\ndemo: the answer in step {steps} has another structure: {error!r}", RED)
+        tell(f"\ndemo: the answer in step {telling.steps} has another structure: {error!r}", RED)
         return 1
-    tell(f"\ndemo: all {steps} steps as expected, in {time.monotonic() - began:.1f} s", BOLD)
+    tell(
+        f"\ndemo: all {telling.steps} steps as expected, in {time.monotonic() - began:.1f} s", BOLD
+    )
     return 0
 
 
@@ -317,11 +294,14 @@ def locked(folder: Path, how: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, store_dir: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Run a server, yield it and its URL once it is ready, and stop it at the end."""
+def serving(
+    folder: Path, store_dir: str
+) -> Iterator[tuple[subprocess.Popen[bytes], str, dict[str, str]]]:
+    """Run a server; yield it, its URL and its environment once it is ready; stop it at the end."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     environment = settings(folder, port, store_dir)
+    pinned.make_catalog(folder)
     log = folder / "server.log"
     tell(f"The service keeps its data in {folder}", BOLD)
     if store_dir:
@@ -334,7 +314,7 @@ def serving(folder: Path, store_dir: str) -> Iterator[tuple[subprocess.Popen[byt
             expect("the exit code of flask init-db", init_db.wait(START_SECONDS), 0)
             server = start("gunicorn", "app:create_app()", env=environment, output=output)
         wait_until_ready(server, url)
-        yield server, url
+        yield server, url, environment
     except (Unexpected, OSError):
         tell(f"\nThe last lines of {log}:", BOLD)
         tell("\n".join(log.read_text(errors="replace").splitlines()[-30:]))
@@ -366,9 +346,20 @@ def settings(folder: Path, port: int, store_dir: str) -> dict[str, str]:
         "APP_ENV": "development",
         "DATA_DIR": str(folder),
         "STORE_DIR": store_dir,
+        "CATALOGS": shlex.quote(str(pinned.catalog_folder(folder))),
         "PORT": str(port),
     }
     return {**os.environ, **unset, **ours}
+
+
+def of_pkgctl(folder: Path, api: "Api") -> dict[str, str]:
+    """Return the environment in which pkgctl asks this server."""
+    return {
+        "PKGCTL_URL": api.url,
+        "PKGCTL_TOKEN": api.token or "",
+        "XDG_CONFIG_HOME": str(folder),
+        "NO_PROXY": "127.0.0.1",
+    }
 
 
 def free_port() -> int:

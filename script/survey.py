@@ -13,24 +13,22 @@ import statistics
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from semver import Version
 
 import nix
 from fields import MIN_NAME_LENGTH, NAME_LENGTH, NAME_PATTERN
-from nix.evaluate import RESOLVE
+from nix import Fact
 from nix.store import call, text
 from nix.versions import is_prerelease, order, semantic
 
 EXAMPLES = 4
 SECONDS = 600
-Facts = dict[str, Any]
+MIB = 1024 * 1024
 
 
 def main() -> None:
@@ -49,8 +47,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="survey-", ignore_cleanup_errors=True) as folder:
         place = Path(folder).resolve()
         private = nix.private_store(place / "store").environ
-        limited = {"GC_MAXIMUM_HEAP_SIZE": f"{options.memory}M"}
-        store = nix.Store({**private, **limited, "NIX_PATH": os.environ.get("NIX_PATH", "")})
+        store = nix.Store({**private, "NIX_PATH": os.environ.get("NIX_PATH", "")})
         for catalog in options.catalogs:
             path = catalog if catalog.startswith("<") else str(Path(catalog).resolve())
             survey(store, path, options, place / "tmp")
@@ -59,18 +56,20 @@ def main() -> None:
 def survey(store: nix.Store, catalog: str, options: argparse.Namespace, tmp: Path) -> None:
     """Print the survey of one catalog."""
     started = time.monotonic()
-    names = json.loads(ask(store, catalog, "names"))
-    facts: list[Facts] = []
+    asked = nix.Survey(store, nix.Catalog(catalog, catalog), heap=options.memory * MIB)
+    names = asked.names()
+    facts: list[Fact] = []
     failed: dict[str, str] = {}
     slices = [names[at : at + options.slice] for at in range(0, len(names), options.slice)]
     with ThreadPoolExecutor(options.jobs) as threads:
-        for found in threads.map(lambda one: list(walk(store, catalog, one, failed)), slices):
-            facts += found
-    packages = [one for one in facts if one["isPackage"]]
+        for found in threads.map(asked.facts, slices):
+            facts += found.known
+            failed |= {attr: told(error) for attr, error in found.failures.items()}
+    packages = [one for one in facts if one.is_package]
 
     print(f"{catalog}, by Nix {nix.version(store)}: {len(names)} attributes, of which")
     print(f"  {len(packages)} derivations, {time.monotonic() - started:.0f} s")
-    show("attributes that throw", [one["attr"] for one in facts if one["throws"]])
+    show("attributes that throw", [one.attr for one in facts if one.throws])
     show("attributes that fail", [f"{name}: {why}" for name, why in failed.items()])
     names_of(packages)
     versions_of(packages)
@@ -79,33 +78,14 @@ def survey(store: nix.Store, catalog: str, options: argparse.Namespace, tmp: Pat
     compare(store, catalog, packages, options, tmp)
 
 
-def walk(
-    store: nix.Store, catalog: str, names: list[str], failed: dict[str, str]
-) -> Iterator[Facts]:
-    """Yield the facts of each attribute; note those that end an evaluation."""
-    try:
-        yield from json.loads(ask(store, catalog, "survey", attrs=json.dumps(names)))
-    except nix.NixError as error:
-        if len(names) == 1:
-            failed[names[0]] = " ".join(str(error).split())[:100]
-            return
-        half = len(names) // 2
-        yield from walk(store, catalog, names[:half], failed)
-        yield from walk(store, catalog, names[half:], failed)
+def told(error: nix.NixError) -> str:
+    """Return an error in a short line."""
+    return " ".join(str(error).split())[:100]
 
 
-def ask(store: nix.Store, catalog: str, attribute: str, **arguments: str) -> str:
-    """Return an answer of resolve.nix as JSON."""
-    argv = ["nix-instantiate", "--eval", "--strict", "--json", "--read-write-mode"]
-    argv += ["--option", "allow-import-from-derivation", "false", str(RESOLVE), "-A", attribute]
-    for name, value in {"catalogs": json.dumps([catalog]), **arguments}.items():
-        argv += ["--argstr", name, value]
-    return text(call(store, argv, seconds=SECONDS, grace_seconds=0))
-
-
-def names_of(packages: list[Facts]) -> None:
+def names_of(packages: list[Fact]) -> None:
     """Print which names can't be asked for."""
-    names = [one["attr"] for one in packages]
+    names = [one.attr for one in packages]
     show(f"names of more than {NAME_LENGTH}", [name for name in names if len(name) > NAME_LENGTH])
     show(
         f"names of fewer than {MIN_NAME_LENGTH}",
@@ -116,20 +96,20 @@ def names_of(packages: list[Facts]) -> None:
     print(f"  {share(len(can), len(names))} can be named and asked for, but for their length")
 
 
-def versions_of(packages: list[Facts]) -> None:
+def versions_of(packages: list[Fact]) -> None:
     """Print what the spellings stand for, and where that is wrong."""
-    spellings = {one["spelled"]: one["version"] for one in packages}
+    spellings = {one.spelled: one.version for one in packages}
     itself = sum(1 for spelled, version in spellings.items() if spelled == version)
     print(f"  {len(spellings)} spellings, {share(itself, len(spellings))} are semantic versions")
     show("invalid semantic versions", [v for v in spellings.values() if not Version.is_valid(v)])
     show("different in Python", [s for s, version in spellings.items() if semantic(s) != version])
-    show("without a version", [one["attr"] for one in packages if not one["spelled"]])
+    show("without a version", [one.attr for one in packages if not one.spelled])
     show("pre-releases", [spelled for spelled in spellings if is_prerelease(spelled)])
     show("other spellings", [f"{s} ({v})" for s, v in spellings.items() if s not in ("", v)], 25)
 
     spelled = defaultdict(set)
     for one in packages:
-        spelled[one["pname"], one["version"]].add(one["spelled"])
+        spelled[one.pname, one.version].add(one.spelled)
     collisions = {key: found for key, found in spelled.items() if len(found) > 1}
     show(
         "collisions",
@@ -137,12 +117,12 @@ def versions_of(packages: list[Facts]) -> None:
     )
 
 
-def wrong_orders(store: nix.Store, packages: list[Facts]) -> None:
+def wrong_orders(store: nix.Store, packages: list[Fact]) -> None:
     """Print the pairs of releases of a name whose order isn't that of builtins.compareVersions."""
     spelled = defaultdict(set)
     for one in packages:
-        if not is_prerelease(one["spelled"]):
-            spelled[one["pname"]].add(one["spelled"])
+        if not is_prerelease(one.spelled):
+            spelled[one.pname].add(one.spelled)
     pairs = [pair for found in spelled.values() for pair in pairwise(sorted(found, key=order))]
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(pairs, file)
@@ -158,43 +138,44 @@ def wrong_orders(store: nix.Store, packages: list[Facts]) -> None:
     show("wrong orders", wrong)
 
 
-def refusals(packages: list[Facts]) -> None:
+def refusals(packages: list[Fact]) -> None:
     """Print how many packages the catalog refuses, by the reason."""
-    for reason, count in Counter(one["reason"] for one in packages if one["reason"]).items():
-        show(reason, [one["attr"] for one in packages if one["reason"] == reason], count=count)
+    for reason, count in Counter(one.reason for one in packages if one.reason).items():
+        show(reason, [one.attr for one in packages if one.reason == reason], count=count)
 
 
 def compare(
-    store: nix.Store, catalog: str, packages: list[Facts], options: argparse.Namespace, tmp: Path
+    store: nix.Store, catalog: str, packages: list[Fact], options: argparse.Namespace, tmp: Path
 ) -> None:
     """Resolve a sample, and print where that differs from bare Nix."""
-    askable = [one for one in packages if not one["reason"]]
+    askable = [one for one in packages if not one.reason]
     chosen = random.Random(options.seed).sample(askable, min(options.sample, len(askable)))
     with ThreadPoolExecutor(options.jobs) as threads:
         results = list(threads.map(partial(compared, store, catalog, tmp), chosen))
-    different = [told for told, *_ in results if told]
+    different = [one for one, *_ in results if one]
     ours = statistics.median(seconds for _, seconds, _ in results)
     bare = statistics.median(seconds for _, _, seconds in results)
     print(f"  {len(chosen)} resolved, median {ours:.2f} s; by nix-instantiate -A {bare:.2f} s")
     show("not the derivation of nix-instantiate -A", different)
 
 
-def compared(store: nix.Store, catalog: str, tmp: Path, one: Facts) -> tuple[str, float, float]:
+def compared(store: nix.Store, catalog: str, tmp: Path, one: Fact) -> tuple[str, float, float]:
     """Return how a resolution differs from bare Nix, and the seconds that both took."""
     began = time.monotonic()
     try:
-        found = nix.resolve(store, [catalog], one["attr"], one["version"], tmp=tmp / one["attr"])
+        catalogs = [nix.Catalog(catalog, catalog)]
+        found = nix.resolve(store, catalogs, one.attr, one.version, tmp=tmp / one.attr)
         ours = found.drv_path
     except nix.NixError as error:
-        ours = " ".join(str(error).split())[:100]
+        ours = told(error)
     between = time.monotonic()
-    argv = ["nix-instantiate", catalog, "-A", f'"{one["attr"]}"']
+    argv = ["nix-instantiate", catalog, "-A", f'"{one.attr}"']
     done = call(store, [*argv, "--arg", "config", "{}"], seconds=SECONDS)
     bare = "fails" if done.code else done.stdout.decode().strip().partition("!")[0]
     ended = time.monotonic()
     is_same = ours == bare or (bare == "fails" and not ours.endswith(".drv"))
-    told = "" if is_same else f"{one['attr']} {one['version']}: {ours}, not {bare}"
-    return told, between - began, ended - between
+    difference = "" if is_same else f"{one['attr']} {one['version']}: {ours}, not {bare}"
+    return difference, between - began, ended - between
 
 
 def show(what: str, found: list[str], examples: int = EXAMPLES, count: int | None = None) -> None:

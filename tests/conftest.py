@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 
 import psycopg
 import pytest
@@ -123,7 +124,8 @@ def empty(url):
     """Delete all rows, which is much faster than making a new database."""
     with psycopg.connect(url) as connection:
         connection.execute("SET lock_timeout = '10s'")
-        connection.execute("TRUNCATE packages, tokens, generations RESTART IDENTITY CASCADE")
+        tables = "packages, tokens, generations, pins, catalog_indexes"
+        connection.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -152,6 +154,7 @@ def settings(database_url, store_dir, tmp_path):
         "CATALOGS": f"{BUNDLED} {CATALOGS / 'trouble.nix'} {CATALOGS / 'tools.nix'}",
         "SECRET_KEY": "for-tests-only-and-long-enough-for-production",
         "MIN_FREE_BYTES": 1,
+        "INDEX_BYTES": 0,  # no index, unless a test is about it
     }
 
 
@@ -173,6 +176,9 @@ def create_app():
         return made[-1]
 
     yield create_app
+    # A look at the catalogs reads the pins: past the end, its connection would stay open.
+    for look in [thread for thread in threading.enumerate() if thread.name == "catalogs"]:
+        look.join(5)
     for app in made:
         services.get(Pool, app).stop()
         with app.app_context():

@@ -66,6 +66,10 @@ class Service:
             argv, env=self.environ(**more), cwd=self.folder(), capture_output=True, text=True
         )
 
+    def start_command(self, *arguments, **more):
+        """Start a `flask` command; return its process."""
+        return self._spawn([BIN / "flask", "--app", "app", *arguments], **more)
+
     def start(self, *, ready=True):
         """Start gunicorn, and wait until it is ready unless `ready` is false."""
         argv = [BIN / "gunicorn", "--config", ROOT / "gunicorn.conf.py", "app:create_app()"]
@@ -76,7 +80,7 @@ class Service:
 
     def start_worker(self, **more):
         """Start `flask run-worker`, with other settings where given; return its process."""
-        return self._spawn([BIN / "flask", "--app", "app", "run-worker"], **more)
+        return self.start_command("run-worker", **more)
 
     def await_ready(self, seconds=START_SECONDS):
         """Wait until one of the server's processes answers that the service is ready."""

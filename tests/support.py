@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import nix
+
 TESTS = Path(__file__).parent
 CATALOGS = TESTS / "catalogs"
 BUNDLED = TESTS.parent / "catalog"
@@ -64,3 +66,8 @@ def remove_store(folder):
     for path, _, _ in os.walk(folder):
         os.chmod(path, stat.S_IRWXU)
     shutil.rmtree(folder)
+
+
+def at(*places):
+    """Return the catalogs at some places, each named by its place."""
+    return [nix.Catalog(str(place), str(place)) for place in places]

@@ -16,9 +16,9 @@ class Handler(BaseHTTPRequestHandler):
         status = re.match(r"/(\d{3})/", self.path)
         code = 503 if len(self.server.paths) <= self.server.failures else int(status[1])
         self.send_response(code)
-        self.send_header("Content-Length", str(len(CONTENT)))
+        self.send_header("Content-Length", str(len(self.server.content)))
         self.end_headers()
-        self.wfile.write(CONTENT)
+        self.wfile.write(self.server.content[: self.server.sent_bytes])
 
     def do_CONNECT(self):
         """Refuse to be a proxy."""
@@ -30,11 +30,15 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Web(ThreadingHTTPServer):
-    """The server; its first `failures` requests get 503, and `paths` is what was asked for."""
+    """The server; its first `failures` requests get 503, and `paths` is what was asked for.
+
+    It sends `content`, and breaks off after `sent_bytes`.
+    """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.failures, self.paths = 0, []
+        self.content, self.sent_bytes = CONTENT, None
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def __enter__(self):

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from sandbox import sandboxed_store
-from support import until
+from support import at, until
 
 import nix
 from nix import BuildFailed, DiskFull, HashMismatch, NixCrashed, NixUnavailable, Progress, TimedOut
@@ -53,7 +53,7 @@ class Trial:
         """Realise the package `thing` of a catalog with these packages."""
         catalog = self.folder / "catalog.nix"
         catalog.write_text(CATALOG % packages)
-        found = nix.resolve(self.store, [str(catalog)], "thing", "1.0.0", tmp=self.tmp)
+        found = nix.resolve(self.store, at(catalog), "thing", "1.0.0", tmp=self.tmp)
         options = self.options | {"tmp": self.tmp, "tick": self.tick}
         return nix.realise(self.store, found.drv_path, output, self.root, **options)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from sandbox import sandboxed_store
-from support import BUNDLED
+from support import BUNDLED, at
 
 import nix
 from nix.store import call, text
@@ -30,7 +30,7 @@ def build(store, tmp_path):
 
     def build(name, version, store=store):
         tmp, root = tmp_path / "tmp", tmp_path / "roots" / f"{name}-{version}"
-        found = nix.resolve(store, [str(BUNDLED)], name, version, tmp=tmp)
+        found = nix.resolve(store, at(BUNDLED), name, version, tmp=tmp)
         limits = {"build_seconds": 60, "silence_seconds": 60}
         path = nix.realise(store, found.drv_path, "out", root, tmp=tmp, **limits)
         return nix.ProfilePackage(name, version, (path,))
@@ -59,7 +59,7 @@ def run(program, *words, **options):
 
 @pytest.mark.parametrize("name", VERSIONS)
 def test_every_version_is_offered(store, name):
-    found = nix.offers(store, [str(BUNDLED)], name)
+    found = nix.offers(store, at(str(BUNDLED)), name)
 
     assert [offer.version for offer in found.versions] == VERSIONS[name]
 

@@ -1,7 +1,7 @@
 """Refusals: packages that a catalog has and does not provide, and catalogs for a newer Nix."""
 
 import pytest
-from support import CATALOGS
+from support import CATALOGS, at
 
 import nix
 
@@ -31,14 +31,14 @@ def resolve(store, tmp_path):
     """Return a function that resolves in one catalog."""
 
     def resolve(catalog, name, version="1.0.0", **options):
-        return nix.resolve(store, [catalog], name, version, tmp=tmp_path / "tmp", **options)
+        return nix.resolve(store, at(catalog), name, version, tmp=tmp_path / "tmp", **options)
 
     return resolve
 
 
 @pytest.mark.parametrize(("name", "reason"), REASONS.items())
 def test_a_refused_package_is_offered_with_the_reason(store, refusing, name, reason):
-    (offer,) = nix.offers(store, [refusing], name).versions
+    (offer,) = nix.offers(store, at(refusing), name).versions
 
     assert (offer.version, offer.spelled, offer.available) == ("1.0.0", "1.0", False)
     assert offer.reason == reason
@@ -64,7 +64,7 @@ def test_a_later_catalog_provides_what_the_first_one_refuses(
     store, refusing, catalog, tmp_path, others
 ):
     provides = catalog("{ broken = package ''broken'' ''1.0'' { }; }", "provides")
-    catalogs = [catalog(others, "others"), refusing, provides]
+    catalogs = at(catalog(others, "others"), refusing, provides)
 
     found = nix.resolve(store, catalogs, "broken", "1.0.0", tmp=tmp_path / "tmp")
 
@@ -82,7 +82,7 @@ def test_where_all_catalogs_refuse_the_first_one_tells_the_reason(
 ):
     unfree = "{ type = ''derivation''; version = ''1''; meta = { available = false; unfree = true;"
     last = catalog(f"{{ broken = {unfree} }}; }}; }}", "last")
-    catalogs = [catalog(others, "others"), refusing, last]
+    catalogs = at(catalog(others, "others"), refusing, last)
 
     with pytest.raises(nix.Refused) as caught:
         nix.resolve(store, catalogs, "broken", "1.0.0", tmp=tmp_path / "tmp")
@@ -93,7 +93,7 @@ def test_where_all_catalogs_refuse_the_first_one_tells_the_reason(
 @pytest.mark.parametrize("name", ["unfree", "broken", "insecure"])
 def test_what_is_allowed_is_not_refused(store, resolve, refusing, name):
     assert resolve(refusing, name, allowed=ALL).attr == name
-    assert nix.offers(store, [refusing], name, allowed=ALL).versions[0].available
+    assert nix.offers(store, at(refusing), name, allowed=ALL).versions[0].available
 
 
 def test_what_is_allowed_does_not_hide_another_reason(store, tmp_path):
@@ -104,7 +104,7 @@ def test_what_is_allowed_does_not_hide_another_reason(store, tmp_path):
     )
 
     def reason(**allowed):
-        found = nix.offers(store, [str(both)], "app", allowed=nix.Allowed(**allowed))
+        found = nix.offers(store, at(str(both)), "app", allowed=nix.Allowed(**allowed))
         return found.versions[0].reason
 
     assert reason() == "unfree"
@@ -122,7 +122,7 @@ def test_a_refused_package_that_is_needed_is_named(resolve, refusing):
 def test_a_removed_package_is_refused_with_the_catalogs_words(store, resolve, refusing):
     with pytest.raises(nix.Refused, match="gone was removed, since") as caught:
         resolve(refusing, "gone")
-    (failure,) = nix.offers(store, [refusing], "gone").failures
+    (failure,) = nix.offers(store, at(refusing), "gone").failures
 
     assert (caught.value.reason, failure.reason) == ("removed", "removed")
 
@@ -134,7 +134,7 @@ def test_a_package_for_another_interpreter_is_refused_with_the_catalogs_words(
 
     with pytest.raises(nix.Refused, match=r"pyxml-0\.8\.4 not supported for interp") as caught:
         resolve(path, "app")
-    (failure,) = nix.offers(store, [path], "app").failures
+    (failure,) = nix.offers(store, at(path), "app").failures
 
     assert (caught.value.reason, failure.reason) == ("unsupported_platform",) * 2
     assert "interpreter" in caught.value.hint
@@ -143,7 +143,7 @@ def test_a_package_for_another_interpreter_is_refused_with_the_catalogs_words(
 def test_an_attribute_that_throws_a_refusal_of_nixpkgs_has_its_reason(store, catalog):
     path = catalog("{ app = throw \"Package 'app' in /x is marked as broken, refusing\"; }")
 
-    (failure,) = nix.offers(store, [path], "app").failures
+    (failure,) = nix.offers(store, at(path), "app").failures
 
     assert failure.reason == "broken"
 
@@ -158,7 +158,7 @@ def test_a_name_in_meta_gives_the_version_where_the_derivation_gives_none(store,
     )
     path = catalog(f"{{ app = {refused} name = ''app-1.5''; }}; }}; }}")
 
-    (offer,) = nix.offers(store, [path], "app").versions
+    (offer,) = nix.offers(store, at(path), "app").versions
 
     assert (offer.spelled, offer.reason) == ("1.5", "unfree")
 
@@ -181,7 +181,7 @@ def test_the_kind_of_what_is_no_package_is_told(store, resolve, catalog, value, 
     with pytest.raises(nix.NameUnknown) as caught:
         resolve(path, "app")
 
-    found = nix.offers(store, [path], "app")
+    found = nix.offers(store, at(path), "app")
     assert str(caught.value) == message
     assert str(nix.NameUnknown("app", found.near, found.kind)) == message
 
@@ -195,3 +195,49 @@ def test_a_package_without_a_version_is_told_to_be_one(resolve, catalog):
         resolve(path, "app")
 
     assert resolve(path, "app", "0.0.0").spelled == ""
+
+
+MIXED = """{ config ? { } }:
+let
+  old = import %s/refusals.nix { inherit config; };
+  free = derivation { name = "unfree-1.0"; system = "builtin"; builder = "builtin:none"; };
+in { unfree = %s; unfree_1 = %s; broken = abort "cannot go on"; }
+"""
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Return a function that writes a catalog with these values of two attributes."""
+
+    def mixed(name, direct, sibling):
+        path = tmp_path / f"{name}.nix"
+        path.write_text(MIXED % (CATALOGS, direct, sibling))
+        return str(path)
+
+    return mixed
+
+
+def test_a_later_attribute_that_may_be_had_is_taken_before_one_that_is_refused(
+    store, resolve, mixed
+):
+    catalog = mixed("one", "old.unfree", "free")
+
+    (offer,) = nix.offers(store, at(catalog), "unfree").versions
+
+    assert (offer.attr, offer.available) == ("unfree_1", True)
+    assert resolve(catalog, "unfree").attr == "unfree_1"
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_a_later_catalog_is_asked_for_what_one_before_it_refuses(store, mixed, tmp_path, is_broken):
+    refusing = mixed("one", "old.unfree", "7")
+    broken = [mixed("broken", "abort ''no''", "7")] if is_broken else []
+    having = mixed("two", "free", "7")
+    tmp = tmp_path / "tmp"
+
+    found = nix.resolve(store, at(refusing, *broken, having), "unfree", "1.0.0", tmp=tmp)
+    with pytest.raises(nix.Refused) as caught:
+        nix.resolve(store, at(refusing, *broken), "unfree", "1.0.0", tmp=tmp)
+
+    assert (found.catalog, found.attr) == (having, "unfree")
+    assert caught.value.catalog == refusing

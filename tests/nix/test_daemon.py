@@ -1,6 +1,7 @@
 """Nix through a daemon: faults of the host, and limits that only the daemon can keep."""
 
 import pytest
+from support import at
 from web import SHA256
 
 import nix
@@ -41,7 +42,7 @@ class Trial:
     def resolve(self, script="touch $out", catalog=CATALOG):
         (self.folder / "catalog.nix").write_text(catalog)
         (self.folder / "thing.sh").write_text(script)
-        catalogs, tmp = [str(self.folder / "catalog.nix")], self.folder / "tmp"
+        catalogs, tmp = at(self.folder / "catalog.nix"), self.folder / "tmp"
         return nix.resolve(self.store, catalogs, "thing", "1.0.0", tmp=tmp)
 
     def build(self, script, silence_seconds=60, catalog=CATALOG):

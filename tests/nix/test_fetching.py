@@ -5,6 +5,7 @@ from itertools import groupby
 
 import pytest
 from service import free_port
+from support import at
 from web import SHA256
 
 import nix
@@ -50,7 +51,7 @@ class Trial:
     def realise(self, packages):
         catalog, tmp = self.folder / "catalog.nix", self.folder / "tmp"
         catalog.write_text(CATALOG.replace("PACKAGES", packages).replace("HASH", SHA256))
-        found = nix.resolve(self.store, [str(catalog)], "thing", "1.0.0", tmp=tmp)
+        found = nix.resolve(self.store, at(catalog), "thing", "1.0.0", tmp=tmp)
         root = self.folder / "roots" / "1"
         limits = {"build_seconds": 60, "silence_seconds": 60}
         return nix.realise(
@@ -233,11 +234,11 @@ def test_a_catalog_that_can_not_be_fetched_is_told_by_its_url(
     catalog.write_text(expression.format(web.url + path))
 
     with pytest.raises(FetchFailed) as caught:
-        nix.resolve(store, [str(catalog)], "thing", "1.0.0", tmp=tmp_path / "tmp")
+        nix.resolve(store, at(catalog), "thing", "1.0.0", tmp=tmp_path / "tmp")
 
     assert first_line(caught).startswith(f"could not fetch {web.url}{path}")
     assert f"catalog {catalog}: " in str(caught.value)
-    (failure,) = nix.offers(store, [str(catalog)], "thing").failures
+    (failure,) = nix.offers(store, at(catalog), "thing").failures
     assert failure.code == "fetch_failed"
 
 

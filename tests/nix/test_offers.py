@@ -1,6 +1,7 @@
 """Offers: the versions of a name in all catalogs."""
 
 import pytest
+from support import at
 
 import nix
 from nix import Offer, Offers
@@ -11,7 +12,7 @@ def offers(store):
     """Return a function that returns what the given catalogs offer."""
 
     def offers(name, *catalogs):
-        return nix.offers(store, catalogs, name)
+        return nix.offers(store, at(*catalogs), name)
 
     return offers
 
@@ -103,4 +104,4 @@ def test_an_exception_of_a_tick_ends_the_evaluation(store, catalog):
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        nix.offers(store, [catalog("{ }")], "foo", tick=tick)
+        nix.offers(store, at(catalog("{ }")), "foo", tick=tick)

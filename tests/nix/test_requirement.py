@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from support import at
 
 import nix
 from nix import EvaluationFailed, NixTooOld
@@ -79,19 +80,19 @@ def test_a_catalog_that_wants_a_newer_nix_names_both_versions(
     catalog, ours = tree(default, **files), nix.version(store)
 
     with pytest.raises(NixTooOld) as caught:
-        nix.resolve(store, [catalog], "hello", "1.0.0", tmp=tmp_path / "tmp")
+        nix.resolve(store, at(catalog), "hello", "1.0.0", tmp=tmp_path / "tmp")
 
     told = f"it wants Nix 99.4 or newer, and this is Nix {ours}"
     assert str(caught.value) == f"catalog {catalog}: {told}"
     assert (caught.value.code, bool(caught.value.hint)) == ("nix_too_old", True)
-    assert nix.failing(store, [catalog]) == (nix.CatalogFailure(catalog, "nix_too_old", told),)
+    assert nix.failing(store, at(catalog)) == (nix.CatalogFailure(catalog, "nix_too_old", told),)
 
 
 def test_a_channel_and_a_file_of_a_catalog_are_looked_at_too(own, tree):
     catalog = tree("no |> syntax?", minver=MINVER)
     store = nix.Store({**own.environ, "NIX_PATH": f"there={catalog}"})
 
-    found = nix.failing(store, ["<there>", f"{catalog}/default.nix", "<none>"])
+    found = nix.failing(store, at("<there>", f"{catalog}/default.nix", "<none>"))
 
     codes = [failure.code for failure in found]
     assert codes == ["nix_too_old", "nix_too_old", "evaluation_failed"]
@@ -100,7 +101,7 @@ def test_a_channel_and_a_file_of_a_catalog_are_looked_at_too(own, tree):
 def test_features_without_a_version_are_listed(store, tree):
     feature = '{ missing = [ { description = "a new builtin"; } { description = "more"; } ]; }'
 
-    (failure,) = nix.failing(store, [tree(NEW, minfeatures=feature)])
+    (failure,) = nix.failing(store, at(tree(NEW, minfeatures=feature)))
 
     ours = nix.version(store)
     told = f"it wants a newer Nix, and this is Nix {ours}; it lacks: a new builtin, more"
@@ -112,12 +113,12 @@ def test_a_catalog_that_fails_otherwise_is_not_too_new(store, tree, tmp_path, de
     catalog = tree(default, minver='"2.0"')
 
     with pytest.raises(EvaluationFailed):
-        nix.resolve(store, [catalog], "hello", "1.0.0", tmp=tmp_path / "tmp")
+        nix.resolve(store, at(catalog), "hello", "1.0.0", tmp=tmp_path / "tmp")
 
 
 def test_what_another_catalog_has_is_found_all_the_same(store, tree, catalog, tmp_path):
     other = catalog("{ hello = package ''hello'' ''1.0.0'' { }; }", "other")
-    catalogs = [tree(OLD, minver=MINVER), other]
+    catalogs = at(tree(OLD, minver=MINVER), other)
 
     found = nix.resolve(store, catalogs, "hello", "1.0.0", tmp=tmp_path / "tmp")
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from spellings import PRERELEASES, RELEASES
+from support import at
 
 import nix
 from nix import EvaluationFailed, NameUnknown, NixKilled, Refused, VersionUnavailable
@@ -20,7 +21,7 @@ def resolve(store, tmp_path):
 
         resolve.log = ""
         tmp = tmp_path / "tmp"
-        return nix.resolve(store, catalogs, name, version, tmp=tmp, tick=tick, **options)
+        return nix.resolve(store, at(*catalogs), name, version, tmp=tmp, tick=tick, **options)
 
     return resolve
 
@@ -57,7 +58,7 @@ def test_every_kind_of_spelling_is_offered_and_found(store, resolve, catalog):
     )
     path = catalog(f"{{ {text} }}")
 
-    offers = nix.offers(store, [path], "foo").versions
+    offers = nix.offers(store, at(path), "foo").versions
 
     assert {offer.spelled: offer.version for offer in offers} == RELEASES | PRERELEASES
     for offer in offers:
@@ -168,7 +169,7 @@ def test_a_catalog_can_be_a_channel(resolve, store, catalog, tmp_path):
     path = catalog("{ foo = package ''foo'' ''1.0.0'' { }; }")
     with_pins = nix.Store({**store.environ, "NIX_PATH": f"pins={path}"})
 
-    found = nix.resolve(with_pins, ["<pins>"], "foo", "1.0.0", tmp=tmp_path / "tmp")
+    found = nix.resolve(with_pins, at("<pins>"), "foo", "1.0.0", tmp=tmp_path / "tmp")
 
     assert found.catalog == "<pins>"
 
@@ -263,7 +264,7 @@ def test_a_failure_that_does_not_recur_is_no_fault_of_a_catalog(
     moody = replace_program(store, "nix-instantiate", script)
 
     with pytest.raises(NameUnknown):
-        nix.resolve(moody, [catalog("{ }")], "foo", "1.0.0", tmp=tmp_path / "tmp")
+        nix.resolve(moody, at(catalog("{ }")), "foo", "1.0.0", tmp=tmp_path / "tmp")
 
 
 def test_a_faulty_catalog_is_an_error_if_no_other_has_the_package(resolve, catalog):
@@ -278,7 +279,7 @@ def test_a_failure_without_a_package_behind_it_is_told(store, catalog, replace_p
     odd = replace_program(store, "nix-instantiate", script)
 
     with pytest.raises(EvaluationFailed, match=r"odd$"):
-        nix.resolve(odd, [catalog("{ }")], "foo", "1.0.0", tmp=tmp_path / "tmp")
+        nix.resolve(odd, at(catalog("{ }")), "foo", "1.0.0", tmp=tmp_path / "tmp")
 
 
 REFUSED = "unfree says its licence"
@@ -336,7 +337,7 @@ def test_a_version_that_is_not_utf_8_is_a_fault_of_its_catalog(resolve, store, c
     with pytest.raises(EvaluationFailed, match=f"catalog {bad}: "):
         resolve("foo", "2.0.0", bad)
     assert resolve("foo", "1.0.0", bad, good).catalog == good
-    found = nix.offers(store, [bad, good], "foo")
+    found = nix.offers(store, at(bad, good), "foo")
     assert [offer.catalog for offer in found.versions] == [good]
     assert [failure.catalog for failure in found.failures] == [bad]
 
@@ -360,8 +361,8 @@ def test_what_nix_writes_is_checked(store, catalog, replace_program, tmp_path, w
     path = catalog("{ }")
 
     with pytest.raises(EvaluationFailed, match=f"catalog {path}: "):
-        nix.resolve(odd, [path], "foo", "1.0.0", tmp=tmp_path / "tmp")
-    assert [failure.catalog for failure in nix.offers(odd, [path], "foo").failures] == [path]
+        nix.resolve(odd, at(path), "foo", "1.0.0", tmp=tmp_path / "tmp")
+    assert [failure.catalog for failure in nix.offers(odd, at(path), "foo").failures] == [path]
 
 
 def test_a_users_text_is_never_read_as_nix(resolve, catalog):
@@ -401,7 +402,7 @@ def test_a_catalog_that_takes_all_memory_hides_nothing_of_another(
     tmp = tmp_path / "tmp"
 
     if version == "1.0.0":
-        assert nix.resolve(store, (hungry, good), "foo", version, tmp=tmp).catalog == good
+        assert nix.resolve(store, at(hungry, good), "foo", version, tmp=tmp).catalog == good
     else:
         with pytest.raises(NixKilled, match="ended by SIGKILL; out of memory is likely"):
-            nix.resolve(store, (hungry, good), "foo", version, tmp=tmp)
+            nix.resolve(store, at(hungry, good), "foo", version, tmp=tmp)

@@ -50,7 +50,12 @@ builtins.listToAttrs (builtins.genList gated 20) // {
   quacker = build "quacker" "1.5" "mkdir -p $out/bin; echo > $out/bin/quacker";
   waddler = build "waddler" "2.0k" "mkdir $out";
   library = build "library" "1.0.0" "mkdir -p $out/lib; echo > $out/lib/library";
-}
+  goose = build "goose" "2.0rc1" "mkdir $out";
+  goose_1_2 = build "goose" "1.2.3" "mkdir $out";
+  goose_1_0 = build "goose" "1.0" "mkdir $out";
+  gosling = build "gosling" "0.1-beta" "mkdir $out";
+  secret = build "secret" "1.0.0" "mkdir $out" // { meta = { unfree = true; available = false; }; };
+@MORE@}
 """
 
 
@@ -60,7 +65,7 @@ def running_service(folder, store_dir):
     gates = folder / "gates"
     gates.mkdir()
     catalog = folder / "catalog.nix"
-    catalog.write_text(CATALOG.replace("@GATES@", str(gates)))
+    write_catalog(catalog, gates)
     settings = {
         "DATA_DIR": folder / "data",
         "STORE_DIR": store_dir,
@@ -70,11 +75,16 @@ def running_service(folder, store_dir):
         "WORKER_THREADS": 4,
     }
     with Service(settings) as service:
-        service.gates = gates
+        service.catalog, service.gates = catalog, gates
         assert service.command("init-db").returncode == 0
         service.start()
         service.secret = service.sign_in()
         yield service
+
+
+def write_catalog(path, gates, more=""):
+    """Write the catalog above, with more attributes."""
+    path.write_text(CATALOG.replace("@GATES@", str(gates)).replace("@MORE@", more))
 
 
 class GatedPackage:

@@ -59,9 +59,9 @@ def test_the_completion_script_asks_the_command_for_words(unconfigured, shell):
 
 def test_the_command_completes_its_words(unconfigured):
     unconfigured.environ |= {"_PKGCTL_COMPLETE": "bash_complete"}
-    unconfigured.environ |= {"COMP_WORDS": "pkgctl deact", "COMP_CWORD": "1"}
+    unconfigured.environ |= {"COMP_WORDS": "pkgctl upg", "COMP_CWORD": "1"}
 
-    assert unconfigured.run() == (0, "plain,deactivate\n", "")
+    assert unconfigured.run() == (0, "plain,upgrade\n", "")
 
 
 def test_characters_that_the_encoding_lacks_are_question_marks(unconfigured):
@@ -69,9 +69,9 @@ def test_characters_that_the_encoding_lacks_are_question_marks(unconfigured):
     offer = {"version": "1.0.0", "attr": "λ-calculus", "catalog": "good", "spelled": "1.0"}
     found = FakeAnswer({"name": "λ-calculus", "versions": [offer]})
     with FakeServer(lambda *_: found) as server:
-        done = unconfigured.run("search", "λ-calculus", "--url", server.url)
+        done = unconfigured.run("versions", "λ-calculus", "--url", server.url)
 
-    assert done == (0, "1.0.0\t?-calculus\tgood\t1.0\t-\n", "")
+    assert done == (0, "1.0.0\t?-calculus\tgood\t1.0\t-\t-\t-\n", "")
 
 
 def test_an_output_that_can_not_be_written_is_an_error(unconfigured):

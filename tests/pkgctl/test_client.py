@@ -80,9 +80,9 @@ def test_a_failing_catalog_does_not_hide_the_offers_of_the_others(unconfigured):
     failure = {"catalog": "bad", "code": "evaluation_failed", "message": "error:\n  at 1:1"}
     found = {"name": "hello", "versions": [offer], "failures": [failure]}
     with FakeServer(lambda *_: FakeAnswer(found)) as server:
-        done = unconfigured("search", "hello", "--url", server.url)
+        done = unconfigured("versions", "hello", "--url", server.url)
 
-    assert (done.exit_code, done.stdout) == (0, "1.0.0\thello\tgood\t-\t-\n")
+    assert (done.exit_code, done.stdout) == (0, "1.0.0\thello\tgood\t-\t-\t-\t-\n")
     assert done.stderr == "Warning: bad: error ... at 1:1\n"
 
 
@@ -100,7 +100,7 @@ def test_a_failing_catalog_is_an_error_if_no_other_has_offers(unconfigured):
     failure = {"catalog": "bad", "code": "evaluation_failed", "message": "error:\n  at 1:1"}
     found = {"name": "hello", "versions": [], "failures": [failure]}
     with FakeServer(lambda *_: FakeAnswer(found)) as server:
-        done = unconfigured("search", "hello", "--url", server.url)
+        done = unconfigured("versions", "hello", "--url", server.url)
 
     assert (done.exit_code, done.stderr) == (1, "Error: bad: error ... at 1:1\n")
 

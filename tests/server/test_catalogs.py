@@ -1,20 +1,27 @@
-"""The route of catalogs, and the cache of what they offer."""
-
-import shutil
-import threading
-from concurrent.futures import ThreadPoolExecutor
+"""The routes of catalogs."""
 
 import pytest
-from support import CATALOGS, SQLITE, bearing, until
+from support import BUNDLED, CATALOGS, SQLITE, bearing, until
+from tarballs import REVISION, catalog, tarball
 
-import nix
-from catalogs import EVALUATIONS, LANDMARKS, WATCHED_FILES, Catalogs
+import services
+from catalog_models import CatalogIndex, IndexedOffer
+from catalog_state import Catalogs
 from config import BUNDLED_CATALOG
+from models import db, utcnow
 
 ONE = '{{ app = {{ type = "derivation"; name = "app-{0}"; pname = "app"; version = "{0}"; }}; }}'
 
 
-OFFER = {"version": "2.12.1", "spelled": "2.12.1", "available": True, "reason": None}
+OFFER = {
+    "version": "2.12.1",
+    "spelled": "2.12.1",
+    "prerelease": False,
+    "available": True,
+    "reason": None,
+    "description": None,
+    "pinned_at": None,
+}
 
 
 def versions(client, name):
@@ -145,228 +152,96 @@ def test_a_set_of_packages_is_told_to_be_one(make_app, client, tmp_path):
     assert answer.json["detail"] == "lib is a set of packages, which are named lib.NAME"
 
 
-@pytest.fixture
-def own(store, tmp_path):
-    """The file of a catalog for this test alone, and the catalogs that it is one of."""
-    path = tmp_path / "own" / "catalog.nix"
-    path.parent.mkdir()
-    path.write_text(ONE.format("1.0.0"))
-    return path, Catalogs(store, [str(path)])
-
-
-def test_offers_are_cached(own):
-    _, catalogs = own
-
-    assert catalogs.offers("app") is catalogs.offers("app")
-
-
-def test_a_catalog_that_has_changed_is_evaluated_again(own):
-    path, catalogs = own
-    assert catalogs.offers("app").versions[0].version == "1.0.0"
-
-    path.write_text(ONE.format("1.10.0"))
-
-    assert catalogs.offers("app").versions[0].version == "1.10.0"
-
-
-def test_a_change_of_a_file_beside_the_catalog_is_noticed(own):
-    path, catalogs = own
-    before = catalogs.signature()
-
-    (path.parent / "more.nix").write_text("{ }")
-
-    assert catalogs.signature() != before
-
-
-def test_a_deleted_catalog_is_a_failure_each_time(own):
-    path, catalogs = own
-    catalogs.offers("app")
-
-    shutil.rmtree(path.parent)
-
-    (failure,) = catalogs.offers("app").failures
-    assert (failure.catalog, failure.code) == (str(path), "evaluation_failed")
-    assert failure.message
-    assert catalogs.offers("app").failures
-
-
-@pytest.mark.parametrize("mark", LANDMARKS[1:])
-def test_of_a_large_tree_only_the_landmarks_are_watched(store, tmp_path, mark):
-    tree = tmp_path / "nixpkgs"
-    (tree / ".git").mkdir(parents=True)
-    for n in range(WATCHED_FILES + 1):
-        (tree / f"{n}.nix").touch()
-    catalogs = Catalogs(store, [str(tree)])
-    before = catalogs.signature()
-
-    (tree / "7.nix").write_text("1")
-    assert catalogs.signature() == before
-
-    (tree / mark).write_text("updated")
-    assert catalogs.signature() != before
-
-
-def test_the_least_recent_name_is_dropped_from_a_full_cache(own, monkeypatch):
-    _, catalogs = own
-    monkeypatch.setattr("catalogs.REMEMBERED_NAMES", 1)
-    first = catalogs.offers("app")
-
-    catalogs.offers("other")
-
-    assert catalogs.offers("app") is not first
-
-
-def test_a_channel_is_watched_where_nix_finds_it(store, tmp_path):
-    pin = tmp_path / "pin"
-    pin.mkdir()
-    (pin / "default.nix").write_text(ONE.format("3.0.0"))
-    there = nix.Store({**store.environ, "NIX_PATH": f"nixpkgs={pin}"})
-
-    catalogs = Catalogs(there, [])
-
-    assert catalogs.names == ("<nixpkgs>",)
-    assert catalogs.paths == (pin,)
-    assert catalogs.offers("app").versions[0].version == "3.0.0"
-
-
-def test_a_channel_that_nix_does_not_find_is_not_watched(store, tmp_path):
-    catalogs = Catalogs(store, ["<nowhere>", str(tmp_path)])
-
-    assert catalogs.paths == (tmp_path,)
-
-
-def test_without_nixpkgs_the_bundled_catalog_is_the_default(store):
-    catalogs = Catalogs(store, [])
-
-    assert catalogs.names == (str(BUNDLED_CATALOG),)
-    assert catalogs.paths == (BUNDLED_CATALOG,)
-    assert (BUNDLED_CATALOG / "default.nix").is_file()
-
-
-@SQLITE
-def test_a_search_that_waits_too_long_for_its_turn_is_a_503(
-    replace_program, app, client, tmp_path, monkeypatch
-):
-    started, gate = tmp_path / "started", tmp_path / "gate"
-    wait = f'echo >>{started}; until [ -e {gate} ]; do sleep 0.05; done; exec $real "$@"'
-    replace_program("nix-instantiate", wait)
-    monkeypatch.setattr("catalogs.WAIT_SECONDS", 0.1)
-
-    with ThreadPoolExecutor(EVALUATIONS) as threads:
-        searches = [
-            threads.submit(bearing(app, client.secret).get, f"/api/v1/catalog/hello{n}")
-            for n in range(EVALUATIONS)
-        ]
-        until(lambda: started.exists() and len(started.read_text()) == EVALUATIONS)
-        refused = client.get("/api/v1/catalog/hello")
-        gate.touch()
-
-    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
-    assert refused.json["type"] == "urn:pkgd:problem:busy"
-    assert [search.result().status_code for search in searches] == [404] * EVALUATIONS
-
-
-@SQLITE
-def test_a_search_that_takes_too_long_is_a_503(replace_program, client, monkeypatch):
-    replace_program("nix-instantiate", "exec sleep 60")
-    monkeypatch.setattr("catalogs.SEARCH_SECONDS", 0.1)
-
-    refused = client.get("/api/v1/catalog/hello")
-
-    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
-    assert refused.json["detail"] == "the catalogs take too long to evaluate; try again"
-
-
-# --- Catalogs that fail ---
+# --- All catalogs ---
 
 
 @pytest.fixture
-def looked(monkeypatch):
-    """Return a function that looks at catalogs to the end, and returns their state."""
-    monkeypatch.setattr("catalogs.LOOK_SECONDS", 0)
+def listed(make_app, client, tmp_path):
+    """Return a function that lists the catalogs of an application with these of them."""
 
-    def looked(catalogs):
-        catalogs.look()
-        until(lambda: all(thread.name != "catalogs" for thread in threading.enumerate()))
-        with monkeypatch.context() as patch:
-            patch.setattr(catalogs, "look", lambda: None)
-            return catalogs.state()
+    def listed(*places):
+        client.application = make_app(CATALOGS=" ".join(map(str, places)))
+        return client.get("/api/v1/catalogs").json
 
-    return looked
+    return listed
 
 
-def test_catalogs_that_work_are_ok(own, looked):
-    _, catalogs = own
-
-    assert looked(catalogs) == "ok"
-
-
-def test_the_start_does_not_wait_for_the_catalogs(store, tmp_path):
-    endless = tmp_path / "endless.nix"
-    endless.write_text("let f = x: f (x + 1); in f 0")
-    catalogs = Catalogs(nix.Store({**store.environ, "PATH": "/nonexistent"}), [str(endless)])
-
-    assert catalogs.state() == "ok, not looked at yet"
+UNKNOWN = dict.fromkeys(
+    ("sha256", "revision", "dated_at", "added_at", "nix", "packages", "indexed_at")
+)
 
 
-def test_a_catalog_that_fails_is_named_beside_one_that_works(own, store, looked, tmp_path, caplog):
-    path, _ = own
+def test_the_configured_catalogs_are_listed_in_order(listed):
+    state = {"state": "not looked at yet"}
+
+    assert listed(BUNDLED, "<nowhere>") == [
+        {"name": str(BUNDLED), "source": str(BUNDLED)} | UNKNOWN | state,
+        {"name": "<nowhere>", "source": "<nowhere>"} | UNKNOWN | state,
+    ]
+
+
+def test_the_state_of_each_catalog_is_told(listed, client, tmp_path):
     broken = tmp_path / "broken.nix"
-    broken.write_text("throw ''broken\n\ton\u009b31m purpose''")
-    catalogs = Catalogs(store, [str(broken), str(path), str(tmp_path / "none")])
+    broken.write_text("throw ''on purpose''")
+    listed(BUNDLED, broken)
+    services.get(Catalogs, client.application).look()
 
-    state = looked(catalogs)
+    def states():
+        return [one["state"] for one in client.get("/api/v1/catalogs").json]
 
-    assert state.startswith(f"ok, but {broken} fails: ")
-    assert "broken on purpose; " in state
-    assert f"{tmp_path}/none fails: " in state
-    assert caplog.text.count(f"catalog {broken} fails: ") == 1
-
-
-def test_when_all_catalogs_fail_the_state_is_no_ok_until_one_is_corrected(own, looked, caplog):
-    path, catalogs = own
-    for text in ("{ app = ", "{ app = 1 "):
-        path.write_text(text)
-        assert looked(catalogs).startswith(f"{path} fails: ")
-    assert caplog.text.count("fails: ") == 1
-
-    path.write_text(ONE.format("1.0.0"))
-
-    assert looked(catalogs) == "ok"
+    until(lambda: "not looked at yet" not in states())
+    assert states() == ["ok", "evaluation_failed: on purpose"]
+    broken.write_text("{ }")
+    assert states() == ["ok", "not looked at yet"]
 
 
-def test_a_catalog_that_failed_is_evaluated_again_later_and_another_is_not(
-    own, looked, monkeypatch, tmp_path
-):
-    path, catalogs = own
-    outside = tmp_path / "outside.nix"
-    path.write_text(f"import {outside}")
-    before = looked(catalogs)
-    outside.write_text(ONE.format("1.0.0"))
-    assert (before.startswith(f"{path} fails: "), looked(catalogs)) == (True, before)
+@pytest.mark.parametrize(
+    ("file", "text", "wanted"),
+    [
+        ("minver.nix", '"2.3.17"', "2.3.17"),
+        ("minfeatures.nix", 'if nix then "2.18" else "2.4"', "2.18"),
+        ("other.nix", '"2.3.17"', None),
+    ],
+)
+def test_the_nix_that_a_catalog_wants_is_told(listed, tmp_path, file, text, wanted):
+    (tmp_path / "nixpkgs" / "lib").mkdir(parents=True)
+    (tmp_path / "nixpkgs" / "lib" / file).write_text(text)
 
-    monkeypatch.setattr("catalogs.LOOK_AGAIN_SECONDS", 0)
-    assert looked(catalogs) == "ok"
+    (one,) = listed(tmp_path / "nixpkgs")
 
-    outside.unlink()
-    assert looked(catalogs) == "ok"
-
-
-def test_without_nix_the_catalogs_are_not_looked_at(store, tmp_path, looked, caplog):
-    catalogs = Catalogs(nix.Store({**store.environ, "PATH": "/nonexistent"}), [str(tmp_path)])
-
-    assert looked(catalogs) == "ok, not looked at yet"
-    assert "the catalogs could not be looked at: " in caplog.text
+    assert one["nix"] == wanted
 
 
-def test_a_catalog_that_is_a_loop_of_links_fails_in_place_of_the_request(
-    make_app, client, tmp_path
-):
-    loop = tmp_path / "loop"
-    loop.symlink_to(loop)
-    client.application = make_app(CATALOGS=f"{loop} {BUNDLED_CATALOG}")
+def test_a_pin_is_listed_with_what_its_tarball_tells(app, client, tmp_path):
+    url = tarball(tmp_path / "a.tar.gz", default_nix=catalog(app="1.0.0"), revision=REVISION)
+    done = app.test_cli_runner().invoke(args=["catalog", "add", "old", url, "--first"])
+    assert done.exit_code == 0, done.output
 
-    answer = client.get("/api/v1/catalog/hello")
+    first, *_ = client.get("/api/v1/catalogs").json
 
-    assert answer.status_code == 200
-    assert [failure["catalog"] for failure in answer.json["failures"]] == [str(loop)]
+    assert (first["name"], first["source"], first["revision"]) == ("old", url, REVISION)
+    assert first["dated_at"] == "2024-05-31T12:00:00.000Z"
+    assert first["added_at"] > first["dated_at"]
+    assert f"sha256: {first['sha256']}\n" in done.output
+    listed = app.test_cli_runner().invoke(args=["catalog", "list"]).output.splitlines()
+    assert listed[0].split() == [
+        *("old", url, REVISION, "2024-05-31T12:00:00.000Z", f"sha256:{first['sha256']}")
+    ]
+    assert listed[1].split() == [str(BUNDLED), "in", "CATALOGS"]
+
+
+def test_the_newest_finished_index_of_a_catalog_is_told(app, client):
+    done = utcnow()
+    with app.app_context():
+        for signature, finished, rows in (("a", done, 3), ("b", done, 2), ("c", None, 1)):
+            index = CatalogIndex(catalog=str(BUNDLED), signature=signature, finished_at=finished)
+            db.session.add(index)
+            db.session.flush()
+            words = dict.fromkeys(("attr", "pname", "name", "spelled", "version"), "1.0.0")
+            db.session.add_all(IndexedOffer(index_id=index.id, **words) for _ in range(rows))
+        db.session.commit()
+
+    first, second, *_ = client.get("/api/v1/catalogs").json
+
+    assert (first["packages"], first["indexed_at"] is None) == (2, False)
+    assert (second["packages"], second["indexed_at"]) == (None, None)

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from support import bearing
 
 from auth import digest
-from commands import MIGRATIONS
+from commands import MIGRATIONS, drop_all
 from models import db
 
 WHEN = "2026-01-01 00:00:00.000000"
@@ -20,10 +20,7 @@ def first_schema(make_app, settings):
     with app.app_context():
         app.test_cli_runner().invoke(args=["init-db", "--drop", "--yes"], catch_exceptions=False)
         db.session.remove()
-        found = sa.MetaData()
-        with db.engine.begin() as connection:
-            found.reflect(connection)
-            found.drop_all(connection)
+        drop_all()
         flask_migrate.upgrade(revision="0001")
         with db.engine.begin() as connection:
             fill(connection, settings["SECRET_KEY"])

@@ -10,8 +10,9 @@ from support import POSTGRESQL, SQLITE
 
 import build_logs
 import task_queue
+from downloads import Realised, downloaded
 from models import Package, Task, TaskLog, TaskStatus, columns, db, soon
-from task_queue import Lease, LeaseLost, Realised, TaskError
+from task_queue import Lease, LeaseLost, TaskError
 
 REALISED = Realised(store_paths=("/nix/store/a", "/nix/store/a-man"), closure_size=7)
 WRONG = TaskError("build_failed", "it did not build", "read the log")
@@ -33,6 +34,10 @@ def queue(app):
 
 def claim(holder="holder", seconds=30):
     return task_queue.claim(holder, seconds)
+
+
+def succeed(lease):
+    lease.succeed(downloaded(lease.subject.package_id, REALISED))
 
 
 def task(lease):
@@ -76,7 +81,8 @@ def test_a_claim_names_the_package_the_holder_and_the_end_of_the_lease(queue):
 
     lease = claim("me", 30)
 
-    assert (lease.name, lease.version, lease.attempt, lease.holder) == ("made", "0.0.0", 1, "me")
+    assert (lease.subject.name, lease.subject.version) == ("made", "0.0.0")
+    assert (lease.kind, lease.attempt, lease.holder) == ("download", 1, "me")
     assert soon(20) < task(lease).lease_until < soon(31)
     assert task_queue.holders() == ["me"]
 
@@ -109,9 +115,9 @@ def test_a_success_makes_the_package_downloaded(queue):
     queue()
     lease = claim()
 
-    lease.succeed(REALISED)
+    succeed(lease)
 
-    package = db.session.get(Package, lease.package_id)
+    package = db.session.get(Package, lease.subject.package_id)
     assert (task(lease).status, package.status) == ("succeeded", "downloaded")
     assert (package.store_path, package.closure_size) == ("/nix/store/a", 7)
     assert package.store_paths == ["/nix/store/a", "/nix/store/a-man"]
@@ -171,7 +177,7 @@ def test_a_retried_task_waits_for_its_time_and_shows_why(queue):
     "write",
     [
         lambda lease: lease.renew(30, done=0, expected=0, phase="building"),
-        lambda lease: lease.succeed(REALISED),
+        lambda lease: succeed(lease),
         lambda lease: lease.fail(WRONG),
         lambda lease: lease.cancel(),
         lambda lease: lease.requeue(),
@@ -191,7 +197,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing(queue, write):
         write(lost)
 
     assert task(kept) == before
-    assert db.session.get(Package, kept.package_id).status == "created"
+    assert db.session.get(Package, kept.subject.package_id).status == "created"
 
 
 def test_a_task_whose_lease_ran_out_is_queued_again(queue):
@@ -267,7 +273,7 @@ def test_a_package_has_one_live_task(queue):
 
 def test_only_a_created_package_is_queued(queue):
     queue()
-    claim().succeed(REALISED)
+    succeed(claim())
 
     assert task_queue.add(1) is None
     assert task_queue.add(99) is None
@@ -279,9 +285,9 @@ def test_a_success_leaves_an_activated_package_as_it_is(queue):
     db.session.execute(update(Package).values(status="activated", store_path="/nix/store/b"))
     db.session.commit()
 
-    lease.succeed(REALISED)
+    succeed(lease)
 
-    package = db.session.get(Package, lease.package_id)
+    package = db.session.get(Package, lease.subject.package_id)
     assert (task(lease).status, package.status) == ("succeeded", "activated")
     assert package.store_path == "/nix/store/b"
 

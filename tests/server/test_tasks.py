@@ -24,7 +24,9 @@ def test_a_queued_task_has_all_fields(client, schedule):
     assert len(task.pop("request_id")) == 36
     assert task == {
         "id": task_id,
+        "kind": "download",
         "package_id": 1,
+        "catalog": None,
         "status": "queued",
         "attempt": 0,
         "waiting": None,

@@ -1,0 +1,82 @@
+"""The tables of catalogs: pins, and the indexes of what catalogs hold."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models import Model, UtcDateTime, utcnow
+
+# Compared by bytes on both databases, so that attributes with the same beginning are a range.
+BYTES = Text().with_variant(Text(collation="C"), "postgresql")
+
+
+class Pin(Model):
+    """A catalog that the host has added: a tarball, unpacked in the store, which never changes.
+
+    Its place among the catalogs is after `anchor`, which is one of CATALOGS, `""` before all of
+    them, or null after them; pins with the same anchor follow each other by `rank`.
+    """
+
+    __tablename__ = "pins"
+    __table_args__ = (UniqueConstraint("name", name="one_pin_of_a_name"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
+    url: Mapped[str] = mapped_column(Text)
+    sha256: Mapped[str] = mapped_column(String(64))  # of the unpacked tree, in Nix's base 32
+    store_path: Mapped[str] = mapped_column(Text)
+    revision: Mapped[str | None] = mapped_column(String(64))
+    dated_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    added_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
+    anchor: Mapped[str | None] = mapped_column(Text)
+    rank: Mapped[int]
+
+
+class CatalogIndex(Model):
+    """The index of a catalog in one state of it, which is what `signature` stands for.
+
+    `todo` lists the sets of packages that are indexed, `""` being the catalog itself, each with
+    how many of its attributes are done: an attempt goes on where the one before it ended.
+    """
+
+    __tablename__ = "catalog_indexes"
+    __table_args__ = (
+        UniqueConstraint("catalog", "signature", name="one_index_of_a_state"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    catalog: Mapped[str] = mapped_column(Text)
+    signature: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    todo: Mapped[list[Any]] = mapped_column(JSON, default=list)
+    # Attributes that can't be evaluated, and why.
+    failures: Mapped[dict[str, str]] = mapped_column(JSON, default=dict)
+
+
+class IndexedOffer(Model):
+    """A version that a catalog has, as its index knows it.
+
+    `name` is what a client asks for, `attr` where the catalog has it.
+    """
+
+    __tablename__ = "indexed_offers"
+    __table_args__ = (
+        Index("indexed_offers_by_attr", "index_id", "attr"),
+        Index("indexed_offers_by_name", "index_id", "name"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    index_id: Mapped[int] = mapped_column(ForeignKey("catalog_indexes.id", ondelete="CASCADE"))
+    attr: Mapped[str] = mapped_column(BYTES)
+    pname: Mapped[str] = mapped_column(BYTES)
+    name: Mapped[str] = mapped_column(BYTES)
+    spelled: Mapped[str] = mapped_column(Text)
+    version: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[str | None] = mapped_column(String(32))
+    description: Mapped[str | None] = mapped_column(Text)
+    homepage: Mapped[str | None] = mapped_column(Text)
+    license: Mapped[str | None] = mapped_column(Text)

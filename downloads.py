@@ -1,0 +1,113 @@
+"""A download: find a package in the catalogs, build or fetch it, and root it."""
+
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import Update, update
+
+import gc_roots
+import nix
+from attempts import Attempt
+from models import Package, PackageStatus
+from task_queue import Wanted
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where a package was found, though it may have failed; a refused one has no derivation."""
+
+    catalog: str | None = None
+    attr: str | None = None
+    spelled: str | None = None
+    drv_path: str | None = None
+
+
+@dataclass(frozen=True)
+class Realised:
+    """The result of a download: store paths, the main one first, and the closure's bytes."""
+
+    store_paths: tuple[str, ...]
+    closure_size: int
+
+
+def downloaded(package_id: int, realised: Realised) -> Update:
+    """Return the statement that makes a package downloaded."""
+    is_created = Package.id == package_id, Package.status == PackageStatus.CREATED
+    return (
+        update(Package)
+        .where(*is_created)
+        .values(
+            status=PackageStatus.DOWNLOADED,
+            store_path=realised.store_paths[0],
+            store_paths=list(realised.store_paths),
+            closure_size=realised.closure_size,
+        )
+    )
+
+
+def download(attempt: Attempt, wanted: Wanted) -> Update:
+    """Resolve a package, build or fetch it, and root it; return the statement of its success."""
+    found = _resolve(attempt, wanted)
+    try:
+        paths = _realise_outputs(attempt, wanted, found)
+    except nix.BuildFailed:
+        if nix.valid_paths(attempt.store, [found.drv_path]):
+            raise
+        # No root keeps a derivation: it may be garbage-collected before the build begins.
+        found = _resolve(attempt, wanted)
+        paths = _realise_outputs(attempt, wanted, found)
+
+    done, expected = attempt.progress.done, attempt.progress.expected
+    attempt.progress = nix.Progress(done, expected, "rooting")
+    size = nix.closure_size(attempt.store, paths)
+    attempt.say(f"downloaded {paths[0]}, {size} bytes with all that it needs")
+    return downloaded(wanted.package_id, Realised(store_paths=paths, closure_size=size))
+
+
+def _resolve(attempt: Attempt, wanted: Wanted) -> nix.Resolution:
+    name, version = wanted.name, wanted.version
+    attempt.say(f"attempt {attempt.lease.attempt}: resolving {name} {version}")
+    try:
+        found = nix.resolve(
+            attempt.store,
+            attempt.catalogs.best_for(name, version),
+            name,
+            version,
+            allowed=attempt.catalogs.allowed,
+            tick=attempt.tick,
+            tmp=attempt.tmp,
+        )
+    except nix.Refused as error:
+        attempt.note(_found(wanted, Found(error.catalog, error.attr, error.spelled)))
+        raise
+    where = Found(found.catalog, found.attr, found.spelled, found.drv_path)
+    attempt.note(_found(wanted, where))
+    attempt.say(f"found as {found.attr} in {found.catalog}: {found.drv_path}")
+    return found
+
+
+def _found(wanted: Wanted, found: Found) -> Update:
+    """Return the statement that records where a package was found."""
+    return update(Package).where(Package.id == wanted.package_id).values(**asdict(found))
+
+
+def _realise_outputs(attempt: Attempt, wanted: Wanted, found: nix.Resolution) -> tuple[str, ...]:
+    return tuple(
+        _realise_output(attempt, wanted, found.drv_path, output, number)
+        for number, output in enumerate(found.outputs)
+    )
+
+
+def _realise_output(
+    attempt: Attempt, wanted: Wanted, drv_path: str, output: str, number: int
+) -> str:
+    return nix.realise(
+        attempt.store,
+        drv_path,
+        output,
+        root=gc_roots.link(attempt.data_dir, wanted.package_id, number),
+        builders=attempt.config["BUILDERS"],
+        build_seconds=attempt.config["BUILD_SECONDS"],
+        silence_seconds=attempt.config["SILENCE_SECONDS"],
+        tick=attempt.tick,
+        tmp=attempt.tmp,
+    )

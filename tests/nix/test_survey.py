@@ -1,0 +1,107 @@
+"""The survey of a whole catalog, and the rule of siblings' names."""
+
+import random
+import time
+
+import pytest
+from support import at
+
+import nix
+import nix.survey
+from nix import Survey
+
+LETTERS = [*"0179_.-xRab", "stable", "Latest", "LTS", "git", "Old", "unstable", "LATEST"]
+
+
+def catalog_at(path):
+    """Return the catalog at a path."""
+    return at(path)[0]
+
+
+def test_facts_are_in_order_and_tell_sets_from_packages(store, catalog):
+    path = catalog(
+        "{ b = package ''b'' ''1.0'' { }; a = 7; s.recurseForDerivations = true; t.x = 1;"
+        " gone = throw ''x''; }"
+    )
+    survey = Survey(store, catalog_at(path))
+
+    found = survey.facts(survey.names())
+
+    assert found.failures == {}
+    assert [fact.attr for fact in found.known] == ["a", "b", "gone", "s", "t"]
+    assert [fact.attr for fact in found.known if fact.is_package] == ["b"]
+    assert [fact.attr for fact in found.known if fact.is_set] == ["s"]
+    assert [fact.attr for fact in found.known if fact.throws] == ["gone"]
+
+
+def test_a_set_that_is_none_has_no_names(store, catalog):
+    path = catalog("{ a = 7; s.t.u = 8; }")
+    survey = Survey(store, catalog_at(path))
+
+    assert [survey.names(within) for within in ("a", "s.t", "s.none.x")] == [[], ["u"], []]
+    assert survey.facts(["gone"], "s").known[0].throws
+
+
+def test_only_the_attribute_at_fault_fails(store, catalog):
+    names = [f"a{number}" for number in range(9)]
+    text = " ".join(f"{name} = package ''{name}'' ''1'' {{ }};" for name in names)
+    path = catalog(f"{{ bad = abort ''stop''; {text} }}")
+    survey = Survey(store, catalog_at(path))
+
+    found = survey.facts(survey.names())
+
+    assert [fact.attr for fact in found.known] == names
+    assert list(found.failures) == ["bad"]
+    assert "stop" in str(found.failures["bad"])
+
+
+def test_a_catalog_of_which_nothing_can_be_evaluated_is_given_up(store, catalog, monkeypatch):
+    monkeypatch.setattr(nix.survey, "HOPELESS", 3)
+    path = catalog("{" + " ".join(f"a{n} = abort ''{n}'';" for n in range(9)) + "}")
+    survey = Survey(store, catalog_at(path))
+
+    with pytest.raises(nix.EvaluationFailed, match="2"):
+        survey.facts(survey.names())
+
+
+def test_an_evaluation_ends_at_its_bound_of_memory(store, catalog):
+    big = "builtins.stringLength (builtins.toJSON (builtins.genList (n: toString n) 3000000))"
+    path = catalog(f"{{ big = package (toString ({big})) ''1'' {{ }}; small = 7; }}")
+    survey = Survey(store, catalog_at(path), heap=64 * 1024 * 1024)
+
+    found = survey.facts(survey.names())
+
+    assert [fact.attr for fact in found.known] == ["small"]
+    assert list(found.failures) == ["big"]
+
+
+def test_siblings_are_the_same_in_nix_and_in_python(store, catalog):
+    chance = random.Random(5)
+    suffixes = {"".join(chance.choices(LETTERS, k=chance.randint(1, 5))) for _ in range(600)}
+    attrs = sorted("ab" + suffix for suffix in suffixes)
+    text = " ".join(f'"{one}" = package "ab" "{n}" {{ }};' for n, one in enumerate(attrs))
+    path = catalog(f"{{ {text} }}")
+
+    found = {offer.attr for offer in nix.offers(store, at(path), "ab").versions}
+
+    assert found == {attr for attr in attrs if nix.is_sibling("ab", attr)}
+    assert 20 < len(found) < len(attrs) - 20
+    assert all(("ab" in nix.bases(attr)) == (attr in found) for attr in attrs)
+
+
+def test_a_long_number_is_no_sibling_at_once():
+    began = time.monotonic()
+
+    assert not nix.is_sibling("a", "a" + "1" * 5000 + "!")
+
+    assert time.monotonic() - began < 1
+
+
+def test_a_program_that_can_not_be_started_is_no_fault_of_an_attribute(
+    store, catalog, replace_program
+):
+    broken = replace_program(store, "nix-instantiate", "echo 'error: unable to fork' >&2; exit 1")
+    survey = Survey(broken, catalog_at(catalog("{ a = 7; }")), heap=2**30)
+
+    with pytest.raises(nix.NixUnavailable, match="unable to fork"):
+        survey.facts(["a"])
