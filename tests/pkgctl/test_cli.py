@@ -52,6 +52,14 @@ def test_a_source_folder_has_no_version(unconfigured, monkeypatch):
     assert unconfigured("--version").output == "pkgctl, of a source folder\n"
 
 
+def test_a_package_to_register_needs_a_version(unconfigured):
+    done = unconfigured("create", "hello")
+
+    assert done.exit_code == ExitCode.USAGE
+    assert "'hello' is not NAME@VERSION" in done.output
+    assert "pkgctl versions hello tells the versions" in done.output
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_completion_script_asks_the_command_for_words(unconfigured, shell):
     assert f"_PKGCTL_COMPLETE={shell}_complete" in unconfigured("completion", shell).stdout

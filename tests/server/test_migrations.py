@@ -1,9 +1,10 @@
 """Migrations: a database with the first schema, and data, is brought up to date."""
 
 import flask_migrate
+import psycopg
 import pytest
 import sqlalchemy as sa
-from support import bearing
+from support import SQLITE, bearing
 
 from auth import digest
 from commands import MIGRATIONS, drop_all
@@ -106,3 +107,24 @@ def test_a_service_with_an_old_schema_is_not_ready(first_schema, make_app):
     answer = app.test_client().get("/readyz")
 
     assert answer.json["errors"]["database"][0].startswith("the schema is 0001, not ")
+
+
+@SQLITE
+def test_a_search_needs_no_extension_of_postgresql(postgres, make_app, tmp_path):
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
+        connection.execute("CREATE ROLE limited LOGIN")
+        connection.execute("CREATE DATABASE limited")
+    with psycopg.connect(postgres.url("limited"), autocommit=True) as connection:
+        connection.execute("ALTER SCHEMA public OWNER TO limited")
+    url = postgres.url("limited").replace("postgres@", "limited@")
+    app = make_app(DATABASE_URL=url, DATA_DIR=tmp_path / "limited")
+
+    made = app.test_cli_runner().invoke(args=["init-db"])
+
+    assert made.exit_code == 0, made.output
+    secret = app.test_client().post("/api/v1/tokens").json["token"]
+    found = bearing(app, secret).get("/api/v1/catalog?search=hello").json
+    assert found[0]["name"] == "hello"
+    with psycopg.connect(url) as connection:
+        found = connection.execute("SELECT 1 FROM pg_indexes WHERE indexname = 'offer_texts'")
+        assert found.fetchone() is None
