@@ -160,7 +160,7 @@ class Fetch:
         """Fetch the file, look into it, and unpack it."""
         _, file = self._prefetch(url, f"{self.name}.tar", [], heard)
         try:
-            revision, dated_at = look_into(Path(file))
+            revision, dated_at = look_into(Path(file), url)
             sha256, tree = self._unpack(url, file)
         finally:
             self.discard(file)
@@ -208,12 +208,16 @@ class Fetch:
         return sha256, path
 
 
-def look_into(file: Path) -> tuple[str | None, datetime | None]:
-    """Return the revision that `git archive` notes in a tarball, and the time of its first file."""
+def look_into(file: Path, url: str) -> tuple[str | None, datetime | None]:
+    """Return the revision that `git archive` notes in a tarball, and the time of its first file.
+
+    Raises NotATarball for an empty one, at which Nix 2.26 crashes.
+    """
     with suppress(*UNREADABLE), tarfile.open(file) as tarball:
         first = tarball.next()
-        revision = tarball.pax_headers.get("comment", "")
-        return _revision(revision), _time(first.mtime) if first else None
+        if first is None:
+            raise NotATarball(f"{url} is an empty tarball")
+        return _revision(tarball.pax_headers.get("comment", "")), _time(first.mtime)
     return None, None
 
 

@@ -100,8 +100,9 @@ def test_an_archive_that_only_nix_can_read_tells_nothing(fetch, tmp_path):
     assert (got.revision, got.dated_at) == (None, None)
 
 
-def test_an_empty_tarball_has_no_date(fetch, tmp_path):
-    assert fetch(tarball(tmp_path / "a.tar")).dated_at is None
+def test_an_empty_tarball_is_refused(fetch, tmp_path):
+    with pytest.raises(nix.NotATarball, match=r"is an empty tarball$"):
+        fetch(tarball(tmp_path / "a.tar"))
 
 
 def test_the_hash_may_be_given(fetch, own, tmp_path):
