@@ -14,15 +14,15 @@ import pins
 import ranges
 import services
 from api import Blueprint, headers, next_link
-from catalog_state import Catalogs
-from fields import NAME_PATTERN
-from schemas import (
+from catalog_schemas import (
     CatalogQuerySchema,
     CatalogSchema,
     HitSchema,
     KnownCatalogSchema,
     SearchQuerySchema,
 )
+from catalog_state import Catalogs
+from fields import NAME_PATTERN
 
 blueprint = Blueprint(
     "catalog", __name__, url_prefix="/api/v1", description="Which versions there are"

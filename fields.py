@@ -12,7 +12,7 @@ from uuid import UUID
 
 import semver
 from flask import current_app
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import RAISE, Schema, ValidationError, fields, validate
 from sqlalchemy import Row
 
 import nix
@@ -193,3 +193,20 @@ class NestedColumns(fields.Nested):
         if self.key is not None and getattr(row, self.key) is None:
             return None
         return self.schema.dump(row)
+
+
+class Strict(Schema):
+    """Input in which an unknown field is an error."""
+
+    class Meta:
+        """Marshmallow's options."""
+
+        unknown = RAISE
+
+
+class Page(Strict):
+    """Which page of a list is asked for."""
+
+    limit = QueryInteger(
+        load_default=100, validate=validate.Range(1, 1000), **described("At most this many.", 100)
+    )

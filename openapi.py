@@ -18,17 +18,18 @@ from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Flask, Response, current_app, json, request
 from flask_smorest.spec.plugins import FlaskPlugin
+from marshmallow import class_registry
 from werkzeug.exceptions import NotFound
 
 import auth
 import errors
-import schemas
 import services
 from api import Blueprint, headers, is_in_api
 from config import HERE, VERSION
 from errors import CONTENT_TYPE, EXAMPLE_TASK, ApiError
 from fields import MAX_NAME_LENGTH, NAME_RULE
 from models import Scope
+from schemas import ProblemSchema
 
 Part = dict[str, Any]
 
@@ -245,7 +246,7 @@ def collect(app: Flask) -> Part:
         info={"description": DESCRIPTION, "license": {"name": "MIT", "identifier": "MIT"}},
         servers=[{"url": "/", "description": "This server"}],
     )
-    spec.components.schema("Problem", schema=schemas.ProblemSchema)
+    spec.components.schema("Problem", schema=ProblemSchema)
     for blueprint in [one for one in app.blueprints.values() if isinstance(one, Blueprint)]:
         name = blueprint.name
         spec.tag({"name": name, "description": blueprint.description})
@@ -255,7 +256,7 @@ def collect(app: Flask) -> Part:
     package = document["components"]["schemas"]["PackageIn"]["properties"]
     package["name"]["maxLength"] = app.config["NAME_LENGTH"]
     for name, schema in document["components"]["schemas"].items():
-        schema["description"] = getattr(schemas, f"{name}Schema").__doc__
+        schema["description"] = class_registry.get_class(f"{name}Schema").__doc__
     return document
 
 
