@@ -3,16 +3,17 @@
 What they offer of a name is remembered until one of them changes.
 """
 
+import hashlib
 import logging
 import math
 import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +23,6 @@ from sqlalchemy.exc import SQLAlchemyError
 import catalog_index
 import errors
 import nix
-import signatures
 from config import BUNDLED_CATALOG
 from models import cause
 
@@ -37,6 +37,9 @@ LOOK_SECONDS = 10  # how often the catalogs are looked at for a change while som
 LOOK_AGAIN_SECONDS = 60  # when one that failed is evaluated again, even if it has not changed
 MESSAGE_LENGTH = 200
 NOT_LOOKED_AT = "not looked at yet"
+WATCHED_FILES = 500
+# In a large checkout or channel, at least one of these changes with every update.
+LANDMARKS = ("", "default.nix", ".version", ".git/HEAD", ".git/index")
 
 T = TypeVar("T")
 
@@ -122,8 +125,8 @@ class Catalogs:
         What is in the store never changes, so that no file of a pin is looked at.
         """
         if self.store.is_store_path(catalog.place):
-            return signatures.of_text(catalog.place)
-        return signatures.of_files(self._path(catalog))
+            return _signature_of_text(catalog.place)
+        return _signature_of_files(self._path(catalog))
 
     def offers(self, name: str) -> nix.Offers:
         """Return what the catalogs offer of a name, from the cache while no catalog has changed.
@@ -306,6 +309,51 @@ class Catalogs:
             self._cache.move_to_end(name)
             if len(self._cache) > REMEMBERED_NAMES:
                 self._cache.popitem(last=False)
+
+
+# --- Signatures of files ---
+
+
+def _signature_of_text(text: str) -> str:
+    """Return the SHA-256 of a text, in hexadecimal digits."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def _signature_of_files(path: Path | None) -> str:
+    """Return a value that changes whenever what is at `path` does: the state of its files.
+
+    Of a large tree, such as nixpkgs, only the landmarks are looked at.
+    """
+    return _signature_of_text(repr(list(_states(path)) if path else []))
+
+
+def _states(path: Path) -> Iterator[tuple[str, int, int, int]]:
+    """Yield path, inode, time and size of each file that is watched."""
+    top = Path(os.path.realpath(path))
+    if not os.path.exists(top):
+        return
+
+    folder = top if top.is_dir() else top.parent
+    files = list(islice(_files(folder), WATCHED_FILES + 1))
+    if len(files) > WATCHED_FILES:
+        files = [str(top), *(str(folder / landmark) for landmark in LANDMARKS)]
+
+    for file in files:
+        try:
+            status = os.stat(file)
+        except OSError:  # gone meanwhile, or not for us
+            continue
+        yield file, status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _files(folder: Path) -> Iterator[str]:
+    for top, _, names in os.walk(folder):
+        yield top
+        for name in names:
+            yield os.path.join(top, name)
+
+
+# --- Messages ---
 
 
 def _short(message: str) -> str:

@@ -11,7 +11,6 @@ import errors
 import known_catalogs
 import nix
 import pins
-import ranges
 import services
 from api import Blueprint, headers, next_link
 from catalog_schemas import (
@@ -75,10 +74,19 @@ def show(query: dict[str, Any], name: str) -> Any:
         raise errors.NameNotFound(
             detail=nix.NameUnknown(name, offers.near, offers.kind), near=offers.near
         )
-    versions: Sequence[nix.Offer] = offers.versions
-    if "version" in query:
-        versions = ranges.select(versions, query["version"])
+    versions = _wanted(offers.versions, query.get("version"))
     return {"name": name, "versions": _dated(versions), "failures": offers.failures}
+
+
+def _wanted(versions: Sequence[nix.Offer], wanted: str | None) -> Sequence[nix.Offer]:
+    """Return the versions that a client wants to see."""
+    if wanted is None:
+        return versions
+    try:
+        return nix.matching(versions, wanted)
+    except ValueError as error:
+        told = f"{error} In a URL, %2B stands for +."
+        raise errors.InvalidInput(errors={"version": [told]}) from None
 
 
 @dataclass(frozen=True)

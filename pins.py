@@ -8,7 +8,7 @@ import fcntl
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -269,13 +269,12 @@ def _rooted(name: str, source: Source, root: Path) -> Iterator[Content]:
     """Fetch a tarball, root it, and see whether it is a catalog; if the block fails, undo that."""
     store, tmp = services.get(nix.Store), current_app.config["DATA_DIR"] / "tmp" / "pin"
     fetched = partial(nix.fetched, tmp=tmp, sha256=source.sha256, heard=source.heard)
-    with fetched(store, source.url, name) as tarball:
-        try:
-            nix.add_root(store, tarball.store_path, root)
-            yield _evaluated(store, name, source, tarball)
-        except BaseException:
-            root.unlink(missing_ok=True)  # first, since it would keep the path
-            raise
+    with fetched(store, source.url, name) as tarball, ExitStack() as on_exception:
+        # Before the path goes, which the root would keep.
+        on_exception.callback(root.unlink, missing_ok=True)
+        nix.add_root(store, tarball.store_path, root)
+        yield _evaluated(store, name, source, tarball)
+        on_exception.pop_all()
 
 
 def _evaluated(store: nix.Store, name: str, source: Source, tarball: nix.Tarball) -> Content:

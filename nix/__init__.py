@@ -39,12 +39,10 @@ from nix.evaluate import (
     Known,
     Offer,
     Offers,
-    Resolution,
     failing,
     names,
     offers,
     place,
-    resolve,
 )
 from nix.garbage import collect_garbage, garbage_bytes
 from nix.internal_json import Progress, Tick
@@ -62,7 +60,9 @@ from nix.profile import (
     set_profile,
     switch_generation,
 )
+from nix.ranges import matching
 from nix.requirement import wanted
+from nix.resolution import Resolution, resolve
 from nix.siblings import bases, is_sibling
 from nix.store import (
     Store,
@@ -145,6 +145,7 @@ __all__ = [
     "leads_to",
     "machine_store",
     "make_passable",
+    "matching",
     "names",
     "offers",
     "order",

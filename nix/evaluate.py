@@ -1,4 +1,4 @@
-"""Evaluation: what the catalogs have under a name, as resolve.nix finds it."""
+"""Evaluation: what the catalogs have, and their versions of a name, as resolve.nix finds them."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,33 +8,25 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from semver import Version
-
 from nix.answers import read_answer
 from nix.errors import (
     EvaluationFailed,
     FetchFailed,
-    NameUnknown,
     NixCrashed,
     NixError,
-    NixKilled,
     NixTooOld,
-    Refused,
     TimedOut,
-    VersionUnavailable,
 )
 from nix.internal_json import Progress, Tick, ignore
 from nix.near import near_names
-from nix.process import scratch
-from nix.refusals import refusal, thrown_refusal
+from nix.refusals import thrown_refusal
 from nix.requirement import unmet
 from nix.store import CALL_SECONDS, DOWNLOAD_OPTIONS, Store, call, find_channel, output
 from nix.store import version as nix_version
-from nix.versions import distance, is_prerelease, order, semantic
+from nix.versions import is_prerelease, order, semantic
 
 RESOLVE = Path(__file__).resolve().parent / "resolve.nix"
 RESOLVING = Progress(0, 0, "resolving")
-LISTED_VERSIONS = 10
 
 # What is known of the versions of a name, by catalog: such answers as resolve.nix gives.
 Known = Mapping[str, Sequence[dict[str, Any]]]
@@ -61,18 +53,6 @@ class Allowed:
 
 
 NOTHING_MORE = Allowed()
-
-
-@dataclass(frozen=True)
-class Resolution:
-    """The derivation that a name and a version stand for, and its outputs to install."""
-
-    catalog: str
-    attr: str
-    pname: str
-    spelled: str
-    drv_path: str
-    outputs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -192,140 +172,6 @@ class Query:
         ]
 
 
-def resolve(
-    store: Store,
-    catalogs: Sequence[Catalog],
-    name: str,
-    version: str,
-    *,
-    tmp: Path,
-    allowed: Allowed = NOTHING_MORE,
-    seconds: float = CALL_SECONDS,
-    tick: Tick = ignore,
-) -> Resolution:
-    """Find the first catalog that provides `name` in `version`, and instantiate the derivation.
-
-    A catalog that fails is left out, with a line in the log, as long as another one has the
-    package; so is one that refuses it. Raises NameUnknown, VersionUnavailable, Refused,
-    EvaluationFailed, NixTooOld.
-    """
-    with scratch(tmp) as folder:
-        query = Query(store.with_tmp(folder), name, version, allowed, seconds, tick)
-        try:
-            answer = query.ask("answer", *catalogs)
-        except CATALOG_FAULTS:
-            answer = _answer_of_each(query, catalogs)
-
-        if "refused" in answer:
-            raise _refusal(answer["refused"])
-        if "found" not in answer:
-            raise _not_found(query, catalogs, answer["offers"])
-    found = answer["found"]
-    return Resolution(
-        catalog=found["catalog"],
-        attr=found["attr"],
-        pname=found["pname"],
-        spelled=found["spelled"],
-        drv_path=found["drvPath"],
-        outputs=tuple(found["outputs"]),
-    )
-
-
-def _answer_of_each(query: Query, catalogs: Sequence[Catalog]) -> Any:
-    """Ask each catalog alone, since one of them fails; return the first answer with a package.
-
-    A refusal is the answer if no other catalog has the package.
-    """
-    offers: dict[str, list[Any]] = {"versions": [], "others": []}
-    failures: dict[str, NixError] = {}
-    refused = killed = None
-    for catalog in catalogs:
-        try:
-            answer = query.ask("answer", catalog)
-        except CATALOG_FAULTS as error:
-            failures[catalog.name], has_package = _reason(query, catalog, error)
-            killed = error if isinstance(error, NixKilled) else killed
-            if has_package and refused is None:
-                raise _with_all(failures, failures[catalog.name]) from None
-            query.tick(f"pkgd: left out catalog {catalog.name}: {error}\n".encode(), RESOLVING)
-            continue
-
-        if "found" in answer:
-            return answer
-        if "refused" in answer:
-            refused = refused or answer
-            continue
-        for key, found in offers.items():
-            found += answer["offers"][key]
-
-    if killed is not None:  # by the host: that catalog may well have the package
-        raise killed
-    if refused is not None:
-        return refused
-    if failures:
-        raise _with_all(failures, _most_helpful(failures.values()))
-    return {"offers": offers}
-
-
-def _reason(query: Query, catalog: Catalog, error: NixError) -> tuple[NixError, bool]:
-    """Return what the error of a catalog comes to, and whether the catalog has the package."""
-    answers: list[Any] = []
-    if isinstance(error, EvaluationFailed):
-        answers, _ = query.ask_each("offers", [catalog])
-    for answer in answers:
-        if any(semantic(offer["spelled"]) == query.version for offer in answer["versions"]):
-            return refusal(error) or error, True
-        if answer["throws"] and not answer["versions"]:
-            return thrown_refusal(query.name, error) or error, False
-    return error, False
-
-
-def _most_helpful(errors: Iterable[NixError]) -> NixError:
-    """Return the first error of the kind that can most be helped."""
-    kinds = (FetchFailed, NixTooOld, Refused)
-    helpful = [error for error in errors if isinstance(error, kinds)]
-    helpful.sort(key=lambda error: kinds.index(type(error)))
-    return helpful[0] if helpful else EvaluationFailed()
-
-
-def _with_all(failures: dict[str, NixError], error: NixError) -> NixError:
-    """Return an error with the messages of all catalogs that failed."""
-    listed = "\n".join(f"catalog {catalog}: {each}" for catalog, each in failures.items())
-    if isinstance(error, FetchFailed):
-        return FetchFailed(error.fault, listed)
-    error.args = (listed,)
-    return error
-
-
-def _refusal(offer: dict[str, str]) -> Refused:
-    """Return the error for a package that its catalog has, and refuses by a rule."""
-    error = Refused(f"{offer['attr']} {offer['spelled']}".strip(), offer["reason"])
-    if offer["reason"] == "insecure" and offer["fullName"]:
-        error.hint += f", as {offer['fullName']}"
-    error.catalog, error.attr, error.spelled = offer["catalog"], offer["attr"], offer["spelled"]
-    return error
-
-
-def _not_found(query: Query, catalogs: Sequence[Catalog], offers: dict[str, Any]) -> NixError:
-    """Return the error for a package that no catalog has, with what there is instead."""
-    name, version = query.name, query.version
-    versions = _newest_first(offers["versions"])
-    if not versions:
-        return NameUnknown(name, _near_names(query, catalogs), _kind(offers["others"]))
-
-    there = list(dict.fromkeys(offer.version for offer in versions))
-    if Version.is_valid(version):
-        there.sort(key=lambda one: distance(version, one))
-    listed = ", ".join(there[:LISTED_VERSIONS])
-    more = f" and {len(there) - LISTED_VERSIONS} more" if len(there) > LISTED_VERSIONS else ""
-    message = f"no catalog has {name} {version}; to be had: {listed}{more}"
-    if not any(offer.spelled for offer in versions):
-        message += (
-            f" ({name} has no version in its catalog, which {versions[0].version} stands for)"
-        )
-    return VersionUnavailable(message)
-
-
 def offers(
     store: Store,
     catalogs: Sequence[Catalog],
@@ -351,7 +197,7 @@ def offers(
     except CATALOG_FAULTS:
         answers, failures = query.ask_each("offers", unknown)
 
-    versions = _newest_first(
+    versions = newest_first(
         _in_order(catalogs, *(each["versions"] for each in answers), *known.values())
     )
     if not versions and any(answer["throws"] for answer in answers):
@@ -361,8 +207,8 @@ def offers(
         }
     return Offers(
         versions,
-        near=() if versions or failures else _near_names(query, catalogs),
-        kind=_kind(kind for answer in answers for kind in answer["others"]),
+        near=() if versions or failures else names_near(query, catalogs),
+        kind=kind_of(kind for answer in answers for kind in answer["others"]),
         failures=_told(failures),
     )
 
@@ -402,7 +248,7 @@ def _in_order(
     return sorted(chain(*found), key=lambda offer: places[offer["catalog"]])
 
 
-def _newest_first(versions: Iterable[dict[str, Any]]) -> tuple[Offer, ...]:
+def newest_first(versions: Iterable[dict[str, Any]]) -> tuple[Offer, ...]:
     """Return the offers in order, once for each spelling in a catalog.
 
     Of several attributes of one version in a catalog, the first that may be had is the one to be
@@ -423,12 +269,12 @@ def _newest_first(versions: Iterable[dict[str, Any]]) -> tuple[Offer, ...]:
     return tuple(sorted(found.values(), key=lambda offer: order(offer.spelled), reverse=True))
 
 
-def _kind(others: Iterable[str]) -> str:
+def kind_of(others: Iterable[str]) -> str:
     """Return the kind of the first attribute of a name that is no package; "" if there is none."""
     return next((kind for kind in others if kind != "error"), "")
 
 
-def _near_names(query: Query, catalogs: Sequence[Catalog]) -> tuple[str, ...]:
+def names_near(query: Query, catalogs: Sequence[Catalog]) -> tuple[str, ...]:
     """Return the names in the catalogs that are most similar to the one asked for."""
     names, _ = query.ask_each("names", catalogs)
     return near_names(query.name, {name for each in names for name in each})

@@ -9,7 +9,7 @@ import time
 import zlib
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -137,16 +137,14 @@ def fetched(
     expected. No root keeps what is fetched. Raises FetchFailed, HashMismatch, NotATarball,
     DiskFull, TimedOut.
     """
-    with scratch(tmp) as folder:
+    with scratch(tmp) as folder, ExitStack() as on_exception:
         fetch = Fetch(store.with_tmp(folder), name, time.monotonic() + seconds)
         tarball = fetch.tarball(url, heard)
-        try:
-            if sha256 not in ("", tarball.sha256):
-                raise HashMismatch(f"{url} has the hash {tarball.sha256}, and not {sha256}")
-            yield tarball
-        except BaseException:
-            fetch.discard(tarball.store_path)
-            raise
+        on_exception.callback(fetch.discard, tarball.store_path)
+        if sha256 not in ("", tarball.sha256):
+            raise HashMismatch(f"{url} has the hash {tarball.sha256}, and not {sha256}")
+        yield tarball
+        on_exception.pop_all()
 
 
 class Fetch:

@@ -9,10 +9,9 @@ from support import SQLITE, at, bearing, until
 
 import nix
 import services
-from catalog_state import EVALUATIONS, Catalogs
+from catalog_state import EVALUATIONS, LANDMARKS, WATCHED_FILES, Catalogs
 from config import BUNDLED_CATALOG
 from models import db
-from signatures import LANDMARKS, WATCHED_FILES
 
 ONE = '{{ app = {{ type = "derivation"; name = "app-{0}"; pname = "app"; version = "{0}"; }}; }}'
 

@@ -4,39 +4,39 @@ from collections.abc import Iterable
 
 from semantic_version import SimpleSpec, Version, validate
 
-import nix
-from errors import InvalidInput
+from nix.evaluate import Offer
+from nix.versions import is_prerelease
 
 OPERATORS = "~^<>=!"
 EXACT = ("", "=", "==", "!=")  # the operators that may be followed by build metadata
 READABLE = (
     "Write an exact version, also as a catalog spells it (2.12.1, 2.10), or a range: ^1.2, ~1.2,"
-    " >=1,<2, >1.4, <=1.4, ==1.2, !=1.2.3, 1.2, *; in a URL, %2B stands for +."
+    " >=1,<2, >1.4, <=1.4, ==1.2, !=1.2.3, 1.2, *."
 )
 
 
-def select(offers: Iterable[nix.Offer], wanted: str) -> list[nix.Offer]:
+def matching(offers: Iterable[Offer], wanted: str) -> list[Offer]:
     """Return the offers that are meant by an exact version or a range.
 
     What a catalog spells so is exact: 2.10 then is not 2.10.5. Build metadata decides only where
-    it is named with ==, != or an exact version. Raises InvalidInput.
+    it is named with ==, != or an exact version. Raises ValueError.
     """
     offers = list(offers)
     exact = [offer for offer in offers if wanted in (offer.version, offer.spelled)]
     if exact or validate(wanted):
         return exact
 
-    spec = read(wanted)
+    spec = _read(wanted)
     return [offer for offer in offers if spec.match(_comparable(offer.version, offer.spelled))]
 
 
-def read(wanted: str) -> SimpleSpec:
-    """Return a range. Raises InvalidInput."""
+def _read(wanted: str) -> SimpleSpec:
+    """Return a range. Raises ValueError, with what can be written."""
     try:
         return SimpleSpec(",".join(map(_clause, wanted.split(","))))
     except ValueError:
         message = f"Neither a version that a catalog has nor a range. {READABLE}"
-        raise InvalidInput(errors={"version": [message]}) from None
+        raise ValueError(message) from None
 
 
 def _clause(clause: str) -> str:
@@ -68,7 +68,7 @@ def _beginning_at(prerelease: Version, operator: str) -> str:
 def _comparable(version: str, spelled: str) -> Version:
     """Return a version to compare; a hyphen that makes no pre-release begins build metadata."""
     parsed = Version(version)
-    if nix.is_prerelease(spelled):
+    if is_prerelease(spelled):
         return parsed
     build = (*parsed.prerelease, *parsed.build)
     return Version(major=parsed.major, minor=parsed.minor, patch=parsed.patch, build=build)
