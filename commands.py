@@ -1,6 +1,7 @@
 """The `flask` commands of an operator on the host."""
 
 import importlib
+import os
 import re
 import signal
 import threading
@@ -22,9 +23,10 @@ import health
 import maintenance
 import nix
 import pins
+import read_only
 import services
 from catalog_state import Catalogs
-from config import DAY, HERE
+from config import DAY, HERE, refuse_start
 from models import DATABASE_AWAY, Scope, cause, db, soon
 from schemas import TokenInSchema
 from worker import Pool
@@ -45,6 +47,12 @@ TOLD = (
 UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": DAY}
 
 
+class Misconfigured(click.ClickException):
+    """Ends a command as `refuse_start` ends a start."""
+
+    exit_code = os.EX_CONFIG
+
+
 def init_app(app: Flask) -> None:
     """Add the commands to `app`."""
     for command in (init_db, adopt, create_token, run_worker, reconcile, gc, prune, backup):
@@ -59,13 +67,22 @@ def in_one_line(function: Callable[..., None]) -> Callable[..., None]:
         try:
             function(*args, **kwargs)
         except TOLD as error:
-            raise _refusal(cause(error)) from None
+            lasts = isinstance(error, data_folder.NotYours)
+            raise refusal(cause(error), lasts=lasts) from None
 
     return telling
 
 
-def _refusal(reason: object) -> click.ClickException:
-    return click.ClickException(" ".join(nix.plain(str(reason)).split()))
+def refusal(reason: object, *, lasts: bool = False) -> click.ClickException:
+    """Return what ends a command in one line; `lasts` until the configuration is another."""
+    kind = Misconfigured if lasts else click.ClickException
+    return kind(" ".join(nix.plain(str(reason)).split()))
+
+
+def check_writable() -> None:
+    """Refuse a command that changes something while READ_ONLY is set."""
+    if read_only.is_set():
+        raise click.ClickException("READ_ONLY is set: this command would change something")
 
 
 def state_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
@@ -82,7 +99,7 @@ def state_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
             data_folder.claim(record=False)
             state = health.database_state()
             if state != "ok":
-                raise _refusal(state)
+                raise refusal(state)
             data_folder.claim()
             function(*args, **kwargs)
 
@@ -99,17 +116,24 @@ def state_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
 def init_db(drop: bool, yes: bool) -> None:
     """Create the database, or bring its schema up to date; safe to repeat."""
     data_folder.claim(record=False)  # the settings may be wrong: then there is no such database
+    where = db.engine.url.render_as_string()
+    if read_only.is_set() and health.database_state() == "ok":
+        click.echo(f"The database is ready: {where}")
+        return
+    check_writable()
     if drop:
-        where = db.engine.url.render_as_string()
         if not yes:
             click.confirm(f"Delete every package, task and token in {where}?", abort=True)
         drop_all()
     if db.engine.dialect.name == "sqlite":
         # It holds the digests of tokens, which others need not read.
         Path((db.engine.url.database or "").removeprefix("file:")).touch(mode=0o600)
+    state = health.database_state()
+    if health.NEWER in state:
+        raise refusal(state, lasts=True)
     _upgrade()
     data_folder.claim()
-    click.echo(f"The database is ready: {db.engine.url.render_as_string()}")
+    click.echo(f"The database is ready: {where}")
 
 
 @click.command("adopt")
@@ -165,6 +189,7 @@ def check_life(_context: object, _option: object, life: str | None) -> int | Non
 )
 def create_token(name: str | None, scope: str, expires_in: int | None) -> None:
     """Mint a token and print its secret, which is shown this once."""
+    check_writable()
     life = expires_in or current_app.config["TOKEN_DAYS"] * DAY
     _, secret = auth.mint(name, Scope(scope), soon(life))
     click.echo(secret)
@@ -176,8 +201,8 @@ def create_token(name: str | None, scope: str, expires_in: int | None) -> None:
 def run_worker() -> None:
     """Run the worker pool in a process of its own, until SIGTERM or SIGINT."""
     pool = services.get(Pool)
-    if pool.size == 0:
-        raise click.ClickException("WORKER_THREADS is 0: there would be nothing to run")
+    if current_app.config["WORKER_THREADS"] == 0:
+        refuse_start("WORKER_THREADS is 0: there would be nothing to run")
     health.check_start(current_app)
 
     ended = threading.Event()
@@ -185,7 +210,7 @@ def run_worker() -> None:
         signal.signal(number, lambda _number, _frame: ended.set())
     pool.start()
     services.get(Catalogs).look()
-    click.echo(f"{pool.size} workers run")
+    click.echo(read_only.REASON if read_only.is_set() else f"{pool.size} workers run")
     ended.wait()
     pool.stop()
 
@@ -194,6 +219,7 @@ def run_worker() -> None:
 @click.option("--force", is_flag=True, help="Even if most packages are no longer downloaded then.")
 def reconcile(force: bool) -> None:
     """Make the database say what is true of the profile and the store."""
+    check_writable()
     for sentence in maintenance.reconcile(force=force) or ["all as it should be"]:
         click.echo(nix.plain(sentence))
 
@@ -203,6 +229,8 @@ def reconcile(force: bool) -> None:
 @click.option("--force", is_flag=True, help="Even if most packages are no longer downloaded then.")
 def gc(dry_run: bool, force: bool) -> None:
     """Remove roots and generations that no package needs, and run Nix's garbage collector."""
+    if not dry_run:
+        check_writable()
     done = maintenance.collect_garbage(dry_run=dry_run, force=force)
     would = "would be " if dry_run else ""
     numbers = ", ".join(map(str, done.generations)) or "none"
@@ -218,8 +246,9 @@ def prune(dry_run: bool) -> None:
     days = current_app.config["TASK_DAYS"]
     if dry_run:
         click.echo(f"{maintenance.prunable(days)} tasks would be pruned")
-    else:
-        click.echo(f"{maintenance.prune(days)} tasks pruned")
+        return
+    check_writable()
+    click.echo(f"{maintenance.prune(days)} tasks pruned")
 
 
 @state_command("backup")
@@ -236,6 +265,7 @@ def backup(file: Path) -> None:
     unfinished.unlink(missing_ok=True)
     unfinished.touch(mode=0o600)
     with db.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA query_only = OFF")  # which takes it for a write
         connection.exec_driver_sql("VACUUM INTO ?", (str(unfinished),))
     unfinished.rename(file)
     click.echo(f"{file}: {file.stat().st_size} bytes")

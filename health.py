@@ -12,10 +12,11 @@ import auth
 import data_folder
 import errors
 import nix
+import read_only
 import services
 from api import Blueprint
 from catalog_state import Catalogs
-from config import BUILD, HERE, PRODUCTION, VERSION
+from config import BUILD, HERE, PRODUCTION, VERSION, refuse_start
 from models import DATABASE_AWAY, cause, db
 from schemas import HealthSchema, MessageSchema, VersionSchema
 from worker import Pool
@@ -25,7 +26,11 @@ log = logging.getLogger("pkgd.server")
 blueprint = Blueprint("health", __name__, description="How the service is")
 
 FOLDERS = ("holders", "roots", "tmp")
-REVISIONS = HERE / "migrations" / "versions"
+# Read once: files that a later version puts in their place say nothing about this process.
+KNOWN_REVISIONS = sorted(
+    file.name[:4] for file in (HERE / "migrations" / "versions").glob("[0-9]*.py")
+)
+NEWER = ", of a newer version than this, "
 
 
 @blueprint.get("/hello")
@@ -78,9 +83,9 @@ def check_start(app: Flask) -> None:
         try:
             data_folder.claim()
         except data_folder.NotYours as error:
-            raise SystemExit(f"pkgd: {error}") from None
+            refuse_start(error)
         _check_folders(app.config["DATA_DIR"])
-        _check_key()
+        _check_database()
 
 
 def _check_folders(data_dir: Path) -> None:
@@ -88,12 +93,15 @@ def _check_folders(data_dir: Path) -> None:
         for name in FOLDERS:
             (data_dir / name).mkdir(exist_ok=True)
     except OSError as error:
-        raise SystemExit(f"pkgd: DATA_DIR can't be used: {error}") from None
+        refuse_start(f"DATA_DIR can't be used: {error}")
 
 
-def _check_key() -> None:
-    """Warn of a key that fits no token, as after a restore without the key."""
-    if database_state() == "ok" and not auth.fits_key():
+def _check_database() -> None:
+    """Refuse a newer schema; warn of a key that fits no token, as after a restore without it."""
+    state = database_state()
+    if NEWER in state:
+        refuse_start(state)
+    if state == "ok" and not auth.fits_key():
         log.warning(
             "SECRET_KEY fits none of the live tokens in the database: restore the key that belongs "
             "to it, or add that to SECRET_KEY_FALLBACKS; flask create-token makes a new token"
@@ -107,10 +115,10 @@ def _check_production(app: Flask) -> None:
         state = database_state()
         db.engine.dispose()  # no connection may be open across a fork
     if state.startswith("the schema is"):
-        raise SystemExit(f"pkgd: {state}")
+        refuse_start(state)
     folder = app.config["DATA_DIR"]
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise SystemExit(f"pkgd: DATA_DIR {folder} can't be written")
+        refuse_start(f"DATA_DIR {folder} can't be written")
 
 
 def database_state() -> str:
@@ -120,9 +128,11 @@ def database_state() -> str:
             current = _revision(connection)
     except DATABASE_AWAY as error:
         return f"the database does not answer: {cause(error)}"
-    newest = max(file.name[:4] for file in REVISIONS.glob("[0-9]*.py"))
-    if current != newest:
-        return f"the schema is {current}, not {newest}: run flask init-db"
+    if current is not None and current not in KNOWN_REVISIONS:
+        what_to_do = "start that version, or restore a backup from before the upgrade"
+        return f"the schema is {current}{NEWER}{VERSION} ({KNOWN_REVISIONS[-1]}): {what_to_do}"
+    if current != KNOWN_REVISIONS[-1]:
+        return f"the schema is {current}, not {KNOWN_REVISIONS[-1]}: run flask init-db"
     return "ok"
 
 
@@ -146,4 +156,9 @@ def _workers() -> str:
     fault = pool.fault()
     if fault is not None:
         return fault
+    if read_only.is_set():
+        return f"ok, but {read_only.REASON}"
+    drained = pool.drained()
+    if drained is not None:
+        return f"ok, but {drained}"
     return "ok" if pool.size else "ok, in other processes"
