@@ -1,6 +1,5 @@
 """The `flask` commands of an operator on the host."""
 
-import importlib
 import os
 import re
 import signal
@@ -15,10 +14,13 @@ import click
 from flask import Flask, current_app
 from flask.cli import with_appcontext
 from marshmallow import ValidationError
-from sqlalchemy import MetaData, text
+from sqlalchemy import make_url
 
 import auth
+import config
 import data_folder
+import database_copy
+import database_schema
 import health
 import maintenance
 import nix
@@ -26,25 +28,22 @@ import pins
 import read_only
 import services
 from catalog_state import Catalogs
-from config import DAY, HERE, refuse_start
 from models import DATABASE_AWAY, Scope, cause, db, soon
 from schemas import TokenInSchema
 from worker import Pool
 
-MIGRATIONS = HERE / "migrations"
-VIRTUAL_TABLES = (
-    "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%'"
-)
 LIFE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)", re.ASCII)
 TOLD = (
     maintenance.TooMuchLost,
     data_folder.NotYours,
+    database_copy.CopyError,
     pins.PinError,
     nix.NixError,
     OSError,
     *DATABASE_AWAY,
 )
-UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": DAY}
+SAY_ROWS = 100_000
+UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": config.DAY}
 
 
 class Misconfigured(click.ClickException):
@@ -55,7 +54,17 @@ class Misconfigured(click.ClickException):
 
 def init_app(app: Flask) -> None:
     """Add the commands to `app`."""
-    for command in (init_db, adopt, create_token, run_worker, reconcile, gc, prune, backup):
+    for command in (
+        init_db,
+        adopt,
+        create_token,
+        run_worker,
+        reconcile,
+        gc,
+        prune,
+        backup,
+        copy_db,
+    ):
         app.cli.add_command(command)
 
 
@@ -124,14 +133,14 @@ def init_db(drop: bool, yes: bool) -> None:
     if drop:
         if not yes:
             click.confirm(f"Delete every package, task and token in {where}?", abort=True)
-        drop_all()
+        database_schema.drop_all(db.engine)
     if db.engine.dialect.name == "sqlite":
         # It holds the digests of tokens, which others need not read.
         Path((db.engine.url.database or "").removeprefix("file:")).touch(mode=0o600)
     state = health.database_state()
-    if health.NEWER in state:
+    if database_schema.NEWER in state:
         raise refusal(state, lasts=True)
-    _upgrade()
+    database_schema.upgrade(db.engine)
     data_folder.claim()
     click.echo(f"The database is ready: {where}")
 
@@ -178,6 +187,14 @@ def check_life(_context: object, _option: object, life: str | None) -> int | Non
     return checked("expires_in", int(float(match[1]) * UNIT_SECONDS[match[2]]))  # type: ignore[no-any-return]
 
 
+def check_database_url(_context: object, _argument: object, url: str) -> str:
+    """Return the URL of a database as SQLAlchemy takes it."""
+    try:
+        return config.database_url({"DATABASE_URL": url or "nothing"})
+    except config.ConfigError as error:
+        raise click.BadParameter(str(error).replace("DATABASE_URL", "it", 1)) from None
+
+
 @state_command("create-token")
 @click.option("--name", callback=check_name, help="What the token is for.")
 @click.option("--scope", type=click.Choice([one.value for one in Scope]), default="admin")
@@ -190,7 +207,7 @@ def check_life(_context: object, _option: object, life: str | None) -> int | Non
 def create_token(name: str | None, scope: str, expires_in: int | None) -> None:
     """Mint a token and print its secret, which is shown this once."""
     check_writable()
-    life = expires_in or current_app.config["TOKEN_DAYS"] * DAY
+    life = expires_in or current_app.config["TOKEN_DAYS"] * config.DAY
     _, secret = auth.mint(name, Scope(scope), soon(life))
     click.echo(secret)
 
@@ -202,7 +219,7 @@ def run_worker() -> None:
     """Run the worker pool in a process of its own, until SIGTERM or SIGINT."""
     pool = services.get(Pool)
     if current_app.config["WORKER_THREADS"] == 0:
-        refuse_start("WORKER_THREADS is 0: there would be nothing to run")
+        config.refuse_start("WORKER_THREADS is 0: there would be nothing to run")
     health.check_start(current_app)
 
     ended = threading.Event()
@@ -271,6 +288,33 @@ def backup(file: Path) -> None:
     click.echo(f"{file}: {file.stat().st_size} bytes")
 
 
+@state_command("copy-db")
+@click.argument("url", callback=check_database_url)
+def copy_db(url: str) -> None:
+    """Copy all that the database holds to the empty one at URL: SQLite to PostgreSQL, or back.
+
+    It is a copy of one moment: stop the service before, or set READ_ONLY.
+    """
+    folder = current_app.config["DATA_DIR"]
+    here, there = (data_folder.database_name(one, folder) for one in (db.engine.url, make_url(url)))
+    if here == there:
+        raise click.ClickException(f"{there} is this database itself")
+    if not read_only.is_set():
+        click.echo(f"what the service writes from now on stays in {here} alone", err=True)
+
+    done = database_copy.copy(db.engine, url, _heard)
+    click.echo(f"{done.rows} rows of {done.tables} tables are in {there}, as many as in {here}")
+    click.echo(
+        "to change over to it: set DATABASE_URL, then run flask adopt, and start the service"
+    )
+
+
+def _heard(table: str, copied: int, total: int) -> None:
+    """Say how far the copy is: at the end of each table, and each 100,000 rows."""
+    if copied == total or copied % SAY_ROWS == 0 < copied:
+        click.echo(f"{table}: {copied} of {total}")
+
+
 def _owner(folder: Path) -> str:
     """Say to what a data folder belongs now."""
     try:
@@ -278,22 +322,3 @@ def _owner(folder: Path) -> str:
     except data_folder.NotYours as error:
         return f"has lost its record: {error}"
     return f"belongs to {owner}" if owner else "belongs to nothing yet"
-
-
-def _upgrade() -> None:
-    # Imported here, since serving never needs Alembic, whose import is a fifth of the start.
-    flask_migrate = importlib.import_module("flask_migrate")
-    flask_migrate.Migrate(current_app, db, directory=str(MIGRATIONS), render_as_batch=True)
-    flask_migrate.upgrade()
-
-
-def drop_all() -> None:
-    """Drop all tables, also those that no model of this version describes."""
-    found = MetaData()
-    with db.engine.begin() as connection:
-        if connection.dialect.name == "sqlite":
-            # A virtual table takes its shadow tables along, which can't be dropped one by one.
-            for name in connection.scalars(text(VIRTUAL_TABLES)).all():
-                connection.exec_driver_sql(f"DROP TABLE {name}")
-        found.reflect(connection)
-        found.drop_all(connection)

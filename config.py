@@ -193,7 +193,7 @@ def load(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
     settings["STORE_DIR"] = settings["STORE_DIR"] or data_folder.remembered_store_dir(
         settings["DATA_DIR"]
     )
-    settings["DATABASE_URL"] = _database_url(settings)
+    settings["DATABASE_URL"] = database_url(settings)
     settings["SECRET_KEY"] = _secret_key(settings)
     settings["SECRET_KEY_FALLBACKS"] += _unstripped_secrets(environ)
     return settings
@@ -229,7 +229,8 @@ def listen_address(settings: Mapping[str, Any]) -> str:
 # --- The database ---
 
 
-def _database_url(settings: Mapping[str, Any]) -> str:
+def database_url(settings: Mapping[str, Any]) -> str:
+    """Return the URL of the database as SQLAlchemy takes it. Raises ConfigError."""
     given: str = settings["DATABASE_URL"]
     if not given:
         path = settings["DB_PATH"] or settings["DATA_DIR"] / "app.db"

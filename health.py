@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask
-from sqlalchemy import Connection, inspect, text
 
 import auth
 import data_folder
+import database_schema
 import errors
 import nix
 import read_only
 import services
 from api import Blueprint
 from catalog_state import Catalogs
-from config import BUILD, HERE, PRODUCTION, VERSION, refuse_start
-from models import DATABASE_AWAY, cause, db
+from config import BUILD, PRODUCTION, VERSION, refuse_start
+from models import db
 from schemas import HealthSchema, MessageSchema, VersionSchema
 from worker import Pool
 
@@ -26,11 +26,6 @@ log = logging.getLogger("pkgd.server")
 blueprint = Blueprint("health", __name__, description="How the service is")
 
 FOLDERS = ("holders", "roots", "tmp")
-# Read once: files that a later version puts in their place say nothing about this process.
-KNOWN_REVISIONS = sorted(
-    file.name[:4] for file in (HERE / "migrations" / "versions").glob("[0-9]*.py")
-)
-NEWER = ", of a newer version than this, "
 
 
 @blueprint.get("/hello")
@@ -99,7 +94,7 @@ def _check_folders(data_dir: Path) -> None:
 def _check_database() -> None:
     """Refuse a newer schema; warn of a key that fits no token, as after a restore without it."""
     state = database_state()
-    if NEWER in state:
+    if database_schema.NEWER in state:
         refuse_start(state)
     if state == "ok" and not auth.fits_key():
         log.warning(
@@ -123,26 +118,7 @@ def _check_production(app: Flask) -> None:
 
 def database_state() -> str:
     """Return `ok`, or why the database can't be used."""
-    try:
-        with db.engine.connect() as connection:
-            current = _revision(connection)
-    except DATABASE_AWAY as error:
-        return f"the database does not answer: {cause(error)}"
-    if current is not None and current not in KNOWN_REVISIONS:
-        what_to_do = "start that version, or restore a backup from before the upgrade"
-        return f"the schema is {current}{NEWER}{VERSION} ({KNOWN_REVISIONS[-1]}): {what_to_do}"
-    if current != KNOWN_REVISIONS[-1]:
-        return f"the schema is {current}, not {KNOWN_REVISIONS[-1]}: run flask init-db"
-    return "ok"
-
-
-def _revision(connection: Connection) -> str | None:
-    """Return the revision that Alembic has noted; None for a database without a schema."""
-    if not inspect(connection).has_table("alembic_version"):
-        return None
-    revisions = connection.scalars(text("SELECT version_num FROM alembic_version"))
-    revision: str | None = revisions.first()
-    return revision
+    return database_schema.state(db.engine)
 
 
 def _nix() -> str:

@@ -11,7 +11,8 @@ import pytest
 from support import POSTGRESQL, SQLITE, bearing
 
 from config import VERSION
-from health import KNOWN_REVISIONS, check_start, database_state
+from database_schema import KNOWN
+from health import check_start, database_state
 from models import db
 
 
@@ -75,13 +76,13 @@ def newer_schema(app):
 
     note("9999")
     yield
-    note(KNOWN_REVISIONS[-1])
+    note(KNOWN[-1])
 
 
 def test_a_database_of_a_newer_version_is_told_in_one_line_and_left_as_it_is(
     app, command, newer_schema
 ):
-    line = f"the schema is 9999, of a newer version than this, {VERSION} ({KNOWN_REVISIONS[-1]}): "
+    line = f"the schema is 9999, of a newer version than this, {VERSION} ({KNOWN[-1]}): "
 
     refused = command("init-db")
 
