@@ -26,6 +26,7 @@ import catalog_models  # noqa: F401 # its tables
 import catalogs
 import commands
 import config
+import doctor
 import doubts
 import drain_commands
 import error_handlers
@@ -154,6 +155,7 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     commands.init_app(app)
     catalog_commands.init_app(app)
     drain_commands.init_app(app)
+    doctor.init_app(app)
     return app
 
 

@@ -21,6 +21,7 @@ import config
 import data_folder
 import database_copy
 import database_schema
+import doctor_service
 import health
 import maintenance
 import nix
@@ -285,6 +286,7 @@ def backup(file: Path) -> None:
         connection.exec_driver_sql("PRAGMA query_only = OFF")  # which takes it for a write
         connection.exec_driver_sql("VACUUM INTO ?", (str(unfinished),))
     unfinished.rename(file)
+    doctor_service.note_path().write_text(str(file.absolute()))
     click.echo(f"{file}: {file.stat().st_size} bytes")
 
 
