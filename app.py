@@ -26,6 +26,9 @@ import catalog_models  # noqa: F401 # its tables
 import catalogs
 import commands
 import config
+import doctor
+import doubts
+import drain_commands
 import error_handlers
 import generations
 import health
@@ -35,6 +38,7 @@ import nix
 import openapi
 import packages
 import pins
+import read_only
 import services
 import tasks
 import tokens
@@ -137,6 +141,7 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     log_config.init_app(app)
     metrics.init_app(app)
     app.before_request(auth.check_token)
+    app.before_request(read_only.check_request)
     app.before_request(api.check_query)
     app.before_request(api.check_body)
     app.after_request(end_request)
@@ -149,6 +154,8 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
         app.register_blueprint(module.blueprint)
     commands.init_app(app)
     catalog_commands.init_app(app)
+    drain_commands.init_app(app)
+    doctor.init_app(app)
     return app
 
 
@@ -158,9 +165,9 @@ def init_config(app: Flask, overrides: Mapping[str, Any] | None) -> None:
     try:
         environ = config.environment() | given
         app.config.update(config.load(environ))
-        doubts = config.doubts(environ)
+        sentences = doubts.found(environ)
     except config.ConfigError as error:
-        raise SystemExit(f"pkgd: {error}") from None
+        config.refuse_start(error)
 
     app.config.update(
         MAX_CONTENT_LENGTH=config.BODY_BYTES,
@@ -170,7 +177,7 @@ def init_config(app: Flask, overrides: Mapping[str, Any] | None) -> None:
     logging.config.dictConfig(
         log_config.config(production=app.config["APP_ENV"] == config.PRODUCTION)
     )
-    for sentence in doubts:
+    for sentence in sentences:
         log.warning("settings: %s", sentence)
 
 
@@ -204,13 +211,15 @@ def init_extensions(app: Flask) -> None:
     services.add(app, file)
     with app.app_context():
         file.watch(db.engine)
+        if app.config["READ_ONLY"]:
+            read_only.guard(db.engine)
 
     home = app.config["DATA_DIR"] / "home"
     store_dir = app.config["STORE_DIR"]
     try:
         store = nix.private_store(store_dir) if store_dir else nix.machine_store(home)
     except OSError as error:
-        raise SystemExit(f"pkgd: DATA_DIR or STORE_DIR can't be used: {error}") from None
+        config.refuse_start(f"DATA_DIR or STORE_DIR can't be used: {error}")
     services.add(app, store)
     services.add(app, nix.Availability())
     read_pins = partial(pins.places, app)

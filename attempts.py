@@ -39,7 +39,7 @@ class Cancelled(Exception):
 
 
 class Yielded(Exception):
-    """The task makes way for others: it goes back to the queue."""
+    """The task goes back to the queue, to be gone on with later; the message says why."""
 
 
 class Outdated(Exception):
@@ -129,8 +129,8 @@ class Attempt:
         except Cancelled:
             self.say("cancelled")
             return lease.cancel
-        except Yielded:
-            self.say("a download waits; the task goes back to the queue")
+        except Yielded as reason:
+            self.say(f"{reason}; the task goes back to the queue")
             return lease.requeue
         except Outdated as reason:
             self.say(f"cancelled: {reason}")

@@ -69,7 +69,7 @@ ELSEWHERE = (
     "the first token is created without one on the server's own machine alone; "
     "there, flask --app app create-token prints one"
 )
-SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}  # they change nothing
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,8 @@ def authenticate() -> Caller | None:
         if row is None:
             continue
         caller = Caller(**row._asdict())
-        if caller.is_due_for_note or key != keys[0]:
+        is_to_be_noted = caller.is_due_for_note or key != keys[0]
+        if is_to_be_noted and not current_app.config["READ_ONLY"]:
             _note_use(caller, digest(secret, keys[0]), key_id(keys[0]))
         return caller
     return None

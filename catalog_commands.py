@@ -13,7 +13,7 @@ import nix
 import pins
 import services
 from catalog_state import Catalogs
-from commands import state_command
+from commands import check_writable, state_command
 from fields import rfc3339
 from pins import Content, Source
 
@@ -80,6 +80,7 @@ def add(name: str, url: str, sha256: str, first: bool, after: str | None) -> Non
     """
     if first and after is not None:
         raise click.UsageError("--first and --after exclude each other")
+    check_writable()
     began = time.monotonic()
     source = Source(url, sha256, _progress())
     _report(name, pins.add(name, source, is_first=first, after=after), began)
@@ -91,6 +92,7 @@ def add(name: str, url: str, sha256: str, first: bool, after: str | None) -> Non
 @of_hash
 def update(name: str, url: str, sha256: str) -> None:
     """Fetch another tarball for the catalog NAME, which keeps its place."""
+    check_writable()
     began = time.monotonic()
     _report(name, pins.change(name, Source(url, sha256, _progress())), began)
 
@@ -100,6 +102,7 @@ def update(name: str, url: str, sha256: str) -> None:
 @click.option("--force", is_flag=True, help="Even if an activated package came from it.")
 def remove(name: str, force: bool) -> None:
     """Remove the catalog NAME; what was downloaded from it stays."""
+    check_writable()
     pins.remove(name, force=force)
     click.echo(f"{name} removed; flask gc frees its space")
 
@@ -118,6 +121,7 @@ def list_() -> None:
 @click.argument("name", required=False)
 def index(name: str | None) -> None:
     """Queue the indexing of the catalog NAME, or of all, also of those that were indexed before."""
+    check_writable()
     if not current_app.config["INDEX_BYTES"]:
         raise click.ClickException("INDEX_BYTES is 0: no catalog is indexed")
     states = services.get(Catalogs).states()

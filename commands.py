@@ -1,6 +1,6 @@
 """The `flask` commands of an operator on the host."""
 
-import importlib
+import os
 import re
 import signal
 import threading
@@ -14,40 +14,58 @@ import click
 from flask import Flask, current_app
 from flask.cli import with_appcontext
 from marshmallow import ValidationError
-from sqlalchemy import MetaData, text
+from sqlalchemy import make_url
 
 import auth
+import config
 import data_folder
+import database_copy
+import database_schema
+import doctor_service
 import health
 import maintenance
 import nix
 import pins
+import read_only
 import services
 from catalog_state import Catalogs
-from config import DAY, HERE
 from models import DATABASE_AWAY, Scope, cause, db, soon
 from schemas import TokenInSchema
 from worker import Pool
 
-MIGRATIONS = HERE / "migrations"
-VIRTUAL_TABLES = (
-    "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%'"
-)
 LIFE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)", re.ASCII)
 TOLD = (
     maintenance.TooMuchLost,
     data_folder.NotYours,
+    database_copy.CopyError,
     pins.PinError,
     nix.NixError,
     OSError,
     *DATABASE_AWAY,
 )
-UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": DAY}
+SAY_ROWS = 100_000
+UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": config.DAY}
+
+
+class Misconfigured(click.ClickException):
+    """Ends a command as `refuse_start` ends a start."""
+
+    exit_code = os.EX_CONFIG
 
 
 def init_app(app: Flask) -> None:
     """Add the commands to `app`."""
-    for command in (init_db, adopt, create_token, run_worker, reconcile, gc, prune, backup):
+    for command in (
+        init_db,
+        adopt,
+        create_token,
+        run_worker,
+        reconcile,
+        gc,
+        prune,
+        backup,
+        copy_db,
+    ):
         app.cli.add_command(command)
 
 
@@ -59,13 +77,22 @@ def in_one_line(function: Callable[..., None]) -> Callable[..., None]:
         try:
             function(*args, **kwargs)
         except TOLD as error:
-            raise _refusal(cause(error)) from None
+            lasts = isinstance(error, data_folder.NotYours)
+            raise refusal(cause(error), lasts=lasts) from None
 
     return telling
 
 
-def _refusal(reason: object) -> click.ClickException:
-    return click.ClickException(" ".join(nix.plain(str(reason)).split()))
+def refusal(reason: object, *, lasts: bool = False) -> click.ClickException:
+    """Return what ends a command in one line; `lasts` until the configuration is another."""
+    kind = Misconfigured if lasts else click.ClickException
+    return kind(" ".join(nix.plain(str(reason)).split()))
+
+
+def check_writable() -> None:
+    """Refuse a command that changes something while READ_ONLY is set."""
+    if read_only.is_set():
+        raise click.ClickException("READ_ONLY is set: this command would change something")
 
 
 def state_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
@@ -82,7 +109,7 @@ def state_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
             data_folder.claim(record=False)
             state = health.database_state()
             if state != "ok":
-                raise _refusal(state)
+                raise refusal(state)
             data_folder.claim()
             function(*args, **kwargs)
 
@@ -99,17 +126,24 @@ def state_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
 def init_db(drop: bool, yes: bool) -> None:
     """Create the database, or bring its schema up to date; safe to repeat."""
     data_folder.claim(record=False)  # the settings may be wrong: then there is no such database
+    where = db.engine.url.render_as_string()
+    if read_only.is_set() and health.database_state() == "ok":
+        click.echo(f"The database is ready: {where}")
+        return
+    check_writable()
     if drop:
-        where = db.engine.url.render_as_string()
         if not yes:
             click.confirm(f"Delete every package, task and token in {where}?", abort=True)
-        drop_all()
+        database_schema.drop_all(db.engine)
     if db.engine.dialect.name == "sqlite":
         # It holds the digests of tokens, which others need not read.
         Path((db.engine.url.database or "").removeprefix("file:")).touch(mode=0o600)
-    _upgrade()
+    state = health.database_state()
+    if database_schema.NEWER in state:
+        raise refusal(state, lasts=True)
+    database_schema.upgrade(db.engine)
     data_folder.claim()
-    click.echo(f"The database is ready: {db.engine.url.render_as_string()}")
+    click.echo(f"The database is ready: {where}")
 
 
 @click.command("adopt")
@@ -154,6 +188,14 @@ def check_life(_context: object, _option: object, life: str | None) -> int | Non
     return checked("expires_in", int(float(match[1]) * UNIT_SECONDS[match[2]]))  # type: ignore[no-any-return]
 
 
+def check_database_url(_context: object, _argument: object, url: str) -> str:
+    """Return the URL of a database as SQLAlchemy takes it."""
+    try:
+        return config.database_url({"DATABASE_URL": url or "nothing"})
+    except config.ConfigError as error:
+        raise click.BadParameter(str(error).replace("DATABASE_URL", "it", 1)) from None
+
+
 @state_command("create-token")
 @click.option("--name", callback=check_name, help="What the token is for.")
 @click.option("--scope", type=click.Choice([one.value for one in Scope]), default="admin")
@@ -165,7 +207,8 @@ def check_life(_context: object, _option: object, life: str | None) -> int | Non
 )
 def create_token(name: str | None, scope: str, expires_in: int | None) -> None:
     """Mint a token and print its secret, which is shown this once."""
-    life = expires_in or current_app.config["TOKEN_DAYS"] * DAY
+    check_writable()
+    life = expires_in or current_app.config["TOKEN_DAYS"] * config.DAY
     _, secret = auth.mint(name, Scope(scope), soon(life))
     click.echo(secret)
 
@@ -176,8 +219,8 @@ def create_token(name: str | None, scope: str, expires_in: int | None) -> None:
 def run_worker() -> None:
     """Run the worker pool in a process of its own, until SIGTERM or SIGINT."""
     pool = services.get(Pool)
-    if pool.size == 0:
-        raise click.ClickException("WORKER_THREADS is 0: there would be nothing to run")
+    if current_app.config["WORKER_THREADS"] == 0:
+        config.refuse_start("WORKER_THREADS is 0: there would be nothing to run")
     health.check_start(current_app)
 
     ended = threading.Event()
@@ -185,7 +228,7 @@ def run_worker() -> None:
         signal.signal(number, lambda _number, _frame: ended.set())
     pool.start()
     services.get(Catalogs).look()
-    click.echo(f"{pool.size} workers run")
+    click.echo(read_only.REASON if read_only.is_set() else f"{pool.size} workers run")
     ended.wait()
     pool.stop()
 
@@ -194,6 +237,7 @@ def run_worker() -> None:
 @click.option("--force", is_flag=True, help="Even if most packages are no longer downloaded then.")
 def reconcile(force: bool) -> None:
     """Make the database say what is true of the profile and the store."""
+    check_writable()
     for sentence in maintenance.reconcile(force=force) or ["all as it should be"]:
         click.echo(nix.plain(sentence))
 
@@ -203,6 +247,8 @@ def reconcile(force: bool) -> None:
 @click.option("--force", is_flag=True, help="Even if most packages are no longer downloaded then.")
 def gc(dry_run: bool, force: bool) -> None:
     """Remove roots and generations that no package needs, and run Nix's garbage collector."""
+    if not dry_run:
+        check_writable()
     done = maintenance.collect_garbage(dry_run=dry_run, force=force)
     would = "would be " if dry_run else ""
     numbers = ", ".join(map(str, done.generations)) or "none"
@@ -218,8 +264,9 @@ def prune(dry_run: bool) -> None:
     days = current_app.config["TASK_DAYS"]
     if dry_run:
         click.echo(f"{maintenance.prunable(days)} tasks would be pruned")
-    else:
-        click.echo(f"{maintenance.prune(days)} tasks pruned")
+        return
+    check_writable()
+    click.echo(f"{maintenance.prune(days)} tasks pruned")
 
 
 @state_command("backup")
@@ -236,9 +283,38 @@ def backup(file: Path) -> None:
     unfinished.unlink(missing_ok=True)
     unfinished.touch(mode=0o600)
     with db.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA query_only = OFF")  # which takes it for a write
         connection.exec_driver_sql("VACUUM INTO ?", (str(unfinished),))
     unfinished.rename(file)
+    doctor_service.note_path().write_text(str(file.absolute()))
     click.echo(f"{file}: {file.stat().st_size} bytes")
+
+
+@state_command("copy-db")
+@click.argument("url", callback=check_database_url)
+def copy_db(url: str) -> None:
+    """Copy all that the database holds to the empty one at URL: SQLite to PostgreSQL, or back.
+
+    It is a copy of one moment: stop the service before, or set READ_ONLY.
+    """
+    folder = current_app.config["DATA_DIR"]
+    here, there = (data_folder.database_name(one, folder) for one in (db.engine.url, make_url(url)))
+    if here == there:
+        raise click.ClickException(f"{there} is this database itself")
+    if not read_only.is_set():
+        click.echo(f"what the service writes from now on stays in {here} alone", err=True)
+
+    done = database_copy.copy(db.engine, url, _heard)
+    click.echo(f"{done.rows} rows of {done.tables} tables are in {there}, as many as in {here}")
+    click.echo(
+        "to change over to it: set DATABASE_URL, then run flask adopt, and start the service"
+    )
+
+
+def _heard(table: str, copied: int, total: int) -> None:
+    """Say how far the copy is: at the end of each table, and each 100,000 rows."""
+    if copied == total or copied % SAY_ROWS == 0 < copied:
+        click.echo(f"{table}: {copied} of {total}")
 
 
 def _owner(folder: Path) -> str:
@@ -248,22 +324,3 @@ def _owner(folder: Path) -> str:
     except data_folder.NotYours as error:
         return f"has lost its record: {error}"
     return f"belongs to {owner}" if owner else "belongs to nothing yet"
-
-
-def _upgrade() -> None:
-    # Imported here, since serving never needs Alembic, whose import is a fifth of the start.
-    flask_migrate = importlib.import_module("flask_migrate")
-    flask_migrate.Migrate(current_app, db, directory=str(MIGRATIONS), render_as_batch=True)
-    flask_migrate.upgrade()
-
-
-def drop_all() -> None:
-    """Drop all tables, also those that no model of this version describes."""
-    found = MetaData()
-    with db.engine.begin() as connection:
-        if connection.dialect.name == "sqlite":
-            # A virtual table takes its shadow tables along, which can't be dropped one by one.
-            for name in connection.scalars(text(VIRTUAL_TABLES)).all():
-                connection.exec_driver_sql(f"DROP TABLE {name}")
-        found.reflect(connection)
-        found.drop_all(connection)

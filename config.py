@@ -6,12 +6,12 @@ import re
 import secrets
 import shlex
 import stat
+import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import unquote
 
 from dotenv import dotenv_values
@@ -43,6 +43,17 @@ HOST = re.compile(r"[\w.-]+", re.ASCII)
 
 class ConfigError(Exception):
     """A setting has a value that pkgd can't run with; the message is one line."""
+
+
+def refuse_start(reason: object) -> NoReturn:
+    """End the process with one line, and with a status at which systemd doesn't try again.
+
+    That is for what stays wrong until somebody changes the configuration or the database.
+    """
+    end = SystemExit(f"pkgd: {reason}")
+    end.code = os.EX_CONFIG
+    print(end, file=sys.stderr, flush=True)
+    raise end from None
 
 
 def _words(value: str) -> tuple[str, ...]:
@@ -136,6 +147,7 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
     "INDEX_SETS": (_words, ("python3Packages",), "names of sets, separated by spaces"),
     "KEEP_GENERATIONS": _number(10, 1, MANY),
     "BUILDERS": (str, "", "a list of machines as in Nix's own setting"),
+    "READ_ONLY": (_yes_or_no, False, "true or false"),
     "WORKER_THREADS": _number(2, 0, 256),
     "LEASE_SECONDS": _number(30, 3, DAY),
     "BUILD_SECONDS": _number(3600, 1, 365 * DAY),
@@ -159,10 +171,11 @@ def environment() -> dict[str, str]:
 
     Raises ConfigError if that file can't be read.
     """
-    return {**_dot_env(), **os.environ}
+    return {**dot_env(), **os.environ}
 
 
-def _dot_env() -> dict[str, str]:
+def dot_env() -> dict[str, str]:
+    """Return what the `.env` file in the working directory sets. Raises ConfigError."""
     try:
         found = dotenv_values(".env", encoding="utf-8-sig")  # without the mark of some editors
     except (OSError, UnicodeError) as error:
@@ -173,89 +186,33 @@ def _dot_env() -> dict[str, str]:
 def load(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return every setting by name, typed, defaults filled in; raise ConfigError on a bad one."""
     environ = environment() if environ is None else environ
-    settings = {name: _read(name, environ.get(name, "")) for name in SETTINGS}
+    settings = {name: read(name, environ.get(name, "")) for name in SETTINGS}
 
     settings["DATA_DIR"] = settings["DATA_DIR"] or Path("data").absolute()
     settings["PROFILE"] = settings["PROFILE"] or settings["DATA_DIR"] / "profile"
     settings["STORE_DIR"] = settings["STORE_DIR"] or data_folder.remembered_store_dir(
         settings["DATA_DIR"]
     )
-    settings["DATABASE_URL"] = _database_url(settings)
+    settings["DATABASE_URL"] = database_url(settings)
     settings["SECRET_KEY"] = _secret_key(settings)
     settings["SECRET_KEY_FALLBACKS"] += _unstripped_secrets(environ)
     return settings
 
 
-def _read(name: str, value: str) -> Any:
-    read, default, wanted = SETTINGS[name]
+def read(name: str, value: str) -> Any:
+    """Return the value of a setting as its text says, or the default. Raises ConfigError."""
+    parse, default, wanted = SETTINGS[name]
     value = value.strip()
     if value == "":
         return default
     if not TEXT.fullmatch(value):
         raise ConfigError(f"{name} contains bytes that are no text")
     try:
-        return read(value)
+        return parse(value)
     except ConfigError as error:
         raise ConfigError(f"{name} {error}") from None
     except ValueError:
         raise ConfigError(f"{name} is {value!r}, but must be {wanted}") from None
-
-
-# --- Doubts ---
-
-# name: the setting beside which it has no effect
-INEFFECTIVE = {
-    "DB_PATH": "DATABASE_URL",
-    "SECRET_KEY_FILE": "SECRET_KEY",
-    "NIX_PATH": "STORE_DIR",
-    "NIX_REMOTE": "STORE_DIR",
-    "NIX_CONFIG": "STORE_DIR",
-    "NIX_CONF_DIR": "STORE_DIR",
-    "NIX_USER_CONF_FILES": "STORE_DIR",
-    "NIX_STORE_DIR": "STORE_DIR",
-    "NIX_STATE_DIR": "STORE_DIR",
-}
-# Names in a `.env` file that are other programs': those of compose.yaml, Flask and pkgctl.
-FOREIGN = re.compile(r"POSTGRES_PASSWORD|(COMPOSE|FLASK|PKGCTL)_.*")
-SHORT_NAME = 5
-
-
-def doubts(environ: Mapping[str, str]) -> list[str]:
-    """Return a sentence about each setting that has no effect, or seems to be misspelt.
-
-    `environ` is one that `load` accepts.
-    """
-    dot_env = _dot_env()
-    unknown = [name for name in {**dot_env, **environ} if name not in SETTINGS]
-    sentences = (_doubt(name, is_ours=name in dot_env) for name in sorted(unknown))
-    return [*_without_effect(environ), *filter(None, sentences)]
-
-
-def _without_effect(environ: Mapping[str, str]) -> Iterator[str]:
-    def is_set(name: str) -> bool:
-        return environ.get(name, "").strip() != ""
-
-    for name, other in INEFFECTIVE.items():
-        if is_set(name) and is_set(other):
-            yield f"{name} has no effect beside {other}"
-
-    for name, other in (("MAX_FOLLOWERS", "WEB_THREADS"), ("SILENCE_SECONDS", "BUILD_SECONDS")):
-        value, limit = (_read(one, environ.get(one, "")) for one in (name, other))
-        if is_set(name) and value >= limit:
-            yield f"{name} is {value}, which limits nothing beside {other}, {limit}"
-
-
-def _doubt(name: str, *, is_ours: bool) -> str:
-    """Return a sentence about a name that is no setting; "" where it may well be another's.
-
-    `is_ours` tells that it is in the `.env` file, where there should be settings alone.
-    """
-    if FOREIGN.fullmatch(name) or not (is_ours or len(name) > SHORT_NAME):
-        return ""
-    near = get_close_matches(name.upper(), SETTINGS, n=1, cutoff=0.7 if is_ours else 0.85)
-    if near:
-        return f"{name!r} is no setting; did you mean {near[0]}?"
-    return f"{name!r} in .env is no setting, and has no effect on the service" if is_ours else ""
 
 
 # --- The address to listen on ---
@@ -272,7 +229,8 @@ def listen_address(settings: Mapping[str, Any]) -> str:
 # --- The database ---
 
 
-def _database_url(settings: Mapping[str, Any]) -> str:
+def database_url(settings: Mapping[str, Any]) -> str:
+    """Return the URL of the database as SQLAlchemy takes it. Raises ConfigError."""
     given: str = settings["DATABASE_URL"]
     if not given:
         path = settings["DB_PATH"] or settings["DATA_DIR"] / "app.db"

@@ -53,7 +53,7 @@ def configured() -> Belonging:
     return Belonging(
         store=str(store),
         store_dir=str(store.parent) if current_app.config["STORE_DIR"] else "",
-        database=_database(db.engine.url, current_app.config["DATA_DIR"]),
+        database=database_name(db.engine.url, current_app.config["DATA_DIR"]),
     )
 
 
@@ -132,7 +132,7 @@ def remembered_store_dir(folder: Path) -> Path | None:
     return store.parent if is_private else None
 
 
-def _database(url: URL, folder: Path) -> str:
+def database_name(url: URL, folder: Path) -> str:
     """Return which database a URL names: no user, no password, and no file's other spellings."""
     if url.get_backend_name() == "sqlite":
         path, folder = Path(url.database or ":memory:").resolve(), folder.resolve()

@@ -345,6 +345,16 @@ class DatabaseUnavailable(ApiError):
     retry_after = 2
 
 
+class ReadOnly(ApiError):
+    """The operator has set READ_ONLY: nothing is changed."""
+
+    status = 503
+    code = "read-only"
+    message = "the operator has made the service read-only for a while (READ_ONLY): try again later"
+    hint = "Try again later; reading goes on."
+    retry_after = 30
+
+
 class NixFailed(ApiError):
     """Nix could not do what the request needs."""
 

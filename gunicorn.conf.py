@@ -28,7 +28,7 @@ import log_config
 import metrics_folder
 import services
 from catalog_state import Catalogs
-from config import PRODUCTION, ConfigError, listen_address, load
+from config import PRODUCTION, ConfigError, listen_address, load, refuse_start
 from worker import Pool
 
 log = logging.getLogger("pkgd.server")
@@ -44,7 +44,7 @@ IN_USE = {errno.EADDRINUSE, errno.EAGAIN}
 try:
     settings = load()
 except ConfigError as error:
-    raise SystemExit(f"pkgd: {error}") from None
+    refuse_start(error)
 
 production = settings["APP_ENV"] == PRODUCTION
 metrics_folder.announce()

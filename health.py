@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask
-from sqlalchemy import Connection, inspect, text
 
 import auth
 import data_folder
+import database_schema
 import errors
 import nix
+import read_only
 import services
 from api import Blueprint
 from catalog_state import Catalogs
-from config import BUILD, HERE, PRODUCTION, VERSION
-from models import DATABASE_AWAY, cause, db
+from config import BUILD, PRODUCTION, VERSION, refuse_start
+from models import db
 from schemas import HealthSchema, MessageSchema, VersionSchema
 from worker import Pool
 
@@ -25,7 +26,6 @@ log = logging.getLogger("pkgd.server")
 blueprint = Blueprint("health", __name__, description="How the service is")
 
 FOLDERS = ("holders", "roots", "tmp")
-REVISIONS = HERE / "migrations" / "versions"
 
 
 @blueprint.get("/hello")
@@ -78,9 +78,9 @@ def check_start(app: Flask) -> None:
         try:
             data_folder.claim()
         except data_folder.NotYours as error:
-            raise SystemExit(f"pkgd: {error}") from None
+            refuse_start(error)
         _check_folders(app.config["DATA_DIR"])
-        _check_key()
+        _check_database()
 
 
 def _check_folders(data_dir: Path) -> None:
@@ -88,12 +88,15 @@ def _check_folders(data_dir: Path) -> None:
         for name in FOLDERS:
             (data_dir / name).mkdir(exist_ok=True)
     except OSError as error:
-        raise SystemExit(f"pkgd: DATA_DIR can't be used: {error}") from None
+        refuse_start(f"DATA_DIR can't be used: {error}")
 
 
-def _check_key() -> None:
-    """Warn of a key that fits no token, as after a restore without the key."""
-    if database_state() == "ok" and not auth.fits_key():
+def _check_database() -> None:
+    """Refuse a newer schema; warn of a key that fits no token, as after a restore without it."""
+    state = database_state()
+    if database_schema.NEWER in state:
+        refuse_start(state)
+    if state == "ok" and not auth.fits_key():
         log.warning(
             "SECRET_KEY fits none of the live tokens in the database: restore the key that belongs "
             "to it, or add that to SECRET_KEY_FALLBACKS; flask create-token makes a new token"
@@ -107,32 +110,15 @@ def _check_production(app: Flask) -> None:
         state = database_state()
         db.engine.dispose()  # no connection may be open across a fork
     if state.startswith("the schema is"):
-        raise SystemExit(f"pkgd: {state}")
+        refuse_start(state)
     folder = app.config["DATA_DIR"]
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise SystemExit(f"pkgd: DATA_DIR {folder} can't be written")
+        refuse_start(f"DATA_DIR {folder} can't be written")
 
 
 def database_state() -> str:
     """Return `ok`, or why the database can't be used."""
-    try:
-        with db.engine.connect() as connection:
-            current = _revision(connection)
-    except DATABASE_AWAY as error:
-        return f"the database does not answer: {cause(error)}"
-    newest = max(file.name[:4] for file in REVISIONS.glob("[0-9]*.py"))
-    if current != newest:
-        return f"the schema is {current}, not {newest}: run flask init-db"
-    return "ok"
-
-
-def _revision(connection: Connection) -> str | None:
-    """Return the revision that Alembic has noted; None for a database without a schema."""
-    if not inspect(connection).has_table("alembic_version"):
-        return None
-    revisions = connection.scalars(text("SELECT version_num FROM alembic_version"))
-    revision: str | None = revisions.first()
-    return revision
+    return database_schema.state(db.engine)
 
 
 def _nix() -> str:
@@ -146,4 +132,9 @@ def _workers() -> str:
     fault = pool.fault()
     if fault is not None:
         return fault
+    if read_only.is_set():
+        return f"ok, but {read_only.REASON}"
+    drained = pool.drained()
+    if drained is not None:
+        return f"ok, but {drained}"
     return "ok" if pool.size else "ok, in other processes"

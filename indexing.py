@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Update, insert, update
 
 import catalog_index
+import drain
 import nix
 import task_queue
 from attempts import Attempt, Cancelled, Outdated, Yielded
@@ -30,7 +31,8 @@ MESSAGE_LENGTH = 300
 def index(attempt: Attempt, subject: Unindexed) -> Update:
     """Index a catalog; return the statement of its success.
 
-    Raises Yielded while a download waits, Outdated once the catalog is another.
+    Raises Yielded while a download waits or the service is drained, Outdated once the catalog is
+    another.
     """
     return _Run(attempt, subject).run()
 
@@ -54,7 +56,7 @@ class _Run:
             attempt.catalogs.allowed,
             heap=attempt.config["INDEX_BYTES"],
             niceness=NICENESS,
-            tick=lambda text, _: attempt.tick(text, attempt.progress),
+            tick=self._tick,
         )
         self.said_at = 0.0
 
@@ -143,8 +145,15 @@ class _Run:
     def _check(self) -> None:
         """Raise Yielded or Outdated where this is not the time to go on."""
         if task_queue.is_download_waiting(PATIENCE_SECONDS):
-            raise Yielded
+            raise Yielded("a download waits")
         self._catalog()
+
+    def _tick(self, text: bytes, _progress: object) -> None:
+        """Take the log of an evaluation; raise Yielded as soon as the service is drained."""
+        drained = drain.reason(self.attempt.data_dir)
+        if drained is not None:
+            raise Yielded(drained)
+        self.attempt.tick(text, self.attempt.progress)
 
     def _catalog(self) -> nix.Catalog:
         """Return the catalog. Raises Outdated if it has changed or is gone."""

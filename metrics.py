@@ -26,6 +26,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 import auth
+import drain
 import history
 import queries
 from api import Blueprint
@@ -92,6 +93,8 @@ class StateCollector(Collector):
         yield _gauge("pkgd_tokens_expiring", "Used tokens that expire soon.", _expiring())
         generation = history.current_number() or 0
         yield _gauge("pkgd_profile_generation", "The active generation, or 0.", generation)
+        drained = drain.reason(current_app.config["DATA_DIR"]) is not None
+        yield _gauge("pkgd_drained", "1 while flask drain has no task taken, else 0.", drained)
         free = shutil.disk_usage(current_app.config["DATA_DIR"]).free
         yield _gauge("pkgd_free_bytes", "Free disk space under DATA_DIR.", free)
 

@@ -294,7 +294,8 @@ def add_errors(operation: Part, endpoint: str, method: str) -> None:
     if endpoint not in auth.OPEN_ENDPOINTS:
         own += ["X-Token-Expires"]
         possible += [errors.Unauthorized, errors.TooManyFailures, errors.DatabaseUnavailable]
-        possible += [errors.ScopeTooSmall] * (scope(endpoint, method) != Scope.READ)
+        is_change = scope(endpoint, method) != Scope.READ
+        possible += [errors.ScopeTooSmall, errors.ReadOnly] * is_change
     if "requestBody" in operation:
         possible += [errors.InvalidJson, errors.LengthRequired]
         possible += [errors.BodyTooLarge, errors.BodyNotJson]

@@ -15,6 +15,7 @@ from typing import IO
 from flask import Flask, g
 
 import catalog_index
+import drain
 import maintenance
 import nix
 import services
@@ -102,9 +103,9 @@ class Pool:
 
     @property
     def size(self) -> int:
-        """How many tasks this process runs at once; 0 when it only serves."""
+        """How many tasks this process runs at once; 0 when it only serves, or READ_ONLY is set."""
         size: int = self.app.config["WORKER_THREADS"]
-        return size
+        return 0 if self.app.config["READ_ONLY"] else size
 
     def fault(self) -> str | None:
         """Return what is wrong: a thread that is dead, or no reconciliation since the start."""
@@ -167,6 +168,9 @@ class Pool:
                 return False
             lease = task_queue.claim(self.holder_id, self.app.config["LEASE_SECONDS"])
             if lease is None:
+                return False
+            if self.drained() is not None:  # since just now: flask drain may have seen no task run
+                lease.requeue()
                 return False
             g.task_id = lease.task_id
             Attempt(lease, self.app, self.stopping).run(_work(lease))
@@ -237,6 +241,9 @@ class Pool:
 
     def obstacle(self) -> str | None:
         """Return why no task can be taken at the moment; None when one can."""
+        drained = self.drained()
+        if drained is not None:
+            return drained
         store = services.get(nix.Store, self.app)
         fault = services.get(nix.Availability, self.app).fault(store)
         if fault is not None:
@@ -246,6 +253,10 @@ class Pool:
             if shutil.disk_usage(folder).free < needed:
                 return f"{folder} has less than {needed} bytes free; tasks wait until it has more"
         return None
+
+    def drained(self) -> str | None:
+        """Return that the operator drains the service; None where that is not so."""
+        return drain.reason(self.app.config["DATA_DIR"])
 
     def _thread(
         self, name: str, step: Callable[[], bool], pause: Callable[[], object]

@@ -66,6 +66,12 @@ in
       description = "Settings, by the names that README.md lists.";
     };
 
+    listenStream = mkOption {
+      type = types.str;
+      default = "127.0.0.1:8000";
+      description = "Where systemd listens for it, an address with a port, or the path of a socket.";
+    };
+
     python = mkOption {
       type = types.package;
       default = pkgs.python3;
@@ -87,11 +93,17 @@ in
     users.users.pkgd = { isSystemUser = true; group = "pkgd"; inherit home; };
     users.groups.pkgd = { };
 
+    systemd.sockets.pkgd = {
+      description = "Where pkgd listens, for the proxy in front of it";
+      wantedBy = [ "sockets.target" ];
+      socketConfig = { ListenStream = cfg.listenStream; Backlog = 4096; };
+    };
+
     systemd.services.pkgd = {
       description = "pkgd, from a package's name and version to a program that runs";
       wantedBy = [ "multi-user.target" ];
-      wants = [ "nix-daemon.socket" ];
-      after = [ "network.target" "nix-daemon.socket" "postgresql.service" ];
+      wants = [ "nix-daemon.socket" "pkgd.socket" ];
+      after = [ "network.target" "nix-daemon.socket" "pkgd.socket" "postgresql.service" ];
       startLimitIntervalSec = 0;
       path = [ config.nix.package pkgs.util-linux ];
       environment = variables // {
@@ -108,10 +120,12 @@ in
         StateDirectory = "pkgd";
         StateDirectoryMode = "0711";
         UMask = "0077";
-        ExecStartPre = "${environment}/bin/flask --app app init-db";
+        ExecStartPre = "-${environment}/bin/flask --app app init-db";
+        TimeoutStartSec = "15min";
         ExecStart = "${environment}/bin/gunicorn app:create_app()";
         Restart = "always";
         RestartSec = 5;
+        RestartPreventExitStatus = 78;
         KillMode = "mixed";
         TimeoutStopSec = 45;
         OOMPolicy = "continue";

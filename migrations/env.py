@@ -26,7 +26,7 @@ def is_described(name: str | None, _kind: str, _parents: object) -> bool:
     return not (name or "").startswith("offer_texts")
 
 
-engine = db.engine
+engine = context.config.attributes.get("engine", db.engine)
 with engine.begin() as connection:
     begin_alone(connection)
     context.configure(

@@ -7,6 +7,7 @@ their arguments; a user's text reaches Nix only as a string, by `--argstr`.
 from nix.availability import Availability
 from nix.build import add_root, known_roots, realise, restore, valid_paths
 from nix.closure import closure_size
+from nix.configuration import daemon_socket, setting
 from nix.errors import (
     REFUSALS,
     BuildFailed,
@@ -68,6 +69,7 @@ from nix.store import (
     Store,
     check,
     find_channel,
+    find_programs,
     machine_store,
     make_passable,
     private_store,
@@ -130,11 +132,13 @@ __all__ = [
     "codes",
     "collect_garbage",
     "current_generation",
+    "daemon_socket",
     "decode",
     "delete_generations",
     "failing",
     "fetched",
     "find_channel",
+    "find_programs",
     "garbage_bytes",
     "generation_link",
     "generations",
@@ -160,6 +164,7 @@ __all__ = [
     "scratch",
     "semantic",
     "set_profile",
+    "setting",
     "sweep",
     "switch_generation",
     "valid_paths",

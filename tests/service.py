@@ -140,7 +140,7 @@ class Service:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         return self.data_dir.parent
 
-    def _spawn(self, argv, **more):
+    def _spawn(self, argv, descriptors=(), **more):
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 argv,
@@ -150,6 +150,7 @@ class Service:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                pass_fds=descriptors,
             )
         self.processes.append(process)
         return process

@@ -10,6 +10,11 @@ from datetime import datetime
 import pytest
 from support import POSTGRESQL, SQLITE, bearing
 
+from config import VERSION
+from database_schema import KNOWN
+from health import check_start, database_state
+from models import db
+
 
 @pytest.fixture
 def command(app):
@@ -59,6 +64,36 @@ def test_init_db_says_in_one_line_what_is_wrong_with_the_database(tmp_path, crea
     assert (refused.exit_code, refused.output.count("\n")) == (1, 1), refused.output
     assert re.search(said, refused.output)
     assert not (tmp_path / "new" / "belongs_to.json").exists()
+
+
+@pytest.fixture
+def newer_schema(app):
+    """Note in the database that a later version of the service has changed its schema."""
+
+    def note(revision):
+        with app.app_context(), db.engine.begin() as connection:
+            connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{revision}'")
+
+    note("9999")
+    yield
+    note(KNOWN[-1])
+
+
+def test_a_database_of_a_newer_version_is_told_in_one_line_and_left_as_it_is(
+    app, command, newer_schema
+):
+    line = f"the schema is 9999, of a newer version than this, {VERSION} ({KNOWN[-1]}): "
+
+    refused = command("init-db")
+
+    assert (refused.exit_code, refused.output.count("\n")) == (os.EX_CONFIG, 1)
+    assert refused.output.startswith(f"Error: {line}start that version, or restore")
+    assert app.test_client().get("/readyz").json["errors"]["database"][0].startswith(line)
+    with pytest.raises(SystemExit, match=re.escape(line)) as end:
+        check_start(app)
+    assert end.value.code == os.EX_CONFIG
+    with app.app_context():
+        assert database_state().startswith(line)
 
 
 def test_init_db_takes_the_uri_of_a_file(tmp_path, create_app):
@@ -132,7 +167,7 @@ def test_run_worker_refuses_to_run_without_threads(make_app):
 
     refused = app.test_cli_runner().invoke(args=["run-worker"])
 
-    assert refused.exit_code == 1
+    assert refused.exit_code == os.EX_CONFIG
     assert "WORKER_THREADS is 0" in refused.output
 
 

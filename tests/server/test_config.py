@@ -12,6 +12,7 @@ from service import ROOT
 from sqlalchemy import make_url
 
 import config
+import doubts
 from app import create_app as make_application
 from health import database_state
 
@@ -352,8 +353,8 @@ def test_a_dot_env_file_that_is_no_text_ends_the_start(tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as end:
         make_application({"DATA_DIR": tmp_path})
 
-    assert str(end.value.code).startswith("pkgd: .env can't be read: ")
-    assert "\n" not in end.value.code
+    assert str(end.value).startswith("pkgd: .env can't be read: ")
+    assert ("\n" in str(end.value), end.value.code) == (False, os.EX_CONFIG)
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path, monkeypatch):
@@ -367,8 +368,8 @@ def test_the_application_exits_with_the_reason_in_one_line(tmp_path):
     with pytest.raises(SystemExit) as end:
         make_application({"DATA_DIR": tmp_path, "APP_ENV": "production"})
 
-    assert str(end.value.code).startswith("pkgd: SECRET_KEY is not set; make one with: ")
-    assert "\n" not in end.value.code
+    assert str(end.value).startswith("pkgd: SECRET_KEY is not set; make one with: ")
+    assert ("\n" in str(end.value), end.value.code) == (False, os.EX_CONFIG)
 
 
 def test_the_environment_has_priority_over_a_dot_env_file(tmp_path, monkeypatch):
@@ -442,7 +443,7 @@ def test_a_boolean_is_true_or_false(tmp_path, value, parsed):
     ],
 )
 def test_a_setting_without_an_effect_is_told(environ, sentence):
-    assert config.doubts(environ) == [sentence]
+    assert doubts.found(environ) == [sentence]
 
 
 @pytest.mark.parametrize(
@@ -457,14 +458,14 @@ def test_a_setting_without_an_effect_is_told(environ, sentence):
     ],
 )
 def test_other_settings_and_variables_are_no_matter_of_doubt(environ):
-    assert config.doubts(environ) == []
+    assert doubts.found(environ) == []
 
 
 def test_an_unknown_name_in_a_dot_env_file_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path(".env").write_text("CATALOG=/x\nPORTS=1\nNIX_PATH=/x\nPOSTGRES_PASSWORD=x\nPKGCTL_URL=x\n")
 
-    assert config.doubts({}) == [
+    assert doubts.found({}) == [
         "'CATALOG' is no setting; did you mean CATALOGS?",
         "'NIX_PATH' in .env is no setting, and has no effect on the service",
         "'PORTS' is no setting; did you mean PORT?",

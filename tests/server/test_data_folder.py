@@ -46,7 +46,7 @@ def test_no_command_works_with_another_store(
 
     refused = run(make_app(STORE_DIR=tmp_path / "other"), *arguments)
 
-    assert refused.exit_code == 1
+    assert refused.exit_code == os.EX_CONFIG
     said = str(refused.exception) if arguments == ["run-worker"] else refused.output
     assert said.strip().count("\n") == 0
     assert f"{store_dir}/store" in said
@@ -65,7 +65,7 @@ def test_a_folder_without_a_record_tells_its_store_by_its_gc_roots(
 
     refused = run(make_app(STORE_DIR=tmp_path / "other"), "reconcile")
 
-    assert refused.exit_code == 1
+    assert refused.exit_code == os.EX_CONFIG
     assert "belongs to the store" in refused.output
     assert statuses() == {"hello 2.12.1": "downloaded"}
 
@@ -115,7 +115,7 @@ def test_another_database_is_refused_before_it_is_touched(app, make_app, client,
 
     refused = run(make_app(DATABASE_URL=f"sqlite:///{tmp_path}/other.db"), "init-db")
 
-    assert refused.exit_code == 1
+    assert refused.exit_code == os.EX_CONFIG
     assert "the database app.db" in refused.output
     assert f"the database {tmp_path}/other.db" in refused.output
     assert not (tmp_path / "other.db").exists()
@@ -177,7 +177,7 @@ def test_a_broken_record_is_told_in_one_line_and_can_be_written_anew(app, record
 
     refused = run(app, "reconcile")
 
-    assert (refused.exit_code, refused.output.count("\n")) == (1, 1)
+    assert (refused.exit_code, refused.output.count("\n")) == (os.EX_CONFIG, 1)
     assert f"{record} can't be read" in refused.output
     assert "has lost its record" in run(app, "adopt", input="y\n").output
     assert run(app, "reconcile").exit_code == 0
@@ -189,7 +189,7 @@ def test_a_folder_that_can_not_be_written_is_told_in_one_line(make_app, tmp_path
 
     refused = run(make_app(DATA_DIR=tmp_path / "file" / "data"), "prune")
 
-    assert (refused.exit_code, refused.output.count("\n")) == (1, 1)
+    assert (refused.exit_code, refused.output.count("\n")) == (os.EX_CONFIG, 1)
     assert "DATA_DIR can't be used" in refused.output
 
 
@@ -208,7 +208,7 @@ def test_adopting_asks_first(app, make_app, tmp_path):
     assert run(app, "reconcile").exit_code == 0
 
     assert run(other, "adopt", input="y\n").exit_code == 0
-    assert run(app, "reconcile").exit_code == 1
+    assert run(app, "reconcile").exit_code == os.EX_CONFIG
 
 
 @SQLITE
@@ -277,7 +277,7 @@ def test_a_record_of_anything_is_refused_until_it_is_adopted(
 
     refused = run(app, "init-db")
 
-    assert (refused.exit_code, refused.output.count("\n")) == (1, 1)
+    assert (refused.exit_code, refused.output.count("\n")) == (os.EX_CONFIG, 1)
     assert f"{record} can't be read" in refused.output
     assert run(app, "adopt", "--yes").exit_code == 0
     assert run(app, "init-db").exit_code == 0
@@ -289,9 +289,9 @@ def test_a_folder_in_the_place_of_the_record_is_said_and_left(app, record):
     record.unlink()
     record.mkdir()
 
-    for arguments in (["init-db"], ["adopt", "--yes"]):
+    for arguments, code in ((["init-db"], os.EX_CONFIG), (["adopt", "--yes"], 1)):
         refused = run(app, *arguments)
-        assert (refused.exit_code, refused.output.count("\n")) == (1, 1)
+        assert (refused.exit_code, refused.output.count("\n")) == (code, 1)
         assert f"{record}" in refused.output
     assert list(record.parent.glob(".belongs_to*")) == []
 

@@ -1,6 +1,7 @@
 """The routes of health, and the checks before the start of a production server."""
 
 import logging
+import os
 
 import pytest
 from sqlalchemy import update
@@ -117,8 +118,8 @@ def refusal_to_start(app):
     app.config["APP_ENV"] = "production"
     with pytest.raises(SystemExit) as end:
         check_start(app)
-    assert "\n" not in end.value.code
-    return end.value.code
+    assert ("\n" in str(end.value), end.value.code) == (False, os.EX_CONFIG)
+    return str(end.value)
 
 
 def test_production_does_not_start_without_a_schema(tmp_path, create_app):

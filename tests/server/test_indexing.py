@@ -7,6 +7,7 @@ from sqlalchemy import func, select, update
 from support import CATALOGS, SQLITE, at, until
 
 import catalog_index
+import drain
 import nix
 import services
 import task_queue
@@ -360,6 +361,25 @@ def test_an_index_makes_way_for_a_download_and_goes_on_where_it_was(
     assert "a download waits" in log
     assert "2 attributes are indexed already" in log
     assert indexed(app) == ["alpha", "beta", "gamma"]
+
+
+def test_an_index_makes_way_at_once_when_the_service_is_drained_and_goes_on_later(
+    gate, own, app, client, pool, start_step, monkeypatch
+):
+    monkeypatch.setattr("indexing.SLICE", 1)
+    own.write_text(packages("alpha", "beta"))
+    pool.maintain_once()
+    thread = start_step()
+    until(lambda: indexed(app) == ["alpha"])
+
+    drain.begin(app.config["DATA_DIR"])
+    thread.join(10)
+
+    (task,) = index_tasks(client)
+    assert (task["status"], task["attempt"], pool.run_one()) == ("queued", 0, False)
+    drain.end(app.config["DATA_DIR"])
+    gate.touch()
+    assert (pool.run_one(), indexed(app)) == (True, ["alpha", "beta"])
 
 
 def indexed(app):

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from support import SQLITE, bearing
 
 from auth import digest
-from commands import MIGRATIONS, drop_all
+from database_schema import MIGRATIONS, drop_all
 from models import db
 
 WHEN = "2026-01-01 00:00:00.000000"
@@ -21,7 +21,7 @@ def first_schema(make_app, settings):
     with app.app_context():
         app.test_cli_runner().invoke(args=["init-db", "--drop", "--yes"], catch_exceptions=False)
         db.session.remove()
-        drop_all()
+        drop_all(db.engine)
         flask_migrate.upgrade(revision="0001")
         with db.engine.begin() as connection:
             fill(connection, settings["SECRET_KEY"])

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from worker import STOP_SECONDS
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
 UNIT = DEPLOY / "pkgd.service"
+SOCKET = DEPLOY / "pkgd.socket"
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 EXPOSURE = 3.0
 GRACEFUL_SECONDS = 30  # gunicorn.conf.py
@@ -58,6 +60,7 @@ STUBS = """
   service = {
     enable = true;
     secretKeyFile = "/etc/pkgd/secret_key";
+    listenStream = "127.0.0.1:8000";
     settings = { TRUSTED_PROXIES = 1; };
     python = pkgs.python3;
     wheelsHash = "";
@@ -66,10 +69,10 @@ STUBS = """
 """
 
 
-def settings_of(text):
-    """Return a unit's settings in its section [Service], each with the list of its values."""
+def settings_of(text, section="[Service]"):
+    """Return a unit's settings in a section, each with the list of its values."""
     found = {}
-    for line in text.partition("[Service]")[2].partition("[Install]")[0].splitlines():
+    for line in text.partition(section)[2].partition("[Install]")[0].splitlines():
         name, equals, value = line.partition("=")
         if equals and not line.startswith("#"):
             found.setdefault(name, []).append(value)
@@ -89,20 +92,37 @@ def evaluate(store, expression):
 
 @pytest.fixture
 def unit(tmp_path):
-    """The unit in a file that names the programs of this machine."""
+    """The unit in a file that names the programs of this machine, with its socket beside it."""
     copy = tmp_path / "pkgd.service"
     bin_ = Path(sys.executable).parent
     copy.write_text(UNIT.read_text().replace("/opt/pkgd/.venv/bin", str(bin_)))
+    shutil.copy(SOCKET, tmp_path)
     return copy
 
 
-def test_systemd_has_nothing_to_say_about_the_unit(unit):
-    done = subprocess.run(
-        [program("systemd-analyze"), "verify", "--man=no", unit], capture_output=True, text=True
-    )
+def test_systemd_has_nothing_to_say_about_the_units(unit):
+    argv = [program("systemd-analyze"), "verify", "--man=no", unit, unit.with_suffix(".socket")]
+    done = subprocess.run(argv, capture_output=True, text=True)
 
-    said = [line for line in done.stderr.splitlines() if str(unit) in line or unit.name in line]
+    said = [line for line in done.stderr.splitlines() if unit.stem in line]
     assert (done.returncode, done.stdout, said) == (0, "", [])
+
+
+def test_a_configuration_that_can_not_be_used_is_not_tried_again():
+    settings = settings_of(UNIT.read_text())
+
+    assert settings["RestartPreventExitStatus"] == [str(os.EX_CONFIG)]
+    assert settings["ExecStartPre"] == [f"-/opt/pkgd/.venv/bin/{RELEASE}"]
+
+
+def test_the_module_listens_where_the_socket_does(store):
+    path = DEPLOY / "module.nix"
+    socket = f"(import {path} {{ inherit config lib pkgs; }}).config.systemd.sockets.pkgd"
+
+    theirs = evaluate(store, f"{socket}.socketConfig")
+
+    ours = settings_of(SOCKET.read_text(), "[Socket]")
+    assert {name: [str(value)] for name, value in theirs.items()} == ours
 
 
 def test_the_unit_is_hardened(unit):

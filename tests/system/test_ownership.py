@@ -1,5 +1,6 @@
 """What a server has is not taken from it: its address, its metrics, its tasks."""
 
+import os
 import re
 import signal
 import socket
@@ -201,7 +202,7 @@ def refusal_of(service, command, **settings):
         argv = [BIN / "flask", "--app", "app", command]
     environ, folder = service.environ(**settings), service.folder()
     done = subprocess.run(argv, env=environ, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == os.EX_CONFIG, done.stderr
     said = [line for line in done.stderr.splitlines() if "gunicorn.error" not in line]
     assert " belongs to the store " in said[0], done.stderr
     return "\n".join((*said, ""))

@@ -82,7 +82,7 @@ def test_production_does_not_start_without_a_real_secret_key(service, key):
 
     service.start(ready=False)
 
-    assert service.server.wait(30) == 1
+    assert service.server.wait(30) == os.EX_CONFIG
     assert service.said().startswith("pkgd: SECRET_KEY is ")
     assert service.said().count("\n") == 1
 

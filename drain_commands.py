@@ -1,0 +1,100 @@
+"""The `flask` commands of draining: drain and resume."""
+
+import math
+import time
+from pathlib import Path
+
+import click
+from flask import Flask, current_app
+from sqlalchemy import select
+
+import drain
+import read_only
+import task_queue
+from catalog_models import CatalogIndex
+from commands import state_command
+from models import AnyRow, Package, Task, TaskStatus, db
+from worker import dead_holders
+
+POLL_SECONDS = 0.5
+SAY_SECONDS = 15
+
+
+def init_app(app: Flask) -> None:
+    """Add the commands to `app`."""
+    app.cli.add_command(drain_)
+    app.cli.add_command(resume)
+
+
+@state_command("drain")
+@click.option(
+    "--wait",
+    "seconds",
+    type=click.FloatRange(min=0),
+    default=math.inf,
+    metavar="SECONDS",
+    help="How long to wait for the tasks that run.  [default: until they have ended]",
+)
+def drain_(seconds: float) -> None:
+    """Have workers finish what runs and take nothing new, until flask resume.
+
+    That holds for all hosts that share DATA_DIR, and after restarts. Requests are served, and
+    downloads queued. Indexing stops at once, and goes on later. The exit code is 1 where a task
+    still runs after SECONDS.
+    """
+    folder: Path = current_app.config["DATA_DIR"]
+    drain.begin(folder)
+    reason = drain.reason(folder)
+    click.echo(reason)
+    _explain_wait(reason)
+    if _await_end(seconds):
+        raise click.ClickException("tasks still run; nothing new is taken meanwhile")
+    click.echo("no task runs")
+
+
+@state_command("resume")
+def resume() -> None:
+    """Have workers take tasks again."""
+    was_drained = drain.end(current_app.config["DATA_DIR"])
+    _explain_wait(None)
+    click.echo("tasks are taken again" if was_drained else "tasks were taken: nothing was drained")
+
+
+def _explain_wait(reason: str | None) -> None:
+    """Say on the queued tasks what a running pool says within a second."""
+    if not read_only.is_set():
+        task_queue.explain_wait(reason)
+
+
+def _await_end(seconds: float) -> list[str]:
+    """Wait until no task runs; return those that do after so many seconds."""
+    deadline = time.monotonic() + seconds
+    told: list[str] = []
+    told_at = -math.inf
+    while running := _running():
+        now = time.monotonic()
+        if running != told or now >= told_at + SAY_SECONDS:
+            told, told_at = running, now
+            click.echo(f"waiting for {len(running)}: {', '.join(running)}")
+        if now >= deadline:
+            break
+        time.sleep(min(POLL_SECONDS, deadline - now))
+    return running
+
+
+def _running() -> list[str]:
+    """Return what runs, once the tasks of dead workers are back in the queue."""
+    if not read_only.is_set():
+        holders = current_app.config["DATA_DIR"] / "holders"
+        task_queue.reap(dead_holders(holders, task_queue.holders()))
+    names = select(Package.name, Package.version, CatalogIndex.catalog, Task.started_at)
+    joined = names.select_from(Task).outerjoin(Package).outerjoin(CatalogIndex)
+    rows = db.session.execute(joined.where(Task.status == TaskStatus.RUNNING).order_by(Task.seq))
+    running = [_told(row) for row in rows]
+    db.session.rollback()
+    return running
+
+
+def _told(row: AnyRow) -> str:
+    what = f"{row.name} {row.version}" if row.name else f"the index of {row.catalog}"
+    return f"{what} since {row.started_at:%H:%M:%SZ}"
