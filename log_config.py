@@ -111,6 +111,8 @@ def _end(response: Response) -> Response:
     if log.isEnabledFor(level):
         facts = _facts(response, refusal)
         line = "%(method)s %(path)s %(status)d %(milliseconds).1f ms"
+        if facts["package"] is not None:
+            line += ", %(package)s %(version)s"
         if facts["token"] is not None:
             line += ", token %(token)d"
         if facts["token_name"] is not None:
@@ -137,12 +139,15 @@ def _facts(response: Response, refusal: auth.Refusal | None) -> dict[str, Any]:
     token = (caller.id, caller.name) if caller else (None, None)
     if refusal is not None:
         token = refusal.token_id, refusal.token_name
+    package = g.get("package")
     return {
         "method": request.method,
         "path": request.path,
         "status": response.status_code,
         "milliseconds": round((time.perf_counter() - g.started) * 1000, 1),
         "address": request.remote_addr,
+        "package": package.name if package else None,
+        "version": package.version if package else None,
         "token": token[0],
         "token_name": token[1],
         "refused": refusal.reason if refusal else None,

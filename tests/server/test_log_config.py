@@ -87,11 +87,22 @@ def test_changes_and_errors_are_logged_and_successful_reads_are_not(client, capl
     client.get("/nope")
 
     lines = [record.getMessage() for record in caplog.records if record.name == "pkgd.requests"]
-    times = r" [0-9.]+ ms, token 1$"
-    assert [re.sub(times, "", line) for line in lines] == [
-        "POST /api/v1/packages 201",
-        "GET /nope 404",
+    assert [re.sub(r" [0-9.]+ ms", "", line) for line in lines] == [
+        "POST /api/v1/packages 201, hello 1.0.0, token 1",
+        "GET /nope 404, token 1",
     ]
+
+
+@SQLITE
+def test_a_change_of_a_package_names_it_and_the_token(app, mint, downloaded, caplog):
+    package_id = downloaded()
+    robot = bearing(app, mint(name="robot")["token"])
+
+    for change in ("activate", "deactivate"):
+        assert robot.post(f"/api/v1/package/{package_id}/{change}").status_code == 200
+        said = caplog.records[-1]
+        assert said.getMessage().endswith(" ms, hello 2.12.1, token 2 (robot)")
+        assert (said.package, said.version, said.token_name) == ("hello", "2.12.1", "robot")
 
 
 @pytest.fixture
