@@ -16,7 +16,8 @@ import nix
 import services
 from catalog_state import Catalogs
 from models import DATABASE_AWAY, TaskKind, cause, db
-from task_queue import NO_SYNC, Lease, LeaseLost, TaskError
+from task_ends import TaskError
+from task_queue import NO_SYNC, Lease, LeaseLost
 
 log = logging.getLogger("pkgd.worker")
 
@@ -76,7 +77,7 @@ class Attempt:
             self.save(self._outcome(work))
         except LeaseLost:
             db.session.rollback()
-            log.warning("task %s: its lease is gone, nothing more is written", self.lease.task_id)
+            self._warn("its lease is gone, nothing more is written")
         finally:
             with suppress(OSError):  # it is not empty while another attempt works in it
                 self.tmp.parent.rmdir()
@@ -94,9 +95,10 @@ class Attempt:
         """Have a statement executed with what is written next."""
         self._notes.append(statement)
 
-    def say(self, sentence: str) -> None:
+    def say(self, sentence: str, level: int = logging.INFO) -> None:
         """Add a line of our own to the task's log and to the service's."""
-        log.info("%s", sentence)
+        subject = self.lease.subject
+        log.log(level, "%s: %s", subject.label, sentence, extra=subject.facts)
         self._log += nix.plain(f"pkgd: {sentence}\n").encode()
 
     def save(self, write: Callable[[], None]) -> bool:
@@ -162,7 +164,7 @@ class Attempt:
         kind = error if error.code else nix.BuildFailed
         reason = error.reason if isinstance(error, nix.Refused) else None
         task_error = TaskError(kind.code, str(error), error.hint, reason)
-        self.say(f"failed: {task_error.code}")
+        self.say(f"failed: {task_error.code}", logging.WARNING)
         return lambda: self.lease.fail(task_error)
 
     def _retrying(
@@ -172,8 +174,8 @@ class Attempt:
         waits = dict(enumerate(seconds, start=1))
         wait = waits.get(self.lease.attempt)
         follows = f"failed: {code}" if wait is None else f"the next attempt follows in {wait} s"
-        self.say(str(error))
-        self.say(follows)
+        self.say(str(error), logging.WARNING)
+        self.say(follows, logging.WARNING)
         task_error = TaskError(code, str(error), error.hint)
         return lambda: self.lease.retry(task_error, wait or 0)
 
@@ -226,10 +228,16 @@ class Attempt:
     def _give_up_or_wait(self, error: Exception) -> None:
         """Raise LeaseLost when the database has been down for nearly as long as the lease."""
         db.session.rollback()
-        log.warning("task %s: database: %s", self.lease.task_id, cause(error))
+        self._warn(f"database: {cause(error)}")
         # Past its end another worker may take the task.
         if time.monotonic() - self._renewed_at > self.config["LEASE_SECONDS"] * 5 / 6:
             raise LeaseLost
+
+    def _warn(self, what: str) -> None:
+        """Warn in the service's log of what can't be written to the task's."""
+        subject = self.lease.subject
+        line = "task %s: %s (%s)"
+        log.warning(line, self.lease.task_id, what, subject.label, extra=subject.facts)
 
     def _take(self, text: bytes) -> None:
         """Add build log up to LOG_BYTES, where the log is cut while the build goes on."""

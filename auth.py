@@ -15,6 +15,7 @@ import secrets
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 from flask import current_app, g, request
 from limits import RateLimitItemPerMinute
@@ -52,6 +53,7 @@ NOTICE = timedelta(days=7)  # how long before its end a token is announced to ex
 NOTICE_SHARE = 7  # or this part of its life, if that is shorter
 KEY_ID_LENGTH = 16
 FAILURES = RateLimitItemPerMinute(60)
+NEWS = RateLimitItemPerMinute(1, namespace="news")
 
 OPEN_ENDPOINTS = {
     "docs.asset",
@@ -112,6 +114,27 @@ class Caller:
         return self.name or f"token {self.id}"
 
 
+class Reason(StrEnum):
+    """Why a request was refused; the client is told less."""
+
+    MISSING = "missing"  # no token came with it
+    UNKNOWN = "unknown"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+    SCOPE = "scope"  # the token may not do this, or may not give what is asked for
+    THROTTLED = "throttled"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a request was refused, and the token that it came with, where that is on record."""
+
+    reason: Reason
+    token_id: int | None = None
+    token_name: str | None = None
+    is_logged: bool = True
+
+
 class Throttle:
     """Counts failed authentications by address, in this process; a live token is never limited."""
 
@@ -124,6 +147,10 @@ class Throttle:
             return
         reset_at = self._limiter.get_window_stats(FAILURES, address).reset_time
         raise TooManyFailures(retry_after=max(1, math.ceil(reset_at - time.time())))
+
+    def is_news(self, address: str) -> bool:
+        """Tell whether this address has not been slowed in the last minute."""
+        return self._limiter.hit(NEWS, address)
 
 
 def check_token() -> None:
@@ -140,12 +167,35 @@ def check_token() -> None:
         wants_first = _wants_first_token()
         if wants_first and _is_from_this_machine():
             return
-        services.get(Throttle).count_failure(request.remote_addr or "")
+        _refuse()
         raise Unauthorized(detail=ELSEWHERE if wants_first else None)
 
     needed = required_scope(request.blueprint, request.method)
     if not g.caller.scope.includes(needed):
         raise ScopeTooSmall(needed=needed, given=g.caller.scope)
+
+
+def _refuse() -> None:
+    """Note why the request proves no caller. Raises TooManyFailures."""
+    throttle, address = services.get(Throttle), request.remote_addr or ""
+    try:
+        throttle.count_failure(address)
+    except TooManyFailures:
+        # One line a minute: the rest of a flood is counted, not logged.
+        g.refusal = Refusal(Reason.THROTTLED, is_logged=throttle.is_news(address))
+        raise
+    g.refusal = _why_refused()
+
+
+def refusal(status: int) -> Refusal | None:
+    """Return why the request was refused; None where an answer of this status is no refusal."""
+    noted: Refusal | None = g.get("refusal")
+    if noted is not None or status not in (401, 403):
+        return noted
+    caller: Caller | None = g.get("caller")
+    if caller is None:
+        return Refusal(Reason.MISSING)
+    return Refusal(Reason.SCOPE, caller.id, caller.name)
 
 
 def required_scope(blueprint: str | None, method: str) -> Scope:
@@ -157,10 +207,8 @@ def required_scope(blueprint: str | None, method: str) -> Scope:
 
 def authenticate() -> Caller | None:
     """Return the caller that the Authorization header proves; None where it proves none."""
-    # Not request.authorization, which fails on bytes over 127 in schemes other than ours.
-    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-    secret = secret.strip()
-    if scheme.lower() not in SCHEMES or not secret or not secret.isascii():
+    secret = _secret()
+    if secret is None:
         return None
 
     keys = _keys()
@@ -174,6 +222,26 @@ def authenticate() -> Caller | None:
             _note_use(caller, digest(secret, keys[0]), key_id(keys[0]))
         return caller
     return None
+
+
+def _secret() -> str | None:
+    """Return the secret in the request's header; None where it holds none that could be ours."""
+    # Not request.authorization, which fails on bytes over 127 in schemes other than ours.
+    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+    secret = secret.strip()
+    return secret if scheme.lower() in SCHEMES and secret and secret.isascii() else None
+
+
+def _why_refused() -> Refusal:
+    """Find out why no live token has the request's secret."""
+    secret = _secret()
+    if secret is None:
+        is_missing = not request.headers.get("Authorization")
+        return Refusal(Reason.MISSING if is_missing else Reason.UNKNOWN)
+    row = queries.dead_token([digest(secret, key) for key in _keys()])
+    if row is None:
+        return Refusal(Reason.UNKNOWN)
+    return Refusal(Reason.REVOKED if row.revoked_at else Reason.EXPIRED, row.id, row.name)
 
 
 def digest(secret: str, key: str) -> str:

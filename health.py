@@ -47,16 +47,12 @@ def livez() -> Any:
 @blueprint.refuses(errors.NotReady)
 def readyz() -> Any:
     """Tell whether the service can do its work, or which check fails."""
-    checks = {
-        "database": database_state(),
-        "nix": _nix(),
-        "catalogs": services.get(Catalogs).state(),
-        "workers": _workers(),
-    }
-    failed = {name: [state] for name, state in checks.items() if not state.startswith("ok")}
+    states = checks()
+    failed = {name: [state] for name, state in states.items() if not is_ok(state)}
     if failed:
         raise errors.NotReady(errors=failed)
-    return {"status": "ready", "checks": checks}
+    version_of_nix = nix.version(services.get(nix.Store))
+    return {"status": "ready", "checks": states | {"nix": f"ok, {version_of_nix}"}}
 
 
 @blueprint.get("/api/v1/version")
@@ -121,10 +117,24 @@ def database_state() -> str:
     return database_schema.state(db.engine)
 
 
+def checks() -> dict[str, str]:
+    """Return the state of each part of the service: `ok`, perhaps with more, or what fails."""
+    return {
+        "database": database_state(),
+        "nix": _nix(),
+        "catalogs": services.get(Catalogs).state(),
+        "workers": _workers(),
+    }
+
+
+def is_ok(state: str) -> bool:
+    """Tell whether the state of a part is no failure."""
+    return state.startswith("ok")
+
+
 def _nix() -> str:
-    store = services.get(nix.Store)
-    fault = services.get(nix.Availability).fault(store)
-    return str(fault) if fault else f"ok, {nix.version(store)}"
+    fault = services.get(nix.Availability).fault(services.get(nix.Store))
+    return str(fault) if fault else "ok"
 
 
 def _workers() -> str:

@@ -3,6 +3,9 @@
 A line that is written during a request or a task carries its id. It has no control characters:
 they are escaped, in JSON as Python does by default. Headers and bodies of requests are never
 logged, so that no secret is.
+
+A warning asks for somebody's attention: a task failed, or a token was refused. What happens in a
+service that is well is at level INFO.
 """
 
 import logging
@@ -11,6 +14,8 @@ from typing import Any
 
 from flask import Flask, Response, g, has_app_context, request
 from pythonjsonlogger.json import JsonFormatter
+
+import auth
 
 log = logging.getLogger("pkgd.requests")
 
@@ -101,19 +106,49 @@ def init_app(app: Flask) -> None:
 
 
 def _end(response: Response) -> Response:
-    is_routine = request.method in ("GET", "HEAD") and response.status_code < 400
-    level = logging.DEBUG if is_routine else logging.INFO
-
+    refusal = auth.refusal(response.status_code)
+    level = _level(response.status_code, refusal)
     if log.isEnabledFor(level):
-        duration = round((time.perf_counter() - g.started) * 1000, 1)
-        facts = {
-            "method": request.method,
-            "path": request.path,
-            "status": response.status_code,
-            "milliseconds": duration,
-            "address": request.remote_addr,
-            "token": getattr(g.get("caller"), "id", None),
-        }
+        facts = _facts(response, refusal)
         line = "%(method)s %(path)s %(status)d %(milliseconds).1f ms"
+        if facts["package"] is not None:
+            line += ", %(package)s %(version)s"
+        if facts["token"] is not None:
+            line += ", token %(token)d"
+        if facts["token_name"] is not None:
+            line += " (%(token_name)s)"
+        if refusal is not None:
+            line += ", refused: %(refused)s"
         log.log(level, line, facts, extra=facts)
     return response
+
+
+def _level(status: int, refusal: auth.Refusal | None) -> int:
+    """Return how grave the end of a request is. Without a token, anybody may have come along."""
+    if refusal is not None and not refusal.is_logged:
+        return logging.DEBUG
+    if refusal is not None and refusal.reason != auth.Reason.MISSING:
+        return logging.WARNING
+    is_routine = request.method in ("GET", "HEAD") and status < 400
+    return logging.DEBUG if is_routine else logging.INFO
+
+
+def _facts(response: Response, refusal: auth.Refusal | None) -> dict[str, Any]:
+    """Return what a line tells of a request."""
+    caller = g.get("caller")
+    token = (caller.id, caller.name) if caller else (None, None)
+    if refusal is not None:
+        token = refusal.token_id, refusal.token_name
+    package = g.get("package")
+    return {
+        "method": request.method,
+        "path": request.path,
+        "status": response.status_code,
+        "milliseconds": round((time.perf_counter() - g.started) * 1000, 1),
+        "address": request.remote_addr,
+        "package": package.name if package else None,
+        "version": package.version if package else None,
+        "token": token[0],
+        "token_name": token[1],
+        "refused": refusal.reason if refusal else None,
+    }

@@ -62,6 +62,7 @@ def create(fields: dict[str, Any]) -> Any:
     package = Package.register(**fields)
     if package is None:
         raise errors.PackageExists(**fields)
+    g.package = package
     return package, {"Location": url_for("packages.show", package_id=package.id)}
 
 
@@ -107,6 +108,7 @@ def activate(query: dict[str, Any], package_id: int) -> Any:
 
     With `dry_run`, only tell what that would change.
     """
+    find(package_id)
     return _activate([package_id], **query)
 
 
@@ -165,10 +167,14 @@ def forget(package_id: int) -> Any:
 
 
 def find(package_id: int) -> AnyRow:
-    """Return the package's row, with its latest task; raise NoSuchPackage when there is none."""
+    """Return the package's row, with its latest task; raise NoSuchPackage when there is none.
+
+    The log names the package in the line of the request.
+    """
     row = queries.package(package_id)
     if row is None:
         raise errors.NoSuchPackage(package_id=package_id)
+    g.package = row
     return row
 
 

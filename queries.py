@@ -1,5 +1,6 @@
 """The selects that several routes share, built at import: building costs more than executing."""
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -40,6 +41,11 @@ LIVE_TOKENS = select(*columns(Token, "digest", "key_id", "first", "revoked_at"))
     Token.revoked_at.is_(None), Token.expires_at > bindparam("now")
 )
 _LIVE_TOKEN = LIVE_TOKENS.where(Token.digest == bindparam("digest"))
+_DEAD_TOKEN = (
+    select(Token.id, Token.name, Token.revoked_at)
+    .where(Token.digest.in_(bindparam("digests", expanding=True)))
+    .limit(1)
+)
 
 
 def package(package_id: int) -> AnyRow | None:
@@ -55,6 +61,11 @@ def task(task_id: UUID) -> AnyRow | None:
 def live_token(digest: str) -> AnyRow | None:
     """Return the token with this digest; None when it is unknown, revoked or expired."""
     return _row(_LIVE_TOKEN, digest=digest, now=utcnow())
+
+
+def dead_token(digests: Sequence[str]) -> AnyRow | None:
+    """Return the token with one of these digests, be it revoked or expired; None for no such."""
+    return _row(_DEAD_TOKEN, digests=digests)
 
 
 def _row(statement: Select[*tuple[Any, ...]], **values: Any) -> AnyRow | None:

@@ -5,8 +5,9 @@ writes afterwards is fenced: it counts only while the task is running under this
 attempt. A worker whose lease is gone gets LeaseLost. Every task that ends does so in `end`.
 """
 
+import logging
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from sqlalchemy import Executable, Select, String, literal, or_, select, update
 from sqlalchemy.orm import aliased
 
 import nix
+import task_ends
 from catalog_models import CatalogIndex
 from models import (
     LIVE,
@@ -28,27 +30,18 @@ from models import (
     soon,
     utcnow,
 )
+from task_ends import TaskError
+
+log = logging.getLogger("pkgd.queue")
 
 MAX_ATTEMPTS = 3
+ENDED = (Task.id, Task.kind, Task.attempt, Task.started_at, Task.package_id, Task.index_id)
 # The ORM would otherwise look through the session's objects after each statement.
 NO_SYNC = {"synchronize_session": False}
 
 
 class LeaseLost(Exception):
     """The task is no longer this worker's: nothing more may be written for it."""
-
-
-@dataclass(frozen=True)
-class TaskError:
-    """Why a task failed: a code for programs, a message and a hint for people.
-
-    `reason` is that of a refusal.
-    """
-
-    code: str
-    message: str
-    hint: str
-    reason: str | None = None
 
 
 LOST = TaskError(
@@ -72,6 +65,16 @@ class Wanted:
     name: str
     version: str
 
+    @property
+    def label(self) -> str:
+        """What to call it in the log."""
+        return f"{self.name} {self.version}"
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What to add to a line of the log."""
+        return {"package": self.name, "version": self.version}
+
 
 @dataclass(frozen=True)
 class Unindexed:
@@ -80,6 +83,16 @@ class Unindexed:
     index_id: int
     catalog: str
     signature: str
+
+    @property
+    def label(self) -> str:
+        """What to call it in the log."""
+        return f"catalog {self.catalog}"
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What to add to a line of the log."""
+        return {"catalog": self.catalog}
 
 
 @dataclass(frozen=True)
@@ -121,19 +134,19 @@ class Lease:
 
     def succeed(self, *effects: Executable) -> None:
         """End the task, and execute what comes of it, in one transaction."""
-        self._check(end(*self._fence(), status=TaskStatus.SUCCEEDED))
+        self._check(len(end(*self._fence(), status=TaskStatus.SUCCEEDED)))
         for effect in effects:
             db.session.execute(effect, execution_options=NO_SYNC)
         db.session.commit()
 
     def fail(self, error: TaskError) -> None:
         """End the task with the reason."""
-        self._check(end(*self._fence(), status=TaskStatus.FAILED, error=error))
+        self._check(len(end(*self._fence(), status=TaskStatus.FAILED, error=error)))
         db.session.commit()
 
     def cancel(self) -> None:
         """End the task as its user asked."""
-        self._check(end(*self._fence(), status=TaskStatus.CANCELLED))
+        self._check(len(end(*self._fence(), status=TaskStatus.CANCELLED)))
         db.session.commit()
 
     def requeue(self) -> None:
@@ -341,21 +354,25 @@ def reap(dead: Collection[str] = ()) -> int:
         db.session.rollback()
         return 0
 
-    reaped = end(*is_lost, Task.cancel_requested, status=TaskStatus.CANCELLED)
-    reaped += end(*is_lost, Task.attempt >= MAX_ATTEMPTS, status=TaskStatus.FAILED, error=LOST)
-    reaped += _requeue(*is_lost)
+    cancelled = end(*is_lost, Task.cancel_requested, status=TaskStatus.CANCELLED)
+    lost = end(*is_lost, Task.attempt >= MAX_ATTEMPTS, status=TaskStatus.FAILED, error=LOST)
+    requeued = _requeue(*is_lost)
+    subjects = [_subject(task).label for task in lost]
     db.session.commit()
-    return reaped
+    for task, subject in zip(lost, subjects, strict=True):
+        log.warning("task %s: failed: %s, %s (%s)", task.id, LOST.code, LOST.message, subject)
+    return len(cancelled) + len(lost) + requeued
 
 
-def end(*where: Any, status: TaskStatus, error: TaskError | None = None) -> int:
-    """End the tasks that `where` selects, without a commit; return how many they were."""
+def end(*where: Any, status: TaskStatus, error: TaskError | None = None) -> Sequence[AnyRow]:
+    """End the tasks that `where` selects, without a commit, and return them."""
+    now = utcnow()
     ended = (
         update(Task)
         .where(*where)
         .values(
             status=status,
-            finished_at=utcnow(),
+            finished_at=now,
             waiting=None,
             phase=None,
             lease_holder=None,
@@ -365,9 +382,13 @@ def end(*where: Any, status: TaskStatus, error: TaskError | None = None) -> int:
             error_hint=error and error.hint,
             error_reason=error and error.reason,
         )
+        .returning(*ENDED)
     )
 
-    return len(db.session.execute(ended.returning(Task.seq), execution_options=NO_SYNC).all())
+    tasks = db.session.execute(ended, execution_options=NO_SYNC).all()
+    for task in tasks:
+        task_ends.note(task, status, error.code if error else None, now)
+    return tasks
 
 
 def _requeue(*where: Any, **more: Any) -> int:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 import nix
 
@@ -71,3 +72,12 @@ def remove_store(folder):
 def at(*places):
     """Return the catalogs at some places, each named by its place."""
     return [nix.Catalog(str(place), str(place)) for place in places]
+
+
+def metrics(text):
+    """Return every sample of a scrape, by its name and its labels' values in their names' order."""
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }

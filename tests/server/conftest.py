@@ -8,12 +8,12 @@ from threading import Thread
 
 import psycopg
 import pytest
-from sqlalchemy import event
-from support import bearing, remove_store, until
+from sqlalchemy import event, update
+from support import bearing, metrics, remove_store, until
 
 import nix
 import services
-from models import Package, PackageStatus, db
+from models import Package, PackageStatus, Token, db, soon
 from nix.store import PROGRAMS
 from worker import Pool
 
@@ -61,6 +61,20 @@ def mint(client):
 
 
 @pytest.fixture
+def expire(app):
+    """Return a function that has a token expire."""
+
+    def expire(token_id):
+        with app.app_context():
+            db.session.execute(
+                update(Token).where(Token.id == token_id).values(expires_at=soon(-1))
+            )
+            db.session.commit()
+
+    return expire
+
+
+@pytest.fixture
 def get_task(client):
     """Return a function that returns a task as it is now."""
     return lambda task_id: client.get(f"/api/v1/task/{task_id}").json
@@ -74,6 +88,19 @@ def read_log(client):
         return client.get(f"/api/v1/task/{task_id}/log", query_string=query).text
 
     return read_log
+
+
+@pytest.fixture
+def scrape(client):
+    """Return a function that returns the metrics, as `support.metrics` does."""
+
+    def scrape():
+        answer = client.get("/metrics")
+        assert answer.status_code == 200
+        assert answer.content_type.startswith("text/plain; version=")
+        return metrics(answer.text)
+
+    return scrape
 
 
 @pytest.fixture

@@ -3,12 +3,14 @@
 import json
 import logging
 import logging.config
+import re
 
 import pytest
 from service import Service
-from support import SQLITE, until
+from support import SQLITE, bearing, until
 
 import log_config
+from auth import FAILURES
 
 
 @pytest.fixture
@@ -85,9 +87,77 @@ def test_changes_and_errors_are_logged_and_successful_reads_are_not(client, capl
     client.get("/nope")
 
     lines = [record.getMessage() for record in caplog.records if record.name == "pkgd.requests"]
-    assert [line.rpartition(" ")[0].rpartition(" ")[0] for line in lines] == [
-        "POST /api/v1/packages 201",
-        "GET /nope 404",
+    assert [re.sub(r" [0-9.]+ ms", "", line) for line in lines] == [
+        "POST /api/v1/packages 201, hello 1.0.0, token 1",
+        "GET /nope 404, token 1",
+    ]
+
+
+@SQLITE
+def test_a_change_of_a_package_names_it_and_the_token(app, mint, downloaded, caplog):
+    package_id = downloaded()
+    robot = bearing(app, mint(name="robot")["token"])
+
+    for change in ("activate", "deactivate"):
+        assert robot.post(f"/api/v1/package/{package_id}/{change}").status_code == 200
+        said = caplog.records[-1]
+        assert said.getMessage().endswith(" ms, hello 2.12.1, token 2 (robot)")
+        assert (said.package, said.version, said.token_name) == ("hello", "2.12.1", "robot")
+
+
+@pytest.fixture
+def refused(app, caplog):
+    """Return a function that sends a request, with a token or none, and returns its log lines."""
+
+    def refused(secret=None, method="GET"):
+        caplog.clear()
+        client = bearing(app, secret) if secret else app.test_client()
+        client.open("/api/v1/packages", method=method)
+        lines = [record for record in caplog.records if record.name == "pkgd.requests"]
+        return [(line.levelname, re.sub(r" [0-9.]+ ms", "", line.getMessage())) for line in lines]
+
+    return refused
+
+
+@SQLITE
+def test_a_token_that_is_refused_is_a_warning_with_its_id_and_name(refused, mint, expire):
+    expired, reader = mint(name="ci"), mint(scope="read")
+    expire(expired["id"])
+
+    request = "/api/v1/packages"
+    assert refused(expired["token"]) == [
+        ("WARNING", f"GET {request} 401, token 2 (ci), refused: expired")
+    ]
+    assert refused(reader["token"], "POST") == [
+        ("WARNING", f"POST {request} 403, token 3, refused: scope")
+    ]
+    assert refused("pkgd_guess") == [("WARNING", f"GET {request} 401, refused: unknown")]
+
+
+@SQLITE
+def test_a_request_without_a_token_is_no_warning(refused):
+    assert refused() == [("INFO", "GET /api/v1/packages 401, refused: missing")]
+
+
+@SQLITE
+def test_of_a_flood_of_bad_tokens_few_lines_are_logged(refused):
+    lines = [line for _ in range(FAILURES.amount + 20) for line in refused("pkgd_guess")]
+
+    assert len(lines) == FAILURES.amount + 1
+    assert lines[-1] == ("WARNING", "GET /api/v1/packages 429, refused: throttled")
+
+
+@SQLITE
+def test_a_failed_build_is_a_warning_and_a_good_one_is_none(schedule, pool, caplog):
+    schedule()
+    schedule("nosuch", "1.0.0")
+
+    while pool.run_one():
+        pass
+
+    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [(one.getMessage(), one.package, one.version) for one in warnings] == [
+        ("nosuch 1.0.0: failed: name_unknown", "nosuch", "1.0.0")
     ]
 
 
@@ -110,5 +180,6 @@ def test_the_log_lines_of_a_request_and_of_its_task_have_their_ids(settings):
     assert (answer.headers["X-Request-ID"], task["request_id"]) == ("abc-1", "abc-1")
     (event,) = [line for line in lines if line.get("request_id") == "abc-1"]
     assert (event["method"], event["status"], event["token"]) == ("POST", 202, 1)
-    assert [line for line in lines if line.get("task_id") == task["id"]]
+    (failed,) = [line for line in lines if line["level"] == "WARNING"]
+    assert (failed["task_id"], failed["package"]) == (task["id"], "nosuch")
     assert secret not in service.said()

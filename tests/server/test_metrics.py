@@ -1,51 +1,10 @@
-"""Metrics, which agree with the database whatever the number of processes."""
+"""Metrics of requests, whatever the number of processes, and who may read them."""
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from service import Service
-from sqlalchemy import update
-from support import SQLITE, bearing
+from support import SQLITE, bearing, metrics
 
-from models import Token, db, soon
-
-
-def metrics(text):
-    """Return every sample, by its name and its labels' values in the order of their names."""
-    return {
-        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-@pytest.fixture
-def scrape(client):
-    """Return a function that returns the metrics, parsed."""
-
-    def scrape():
-        answer = client.get("/metrics")
-        assert answer.status_code == 200
-        assert answer.content_type.startswith("text/plain; version=")
-        return metrics(answer.text)
-
-    return scrape
-
-
-def test_the_queue_is_measured(scrape, schedule, pool):
-    schedule("nosuch", "1.0.0")
-    pool.run_one()
-    schedule()
-    pool.run_one()
-    schedule(version="2.10.0")
-
-    found = scrape()
-
-    assert [found["pkgd_tasks", status] for status in ("queued", "succeeded", "failed")] == [1] * 3
-    assert found["pkgd_tasks", "running"] == 0
-    assert found["pkgd_task_errors", "name_unknown"] == 1
-    assert found["pkgd_task_attempts",] == 2
-    assert found["pkgd_task_seconds",] > 0
-    assert found["pkgd_oldest_queued_seconds",] > 0
+from auth import FAILURES, Reason
 
 
 def test_nothing_but_gauges_shrinks_when_tasks_are_deleted(client, downloaded):
@@ -64,21 +23,6 @@ def counters(client):
     families = text_string_to_metric_families(client.get("/metrics").text)
     samples = [each for family in families if family.type != "gauge" for each in family.samples]
     return {(each.name, *each.labels.items()): each.value for each in samples}
-
-
-def test_an_empty_queue_has_no_age(scrape):
-    assert scrape()["pkgd_oldest_queued_seconds",] == 0
-
-
-def test_packages_the_profile_and_the_disk_are_measured(scrape, activated, register):
-    activated()
-    register()
-
-    found = scrape()
-
-    assert (found["pkgd_packages", "activated"], found["pkgd_packages", "created"]) == (1, 1)
-    assert found["pkgd_profile_generation",] == 1
-    assert found["pkgd_free_bytes",] > 0
 
 
 def test_metrics_need_a_token(anonymous):
@@ -110,6 +54,7 @@ def test_requests_are_counted_by_all_processes(settings):
     assert found["pkgd_request_seconds_count", "200", "GET", one] == 25
     assert found["pkgd_request_seconds_count", "404", "GET", one] == 25
     assert found["pkgd_packages", "created"] == 25
+    assert found["pkgd_memory_bytes",] > 1_000_000
 
 
 def test_unknown_urls_share_one_label(client, scrape):
@@ -138,16 +83,48 @@ def test_a_method_that_a_client_invents_is_no_series_of_its_own(client):
     assert "INVENTED" not in text
 
 
-def test_tokens_that_are_used_and_expire_soon_are_counted(app, client, scrape):
-    for name in ("used", "unused"):
-        client.post("/api/v1/tokens", json={"name": name})
-    assert scrape()["pkgd_tokens_expiring",] == 0
+@SQLITE
+def test_every_refusal_is_counted_by_its_reason(app, anonymous, scrape, mint, expire):
+    before = scrape()
+    expired, reader = mint(), mint(scope="read")
+    expire(expired["id"])
 
-    with app.app_context():
-        times = {"created_at": soon(-3600), "expires_at": soon(60)}
-        db.session.execute(update(Token).where(Token.id > 1).values(**times))
-        used = update(Token).where(Token.name == "used").values(last_used_at=soon(0))
-        db.session.execute(used)
-        db.session.commit()
+    anonymous.get("/api/v1/packages")
+    bearing(app, "pkgd_guess").get("/nope")
+    bearing(app, expired["token"]).get("/metrics")
+    bearing(app, reader["token"]).post("/api/v1/packages")
 
-    assert scrape()["pkgd_tokens_expiring",] == 1
+    assert refusals(before, scrape()) == {"missing": 1, "unknown": 1, "expired": 1, "scope": 1}
+
+
+@SQLITE
+def test_a_revoked_token_is_told_from_an_expired_one_in_metrics_alone(
+    app, client, scrape, mint, expire
+):
+    before = scrape()
+    expired, revoked = mint(), mint()
+    expire(expired["id"])
+    client.delete(f"/api/v1/token/{revoked['id']}")
+
+    answers = [bearing(app, one["token"]).get("/api/v1/packages") for one in (expired, revoked)]
+
+    first, second = [answer.json | {"instance": None} for answer in answers]
+    assert first == second
+    assert refusals(before, scrape()) == {"expired": 1, "revoked": 1}
+
+
+@SQLITE
+def test_a_flood_of_bad_tokens_is_counted_to_the_last(app, scrape):
+    before = scrape()
+    client = bearing(app, "pkgd_guess")
+
+    for _ in range(FAILURES.amount + 5):
+        client.get("/api/v1/packages")
+
+    assert refusals(before, scrape()) == {"unknown": FAILURES.amount, "throttled": 5}
+
+
+def refusals(before, after):
+    """Return how many requests were refused between two scrapes, by reason."""
+    keys = [("pkgd_refusals_total", reason.value) for reason in Reason]
+    return {key[1]: after[key] - before[key] for key in keys if after[key] > before[key]}
