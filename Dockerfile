@@ -1,4 +1,5 @@
-# pkgd in one container. docker build --tag pkgd . and docs/operations.md, "In a container".
+# pkgd in one container: docker build -t pkgd . && docker run --rm -p 8000:8000 pkgd
+# That starts in development, with no settings; docs/operations.md, "In a container", is for production.
 FROM debian:trixie-slim
 
 RUN apt-get update \
@@ -14,15 +15,14 @@ RUN useradd --uid 1000 --user-group --no-create-home --home-dir /app/data pkgd \
  && echo 'sandbox = false' >/etc/nix/nix.conf
 
 WORKDIR /app
-COPY requirements.txt ./
+COPY requirements-run.txt ./
 RUN python3 -m venv /opt/venv \
- && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check -r requirements.txt
+ && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check -r requirements-run.txt
 COPY . ./
 
 # nginx listens on port 8000, and is the one proxy in front of gunicorn.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
-    APP_ENV=production \
     BIND=unix:/run/pkgd/gunicorn.sock \
     TRUSTED_PROXIES=1
 VOLUME ["/app/data", "/nix"]

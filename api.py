@@ -145,4 +145,4 @@ def page(
 def next_link(after: object) -> str:
     """Return the header Link to the next page of a list, which goes on after this."""
     next_query = urlencode({**request.args.to_dict(), "after": after})
-    return f'<{request.path}?{next_query}>; rel="next"'
+    return f'<{request.script_root}{request.path}?{next_query}>; rel="next"'

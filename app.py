@@ -7,9 +7,10 @@ thread, so that gunicorn can call it before it forks.
 import logging
 import logging.config
 import os
+import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -55,6 +56,10 @@ log = logging.getLogger("pkgd.server")
 
 BLUEPRINTS = (packages, tasks, catalogs, generations, tokens, health, metrics, openapi)
 REQUEST_ID_LENGTH = 64
+# A path below which a proxy may serve all this: no empty part, which could name another host, and
+# none of one or two dots.
+PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[\w.~-]+)+", re.ASCII)
+PREFIX_LENGTH = 200
 SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -116,6 +121,17 @@ class Pkgd(Flask):
             self.logger.warning("database: %s", cause(error))
             db.session.remove()  # now without its transaction, so that this succeeds
 
+    def wsgi_app(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """Serve a request below the prefix that a proxy names, if that is a plain path."""
+        environ["SCRIPT_NAME"] = plain_prefix(environ["SCRIPT_NAME"])
+        return super().wsgi_app(environ, start_response)
+
+
+def plain_prefix(prefix: str) -> str:
+    """Return the prefix without a slash at its end; "" for one that could lead elsewhere."""
+    path = prefix.rstrip("/")
+    return path if len(path) <= PREFIX_LENGTH and PREFIX.fullmatch(path) else ""
+
 
 class IdConverter(IntegerConverter):
     """The id of a row in a URL: ASCII digits, up to the largest that the database can hold."""
@@ -147,7 +163,8 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     app.after_request(end_request)
     if app.config["TRUSTED_PROXIES"]:
         hops = app.config["TRUSTED_PROXIES"]
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
+        proxied = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_prefix=hops)
+        app.wsgi_app = proxied  # type: ignore[method-assign]
 
     error_handlers.init_app(app)
     for module in BLUEPRINTS:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from flask import current_app, g, request
+from flask import current_app, g, request, url_for
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
@@ -61,6 +61,7 @@ OPEN_ENDPOINTS = {
     "docs.redoc",
     "docs.swagger_ui",
     "health.hello",
+    "health.index",
     "health.livez",
     "health.readyz",
 }
@@ -69,7 +70,8 @@ ADMIN_BLUEPRINTS = {"tokens"}
 FORWARDED = {"Forwarded", "Via", "X-Forwarded-For", "X-Real-Ip"}
 ELSEWHERE = (
     "the first token is created without one on the server's own machine alone; "
-    "there, flask --app app create-token prints one"
+    "there, flask --app app create-token prints one; "
+    "for a container: docker exec -u pkgd CONTAINER flask create-token"
 )
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}  # they change nothing
 
@@ -168,7 +170,9 @@ def check_token() -> None:
         if wants_first and _is_from_this_machine():
             return
         _refuse()
-        raise Unauthorized(detail=ELSEWHERE if wants_first else None)
+        # The same for every URL, so that nobody learns which of them exist.
+        docs = url_for("docs.swagger_ui")
+        raise Unauthorized(detail=ELSEWHERE if wants_first else None, docs=docs)
 
     needed = required_scope(request.blueprint, request.method)
     if not g.caller.scope.includes(needed):

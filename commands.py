@@ -15,6 +15,7 @@ from flask import Flask, current_app
 from flask.cli import with_appcontext
 from marshmallow import ValidationError
 from sqlalchemy import make_url
+from werkzeug.serving import is_running_from_reloader
 
 import auth
 import config
@@ -44,6 +45,10 @@ TOLD = (
     *DATABASE_AWAY,
 )
 SAY_ROWS = 100_000
+SERVES_ONLY = (
+    "pkgd: flask run serves only: tasks wait in the queue until a worker runs, "
+    "by flask --app app run-worker"
+)
 UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": config.DAY}
 
 
@@ -67,6 +72,14 @@ def init_app(app: Flask) -> None:
         copy_db,
     ):
         app.cli.add_command(command)
+    if _is_made_by_run():
+        click.echo(SERVES_ONLY, err=True)
+
+
+def _is_made_by_run() -> bool:
+    """Tell whether `flask run` makes the application, and for the first time."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.info_name == "run" and not is_running_from_reloader()
 
 
 def in_one_line(function: Callable[..., None]) -> Callable[..., None]:

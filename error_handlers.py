@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from flask import Flask, Response, g, json, request
+from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 
@@ -53,9 +53,10 @@ def init_app(app: Flask) -> None:
 
 
 def answer(error: ApiError) -> Response:
-    """Send the problem document of an error."""
-    document = json.dumps(error.document(g.request_id))
-    response = Response(document, error.status, error.headers())
+    """Send the problem document of an error, as JSON of the same form as a success."""
+    response = jsonify(error.document(g.request_id))
+    response.status_code = error.status
+    response.headers.extend(error.headers())
     response.content_type = CONTENT_TYPE
     return response
 

@@ -97,8 +97,12 @@ class Unauthorized(ApiError):
     status = 401
     code = "no-token"
     has_type = False
-    message = "a live token is needed; flask create-token on the host of the service makes one"
+    message = (
+        "a live token is needed; flask create-token on the host of the service makes one, "
+        "and {docs} shows the API"
+    )
     hint = "Send a token that is neither expired nor revoked."
+    example: ClassVar = {"docs": "/docs"}
 
     def headers(self) -> Headers:
         """Return the challenges of RFC 9110, section 11.6.1."""

@@ -1,11 +1,11 @@
-"""The routes of the service's health: greeting, liveness, readiness, version."""
+"""The routes of the service's health: greetings, liveness, readiness, version."""
 
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
-from flask import Flask
+from flask import Flask, jsonify, redirect, request
 
 import auth
 import data_folder
@@ -14,10 +14,11 @@ import errors
 import nix
 import read_only
 import services
-from api import Blueprint
+from api import Blueprint, headers
 from catalog_state import Catalogs
 from config import BUILD, PRODUCTION, VERSION, refuse_start
 from models import db
+from openapi import HTML
 from schemas import HealthSchema, MessageSchema, VersionSchema
 from worker import Pool
 
@@ -26,6 +27,27 @@ log = logging.getLogger("pkgd.server")
 blueprint = Blueprint("health", __name__, description="How the service is")
 
 FOLDERS = ("holders", "roots", "tmp")
+PLACES = {"api": "/api/v1", "docs": "/docs", "openapi": "/openapi.json", "health": "/readyz"}
+PLACES_SCHEMA = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in PLACES},
+    "examples": [PLACES],
+}
+
+
+@blueprint.get("/")
+@blueprint.response(200, PLACES_SCHEMA)
+@blueprint.alt_response(
+    303, schema=HTML, content_type="text/html", headers=headers("Location"), description="To /docs"
+)
+def index() -> Any:
+    """Tell a program where the API is; send a browser to the pages about it."""
+    places = {name: request.script_root + path for name, path in PLACES.items()}
+    accepted = request.accept_mimetypes
+    is_browser = accepted["text/html"] > accepted["application/json"]
+    response = redirect(places["docs"], 303) if is_browser else jsonify(places)
+    response.vary.add("Accept")
+    return response
 
 
 @blueprint.get("/hello")

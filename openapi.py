@@ -16,7 +16,7 @@ from typing import Any
 
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
-from flask import Flask, Response, current_app, json, request
+from flask import Flask, Response, current_app, jsonify, request
 from flask_smorest.spec.plugins import FlaskPlugin
 from marshmallow import class_registry
 from werkzeug.exceptions import NotFound
@@ -102,7 +102,7 @@ HEADERS = {
         "The next page, if there is one (RFC 8288).",
         '</api/v1/packages?after=7>; rel="next"',
     ),
-    "Location": ("Where the new package is.", "/api/v1/package/1"),
+    "Location": ("Where the new package is, or what was asked for.", "/api/v1/package/1"),
     "Retry-After": ("Try again after this many seconds.", 2),
     "WWW-Authenticate": ("How to say who you are.", 'Bearer realm="pkgd", Token realm="pkgd"'),
     "X-Next-Offset": ("The `offset` of what isn't written yet.", 8192),
@@ -154,7 +154,7 @@ LINKS = {
 @blueprint.response(200, {"type": "object", "examples": [{"openapi": "3.1.0"}]})
 def openapi() -> Response:
     """Send this document."""
-    return _send(services.get(ApiDocument).text, "application/json")
+    return _send(services.get(ApiDocument).below(request.script_root), "application/json")
 
 
 @blueprint.get("/docs")
@@ -197,12 +197,33 @@ def _send(text: bytes | str, kind: str | None, *, seconds: int = 0) -> Response:
 
 
 class ApiDocument:
-    """The API document as JSON text, made when it is first asked for."""
+    """The API document of the current application, made when it is first asked for."""
 
     @cached_property
     def text(self) -> str:
-        """The document of the current application."""
-        return json.dumps(build(current_app))
+        """The document as JSON text."""
+        return as_text(self._document)
+
+    def below(self, prefix: str) -> str:
+        """Return the text for clients that reach the service below a prefix, or "" for none."""
+        if not prefix:
+            return self.text
+        # Not kept: where a proxy passes the header on, clients could fill the memory.
+        return as_text(self._document | {"servers": [server(prefix)]})
+
+    @cached_property
+    def _document(self) -> Part:
+        return build(current_app)
+
+
+def as_text(document: Part) -> str:
+    """Return the document in the form of all JSON that the service sends."""
+    return jsonify(document).get_data(as_text=True)
+
+
+def server(url: str) -> Part:
+    """Return an entry of the document's list of servers."""
+    return {"url": url, "description": "This server"}
 
 
 class Conventions:
@@ -244,7 +265,7 @@ def collect(app: Flask) -> Part:
         openapi_version="3.1.0",
         plugins=[FlaskPlugin(), MarshmallowPlugin()],
         info={"description": DESCRIPTION, "license": {"name": "MIT", "identifier": "MIT"}},
-        servers=[{"url": "/", "description": "This server"}],
+        servers=[server("/")],
     )
     spec.components.schema("Problem", schema=ProblemSchema)
     for blueprint in [one for one in app.blueprints.values() if isinstance(one, Blueprint)]:

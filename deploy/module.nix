@@ -1,6 +1,6 @@
 # The NixOS module: services.pkgd, with the hardening of deploy/pkgd.service.
 #
-# The Python packages are the tested versions, those of requirements.txt, fetched as wheels. Nix
+# The Python packages are the tested versions, those of requirements-run.txt, fetched as wheels. Nix
 # checks the hash of the wheels; if it differs, the build shows the right one.
 { config, lib, pkgs, ... }:
 
@@ -9,7 +9,7 @@ let
 
   cfg = config.services.pkgd;
   home = "/var/lib/pkgd";
-  requirements = ../requirements.txt;
+  requirements = ../requirements-run.txt;
   source = builtins.path {
     name = "pkgd";
     path = ../.;

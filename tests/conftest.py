@@ -1,5 +1,7 @@
 """Fixtures of all tests: private Nix stores, real databases, applications, made-up packages."""
 
+import needs  # noqa: F401 # isort: skip # before what may be missing
+
 import os
 import shutil
 import threading

@@ -17,6 +17,17 @@ DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
 HOST = "pkgd.example.org"
 RECEIVE_BYTES = 4096
 SEGMENT_BYTES = 1400  # as over Ethernet
+# What operations.md has an operator do to serve pkgd below /pkgd/.
+NGINX_PREFIX = [
+    ("# rewrite ^/pkgd", "rewrite ^/pkgd"),
+    ("# proxy_set_header X-Forwarded-Prefix", "proxy_set_header X-Forwarded-Prefix"),
+    ('proxy_set_header X-Forwarded-Prefix "";', ""),
+]
+CADDY_PREFIX = [
+    ("# uri strip_prefix", "uri strip_prefix"),
+    ("# request_header X-Forwarded-Prefix", "request_header X-Forwarded-Prefix"),
+    ("request_header -X-Forwarded-Prefix", ""),
+]
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
@@ -140,24 +151,37 @@ class ContainerNginx(Proxy):
 class Caddy(Proxy):
     """Caddy with deploy/Caddyfile in front of a port, without TLS."""
 
-    def __init__(self, folder, upstream):
-        """Write the configuration."""
+    def __init__(self, folder, upstream, changes=()):
+        """Write the configuration, with changes (old, new) to its text."""
         super().__init__(folder)
         text = (DEPLOY / "Caddyfile").read_text()
-        for old, new in [
-            ("127.0.0.1:8000", f"127.0.0.1:{upstream}"),
-            (f"\n{HOST}, api.{HOST} {{", f"\nhttp://:{self.port} {{"),
-            ("\n{\n", "\n{\n\tadmin off\n\tauto_https off\n"),
-        ]:
+        for old, new in [("127.0.0.1:8000", f"127.0.0.1:{upstream}"), *self.site(), *changes]:
             assert old in text, old
             text = text.replace(old, new)
         config = folder / "Caddyfile"
         config.write_text(text)
         self.argv = [program("caddy"), "run", "--adapter", "caddyfile", "--config", config]
 
+    def site(self):
+        """Return the changes that have it serve on its port."""
+        return [
+            (f"\n{HOST}, api.{HOST} {{", f"\nhttp://:{self.port} {{"),
+            ("\n{\n", "\n{\n\tadmin off\n\tauto_https off\n"),
+        ]
+
     def connect(self, timeout=30):
         """Return a connection to the site."""
         return dial(self.port, timeout)
+
+
+class TlsCaddy(Caddy):
+    """Caddy as it is deployed, but with certificates of its own making."""
+
+    def site(self):
+        """Return the changes that have it serve https on its port, and http on another."""
+        self.plain_port = free_port()
+        ports = f"\thttp_port {self.plain_port}\n\thttps_port {self.port}\n"
+        return [("\n{\n", f"\n{{\n\tadmin off\n\tlocal_certs\n\tskip_install_trust\n{ports}")]
 
 
 def dial(port, timeout=30):

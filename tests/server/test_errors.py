@@ -1,5 +1,7 @@
 """Errors: each is a problem document, says what to do, and leaves everything as it was."""
 
+import json
+
 import pytest
 from support import SQLITE, bearing, no_descriptors
 
@@ -28,6 +30,14 @@ def test_an_unknown_url_or_method_is_a_problem(client, method, path, status, tit
     assert answer.content_type == "application/problem+json"
     assert (answer.json["status"], answer.json["title"]) == (status, title)
     assert answer.json["instance"] == answer.headers["X-Request-ID"]
+
+
+@SQLITE
+@pytest.mark.parametrize("path", ["/nope", "/hello", "/api/v1/packages?colour=red"])
+def test_every_answer_is_one_line_of_compact_json(client, path):
+    text = client.get(path).get_data(as_text=True)
+
+    assert text == json.dumps(json.loads(text), separators=(",", ":")) + "\n"
 
 
 @SQLITE

@@ -16,12 +16,6 @@ from worker import Pool
 UNREACHABLE = "postgresql://nobody@/nothing?host=/nonexistent"
 
 
-def test_hello_greets_without_a_token(anonymous):
-    answer = anonymous.get("/hello")
-
-    assert (answer.status_code, answer.json) == (200, {"message": "Welcome to Package API"})
-
-
 def test_a_process_that_answers_is_alive(anonymous):
     assert anonymous.get("/livez").json == {"status": "alive", "checks": {}}
 

@@ -194,7 +194,7 @@ def test_the_operations_without_a_token_are_documented(operations):
 
     assert free == {
         *("docs_openapi", "docs_redoc", "docs_swagger_ui"),
-        *("health_hello", "health_livez", "health_readyz"),
+        *("health_hello", "health_index", "health_livez", "health_readyz"),
     }
 
 

@@ -298,3 +298,12 @@ def test_a_401_says_how_to_get_a_token(anonymous):
     answer = anonymous.get("/api/v1/packages")
 
     assert "flask create-token on the host" in answer.json["detail"]
+
+
+@SQLITE
+def test_a_401_names_the_pages_of_the_api_and_not_which_urls_there_are(anonymous):
+    paths = ("/nope", "/api/v1/nope", "/api/v1/packages", "/api/v1/package/1", "/metrics")
+
+    (detail,) = {anonymous.get(path).json["detail"] for path in paths}
+
+    assert "/docs shows the API" in detail

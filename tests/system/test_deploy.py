@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from proxy import HOST, Nginx, program
+from proxy import HOST, Nginx, TlsCaddy, dial, program
 from support import until
 
 from app import create_app
@@ -145,9 +145,11 @@ def test_the_unit_waits_longer_than_the_service_takes_to_stop():
 
 def test_every_file_starts_the_service_in_the_same_way():
     procfile = (ROOT / "Procfile").read_text().replace('"', "'")
-    dockerfile, compose = ((ROOT / name).read_text() for name in ("Dockerfile", "compose.yaml"))
+    dockerfile, compose = (
+        (ROOT / name).read_text() for name in ("Dockerfile", "compose.production.yaml")
+    )
 
-    assert procfile == f"release: {RELEASE}\nweb: {WEB}\n"
+    assert procfile == f"web: {RELEASE} && exec {WEB}\n"
     assert f"{RELEASE} && exec deploy/serve" in dockerfile
     assert f"\n{WEB} &\n" in (DEPLOY / "serve").read_text()
     assert f"command: {RELEASE}\n" in compose
@@ -157,7 +159,7 @@ def test_every_file_starts_the_service_in_the_same_way():
 
 
 def test_every_setting_reaches_the_services_of_compose():
-    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    services = yaml.safe_load((ROOT / "compose.production.yaml").read_text())["services"]
 
     fixed = {"APP_ENV", "BIND", "DATABASE_URL", "DATA_DIR", "TRUSTED_PROXIES"}
     for name in ("init-db", "web", "worker"):
@@ -173,7 +175,7 @@ def test_the_image_leaves_out_nothing_that_the_service_imports():
         *(ROOT / name for name in ("catalog", "deploy", "migrations", "nix")),
     ]
     assert not {path.name for path in kept} & set(left_out)
-    assert "requirements.txt" not in left_out
+    assert "requirements-run.txt" not in left_out
 
 
 def test_the_container_runs_what_it_is_told_to_for_whom_it_is_told_to():
@@ -182,6 +184,35 @@ def test_the_container_runs_what_it_is_told_to_for_whom_it_is_told_to():
 
     with (DEPLOY / "entrypoint").open() as script:
         assert subprocess.check_output(argv, stdin=script, text=True) == "two words\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "env"),
+    [
+        ({}, "development"),
+        ({"SECRET_KEY": "x"}, "production"),
+        ({"SECRET_KEY_FILE": "/key"}, "production"),
+        ({"SECRET_KEY": "x", "APP_ENV": "development"}, "development"),
+        ({"APP_ENV": "production"}, "production"),
+    ],
+)
+def test_a_container_is_for_development_unless_it_gets_a_key(given, env):
+    argv = ["sh", "-s", "sh", "-c", "echo ${APP_ENV:-development}"]
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
+    argv = [*(nobody if os.geteuid() == 0 else []), *argv]
+
+    with (DEPLOY / "entrypoint").open() as script:
+        environ = {"PATH": os.environ["PATH"], **given}
+        assert subprocess.check_output(argv, stdin=script, text=True, env=environ) == f"{env}\n"
+
+
+def test_compose_starts_development_with_a_reload_unless_told_otherwise():
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+
+    assert services.keys() == {"dev", "dev-worker"}
+    assert {one["environment"]["APP_ENV"] for one in services.values()} == {"development"}
+    assert not any("profiles" in one for one in services.values())
+    assert " flask --app app run --reload " in services["dev"]["command"]
 
 
 @pytest.fixture
@@ -235,6 +266,22 @@ def test_the_container_ends_with_the_status_of_gunicorn(container, tmp_path):
     server = container(gunicorn="exit 3\n", nginx=RUN.format(name="nginx", folder=tmp_path))
 
     assert server.wait(20) == 3
+
+
+@pytest.mark.parametrize(("env", "said"), [("development", 1), ("production", 0)])
+def test_the_container_says_in_development_who_may_make_the_first_token(
+    container, tmp_path, monkeypatch, env, said
+):
+    monkeypatch.setenv("APP_ENV", env)
+    monkeypatch.setenv("HOSTNAME", "0c0ffee")
+    server = container(
+        gunicorn=f'echo "$PKGD_BANNER" >>{tmp_path}/events\n',
+        nginx=RUN.format(name="nginx", folder=tmp_path),
+    )
+
+    assert server.wait(20) == 0
+    line = "server: docker exec -u pkgd 0c0ffee flask create-token"
+    assert server.events().count(line) == said
 
 
 # --- Nix ---
@@ -377,6 +424,29 @@ def test_nginx_passes_on_no_address_that_a_client_made_up(proxied):
     with proxied(HOST, "/hello", **{"X-Forwarded-For": "192.0.2.1"}) as answer:
         assert answer.read().decode() == f"/hello {HOST} 127.0.0.1"
         assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
+
+
+def redirect(port):
+    """Return the head of the answer to a POST over plain http."""
+    with dial(port) as connection:
+        connection.sendall(f"POST /hello?x=1 HTTP/1.0\r\nHost: {HOST}\r\n\r\n".encode())
+        return b"".join(iter(lambda: connection.recv(1000), b"")).decode()
+
+
+def test_nginx_has_clients_repeat_a_request_over_https(nginx):
+    with nginx:
+        answer = redirect(nginx.plain_port)
+
+    assert answer.startswith("HTTP/1.1 308 ")
+    assert f"Location: https://{HOST}/hello?x=1\r\n" in answer
+
+
+def test_caddy_has_clients_repeat_a_request_over_https(tmp_path):
+    with TlsCaddy(tmp_path, 8000) as caddy:
+        answer = redirect(caddy.plain_port)
+
+    assert answer.startswith("HTTP/1.0 308 ")
+    assert re.search(rf"^Location: https://{HOST}(:\d+)?/hello\?x=1\r$", answer, re.MULTILINE)
 
 
 def test_nginx_passes_a_log_on_as_it_comes(proxied):

@@ -2,6 +2,7 @@
 
 import pytest
 from browser import Browser
+from proxy import CADDY_PREFIX, Caddy
 from service import Service
 
 PAGES = ("/docs", "/redoc")
@@ -20,7 +21,8 @@ TYPE = """
 def service(tmp_path_factory, store_dir):
     """A running service that has a package; an admin's token is in `service.secret`."""
     data_dir = tmp_path_factory.mktemp("docs") / "data"
-    with Service({"DATA_DIR": data_dir, "STORE_DIR": store_dir, "WORKER_THREADS": 0}) as service:
+    settings = {"DATA_DIR": data_dir, "STORE_DIR": store_dir, "WORKER_THREADS": 0}
+    with Service({**settings, "TRUSTED_PROXIES": 1}) as service:
         service.command("init-db")
         service.secret = service.start().sign_in()
         service.register("hello", "2.12.1")
@@ -34,6 +36,16 @@ def browser(tmp_path_factory):
         yield browser
 
 
+@pytest.fixture(scope="module", params=["", "/pkgd"])
+def site(request, service, tmp_path_factory):
+    """The URL of the service, without a proxy and below a path of one."""
+    if not request.param:
+        yield service.url
+        return
+    with Caddy(tmp_path_factory.mktemp("caddy"), service.port, CADDY_PREFIX) as caddy:
+        yield f"http://127.0.0.1:{caddy.port}/pkgd"
+
+
 def click(browser, place):
     """Wait for an element that a CSS selector finds, and click on it."""
     browser.until(f"document.querySelector({place!r}) !== null")
@@ -41,10 +53,10 @@ def click(browser, place):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_shows_every_operation(browser, service, page):
+def test_a_page_shows_every_operation(browser, service, site, page):
     paths = service.session.get(f"{service.url}/openapi.json").json()["paths"]
 
-    browser.open(service.url + page)
+    browser.open(site + page)
 
     # Swagger UI puts zero-width spaces into long paths.
     for path in paths:
@@ -63,8 +75,8 @@ def test_a_page_loads_from_the_service_alone_and_without_warnings(browser, servi
     assert browser.warnings == []
 
 
-def test_a_request_can_be_tried_out_with_a_token(browser, service):
-    browser.open(f"{service.url}/docs")
+def test_a_request_can_be_tried_out_with_a_token(browser, service, site):
+    browser.open(f"{site}/")
     click(browser, "button.authorize")
     browser.until("document.querySelector('.auth-container input') !== null")
     browser.evaluate(f"({TYPE})('.auth-container input', {service.secret!r})")

@@ -75,9 +75,12 @@ def test_a_header_never_stands_in_for_the_path(service, header):
     assert status_of(service.port, request.encode()) == 401
 
 
-@pytest.mark.parametrize(("proxies", "address"), [(1, "127.0.0.1"), (2, "192.0.2.7")])
-def test_the_nginx_of_the_container_passes_on_the_address_of_the_client(
-    service, tmp_path, proxies, address
+@pytest.mark.parametrize(
+    ("proxies", "address", "docs"),
+    [(1, "127.0.0.1", b"and /docs shows"), (2, "192.0.2.7", b"and /pkgd/docs shows")],
+)
+def test_the_nginx_of_the_container_passes_on_the_address_of_the_client_and_the_prefix(
+    service, tmp_path, proxies, address, docs
 ):
     service.settings |= {"BIND": f"unix:{tmp_path}/socket", "TRUSTED_PROXIES": proxies}
     service.settings |= {
@@ -88,10 +91,12 @@ def test_the_nginx_of_the_container_passes_on_the_address_of_the_client(
     service.start(ready=False)
     until((tmp_path / "socket").exists)
     with ContainerNginx(tmp_path, tmp_path / "socket") as nginx, nginx.connect() as client:
-        client.sendall(b"GET /nope HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n")
-        answer = client.recv(1000)
+        forwarded = b"X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Prefix: /pkgd\r\n\r\n"
+        client.sendall(b"GET /nope HTTP/1.0\r\nHost: x\r\n" + forwarded)
+        answer = b"".join(iter(lambda: client.recv(1000), b""))
 
     assert answer.startswith(b"HTTP/1.1 401")
+    assert docs in answer
     assert f'"address": "{address}"' in service.said()
     assert service.stop() == 0
 

@@ -17,7 +17,7 @@ TOOLS = ("curl", "pkgctl")
 BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # what is done where there is no server yet, or to one
 OTHER = re.compile(r"(\S*script/|\.venv/|pip|git|cd|sudo|docker|systemctl|flask)\b")
-# a person looks how far a download is before going on
+# a person looks how far a download is before going on; the blocks of curl do so themselves
 SETTLED = """
 import sqlite3, time
 live = "SELECT 1 FROM tasks WHERE status IN ('queued', 'running')"
@@ -37,11 +37,19 @@ def uses(tool, command):
     return re.match(rf"(\w+=\$\()?{tool}\b", command) is not None
 
 
+def blocks(tool):
+    """Return the blocks that show a tool."""
+    return [
+        block
+        for block in BLOCK.findall(README)
+        if any(uses(tool, command) for command in commands(block))
+    ]
+
+
 def examples(tool):
     """Return the commands to run, in order, of the blocks that show a tool."""
-    found = [commands(block) for block in BLOCK.findall(README)]
-    shown = [block for block in found if any(uses(tool, command) for command in block)]
-    return [command for block in shown for command in block if not OTHER.match(command)]
+    shown = [command for block in blocks(tool) for command in commands(block)]
+    return [command for command in shown if not OTHER.match(command)]
 
 
 def is_free(port):
@@ -73,19 +81,33 @@ def environ(tmp_path):
     return {"HOME": str(tmp_path), "PATH": path, "LANG": "C.UTF-8"}
 
 
-@pytest.mark.parametrize("tool", TOOLS)
-def test_the_examples_work_as_printed(service, environ, tmp_path, tool):
-    printed = [one.replace(f":{PORT}", f":{service.port}") for one in examples(tool)]
-    script = "\nsettled\n".join(["settled() { python3 settled.py; }", *printed])
+@pytest.fixture
+def run(service, environ, tmp_path):
+    """A function that runs a script where the server's folder `data` is; it must succeed."""
+
+    def run(script):
+        done = subprocess.run(
+            ["bash", "-euxo", "pipefail", "-c", script.replace(f":{PORT}", f":{service.port}")],
+            **{"cwd": tmp_path, "env": environ, "stdin": subprocess.DEVNULL, "text": True},
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "timeout": 300},
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    return run
+
+
+def test_the_blocks_of_curl_can_be_pasted_whole(run):
+    said = run("\n".join(blocks("curl")))
+
+    assert "\nHello, world! This is hello 2.12.1.\n" in said
+    assert "pkgd_" in said  # the robot's token
+
+
+def test_the_examples_of_pkgctl_work_as_printed(run, tmp_path):
     (tmp_path / "settled.py").write_text(SETTLED)
 
-    run = subprocess.run(
-        ["bash", "-euxo", "pipefail", "-c", script],
-        **{"cwd": tmp_path, "env": environ, "stdin": subprocess.DEVNULL, "text": True},
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "timeout": 300},
-    )
-
-    assert run.returncode == 0, run.stdout
+    run("\nsettled\n".join(["settled() { python3 settled.py; }", *examples("pkgctl")]))
 
 
 @pytest.mark.parametrize("tool", TOOLS)
