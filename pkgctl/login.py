@@ -1,4 +1,4 @@
-"""The commands of servers: login, server list, use and forget, and status."""
+"""The commands of servers: login, logout, whoami, server list, use and forget, and status."""
 
 import os
 import sys
@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from pkgctl import completion
 from pkgctl.client import Client
 from pkgctl.config import (
     DEFAULT_URL,
@@ -17,25 +18,34 @@ from pkgctl.config import (
 )
 from pkgctl.errors import CommandError, ExitCode
 from pkgctl.options import CommandContext, common_options
-from pkgctl.output import TableColumns
+from pkgctl.tables import Column, Columns, text_column, time_column
 from pkgctl.waiting import LIVE_STATUSES
 
 MAX_TOKEN_LENGTH = 4096
 
-SERVER_COLUMNS: TableColumns = {
-    "NAME": lambda server: server["name"],
-    "URL": lambda server: server["url"],
-    "DEFAULT": lambda server: "yes" if server["default"] else "no",
+SERVER_COLUMNS: Columns = {
+    "NAME": text_column(lambda server: server["name"]),
+    "URL": text_column(lambda server: server["url"]),
+    "DEFAULT": Column(lambda server: "yes" if server["default"] else "no"),
 }
-STATUS_COLUMNS: TableColumns = {
-    "SERVER": lambda status: status["url"],
-    "VERSION": lambda status: f"{status['version']} ({status['build']})",
-    "DATABASE": lambda status: status["checks"].get("database"),
-    "NIX": lambda status: status["checks"].get("nix"),
-    "CATALOGS": lambda status: status["checks"].get("catalogs"),
-    "WORKERS": lambda status: status["checks"].get("workers"),
-    "QUEUED": lambda status: status["tasks"]["queued"],
-    "RUNNING": lambda status: status["tasks"]["running"],
+STATUS_COLUMNS: Columns = {
+    "SERVER": Column(lambda status: status["url"]),
+    "VERSION": Column(lambda status: f"{status['version']} ({status['build']})"),
+    "PROFILE": Column(lambda status: status.get("profile")),
+    "DATABASE": Column(lambda status: status["checks"].get("database")),
+    "NIX": Column(lambda status: status["checks"].get("nix")),
+    "CATALOGS": Column(lambda status: status["checks"].get("catalogs")),
+    "WORKERS": Column(lambda status: status["checks"].get("workers")),
+    "QUEUED": Column(lambda status: status["tasks"]["queued"]),
+    "RUNNING": Column(lambda status: status["tasks"]["running"]),
+}
+IDENTITY_COLUMNS: Columns = {
+    "SERVER": Column(lambda identity: identity["url"]),
+    "LOGIN": Column(lambda identity: identity["server"]),
+    "TOKEN": Column(lambda identity: identity["token"]["id"]),
+    "NAME": Column(lambda identity: identity["token"]["name"]),
+    "SCOPE": Column(lambda identity: identity["token"]["scope"]),
+    "EXPIRES": time_column(lambda identity: identity["token"]["expires_at"]),
 }
 
 
@@ -138,7 +148,7 @@ def list_servers(context: CommandContext) -> None:
 
 @server.command()
 @common_options
-@click.argument("name")
+@click.argument("name", shell_complete=completion.servers)
 def use(context: CommandContext, name: str) -> None:
     """Make a server the default.
 
@@ -156,7 +166,7 @@ def use(context: CommandContext, name: str) -> None:
 
 @server.command()
 @common_options
-@click.argument("name")
+@click.argument("name", shell_complete=completion.servers)
 def forget(context: CommandContext, name: str) -> None:
     """Forget a server and its token; the token itself stays valid.
 
@@ -168,6 +178,54 @@ def forget(context: CommandContext, name: str) -> None:
     servers.forget(name)
     servers.save()
     context.printer.result({}, f"Success: Forgot {name}")
+
+
+@click.command()
+@common_options
+@click.option("--revoke", is_flag=True, help="Revoke the token as well.")
+@click.option("--force", is_flag=True, help="Revoke the last one of an admin, too.")
+def logout(context: CommandContext, *, revoke: bool, force: bool) -> None:
+    """Forget a server and its token: the default one, or that of --server.
+
+    The token stays valid until it expires, unless it is revoked, which takes one of scope admin.
+
+    \b
+    Examples:
+      pkgctl logout
+      pkgctl logout --server prod --revoke
+    """
+    servers = ServersFile.load()
+    name = context.server or servers.name_of(clean_url(context.url or servers.default_url))
+    if name is None:
+        raise CommandError("there is no login to forget", ExitCode.NOT_FOUND, "pkgctl server list")
+    known = servers.named(name)
+    if revoke:
+        with Client(known.url, known.token) as client:
+            client.delete(
+                f"token/{client.get('token')['id']}", **{"force": "true"} if force else {}
+            )
+
+    servers.forget(name)
+    servers.save()
+    rest = "revoked its token" if revoke else "its token stays valid until it expires"
+    text = f"Success: Logged out of {known.url}, server {name}; {rest}"
+    context.printer.result({"name": name, "url": known.url}, text)
+
+
+@click.command()
+@common_options
+def whoami(context: CommandContext) -> None:
+    """Show which server is used, and with which token.
+
+    \b
+    Example:
+      pkgctl whoami
+    """
+    with context.needs_newer_server("tell whose token this is"):
+        token = context.client.get("token")
+    server = context.server or ServersFile.load().name_of(context.client.url)
+    identity = {"url": context.client.url, "server": server, "token": token}
+    context.printer.record(identity, IDENTITY_COLUMNS)
 
 
 @click.command()

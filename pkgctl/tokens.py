@@ -5,18 +5,20 @@ from http import HTTPStatus
 
 import click
 
+from pkgctl import completion
+from pkgctl.arguments import DurationType
 from pkgctl.errors import CommandError, printable
-from pkgctl.options import CommandContext, DurationType, common_options
-from pkgctl.output import TableColumns, whole_seconds
+from pkgctl.options import CommandContext, common_options
+from pkgctl.tables import Column, Columns, text_column, time_column
 
-TOKEN_COLUMNS: TableColumns = {
-    "ID": lambda token: token["id"],
-    "NAME": lambda token: token["name"],
-    "SCOPE": lambda token: token["scope"],
-    "CREATED": lambda token: whole_seconds(token["created_at"]),
-    "EXPIRES": lambda token: whole_seconds(token["expires_at"]),
-    "LAST USED": lambda token: whole_seconds(token["last_used_at"]),
-    "CURRENT": lambda token: "yes" if token["current"] else "no",
+TOKEN_COLUMNS: Columns = {
+    "ID": Column(lambda token: token["id"]),
+    "NAME": text_column(lambda token: token["name"]),
+    "SCOPE": Column(lambda token: token["scope"]),
+    "CREATED": time_column(lambda token: token["created_at"], rank=1),
+    "EXPIRES": time_column(lambda token: token["expires_at"]),
+    "LAST USED": time_column(lambda token: token["last_used_at"]),
+    "CURRENT": Column(lambda token: "yes" if token["current"] else "no"),
 }
 
 
@@ -72,7 +74,9 @@ def list_tokens(context: CommandContext) -> None:
 
 @token.command()
 @common_options
-@click.argument("token_id", metavar="ID", type=click.IntRange(min=0))
+@click.argument(
+    "token_id", metavar="ID", type=click.IntRange(min=0), shell_complete=completion.tokens
+)
 @click.option(
     "--force", "--yes", "force", is_flag=True, help="Revoke the last one of an admin, too."
 )
