@@ -64,7 +64,9 @@ CATALOG_COLUMNS: Columns = {
 def search(
     context: CommandContext, text: tuple[str, ...], *, only_versions: bool, limit: int | None
 ) -> None:
-    """Search the catalogs for names and descriptions, best matches first.
+    """Search the catalogs.
+
+    Names and descriptions are searched, and the best matches come first.
 
     \b
     Examples:
@@ -88,7 +90,9 @@ def search(
 @click.argument("name", shell_complete=completion.catalog_names)
 @click.option("-n", "--limit", type=click.IntRange(min=1), help="At most this many.")
 def versions(context: CommandContext, name: str, limit: int | None) -> None:
-    """List the versions of a name that the catalogs offer, newest first.
+    """List the versions of a name.
+
+    They are those that the catalogs offer, newest first.
 
     \b
     Examples:
@@ -108,7 +112,9 @@ def _list_versions(context: CommandContext, name: str, limit: int | None) -> Non
 @click.command()
 @common_options
 def catalogs(context: CommandContext) -> None:
-    """List the catalogs, in the order in which they are asked.
+    """List the catalogs.
+
+    They are asked in this order.
 
     \b
     Examples:

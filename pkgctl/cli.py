@@ -40,8 +40,8 @@ Exit codes:
     2  wrong usage
     3  the download failed
     4  the download was cancelled
-    5  the build took too long, or the time to wait was over
-    6  not found: package, version, task, token, generation, server
+    5  the build or the wait took too long
+    6  not found, such as a package or a task
     7  not allowed: no token, or not enough scope
     8  the server can't be reached, or isn't ready
   130  interrupted; what was waited for goes on
@@ -131,7 +131,7 @@ def cli(_context: CommandContext) -> None:
 @cli.command()
 @click.argument("shell", type=click.Choice(list(SHELLS)))
 def completion(shell: str) -> None:
-    """Print the script that lets a shell complete this command.
+    """Print the script for shell completion.
 
     \b
     Examples:

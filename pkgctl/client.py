@@ -213,10 +213,14 @@ class Client:
         if response.status_code >= HTTPStatus.MULTIPLE_CHOICES:
             target = response.headers.get("Location", "")
             moved = f"{self._name} redirects to {target}"
-            target = target.removesuffix(urlsplit(response.url).path.removeprefix(self._path))
+            target = target.partition("?")[0].removesuffix(self._path_of(response))
             raise CommandError(moved, ExitCode.REFUSED, f"give {target} as --url")
         if not is_pkgd:
             raise self._no_pkgd()
+
+    def _path_of(self, response: requests.Response) -> str:
+        """Return the path that was requested, below the server's URL."""
+        return urlsplit(response.url).path.removeprefix(self._path)
 
     def _wrong_url(self, response: requests.Response) -> CommandError | None:
         """Return the error for a URL at which there is no pkgd; None where there may be one.
@@ -227,15 +231,16 @@ class Client:
         may_be_right = self._has_answered or (PROBLEM in _kind(response) and not self._path)
         if is_clear or may_be_right or self._limit_seconds or self._proxy:
             return None
-        return None if is_pkgd(self.url) else self._no_pkgd()
+        status = f"{response.status_code} {response.reason}"
+        return None if is_pkgd(self.url) else self._no_pkgd(f" {status}")
 
-    def _no_pkgd(self) -> CommandError:
+    def _no_pkgd(self, status: str = "") -> CommandError:
         root = without_path(self.url)
         if self._path and not self._proxy and is_pkgd(root):
             message = f"there is no pkgd at {self.url}, but at {root}"
             return CommandError(message, ExitCode.UNREACHABLE, f"give {root} as --url")
         hint = "" if self._proxy else "is it another service's? --url says where pkgd is"
-        return ServerUnreachable(f"{self._name} answers, but not as pkgd does", hint)
+        return ServerUnreachable(f"{self._name} answers{status}, but not as pkgd does", hint)
 
     def _refusal(self, response: requests.Response) -> CommandError:
         status, hint = response.status_code, ""

@@ -4,7 +4,7 @@ Whatever fails, nothing is said: a message would land in the line that somebody 
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 from urllib.parse import quote
@@ -19,7 +19,7 @@ from click.shell_completion import (
     split_arg_string,
 )
 
-from pkgctl.client import Client, JsonObject
+from pkgctl.client import PAGE_SIZE, Client, JsonObject
 from pkgctl.config import ServersFile, choose_server
 from pkgctl.errors import CommandError
 from pkgctl.tables import age, short_ids, title
@@ -72,22 +72,22 @@ add_completion_class(PkgctlBash)
 SHELLS = {"bash": PkgctlBash, "zsh": ZshComplete, "fish": FishComplete}
 
 Items = list[CompletionItem[Any]]
+Pairs = Iterable[tuple[str, str | None]]
 
 
 def offered(ctx: click.Context, incomplete: str) -> Items:
     """Complete a name in the catalogs, and after an @ one of its versions."""
     name, at, _ = incomplete.partition("@")
-    if at:
-        path = f"catalog/{quote(name, safe='')}"
-        found = _ask(ctx, lambda client: client.get(path)["versions"])
-        versions = (offer for offer in found if offer["available"])
-        pairs = [(f"{name}@{one['version']}", one["catalog"]) for one in versions]
-        return _items(pairs, incomplete)
-    if not name:
-        return []
-    search = {"search": name, "limit": LISTED}
-    found = _ask(ctx, lambda client: client.get("catalog", **search))
-    return _items([(one["name"], one["description"]) for one in found], incomplete)
+
+    def pairs(client: Client) -> Pairs:
+        if not at:
+            found = client.get("catalog", search=name, limit=LISTED)
+            return [(one["name"], one["description"]) for one in found]
+        found = client.get(f"catalog/{quote(name, safe='')}")["versions"]
+        usable = (offer for offer in found if offer["available"])
+        return [(f"{name}@{offer['version']}", offer["catalog"]) for offer in usable]
+
+    return _items(ctx, pairs, incomplete) if name else []
 
 
 def registered(ctx: click.Context, incomplete: str) -> Items:
@@ -103,11 +103,13 @@ def active_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -
 def _packages(ctx: click.Context, incomplete: str, query: JsonObject) -> Items:
     name, at, _ = incomplete.partition("@")
     query = {"name": name, **query} if at else query
-    found = _ask(ctx, lambda client: client.get("packages", limit=1000, **query))
-    pairs = [
-        (f"{one['name']}@{one['version']}" if at else one["name"], one["status"]) for one in found
-    ]
-    return _items(pairs, incomplete)
+
+    def pairs(client: Client) -> Pairs:
+        found = client.get("packages", limit=PAGE_SIZE, **query)
+        called = "{name}@{version}" if at else "{name}"
+        return [(called.format(**package), package["status"]) for package in found]
+
+    return _items(ctx, pairs, incomplete)
 
 
 def catalog_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> Items:
@@ -122,23 +124,32 @@ def registered_names(ctx: click.Context, _param: click.Parameter, incomplete: st
 
 def recent_tasks(ctx: click.Context, incomplete: str) -> Items:
     """Complete the first digits of a recent task's id."""
-    found = _ask(ctx, lambda client: client.get("tasks", limit=LISTED))
-    ids = short_ids([one["id"] for one in found])
-    notes = (f"{one['status']}, {age(one['created_at'])}" for one in found)
-    return _items(zip(ids, notes, strict=True), incomplete)
+
+    def pairs(client: Client) -> Pairs:
+        found = client.get("tasks", limit=LISTED)
+        notes = [f"{one['status']}, {age(one['created_at'])}" for one in found]
+        return zip(short_ids([one["id"] for one in found]), notes, strict=True)
+
+    return _items(ctx, pairs, incomplete)
 
 
 def generations(ctx: click.Context, _param: click.Parameter, incomplete: str) -> Items:
     """Complete the number of a generation."""
-    found = _ask(ctx, lambda client: client.get("generations", limit=LISTED))
-    pairs = [(str(one["number"]), ", ".join(map(title, one["packages"]))) for one in found]
-    return _items(pairs, incomplete)
+
+    def pairs(client: Client) -> Pairs:
+        found = client.get("generations", limit=LISTED)
+        return [(str(one["number"]), ", ".join(map(title, one["packages"]))) for one in found]
+
+    return _items(ctx, pairs, incomplete)
 
 
 def tokens(ctx: click.Context, _param: click.Parameter, incomplete: str) -> Items:
     """Complete the id of a token."""
-    found = _ask(ctx, lambda client: client.get("tokens", limit=LISTED))
-    return _items([(str(one["id"]), one["name"]) for one in found], incomplete)
+
+    def pairs(client: Client) -> Pairs:
+        return [(str(one["id"]), one["name"]) for one in client.get("tokens", limit=LISTED)]
+
+    return _items(ctx, pairs, incomplete)
 
 
 def servers(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> Items:
@@ -147,11 +158,14 @@ def servers(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> It
         known = ServersFile.load().servers
     except CommandError:
         return []
-    return _items([(name, login.url) for name, login in known.items()], incomplete)
+    return _fitting([(name, login.url) for name, login in known.items()], incomplete)
 
 
-def _ask(ctx: click.Context, fetch: Callable[[Client], Iterable[JsonObject]]) -> list[JsonObject]:
-    """Return what the chosen server answers; nothing without a token, or where anything fails."""
+def _items(ctx: click.Context, pairs: Callable[[Client], Pairs], incomplete: str) -> Items:
+    """Return what the chosen server has that begins as what was typed; of a server with a token.
+
+    `pairs` asks it for values and notes.
+    """
     chosen = ctx.find_root().obj
     try:
         options = (chosen.url, chosen.token, chosen.server) if chosen else (None, None, None)
@@ -159,17 +173,12 @@ def _ask(ctx: click.Context, fetch: Callable[[Client], Iterable[JsonObject]]) ->
         if token is None:
             return []
         with Client(url, token, limit_seconds=LIMIT_SECONDS) as client:
-            return list(fetch(client))
-    except (CommandError, LookupError, TypeError):
+            return _fitting(pairs(client), incomplete)
+    except (CommandError, LookupError, TypeError):  # a document may be of another service
         return []
 
 
-def _items(pairs: Iterable[tuple[str, str | None]], incomplete: str) -> Items:
+def _fitting(pairs: Pairs, incomplete: str) -> Items:
     """Return each value that begins as what was typed, once, with its note."""
     fitting = {value: note for value, note in pairs if value.startswith(incomplete)}
-    return list(islice(_completions(fitting), LISTED))
-
-
-def _completions(fitting: dict[str, str | None]) -> Iterator[CompletionItem[Any]]:
-    for value, note in fitting.items():
-        yield CompletionItem(value, help=note)
+    return [CompletionItem(value, help=fitting[value]) for value in islice(fitting, LISTED)]

@@ -54,7 +54,7 @@ IDENTITY_COLUMNS: Columns = {
 @click.argument("address", metavar="[URL]", required=False)
 @click.option("--default/--no-default", default=True, help="Whether to use it by default.")
 def login(context: CommandContext, address: str | None, *, default: bool) -> None:
-    """Keep a server's URL and a token for later commands.
+    """Keep a server's URL and a token.
 
     They are kept under the name that --server gives, else the host's. What isn't given is asked
     for; where there is no terminal, the token is read from the standard input. An empty token
@@ -63,7 +63,7 @@ def login(context: CommandContext, address: str | None, *, default: bool) -> Non
     \b
     Examples:
       pkgctl login
-      pkgctl login https://pkgd.example.org --server prod < token-file
+      pkgctl login https://pkgd.example.org --server prod
     """
     url = clean_url(address or context.url or os.environ.get("PKGCTL_URL") or _ask_url())
     given = context.token or os.environ.get("PKGCTL_TOKEN") or _ask_token()
@@ -120,7 +120,9 @@ def _first_token(url: str) -> str:
 
 @click.group()
 def server() -> None:
-    """List, choose and forget the servers that pkgctl login knows.
+    """List, choose and forget servers.
+
+    They are those that pkgctl login has kept.
 
     \b
     Examples:
@@ -168,7 +170,9 @@ def use(context: CommandContext, name: str) -> None:
 @common_options
 @click.argument("name", shell_complete=completion.servers)
 def forget(context: CommandContext, name: str) -> None:
-    """Forget a server and its token; the token itself stays valid.
+    """Forget a server and its token.
+
+    The token itself stays valid.
 
     \b
     Example:
@@ -185,9 +189,10 @@ def forget(context: CommandContext, name: str) -> None:
 @click.option("--revoke", is_flag=True, help="Revoke the token as well.")
 @click.option("--force", is_flag=True, help="Revoke the last one of an admin, too.")
 def logout(context: CommandContext, *, revoke: bool, force: bool) -> None:
-    """Forget a server and its token: the default one, or that of --server.
+    """Forget a server and its token.
 
-    The token stays valid until it expires, unless it is revoked, which takes one of scope admin.
+    It is the default server, or that of --server. The token stays valid until it expires, unless
+    it is revoked, which takes one of scope admin.
 
     \b
     Examples:
@@ -215,7 +220,7 @@ def logout(context: CommandContext, *, revoke: bool, force: bool) -> None:
 @click.command()
 @common_options
 def whoami(context: CommandContext) -> None:
-    """Show which server is used, and with which token.
+    """Show which server and token are used.
 
     \b
     Example:
@@ -231,7 +236,7 @@ def whoami(context: CommandContext) -> None:
 @click.command()
 @common_options
 def status(context: CommandContext) -> None:
-    """Show the server's health, and how many tasks it has.
+    """Show the server's health and its queue.
 
     \b
     Example:

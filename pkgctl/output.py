@@ -87,12 +87,21 @@ class Printer:
         objects: Iterable[JsonObject],
         columns: Columns,
         whole: object = None,
+        *,
+        empty: str = "There are none.",
     ) -> None:
-        """Print a row for each object; as JSON, the list, or `whole` if that is given."""
+        """Print a row for each object; as JSON, the list, or `whole` if that is given.
+
+        `empty` is what a terminal shows where there is no object.
+        """
         if self.as_json:
             self.json(whole or list(objects))
         elif self.is_terminal:
-            _print_table(fit(objects, columns, _console(sys.stdout).width), columns)
+            rows = list(objects)
+            if not rows:
+                click.echo(empty)
+                return
+            _print_table(fit(rows, columns, _console(sys.stdout).width), columns)
         else:
             for one in objects:
                 click.echo("\t".join(plain_row(one, columns)))

@@ -41,7 +41,7 @@ PACKAGE_DETAILS: Columns = PACKAGE_COLUMNS | {
 @common_options
 @click.argument("spec", metavar="NAME@VERSION", type=PackageSpecType())
 def create(context: CommandContext, spec: PackageSpec) -> None:
-    """Register a package, without downloading it.
+    """Register a package; download nothing.
 
     \b
     Example:
@@ -103,7 +103,7 @@ def download(
     whole_log: bool,
     cancel_on_interrupt: bool,
 ) -> None:
-    """Have a package downloaded, in the background.
+    """Download a package in the background.
 
     \b
     Examples:

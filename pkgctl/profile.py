@@ -40,9 +40,9 @@ def _latest_change(generation: JsonObject, field: str) -> str | None:
 @click.argument("packages", metavar="PACKAGE...", type=PackageType(), nargs=-1, required=True)
 @click.option("--dry-run", is_flag=True, help="Only tell what would change.")
 def activate(context: CommandContext, packages: tuple[PackageRef, ...], *, dry_run: bool) -> None:
-    """Put packages in the profile, in place of other versions.
+    """Put packages in the profile.
 
-    Several are activated in one generation, or none of them.
+    Another version of a name makes way. Several are activated in one generation, or none of them.
 
     \b
     Examples:
@@ -69,7 +69,9 @@ def activate(context: CommandContext, packages: tuple[PackageRef, ...], *, dry_r
 @common_options
 @click.argument("packages", metavar="PACKAGE...", type=PackageType(), nargs=-1, required=True)
 def deactivate(context: CommandContext, packages: tuple[PackageRef, ...]) -> None:
-    """Take packages out of the profile; they stay downloaded.
+    """Take packages out of the profile.
+
+    They stay downloaded.
 
     \b
     Examples:
@@ -97,7 +99,9 @@ def _to_deactivate(context: CommandContext, ref: PackageRef) -> JsonObject:
 @click.command()
 @common_options
 def generations(context: CommandContext) -> None:
-    """List what the profile has held, newest first.
+    """List what the profile has held.
+
+    The newest generation comes first.
 
     \b
     Example:
@@ -109,7 +113,9 @@ def generations(context: CommandContext) -> None:
 @click.command()
 @common_options
 def rollback(context: CommandContext) -> None:
-    """Switch back to the generation that was active before.
+    """Go back to the generation before.
+
+    That is the one that was active before this one.
 
     \b
     Example:
@@ -124,7 +130,7 @@ def rollback(context: CommandContext) -> None:
     "number", metavar="N", type=click.IntRange(min=0), shell_complete=completion.generations
 )
 def switch(context: CommandContext, number: int) -> None:
-    """Switch the profile to one of its generations.
+    """Switch the profile to a generation.
 
     \b
     Example:

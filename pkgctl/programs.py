@@ -28,12 +28,12 @@ OTHER_SHELL = (EXPORT, "~/.profile")
 @click.command()
 @common_options
 def path(context: CommandContext) -> None:
-    """Print the folder of the profile's programs, for PATH.
+    """Print the folder of installed programs.
 
     \b
-    Example:
-      export PATH="$(pkgctl path):$PATH"
+    Examples:
       pkgctl path
+      export PATH="$(pkgctl path):$PATH"
     """
     profile = _profile(context)
     if profile is None:

@@ -1,6 +1,6 @@
 """Tables that fit a terminal: what is cut, what is left out, ages, and short ids."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -101,7 +101,7 @@ def age(time: str, now: datetime | None = None) -> str:
         return "now"
     for bound, unit, name in UNITS:
         if bound is None or abs(seconds) < bound:
-            amount = f"{abs(seconds) // unit:.0f} {name}"
+            amount = f"{round(abs(seconds) / unit)} {name}"
             break
     return f"{amount} ago" if seconds > 0 else f"in {amount}"
 
@@ -115,9 +115,8 @@ def short_ids(ids: Sequence[str]) -> list[str]:
     return [one[:length] for one in ids]
 
 
-def fit(objects: Iterable[JsonObject], columns: Columns, width: int) -> dict[str, list[str]]:
+def fit(rows: list[JsonObject], columns: Columns, width: int) -> dict[str, list[str]]:
     """Return the cells of each column that is shown, cut so that a row fits in `width`."""
-    rows = list(objects)
     cells = {name: _cells(rows, column) for name, column in columns.items()}
     shown = [name for name in columns if not columns[name].rank or set(cells[name]) - {"-"}]
     while True:

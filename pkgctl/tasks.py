@@ -38,7 +38,9 @@ def logs(
     attempt: int | None,
     timeout: float | None,
 ) -> None:
-    """Print the build log of a task, or of a package's latest.
+    """Print a build log.
+
+    It is that of a task, or of a package's latest one.
 
     \b
     Examples:
@@ -124,7 +126,7 @@ def _titles(context: CommandContext, ids: Collection[int]) -> dict[int, str]:
 @common_options
 @click.argument("task", metavar="TASK|PACKAGE", type=TaskType())
 def cancel(context: CommandContext, task: TaskRef) -> None:
-    """Stop a task; of a package, its latest one.
+    """Stop a task, or a package's latest one.
 
     \b
     Examples:

@@ -28,7 +28,7 @@ def token() -> None:
 
     \b
     Examples:
-      pkgctl token create --name robot --scope operate --expires-in 30d
+      pkgctl token create --scope operate --expires-in 30d
       pkgctl token revoke 2
     """
 
@@ -41,12 +41,14 @@ def token() -> None:
 def create(
     context: CommandContext, name: str | None, scope: str | None, expires_in: float | None
 ) -> None:
-    """Mint a token and print it; it can't be shown again.
+    """Mint a token and print it.
+
+    It can't be shown again.
 
     \b
     Examples:
       pkgctl token create
-      pkgctl token create --name robot --scope operate --expires-in 30d
+      pkgctl token create --scope operate --expires-in 30d
       API_KEY=$(pkgctl token create --scope read)
     """
     seconds = None if expires_in is None else int(expires_in)
@@ -63,7 +65,7 @@ def create(
 @token.command("list")
 @common_options
 def list_tokens(context: CommandContext) -> None:
-    """List the live tokens, without their secrets.
+    """List the live tokens.
 
     \b
     Example:
@@ -81,7 +83,7 @@ def list_tokens(context: CommandContext) -> None:
     "--force", "--yes", "force", is_flag=True, help="Revoke the last one of an admin, too."
 )
 def revoke(context: CommandContext, token_id: int, *, force: bool) -> None:
-    """Revoke a token, from the next request on.
+    """Revoke a token.
 
     \b
     Examples:
@@ -111,7 +113,7 @@ def _confirm(refusal: CommandError) -> None:
 @token.command("revoke-others")
 @common_options
 def revoke_others(context: CommandContext) -> None:
-    """Revoke every token but the one in use.
+    """Revoke all tokens but this one.
 
     \b
     Example:

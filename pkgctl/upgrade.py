@@ -26,14 +26,15 @@ OUTDATED_COLUMNS: Columns = {
 @click.command()
 @common_options
 def outdated(context: CommandContext) -> None:
-    """List the active packages of which there are newer versions.
+    """List active packages with newer versions.
 
     \b
     Examples:
       pkgctl outdated
       pkgctl outdated --json
     """
-    context.printer.table(_find_changes(context), OUTDATED_COLUMNS)
+    changes = _find_changes(context)
+    context.printer.table(changes, OUTDATED_COLUMNS, empty="Everything is up to date.")
 
 
 @click.command()
@@ -52,9 +53,10 @@ def upgrade(
     whole_log: bool,
     cancel_on_interrupt: bool,
 ) -> None:
-    """Replace active packages by the newest versions, all in one generation.
+    """Upgrade active packages.
 
-    All are downloaded first; if one fails, nothing is activated. `pkgctl rollback` goes back.
+    The newest versions take their place, all in one generation. All are downloaded first; if one
+    fails, nothing is activated. `pkgctl rollback` goes back.
 
     \b
     Examples:

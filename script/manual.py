@@ -30,7 +30,7 @@ def page() -> str:
             *(".SH COMMANDS", *commands(cli, ctx)),
             *(".SH ALIASES", *(f".TP\n.B {alias}\n{name}" for alias, name in ALIASES.items())),
             *(".SH FILES", ".TP", ".I ~/.config/pkgctl/servers.json"),
-            "The servers and tokens that pkgctl login keeps; below XDG_CONFIG_HOME where that is set.",
+            "The servers and tokens of pkgctl login; below XDG_CONFIG_HOME where that is set.",
             *(".SH EXIT STATUS", *exit_codes(cli.epilog or "")),
             "",
         ]

@@ -69,9 +69,10 @@ def test_installing_again_downloads_nothing(ctl, install):
     assert ctl("install", "hello@2.10.0").stdout.startswith("Success: Activated hello 2.10.0\n")
 
 
-def test_several_packages_are_installed_in_one_generation(ctl):
-    ctl("deactivate", "parrot")
-    ctl("deactivate", "hello")
+def test_several_packages_are_installed_in_one_generation(ctl, install):
+    install("parrot")
+    install("hello")
+    ctl("deactivate", "parrot", "hello")
     before = int(ctl.rows("generations")[0][0])
 
     done = ctl("install", "parrot", "hello@2.12.1", "parrot")
@@ -274,7 +275,7 @@ def test_what_is_not_active_is_not_deactivated(ctl, install):
 def test_several_packages_are_activated_in_one_generation(ctl, install):
     specs = ["hello@2.10.0", "parrot@1.0.0", "hello@2.10.0"]
     for spec in specs:
-        install(spec, "--no-activate")
+        install(spec)
     ctl("deactivate", "hello", "parrot")
     before = int(ctl.rows("generations")[0][0])
 
