@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import click
@@ -200,9 +201,10 @@ def logout(context: CommandContext, *, revoke: bool, force: bool) -> None:
       pkgctl logout --server prod --revoke
     """
     servers = ServersFile.load()
-    name = context.server or servers.name_of(clean_url(context.url or servers.default_url))
+    url = clean_url(context.url or servers.default_url)
+    name = context.server or servers.name_of(url)
     if name is None:
-        raise CommandError("there is no login to forget", ExitCode.NOT_FOUND, "pkgctl server list")
+        raise CommandError(f"there is no login for {url}", ExitCode.NOT_FOUND)
     known = servers.named(name)
     if revoke:
         with Client(known.url, known.token) as client:
@@ -228,7 +230,9 @@ def whoami(context: CommandContext) -> None:
     """
     with context.needs_newer_server("tell whose token this is"):
         token = context.client.get("token")
-    server = context.server or ServersFile.load().name_of(context.client.url)
+    server = context.server
+    with suppress(CommandError):  # of a user without a home: a URL and a token are enough
+        server = server or ServersFile.load().name_of(context.client.url)
     identity = {"url": context.client.url, "server": server, "token": token}
     context.printer.record(identity, IDENTITY_COLUMNS)
 

@@ -142,6 +142,16 @@ class CommandContext:
                 raise
             raise self.too_old(what) from None
 
+    @contextmanager
+    def hint_at_conflict(self, hint: str) -> Iterator[None]:
+        """Tell what to do first where the server finds that a change doesn't fit."""
+        try:
+            yield
+        except CommandError as error:
+            if error.status != HTTPStatus.CONFLICT:
+                raise
+            raise CommandError(error.reason, error.exit_code, hint, error.status) from None
+
     def task_id(self, ref: TaskRef) -> str:
         """Return the id of a task, or of a package's latest task."""
         if isinstance(ref, UUID):

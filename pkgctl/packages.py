@@ -144,6 +144,12 @@ def remove(context: CommandContext, packages: tuple[PackageRef, ...]) -> None:
     """
     answers = []
     for package in context.packages(packages):
-        answers.append(context.client.delete(f"package/{package['id']}"))
+        with context.hint_at_conflict(_how_to_remove(package)):
+            answers.append(context.client.delete(f"package/{package['id']}"))
         context.printer.line(f"Success: Removed {title(package)}")
     context.printer.json(answers if len(packages) > 1 else answers[0])
+
+
+def _how_to_remove(package: JsonObject) -> str:
+    verb = "deactivate" if package["status"] == "activated" else "cancel"
+    return f"pkgctl {verb} {package['name']}@{package['version']} first"

@@ -51,12 +51,14 @@ def activate(context: CommandContext, packages: tuple[PackageRef, ...], *, dry_r
       pkgctl activate 1
     """
     found = context.packages(packages)
+    missing = [f"{one['name']}@{one['version']}" for one in found if one["status"] == "created"]
+    with context.hint_at_conflict(f"pkgctl install {' '.join(missing)}" if missing else ""):
+        query = {"dry_run": "true"} if dry_run else {}
+        answer = downloads.activate(context, found, **query)
     if dry_run:
-        plan = downloads.activate(context, found, dry_run="true")
-        context.printer.record(plan, PLAN_COLUMNS)
+        context.printer.record(answer, PLAN_COLUMNS)
         return
 
-    answer = downloads.activate(context, found)
     called = ", ".join(map(title, found))
     if isinstance(packages[0], int) and len(found) == 1:  # as scripts know it
         called = f"package v{found[0]['version']}"

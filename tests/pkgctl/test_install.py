@@ -312,7 +312,7 @@ def test_activate_needs_a_download_first(ctl):
     done = ctl("activate", "early@1.0.0")
 
     assert done.exit_code == ExitCode.REFUSED
-    assert done.stderr == "Error: early 1.0.0 is not downloaded\n"
+    assert done.stderr == "Error: early 1.0.0 is not downloaded (pkgctl install early@1.0.0)\n"
 
 
 def test_a_dry_run_shows_the_change_and_does_not_make_it(ctl, install):
@@ -329,7 +329,8 @@ def test_a_package_is_deactivated_and_then_removed(ctl, install):
     install("library@1.0.0")
 
     in_use = ctl("remove", "library@1.0.0")
-    assert (in_use.exit_code, in_use.stderr) == (1, "Error: library 1.0.0 is activated\n")
+    hint = "pkgctl deactivate library@1.0.0 first"
+    assert (in_use.exit_code, in_use.stderr) == (1, f"Error: library 1.0.0 is activated ({hint})\n")
     assert ctl("deactivate", "library@1.0.0").stdout == "Success: Deactivated library 1.0.0\n"
     assert ctl("remove", "library@1.0.0").stdout == "Success: Removed library 1.0.0\n"
     assert ctl("show", "library@1.0.0").exit_code == ExitCode.NOT_FOUND

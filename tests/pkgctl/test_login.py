@@ -132,6 +132,12 @@ def test_an_older_server_does_not_tell_whose_token_it_is(unconfigured):
     assert "older release, which can't tell whose token this is" in done.stderr
 
 
+def test_whoami_needs_no_home(ctl):
+    ctl.environ |= {"XDG_CONFIG_HOME": None, "HOME": ""}
+
+    assert dict(ctl.rows("whoami"))["scope"] == "admin"
+
+
 def test_a_logout_forgets_the_default_login(unconfigured, fake_server):
     unconfigured("login", fake_server.url, "--token", "pkgd_secret")
     requests = len(fake_server.requests)
