@@ -222,6 +222,16 @@ class NoSuchTask(ApiError):
     example: ClassVar = {"task_id": EXAMPLE_TASK}
 
 
+class AmbiguousTask(ApiError):
+    """Several tasks have ids that begin so; `near` lists some of them."""
+
+    status = 409
+    code = "ambiguous-task"
+    message = "several tasks have ids that begin with {task_id}: {listed}"
+    hint = "Give more digits of the id."
+    example: ClassVar = {"task_id": "0b9f", "listed": EXAMPLE_TASK, "near": [EXAMPLE_TASK]}
+
+
 class NoSuchToken(ApiError):
     """No live token has this id."""
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, jsonify, redirect, request
+from flask import Flask, current_app, jsonify, redirect, request
 
 import auth
 import data_folder
@@ -80,8 +80,9 @@ def readyz() -> Any:
 @blueprint.get("/api/v1/version")
 @blueprint.response(200, VersionSchema)
 def version() -> Any:
-    """Tell the server's version and build date."""
-    return {"version": VERSION, "build": BUILD}
+    """Tell the server's version and build date, and where its profile is."""
+    profile = Path(os.path.abspath(current_app.config["PROFILE"]))
+    return {"version": VERSION, "build": BUILD, "profile": str(profile)}
 
 
 def check_start(app: Flask) -> None:

@@ -117,7 +117,11 @@ PARAMETERS: dict[str, tuple[str, Any, Part]] = {
     "name": ("A name.", "hello", {"pattern": NAME_RULE, "maxLength": MAX_NAME_LENGTH}),
     "number": ("The number of a generation.", 3, {}),
     "package_id": ("The id of a package.", 1, {}),
-    "task_id": ("The id of a task.", EXAMPLE_TASK, {}),
+    "task_id": (
+        "The id of a task, or its first digits: 4 or more, with or without hyphens.",
+        EXAMPLE_TASK,
+        {"pattern": "^[0-9A-Fa-f]{4}[0-9A-Fa-f-]{0,32}$"},
+    ),
     "token_id": ("The id of a token.", 2, {}),
 }
 
@@ -302,7 +306,7 @@ def add_security(operation: Part, endpoint: str, method: str) -> None:
 
 def scope(endpoint: str, method: str) -> Scope:
     """Return the scope that a token needs."""
-    return auth.required_scope(endpoint.partition(".")[0], method)
+    return auth.required_scope(endpoint, method)
 
 
 def add_errors(operation: Part, endpoint: str, method: str) -> None:

@@ -37,6 +37,11 @@ TASKS: Select[Any] = select(*columns(Task), CatalogIndex.catalog).outerjoin(
 
 _PACKAGE = PACKAGES.where(Package.id == bindparam("package_id"))
 _TASK = TASKS.where(Task.id == bindparam("task_id"))
+_TASKS_BETWEEN = (
+    TASKS.where(Task.id.between(bindparam("first"), bindparam("last")))
+    .order_by(Task.id)
+    .limit(bindparam("limit"))
+)
 LIVE_TOKENS = select(*columns(Token, "digest", "key_id", "first", "revoked_at")).where(
     Token.revoked_at.is_(None), Token.expires_at > bindparam("now")
 )
@@ -56,6 +61,13 @@ def package(package_id: int) -> AnyRow | None:
 def task(task_id: UUID) -> AnyRow | None:
     """Return a task; None when there is none of this id."""
     return _row(_TASK, task_id=task_id)
+
+
+def tasks_between(first: UUID, last: UUID, limit: int) -> Sequence[AnyRow]:
+    """Return at most `limit` tasks whose ids are in this range, both ends included, by id."""
+    with db.engine.connect() as connection:
+        values = {"first": first, "last": last, "limit": limit}
+        return connection.execute(_TASKS_BETWEEN, values).all()
 
 
 def live_token(digest: str) -> AnyRow | None:

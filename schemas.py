@@ -90,6 +90,9 @@ class VersionSchema(OutputSchema):
 
     version = fields.String(**always("The version of the server.", "1.0.0"))
     build = fields.String(**always("The day it was made, as YYYYMMDD.", "20240505"))
+    profile = fields.String(
+        **always("Where the profile is, on the server's machine.", "/var/lib/pkgd/profile")
+    )
 
 
 class HealthSchema(OutputSchema):

@@ -1,5 +1,6 @@
 """The routes of tasks: look up, wait for, cancel, and read the log of."""
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +29,10 @@ POLL_SECONDS = 0.1
 MIN_POLL_SECONDS = 0.005
 POLL_SHARE = 0.1
 FOLLOW_SECONDS = 3600
+WHOLE = 32  # hex digits of an id
+PREFIX = re.compile(f"[0-9a-fA-F]{{4,{WHOLE}}}")
+LISTED = 5  # ids that an error lists
+UNFOUND = (errors.NoSuchTask, errors.AmbiguousTask)
 
 
 class FollowerSlots(threading.BoundedSemaphore):
@@ -48,11 +53,11 @@ def index(query: dict[str, Any]) -> Any:
     )
 
 
-@blueprint.get("/task/<uuid:task_id>")
+@blueprint.get("/task/<task_id>")
 @blueprint.arguments(WaitSchema, location="query")
 @blueprint.response(200, TaskSchema, headers=headers("Retry-After"))
-@blueprint.refuses(errors.NoSuchTask)
-def show(query: dict[str, Any], task_id: UUID) -> Any:
+@blueprint.refuses(*UNFOUND)
+def show(query: dict[str, Any], task_id: str) -> Any:
     """Show one task, at once or as soon as it has ended."""
     task = find(task_id)
     if query["wait"] == 0 or task.status not in LIVE:
@@ -62,23 +67,23 @@ def show(query: dict[str, Any], task_id: UUID) -> Any:
     if not slots.acquire(blocking=False):
         return task, {"Retry-After": "1"}
     try:
-        return _await_end(task_id, query["wait"])
+        return _await_end(task.id, query["wait"])
     finally:
         slots.release()
 
 
-@blueprint.post("/task/<uuid:task_id>/cancel")
+@blueprint.post("/task/<task_id>/cancel")
 @blueprint.response(202, TaskSchema)
-@blueprint.refuses(errors.NoSuchTask, errors.TaskEnded)
-def cancel(task_id: UUID) -> Any:
+@blueprint.refuses(*UNFOUND, errors.TaskEnded)
+def cancel(task_id: str) -> Any:
     """Stop a task: at once while it is queued, within seconds while it runs."""
-    find(task_id)
-    if not task_queue.request_cancel(task_id):
-        raise errors.TaskEnded(task_id=task_id)
-    return find(task_id)
+    whole_id = find(task_id).id
+    if not task_queue.request_cancel(whole_id):
+        raise errors.TaskEnded(task_id=whole_id)
+    return _row(whole_id)
 
 
-@blueprint.get("/task/<uuid:task_id>/log")
+@blueprint.get("/task/<task_id>/log")
 @blueprint.arguments(LogQuerySchema, location="query")
 @blueprint.response(
     200,
@@ -86,8 +91,8 @@ def cancel(task_id: UUID) -> Any:
     content_type="text/plain",
     headers=headers("X-Next-Offset"),
 )
-@blueprint.refuses(errors.NoSuchTask, errors.TooManyFollowers)
-def log(query: dict[str, Any], task_id: UUID) -> Response:
+@blueprint.refuses(*UNFOUND, errors.TooManyFollowers)
+def log(query: dict[str, Any], task_id: str) -> Response:
     """Send an attempt's build log.
 
     From byte `offset` on and, with `follow`, until the attempt has ended, for an hour at most.
@@ -104,7 +109,30 @@ def log(query: dict[str, Any], task_id: UUID) -> Response:
     return _plain_text(stream_with_context(text), headers)
 
 
-def find(task_id: UUID) -> AnyRow:
+def find(task_id: str) -> AnyRow:
+    """Return the row of the task whose id is, or begins with, this.
+
+    Raises NoSuchTask when there is none, AmbiguousTask when there are several.
+    """
+    digits = task_id.replace("-", "")
+    if not PREFIX.fullmatch(digits):
+        raise errors.NoSuchTask(task_id=task_id)
+    if len(digits) == WHOLE:
+        return _row(UUID(digits))
+
+    rows = queries.tasks_between(
+        UUID(f"{digits:0<{WHOLE}}"), UUID(f"{digits:f<{WHOLE}}"), LISTED + 1
+    )
+    if len(rows) > 1:
+        near = [str(row.id) for row in rows[:LISTED]]
+        listed = ", ".join(near) + " and others" * (len(rows) > LISTED)
+        raise errors.AmbiguousTask(task_id=task_id, near=near, listed=listed)
+    if not rows:
+        raise errors.NoSuchTask(task_id=task_id)
+    return rows[0]
+
+
+def _row(task_id: UUID) -> AnyRow:
     """Return the task's row; raise NoSuchTask when there is none."""
     row = queries.task(task_id)
     if row is None:
@@ -130,7 +158,7 @@ def _seq(task_id: UUID) -> int:
 def _await_end(task_id: UUID, seconds: float) -> AnyRow:
     """Return the task once it has ended, at the latest after `seconds`."""
     began = time.monotonic()
-    while (task := find(task_id)).status in LIVE:
+    while (task := _row(task_id)).status in LIVE:
         waited = time.monotonic() - began
         # Poll every 10 % of the time waited so far: short tasks answer fast, long ones cost little.
         if waited >= seconds or _pause(POLL_SHARE * waited):

@@ -53,6 +53,14 @@ def create(fields: dict[str, Any]) -> Any:
     return _shown(*auth.mint(fields["name"], scope, expires_at, is_first=is_first))
 
 
+@blueprint.get("/token")
+@blueprint.response(200, TokenSchema)
+def own() -> Any:
+    """Show the token that the request comes with, its secret masked; for every scope."""
+    tokens = select(*columns(Token, "digest", "key_id")).where(Token.id == g.caller.id)
+    return _shown(db.session.execute(tokens).one(), auth.MASKED)
+
+
 @blueprint.delete("/tokens/all")
 @blueprint.arguments(RevocationSchema, location="query")
 @blueprint.response(200, EmptySchema)

@@ -6,56 +6,67 @@ from itertools import islice
 
 import click
 
+from pkgctl import completion
+from pkgctl.arguments import EXACT, LATEST, PackageSpec
 from pkgctl.client import PAGE_SIZE, JsonObject
 from pkgctl.errors import CommandError, ExitCode
-from pkgctl.options import (
-    LATEST,
-    CommandContext,
-    PackageSpec,
-    common_options,
-    nearest,
-    spelled,
-)
-from pkgctl.output import TableColumns, title, warn, whole_seconds
+from pkgctl.options import CommandContext, common_options, nearest, spelled
+from pkgctl.output import warn
+from pkgctl.tables import Column, Columns, text_column, time_column, title, words_column
 
 LISTED = 10
 UNKNOWN_PARAMETER = "Unknown field"  # what a server says that knows no ranges
 
-FOUND_COLUMNS: TableColumns = {
-    "NAME": lambda package: package["name"],
-    "NEWEST": lambda package: package["version"],
-    "DESCRIPTION": lambda package: package["description"],
+REFUSALS = {
+    "unfree": ("it has an unfree license", "the server's ALLOW_UNFREE would allow it"),
+    "insecure": ("it is known to be insecure", "the server's ALLOW_INSECURE would allow it"),
+    "broken": ("it is marked as broken", "the server's ALLOW_BROKEN would allow it"),
+    "unsupported_platform": ("it isn't made for the server's platform", ""),
 }
-OFFER_COLUMNS: TableColumns = {
-    "VERSION": lambda offer: offer["version"],
-    "ATTRIBUTE": lambda offer: offer["attr"],
-    "CATALOG": lambda offer: offer["catalog"],
-    "SPELLED": lambda offer: offer.get("spelled"),
-    "REFUSED": lambda offer: offer.get("reason"),
-    "PRE-RELEASE": lambda offer: "yes" if offer.get("prerelease") else None,
-    "PINNED": lambda offer: whole_seconds(offer.get("pinned_at")),
+
+FOUND_COLUMNS: Columns = {
+    "NAME": text_column(lambda package: package["name"]),
+    "NEWEST": text_column(lambda package: package["version"]),
+    "DESCRIPTION": words_column(lambda package: package["description"]),
 }
-CATALOG_COLUMNS: TableColumns = {
-    "NAME": lambda catalog: catalog["name"],
-    "STATE": lambda catalog: catalog["state"],
-    "PACKAGES": lambda catalog: catalog["packages"],
-    "INDEXED": lambda catalog: whole_seconds(catalog["indexed_at"]),
-    "REVISION": lambda catalog: catalog["revision"],
-    "DATED": lambda catalog: whole_seconds(catalog["dated_at"]),
-    "NIX": lambda catalog: catalog["nix"],
-    "SOURCE": lambda catalog: catalog["source"],
+OFFER_COLUMNS: Columns = {
+    "VERSION": text_column(lambda offer: offer["version"]),
+    "ATTRIBUTE": text_column(lambda offer: offer["attr"]),
+    "CATALOG": text_column(lambda offer: offer["catalog"]),
+    "SPELLED": text_column(lambda offer: offer.get("spelled"), rank=3),
+    "REFUSED": text_column(lambda offer: offer.get("reason"), rank=1),
+    "PRE-RELEASE": Column(lambda offer: "yes" if offer.get("prerelease") else None, rank=2),
+    "PINNED": time_column(lambda offer: offer.get("pinned_at"), rank=4),
+}
+CATALOG_COLUMNS: Columns = {
+    "NAME": text_column(lambda catalog: catalog["name"]),
+    "STATE": words_column(lambda catalog: catalog["state"]),
+    "PACKAGES": Column(lambda catalog: catalog["packages"]),
+    "INDEXED": time_column(lambda catalog: catalog["indexed_at"], rank=1),
+    "REVISION": text_column(lambda catalog: catalog["revision"], rank=4),
+    "DATED": time_column(lambda catalog: catalog["dated_at"], rank=2),
+    "NIX": Column(lambda catalog: catalog["nix"], rank=3),
+    "SOURCE": text_column(lambda catalog: catalog["source"], rank=5),
 }
 
 
 @click.command()
 @common_options
-@click.argument("text", nargs=-1, required=True, metavar="TEXT")
+@click.argument(
+    "text",
+    nargs=-1,
+    required=True,
+    metavar="TEXT...",
+    shell_complete=completion.catalog_names,
+)
 @click.option("--versions", "only_versions", is_flag=True, help="List the versions of one name.")
 @click.option("-n", "--limit", type=click.IntRange(min=1), help="At most this many.")
 def search(
     context: CommandContext, text: tuple[str, ...], *, only_versions: bool, limit: int | None
 ) -> None:
-    """Search the catalogs for names and descriptions, best matches first.
+    """Search the catalogs.
+
+    Names and descriptions are searched, and the best matches come first.
 
     \b
     Examples:
@@ -71,15 +82,17 @@ def search(
     page_size = min(limit or PAGE_SIZE, PAGE_SIZE)
     found = context.client.list_all("catalog", search=words, limit=page_size)
     with context.needs_newer_server("search the catalogs"):
-        context.printer.table(islice(found, limit), FOUND_COLUMNS, cut_last=True)
+        context.printer.table(islice(found, limit), FOUND_COLUMNS)
 
 
 @click.command()
 @common_options
-@click.argument("name")
+@click.argument("name", shell_complete=completion.catalog_names)
 @click.option("-n", "--limit", type=click.IntRange(min=1), help="At most this many.")
 def versions(context: CommandContext, name: str, limit: int | None) -> None:
-    """List the versions of a name that the catalogs offer, newest first.
+    """List the versions of a name.
+
+    They are those that the catalogs offer, newest first.
 
     \b
     Examples:
@@ -99,7 +112,9 @@ def _list_versions(context: CommandContext, name: str, limit: int | None) -> Non
 @click.command()
 @common_options
 def catalogs(context: CommandContext) -> None:
-    """List the catalogs, in the order in which they are asked.
+    """List the catalogs.
+
+    They are asked in this order.
 
     \b
     Examples:
@@ -111,16 +126,19 @@ def catalogs(context: CommandContext) -> None:
 
 
 def choose(context: CommandContext, wanted: PackageSpec) -> PackageSpec:
-    """Return the newest package that is meant by a range, or by a catalog's spelling.
+    """Return the package that is meant: of a range the newest, else exactly what is wanted.
 
-    Raises CommandError if there is none.
+    Raises CommandError if there is none, if it is refused, or if no catalog that answers has it.
     """
     found = _ask(context, wanted)
-    warn_of_failures(found)
     offers = found["versions"]
-    for offer in offers:
-        if wanted.version in (offer["version"], offer.get("spelled")):
+    warn_of_failures(found, "" if offers else f"no catalog that answers has {_called(wanted)}; ")
+    exact = [one for one in offers if wanted.version in (one["version"], one.get("spelled"))]
+    for offer in exact:
+        if offer.get("available", True):
             return PackageSpec(wanted.name, offer["version"])
+    if exact:
+        raise _refused(wanted, exact[0])
 
     chosen = newest(offers)
     if chosen is None:
@@ -138,11 +156,15 @@ def newest(offers: Iterable[JsonObject]) -> JsonObject | None:
 
 def warn_of_failures(found: JsonObject, what: str = "") -> None:
     """Warn of catalogs that could not be asked; raise CommandError if nothing else was found."""
-    failures = [f"{one['catalog']}: {one['message']}" for one in found.get("failures", [])]
-    if failures and not found["versions"] and not what:
+    failures = _failures(found, what)
+    if failures and not found["versions"]:
         raise CommandError(failures[0], ExitCode.REFUSED)
     for failure in failures:
-        warn(f"{what}{failure}")
+        warn(failure)
+
+
+def _failures(found: JsonObject, what: str) -> list[str]:
+    return [f"{what}{one['catalog']}: {one['message']}" for one in found.get("failures", [])]
 
 
 def _ask(context: CommandContext, wanted: PackageSpec) -> JsonObject:
@@ -159,6 +181,8 @@ def _ask(context: CommandContext, wanted: PackageSpec) -> JsonObject:
         if not (is_refused and UNKNOWN_PARAMETER in error.reason):
             raise
     meant = spelled(wanted, context.versions(wanted.name))
+    if meant is None and EXACT.fullmatch(wanted.version):
+        meant = wanted
     if meant is None:
         raise context.too_old("choose a version")
     return {"versions": [{"version": meant.version, "spelled": wanted.version}]}
@@ -168,8 +192,7 @@ def _none_fits(
     context: CommandContext, wanted: PackageSpec, offers: list[JsonObject]
 ) -> CommandError:
     """Return the error that says what there is instead."""
-    name, version = wanted.name, wanted.version
-    what = name if version == LATEST else f"{name} {version}"
+    name, what = wanted.name, _called(wanted)
     there = [offer["version"] for offer in offers if offer["available"]]
     if there:
         message = f"of {what} there are only pre-releases: {_listed(there)}"
@@ -187,6 +210,16 @@ def _none_fits(
     )
 
 
+def _called(wanted: PackageSpec) -> str:
+    return wanted.name if wanted.version == LATEST else f"{wanted.name} {wanted.version}"
+
+
+def _refused(wanted: PackageSpec, offer: JsonObject) -> CommandError:
+    """Return the error that says why a version can't be had."""
+    reason, hint = REFUSALS.get(offer["reason"], (f"it is refused as {offer['reason']}", ""))
+    return CommandError(f"{_called(wanted)} can't be had: {reason}", ExitCode.NOT_FOUND, hint)
+
+
 def _listed(versions: Iterable[str]) -> str:
     known = list(dict.fromkeys(versions))
     more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
@@ -199,7 +232,8 @@ def newer(context: CommandContext, package: JsonObject) -> JsonObject | None:
     The order is the server's: of versions in its list by their places, else as in a range.
     """
     found = context.catalog(package["name"])
-    warn_of_failures(found, f"{title(package)}: ")
+    for failure in _failures(found, f"{title(package)}: "):
+        warn(failure)
     offers = found["versions"]
     if any("prerelease" not in offer for offer in offers):
         raise context.too_old("tell what is newer")

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import requests
 
-from pkgctl.diagnosis import environment_proxy, other_scheme, unreachable
+from pkgctl.diagnosis import environment_proxy, is_pkgd, other_scheme, unreachable, without_path
 from pkgctl.errors import CommandError, ExitCode, ServerUnreachable
 
 JsonObject = dict[str, Any]
@@ -21,6 +21,7 @@ CONNECT_SECONDS = 5
 READ_SECONDS = 120  # an activation may wait for others, and a search evaluates Nix
 POLL_READ_SECONDS = 20
 RETRY_SECONDS = 0.5
+PROBLEM = "application/problem+json"
 UNAVAILABLE = {
     HTTPStatus.BAD_GATEWAY,
     HTTPStatus.SERVICE_UNAVAILABLE,
@@ -78,12 +79,19 @@ class Client:
     """A connection to one server with one token.
 
     `token_expires_at` is when the token expires, once the server has said that this is soon.
+    `limit_seconds` bounds each wait for the server, whose faults then aren't looked into.
     """
 
     def __init__(
-        self, url: str, token: str | None = None, retry_policy: RetryPolicy | None = None
+        self,
+        url: str,
+        token: str | None = None,
+        retry_policy: RetryPolicy | None = None,
+        *,
+        limit_seconds: float | None = None,
     ) -> None:
         self.url = url
+        self._limit_seconds = limit_seconds
         self.retry_policy = retry_policy or RetryPolicy()
         self.token_expires_at: str | None = None
         self._has_answered = False
@@ -179,11 +187,13 @@ class Client:
                 self.url + request.path,
                 params=request.query,
                 json=request.body,
-                timeout=(CONNECT_SECONDS, request.read_seconds or READ_SECONDS),
+                timeout=self._limit_seconds
+                or (CONNECT_SECONDS, request.read_seconds or READ_SECONDS),
                 allow_redirects=False,  # following one turns a POST into a GET
             )
         except OSError as error:  # any of requests, which also has bare ones
-            raise unreachable(self.url, error, is_new=not self._has_answered) from None
+            is_new = not (self._has_answered or self._limit_seconds)
+            raise unreachable(self.url, error, is_new=is_new) from None
 
         self.token_expires_at = response.headers.get("X-Token-Expires", self.token_expires_at)
         self._check(response)
@@ -199,12 +209,38 @@ class Client:
         if response.status_code in UNAVAILABLE:
             raise ServerUnreachable(self._detail(response))
         if response.status_code >= HTTPStatus.BAD_REQUEST:
-            raise self._refusal(response)
+            raise self._wrong_url(response) or self._refusal(response)
         if response.status_code >= HTTPStatus.MULTIPLE_CHOICES:
-            moved = f"{self._name} redirects to {response.headers.get('Location')}"
-            raise CommandError(moved, ExitCode.REFUSED, "give that address as --url")
+            target = response.headers.get("Location", "")
+            moved = f"{self._name} redirects to {target}"
+            target = target.partition("?")[0].removesuffix(self._path_of(response))
+            raise CommandError(moved, ExitCode.REFUSED, f"give {target} as --url")
         if not is_pkgd:
-            raise ServerUnreachable(f"{self._name} answers, but not as pkgd does")
+            raise self._no_pkgd()
+
+    def _path_of(self, response: requests.Response) -> str:
+        """Return the path that was requested, below the server's URL."""
+        return urlsplit(response.url).path.removeprefix(self._path)
+
+    def _wrong_url(self, response: requests.Response) -> CommandError | None:
+        """Return the error for a URL at which there is no pkgd; None where there may be one.
+
+        Wherever pkgd itself answers, it knows no more than that the path is not one of its own.
+        """
+        is_clear = response.status_code not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND)
+        may_be_right = self._has_answered or (PROBLEM in _kind(response) and not self._path)
+        if is_clear or may_be_right or self._limit_seconds or self._proxy:
+            return None
+        status = f"{response.status_code} {response.reason}"
+        return None if is_pkgd(self.url) else self._no_pkgd(f" {status}")
+
+    def _no_pkgd(self, status: str = "") -> CommandError:
+        root = without_path(self.url)
+        if self._path and not self._proxy and is_pkgd(root):
+            message = f"there is no pkgd at {self.url}, but at {root}"
+            return CommandError(message, ExitCode.UNREACHABLE, f"give {root} as --url")
+        hint = "" if self._proxy else "is it another service's? --url says where pkgd is"
+        return ServerUnreachable(f"{self._name} answers{status}, but not as pkgd does", hint)
 
     def _refusal(self, response: requests.Response) -> CommandError:
         status, hint = response.status_code, ""
@@ -222,7 +258,7 @@ class Client:
 
     def _detail(self, response: requests.Response) -> str:
         """Return the detail of a problem document, else the response's status line."""
-        if "application/problem+json" in response.headers.get("Content-Type", ""):
+        if PROBLEM in _kind(response):
             return str(self._json(response).get("detail"))
         return f"{self._name} answers {response.status_code} {response.reason}"
 
@@ -230,7 +266,12 @@ class Client:
         try:
             return response.json()
         except requests.JSONDecodeError:
-            raise ServerUnreachable(f"{self._name} answers, but not as pkgd does") from None
+            raise self._no_pkgd() from None
+
+    @cached_property
+    def _path(self) -> str:
+        """The path of the server's URL, "" for most."""
+        return urlsplit(self.url).path
 
     @cached_property
     def _proxy(self) -> str | None:
@@ -240,3 +281,7 @@ class Client:
     def _name(self) -> str:
         """The server's URL, with the proxy that an answer may have come from instead."""
         return f"{self.url}, through the proxy {self._proxy}," if self._proxy else self.url
+
+
+def _kind(response: requests.Response) -> str:
+    return str(response.headers.get("Content-Type", ""))

@@ -82,11 +82,15 @@ class ServersFile:
         """The URL of the default server, else that of a server on this machine."""
         return self.servers[self.default].url if self.default else DEFAULT_URL
 
+    def name_of(self, url: str) -> str | None:
+        """Return the name of the login for exactly this URL, the default one first."""
+        default_first = sorted(self.servers, key=lambda name: name != self.default)
+        return next((name for name in default_first if self.servers[name].url == url), None)
+
     def token_for(self, url: str) -> str | None:
         """Return the token saved for exactly this URL: no other server may receive it."""
-        default_first = sorted(self.servers, key=lambda name: name != self.default)
-        logins = [self.servers[name] for name in default_first]
-        return next((login.token for login in logins if login.url == url), None)
+        name = self.name_of(url)
+        return None if name is None else self.servers[name].token
 
     def forget(self, name: str) -> None:
         """Remove a login; if it was the default, the first one left becomes the default."""

@@ -1,4 +1,4 @@
-"""Why a server can't be reached: a proxy of the environment, or http where https is spoken."""
+"""Why a server can't be reached: a proxy of the environment, http for https, a wrong path."""
 
 import re
 import socket
@@ -54,6 +54,19 @@ def other_scheme(url: str) -> ServerUnreachable | None:
 
     hint = f"give {parts._replace(scheme=other).geturl()} as --url"
     return ServerUnreachable(f"{url} speaks {other}, not {parts.scheme}", hint)
+
+
+def without_path(url: str) -> str:
+    """Return the URL without its path."""
+    return urlsplit(url)._replace(path="").geturl()
+
+
+def is_pkgd(url: str) -> bool:
+    """Tell whether a pkgd answers at a URL, which needs no token."""
+    with suppress(OSError, ValueError):  # any of requests; no JSON
+        answer = requests.get(f"{url}/livez", timeout=PROBE_SECONDS, allow_redirects=False)
+        return bool(answer.json() == {"status": "alive", "checks": {}})
+    return False
 
 
 def _speaks_http(host: str, port: int) -> bool:

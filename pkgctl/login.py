@@ -1,11 +1,13 @@
-"""The commands of servers: login, server list, use and forget, and status."""
+"""The commands of servers: login, logout, whoami, server list, use and forget, and status."""
 
 import os
 import sys
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import click
 
+from pkgctl import completion
 from pkgctl.client import Client
 from pkgctl.config import (
     DEFAULT_URL,
@@ -17,25 +19,34 @@ from pkgctl.config import (
 )
 from pkgctl.errors import CommandError, ExitCode
 from pkgctl.options import CommandContext, common_options
-from pkgctl.output import TableColumns
+from pkgctl.tables import Column, Columns, text_column, time_column
 from pkgctl.waiting import LIVE_STATUSES
 
 MAX_TOKEN_LENGTH = 4096
 
-SERVER_COLUMNS: TableColumns = {
-    "NAME": lambda server: server["name"],
-    "URL": lambda server: server["url"],
-    "DEFAULT": lambda server: "yes" if server["default"] else "no",
+SERVER_COLUMNS: Columns = {
+    "NAME": text_column(lambda server: server["name"]),
+    "URL": text_column(lambda server: server["url"]),
+    "DEFAULT": Column(lambda server: "yes" if server["default"] else "no"),
 }
-STATUS_COLUMNS: TableColumns = {
-    "SERVER": lambda status: status["url"],
-    "VERSION": lambda status: f"{status['version']} ({status['build']})",
-    "DATABASE": lambda status: status["checks"].get("database"),
-    "NIX": lambda status: status["checks"].get("nix"),
-    "CATALOGS": lambda status: status["checks"].get("catalogs"),
-    "WORKERS": lambda status: status["checks"].get("workers"),
-    "QUEUED": lambda status: status["tasks"]["queued"],
-    "RUNNING": lambda status: status["tasks"]["running"],
+STATUS_COLUMNS: Columns = {
+    "SERVER": Column(lambda status: status["url"]),
+    "VERSION": Column(lambda status: f"{status['version']} ({status['build']})"),
+    "PROFILE": Column(lambda status: status.get("profile")),
+    "DATABASE": Column(lambda status: status["checks"].get("database")),
+    "NIX": Column(lambda status: status["checks"].get("nix")),
+    "CATALOGS": Column(lambda status: status["checks"].get("catalogs")),
+    "WORKERS": Column(lambda status: status["checks"].get("workers")),
+    "QUEUED": Column(lambda status: status["tasks"]["queued"]),
+    "RUNNING": Column(lambda status: status["tasks"]["running"]),
+}
+IDENTITY_COLUMNS: Columns = {
+    "SERVER": Column(lambda identity: identity["url"]),
+    "LOGIN": Column(lambda identity: identity["server"]),
+    "TOKEN": Column(lambda identity: identity["token"]["id"]),
+    "NAME": Column(lambda identity: identity["token"]["name"]),
+    "SCOPE": Column(lambda identity: identity["token"]["scope"]),
+    "EXPIRES": time_column(lambda identity: identity["token"]["expires_at"]),
 }
 
 
@@ -44,7 +55,7 @@ STATUS_COLUMNS: TableColumns = {
 @click.argument("address", metavar="[URL]", required=False)
 @click.option("--default/--no-default", default=True, help="Whether to use it by default.")
 def login(context: CommandContext, address: str | None, *, default: bool) -> None:
-    """Keep a server's URL and a token for later commands.
+    """Keep a server's URL and a token.
 
     They are kept under the name that --server gives, else the host's. What isn't given is asked
     for; where there is no terminal, the token is read from the standard input. An empty token
@@ -53,7 +64,7 @@ def login(context: CommandContext, address: str | None, *, default: bool) -> Non
     \b
     Examples:
       pkgctl login
-      pkgctl login https://pkgd.example.org --server prod < token-file
+      pkgctl login https://pkgd.example.org --server prod
     """
     url = clean_url(address or context.url or os.environ.get("PKGCTL_URL") or _ask_url())
     given = context.token or os.environ.get("PKGCTL_TOKEN") or _ask_token()
@@ -110,7 +121,9 @@ def _first_token(url: str) -> str:
 
 @click.group()
 def server() -> None:
-    """List, choose and forget the servers that pkgctl login knows.
+    """List, choose and forget servers.
+
+    They are those that pkgctl login has kept.
 
     \b
     Examples:
@@ -138,7 +151,7 @@ def list_servers(context: CommandContext) -> None:
 
 @server.command()
 @common_options
-@click.argument("name")
+@click.argument("name", shell_complete=completion.servers)
 def use(context: CommandContext, name: str) -> None:
     """Make a server the default.
 
@@ -156,9 +169,11 @@ def use(context: CommandContext, name: str) -> None:
 
 @server.command()
 @common_options
-@click.argument("name")
+@click.argument("name", shell_complete=completion.servers)
 def forget(context: CommandContext, name: str) -> None:
-    """Forget a server and its token; the token itself stays valid.
+    """Forget a server and its token.
+
+    The token itself stays valid.
 
     \b
     Example:
@@ -172,8 +187,60 @@ def forget(context: CommandContext, name: str) -> None:
 
 @click.command()
 @common_options
+@click.option("--revoke", is_flag=True, help="Revoke the token as well.")
+@click.option("--force", is_flag=True, help="Revoke the last one of an admin, too.")
+def logout(context: CommandContext, *, revoke: bool, force: bool) -> None:
+    """Forget a server and its token.
+
+    It is the default server, or that of --server. The token stays valid until it expires, unless
+    it is revoked, which takes one of scope admin.
+
+    \b
+    Examples:
+      pkgctl logout
+      pkgctl logout --server prod --revoke
+    """
+    servers = ServersFile.load()
+    url = clean_url(context.url or servers.default_url)
+    name = context.server or servers.name_of(url)
+    if name is None:
+        raise CommandError(f"there is no login for {url}", ExitCode.NOT_FOUND)
+    known = servers.named(name)
+    if revoke:
+        with Client(known.url, known.token) as client:
+            client.delete(
+                f"token/{client.get('token')['id']}", **{"force": "true"} if force else {}
+            )
+
+    servers.forget(name)
+    servers.save()
+    rest = "revoked its token" if revoke else "its token stays valid until it expires"
+    text = f"Success: Logged out of {known.url}, server {name}; {rest}"
+    context.printer.result({"name": name, "url": known.url}, text)
+
+
+@click.command()
+@common_options
+def whoami(context: CommandContext) -> None:
+    """Show which server and token are used.
+
+    \b
+    Example:
+      pkgctl whoami
+    """
+    with context.needs_newer_server("tell whose token this is"):
+        token = context.client.get("token")
+    server = context.server
+    with suppress(CommandError):  # of a user without a home: a URL and a token are enough
+        server = server or ServersFile.load().name_of(context.client.url)
+    identity = {"url": context.client.url, "server": server, "token": token}
+    context.printer.record(identity, IDENTITY_COLUMNS)
+
+
+@click.command()
+@common_options
 def status(context: CommandContext) -> None:
-    """Show the server's health, and how many tasks it has.
+    """Show the server's health and its queue.
 
     \b
     Example:

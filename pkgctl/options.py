@@ -1,8 +1,7 @@
-"""What the commands share: types of arguments, options, and the context that these fill."""
+"""What the commands share: options, and the context that these fill."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from http import HTTPStatus
@@ -13,103 +12,24 @@ from uuid import UUID
 
 import click
 
+from pkgctl import completion
+from pkgctl.arguments import (
+    DurationType,
+    PackageRef,
+    PackageSpec,
+    PackageType,
+    TaskDigits,
+    TaskRef,
+)
 from pkgctl.client import Client, JsonObject, RetryPolicy
 from pkgctl.config import choose_server
 from pkgctl.errors import CommandError, ExitCode
-from pkgctl.output import Printer, report_outage, title, warn
+from pkgctl.output import Printer, report_outage, warn
+from pkgctl.tables import title
 
 Command = Callable[..., Any]
 
-MAX_ID = 2**31 - 1
 NEAREST = 10  # versions that a message lists
-MAX_ID_DIGITS = len(str(MAX_ID))
-LATEST = "latest"  # as a version: the newest that may be had
-DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)", re.ASCII)
-UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
-@dataclass(frozen=True)
-class PackageSpec:
-    """A name and a version."""
-
-    name: str
-    version: str
-
-    def __str__(self) -> str:
-        return f"{self.name}@{self.version}"
-
-
-PackageRef = int | PackageSpec
-TaskRef = UUID | PackageRef
-
-
-class PackageSpecType(click.ParamType[Any]):
-    """NAME@VERSION, as a PackageSpec."""
-
-    name = "NAME@VERSION"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Convert an argument."""
-        name, _, version = value.partition("@")
-        if name and version:
-            return PackageSpec(name, version)
-        hint = f"; pkgctl versions {value} tells the versions" if value.isidentifier() else ""
-        return self.fail(f"{value!r} is not NAME@VERSION, such as hello@2.12.1{hint}", param, ctx)
-
-
-class WantedType(click.ParamType[Any]):
-    """NAME, NAME@latest, NAME@VERSION or NAME@RANGE, as a PackageSpec."""
-
-    name = "NAME[@VERSION|@RANGE]"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Convert an argument."""
-        name, at, version = value.partition("@")
-        if not name or (at and not version):
-            what = "NAME or NAME@VERSION, such as hello@2.12.1 or 'hello@^2.10'"
-            return self.fail(f"{value!r} is not {what}", param, ctx)
-        return PackageSpec(name, version or LATEST)
-
-
-class PackageType(PackageSpecType):
-    """The id of a package or NAME@VERSION, as a PackageRef."""
-
-    name = "ID|NAME@VERSION"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Convert an argument."""
-        is_number = value.isascii() and value.isdigit() and len(value) <= MAX_ID_DIGITS
-        if is_number and int(value) <= MAX_ID:
-            return int(value)
-        if "@" in value:
-            return super().convert(value, param, ctx)
-        return self.fail(f"{value!r} is neither an id nor NAME@VERSION", param, ctx)
-
-
-class TaskType(PackageType):
-    """The id of a task, or a package that stands for its latest task, as a TaskRef."""
-
-    name = "TASK|ID|NAME@VERSION"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Convert an argument."""
-        try:
-            return UUID(value)
-        except ValueError:
-            return super().convert(value, param, ctx)
-
-
-class DurationType(click.ParamType[float]):
-    """A number of seconds, or a number with a unit: 90, 15m, 12h, 30d."""
-
-    name = "TIME"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Convert an argument to seconds."""
-        match = DURATION.fullmatch(str(value))
-        if match is None:
-            return self.fail(f"{value!r} isn't a time, such as 90, 15m, 12h or 30d", param, ctx)
-        return float(match[1]) * UNIT_SECONDS[match[2]]
 
 
 @dataclass
@@ -143,20 +63,50 @@ class CommandContext:
         return ("pkgctl", *map(str, words), *server, *url)
 
     def package(self, ref: PackageRef) -> JsonObject:
-        """Fetch a package; raises CommandError if there is none."""
+        """Fetch a package; raises CommandError if there is none, or if several are meant.
+
+        A name alone means the active version, else the only one.
+        """
         if isinstance(ref, int):
             package: JsonObject = self.client.get(f"package/{ref}")
             return package
-        packages = list(self.client.list_all("packages", name=ref.name))
-        for package in packages:
-            if ref.version in (package["version"], package.get("spelled")):
-                return package
+        if isinstance(ref, str):
+            return self._one_of(ref)
+        packages = self.packages_named(ref.name)
+        if found := _of_version(packages, ref.version):
+            return found
         meant = spelled(ref, self.versions(ref.name)) if packages else None
-        for package in packages:
-            if meant is not None and package["version"] == meant.version:
-                return package
+        if meant is not None and (found := _of_version(packages, meant.version)):
+            return found
         message = f"{ref.name} {ref.version} is not registered"
         raise CommandError(message, ExitCode.NOT_FOUND, f"pkgctl create {ref} registers it")
+
+    def packages(self, refs: Sequence[PackageRef]) -> list[JsonObject]:
+        """Fetch packages, each once; raises CommandError for the first that there isn't."""
+        found = [self.package(ref) for ref in refs]
+        return list({package["id"]: package for package in found}.values())
+
+    def packages_named(self, name: str) -> list[JsonObject]:
+        """Fetch the packages of a name, oldest first."""
+        return list(self.client.list_all("packages", name=name))
+
+    def registered(self, spec: PackageSpec) -> JsonObject | None:
+        """Fetch the package of a name and version; None if there is none."""
+        return _of_version(self.packages_named(spec.name), spec.version)
+
+    def _one_of(self, name: str) -> JsonObject:
+        """Fetch the active package of a name, else the only one."""
+        found = self.packages_named(name)
+        if not found:
+            hint = f"pkgctl install {name} installs it"
+            raise CommandError(f"{name} is not registered", ExitCode.NOT_FOUND, hint)
+        meant = [package for package in found if package["status"] == "activated"] or found
+        if len(meant) > 1:
+            listed = ", ".join(f"{one['version']} ({one['status']})" for one in meant)
+            message = f"{name} is registered in {len(meant)} versions: {listed}"
+            hint = f"choose one, such as {name}@{meant[-1]['version']}"
+            raise CommandError(message, ExitCode.USAGE, hint)
+        return meant[0]
 
     def catalog(self, name: str, version: str | None = None) -> JsonObject:
         """Fetch what the catalogs have of a name, of all versions or of those in a range.
@@ -192,15 +142,62 @@ class CommandContext:
                 raise
             raise self.too_old(what) from None
 
+    @contextmanager
+    def hint_at_conflict(self, hint: str) -> Iterator[None]:
+        """Tell what to do first where the server finds that a change doesn't fit."""
+        try:
+            yield
+        except CommandError as error:
+            if error.status != HTTPStatus.CONFLICT:
+                raise
+            raise CommandError(error.reason, error.exit_code, hint, error.status) from None
+
     def task_id(self, ref: TaskRef) -> str:
         """Return the id of a task, or of a package's latest task."""
         if isinstance(ref, UUID):
             return str(ref)
-        package = self.package(ref)
-        if package["task"] is None:
-            hint = f"pkgctl download {package['id']}"
-            raise CommandError(f"{title(package)} has no task", ExitCode.NOT_FOUND, hint)
-        return str(package["task"]["id"])
+        if isinstance(ref, TaskDigits):
+            return self._task_id_of_digits(ref.text)
+        return _latest_task(self.package(ref))
+
+    def _task_id_of_digits(self, digits: str) -> str:
+        """Return the id of a package's latest task, or of the task whose id begins with `digits`.
+
+        No id of a package begins with 0, as those of tasks do that were made in our time.
+        """
+        if not digits.startswith("0"):
+            with suppress(click.UsageError):
+                package = self._package_if_any(PackageType().convert(digits, None, None))
+                if package is not None:
+                    return _latest_task(package)
+        try:
+            return str(self.client.get(f"task/{digits}")["id"])
+        except CommandError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+        message = f"no task's id begins with {digits}, and no package is called so"
+        raise CommandError(message, ExitCode.NOT_FOUND, "pkgctl tasks lists the tasks")
+
+    def _package_if_any(self, ref: PackageRef) -> JsonObject | None:
+        try:
+            return self.package(ref)
+        except CommandError as error:
+            if error.exit_code != ExitCode.NOT_FOUND:
+                raise
+        return None
+
+
+def _of_version(packages: Sequence[JsonObject], version: str) -> JsonObject | None:
+    """Return the package of this version, which may be as its catalog spells it."""
+    fitting = (one for one in packages if version in (one["version"], one.get("spelled")))
+    return next(fitting, None)
+
+
+def _latest_task(package: JsonObject) -> str:
+    if package["task"] is None:
+        hint = f"pkgctl download {package['id']}"
+        raise CommandError(f"{title(package)} has no task", ExitCode.NOT_FOUND, hint)
+    return str(package["task"]["id"])
 
 
 def spelled(spec: PackageSpec, offers: Sequence[JsonObject]) -> PackageSpec | None:
@@ -234,7 +231,12 @@ def common_options(command: Command) -> Command:
     command = click.pass_obj(command)
     for option in (
         _context_option("--json", "as_json", is_flag=True, help="Print JSON, for programs."),
-        _context_option("--server", metavar="NAME", help="A server that pkgctl login knows."),
+        _context_option(
+            "--server",
+            metavar="NAME",
+            shell_complete=completion.servers,
+            help="A server that pkgctl login knows.",
+        ),
         _context_option("--token", metavar="SECRET", help="A token.  [env var: PKGCTL_TOKEN]"),
         _context_option("--url", help="The server's URL.  [env var: PKGCTL_URL]"),
     ):
@@ -276,7 +278,7 @@ def download_options(command: Command) -> Command:
     They are the wait options, `whole_log` and `cancel_on_interrupt`.
     """
     for option in (
-        click.option("--follow", "whole_log", is_flag=True, help="Print the whole log."),
+        click.option("-f", "--follow", "whole_log", is_flag=True, help="Print the whole log."),
         click.option(
             "--cancel-on-interrupt",
             is_flag=True,

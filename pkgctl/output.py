@@ -7,12 +7,11 @@ import codecs
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
 
 import click
-from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -21,12 +20,9 @@ from rich.text import Text
 
 from pkgctl.client import JsonObject
 from pkgctl.errors import one_line, printable
-
-TableColumns = dict[str, Callable[[JsonObject], object]]
+from pkgctl.tables import Columns, Kind, fit, long_cell, plain_cell, plain_row
 
 TABLE_WIDTH = 10_000
-COLUMN_GAP = 2
-MIN_LAST_WIDTH = 20
 STATUS_STYLES = {
     "activated": "green",
     "downloaded": "cyan",
@@ -89,36 +85,40 @@ class Printer:
     def table(
         self,
         objects: Iterable[JsonObject],
-        columns: TableColumns,
+        columns: Columns,
         whole: object = None,
         *,
-        cut_last: bool = False,
+        empty: str = "There are none.",
     ) -> None:
         """Print a row for each object; as JSON, the list, or `whole` if that is given.
 
-        With `cut_last`, the last column is cut at a word to fit the terminal.
+        `empty` is what a terminal shows where there is no object.
         """
         if self.as_json:
             self.json(whole or list(objects))
-            return
+        elif self.is_terminal:
+            rows = list(objects)
+            if not rows:
+                click.echo(empty)
+                return
+            _print_table(fit(rows, columns, _console(sys.stdout).width), columns)
+        else:
+            for one in objects:
+                click.echo("\t".join(plain_row(one, columns)))
 
-        rows = ([_cell(value(one)) for value in columns.values()] for one in objects)
-        if self.is_terminal:
-            _print_table(_cut(rows, columns) if cut_last else rows, columns)
-            return
-        for row in rows:
-            click.echo("\t".join(row))
-
-    def record(self, one: JsonObject, columns: TableColumns) -> None:
+    def record(self, one: JsonObject, columns: Columns) -> None:
         """Print one object, a line for each column."""
         if self.as_json:
             self.json(one)
             return
 
         width = max(map(len, columns)) + 2
-        for name, value in columns.items():
-            label = f"{name}:".ljust(width) if self.is_terminal else f"{name.lower()}\t"
-            click.echo(label + _cell(value(one)))
+        for name, column in columns.items():
+            value = column.get(one)
+            if self.is_terminal:
+                click.echo(f"{name}:".ljust(width) + long_cell(column, value))
+            else:
+                click.echo(f"{name.lower()}\t{plain_cell(column, value)}")
 
     def log(self, data: bytes) -> None:
         """Print a whole log, unless JSON is wanted."""
@@ -288,48 +288,18 @@ def stage(task: JsonObject) -> str:
     return f"{words} (attempt {task['attempt']})" if task["attempt"] > 1 else words
 
 
-def title(package: JsonObject) -> str:
-    """Return a package's name and version."""
-    return f"{package['name']} {package['version']}"
-
-
 def printable_log(text: str) -> str:
     """Return a log's text without control characters other than line breaks and tabs."""
     return "".join(char if char in "\n\t" else printable(char) for char in text)
 
 
-def whole_seconds(time: str | None) -> str | None:
-    """Return an ISO 8601 time in UTC without fractions of a second."""
-    return time and f"{time[:19]}Z"
-
-
-def _cell(value: object) -> str:
-    return "-" if value in (None, "") else printable(str(value))
-
-
-def _cut(rows: Iterable[list[str]], columns: Iterable[str]) -> list[list[str]]:
-    """Return rows whose last cells are cut at a word, so that each row fits the terminal."""
-    rows = list(rows)
-    *others, _ = zip(*rows, columns, strict=True)
-    used = sum(max(map(cell_len, cells)) + COLUMN_GAP for cells in others)
-    room = max(_console(sys.stdout).width - used, MIN_LAST_WIDTH)
-    return [[*cells, _shortened(last, room)] for *cells, last in rows]
-
-
-def _shortened(text: str, width: int) -> str:
-    """Return a text cut at a word to a width in columns of the terminal, with an ellipsis."""
-    if cell_len(text) <= width:
-        return text
-    cut = set_cell_size(text, width - 1)
-    words = cut if text.startswith(f"{cut} ") else cut.rpartition(" ")[0]
-    return f"{(words or cut).rstrip()}…"
-
-
-def _print_table(rows: Iterable[list[str]], columns: Iterable[str]) -> None:
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*(Text(cell, STATUS_STYLES.get(cell, "")) for cell in row))
-    # a table fitted to a narrow terminal would break ids, so leave wrapping to the terminal
+def _print_table(cells: dict[str, list[str]], columns: Columns) -> None:
+    table = Table(*cells, box=None, pad_edge=False, header_style="bold")
+    styles = [STATUS_STYLES if columns[name].kind is Kind.FIXED else {} for name in cells]
+    for row in zip(*cells.values(), strict=True):
+        pairs = zip(row, styles, strict=True)
+        table.add_row(*(Text(text, known.get(text, "")) for text, known in pairs))
+    # the cells fit already: where rich fits them, it breaks words
     _console(sys.stdout, width=TABLE_WIDTH).print(table)
 
 

@@ -2,25 +2,30 @@
 
 import click
 
+from pkgctl import completion, downloads, programs
+from pkgctl.arguments import PackageRef, PackageType
 from pkgctl.client import JsonObject
-from pkgctl.options import CommandContext, PackageRef, PackageType, common_options
-from pkgctl.output import TableColumns, title, whole_seconds
+from pkgctl.options import CommandContext, common_options
+from pkgctl.tables import Column, Columns, text_column, time_column, title, words_column
 
-GENERATION_COLUMNS: TableColumns = {
-    "GENERATION": lambda generation: generation["number"],
-    "ACTIVE": lambda generation: "yes" if generation["active"] else "no",
-    "SINCE": lambda generation: whole_seconds(_latest_change(generation, "at")),
-    "BY": lambda generation: _latest_change(generation, "by"),
-    "WHY": lambda generation: _latest_change(generation, "reason"),
-    "PACKAGES": lambda generation: ", ".join(map(title, generation["packages"])),
+GENERATION_COLUMNS: Columns = {
+    "NO": Column(lambda generation: generation["number"]),
+    "ACTIVE": Column(lambda generation: "yes" if generation["active"] else "no"),
+    "SINCE": time_column(lambda generation: _latest_change(generation, "at")),
+    "BY": text_column(lambda generation: _latest_change(generation, "by"), rank=2),
+    "WHY": Column(lambda generation: _latest_change(generation, "reason"), rank=1),
+    "PACKAGES": words_column(lambda generation: ", ".join(map(title, generation["packages"]))),
 }
-PLAN_COLUMNS: TableColumns = {
-    "ADDED": lambda plan: ", ".join(map(title, plan["added"])),
-    "REPLACED": lambda plan: ", ".join(
-        f"{package['name']} {package['old']} by {package['new']}" for package in plan["replaced"]
+PLAN_COLUMNS: Columns = {
+    "ADDED": Column(lambda plan: ", ".join(map(title, plan["added"]))),
+    "REPLACED": Column(
+        lambda plan: ", ".join(
+            f"{package['name']} {package['old']} by {package['new']}"
+            for package in plan["replaced"]
+        )
     ),
-    "REMOVED": lambda plan: ", ".join(map(title, plan["removed"])),
-    "CLOSURE BYTES": lambda plan: f"{plan['closure_size_change']:+}",
+    "REMOVED": Column(lambda plan: ", ".join(map(title, plan["removed"]))),
+    "CLOSURE BYTES": Column(lambda plan: f"{plan['closure_size_change']:+}"),
 }
 
 
@@ -30,57 +35,75 @@ def _latest_change(generation: JsonObject, field: str) -> str | None:
     return changes[0][field] if changes else None
 
 
-def _called(ref: PackageRef, package: JsonObject) -> str:
-    """Return what to call a package: by its name, unless the user called it by its id."""
-    return f"package v{package['version']}" if isinstance(ref, int) else title(package)
-
-
-def _switched(generation: JsonObject) -> str:
-    packages = ", ".join(map(title, generation["packages"])) or "no packages"
-    return f"Success: Switched to generation {generation['number']}: {packages}"
-
-
 @click.command()
 @common_options
-@click.argument("package", metavar="PACKAGE", type=PackageType())
+@click.argument("packages", metavar="PACKAGE...", type=PackageType(), nargs=-1, required=True)
 @click.option("--dry-run", is_flag=True, help="Only tell what would change.")
-def activate(context: CommandContext, package: PackageRef, *, dry_run: bool) -> None:
-    """Put a package in the profile, in place of another version.
+def activate(context: CommandContext, packages: tuple[PackageRef, ...], *, dry_run: bool) -> None:
+    """Put packages in the profile.
+
+    Another version of a name makes way. Several are activated in one generation, or none of them.
 
     \b
     Examples:
+      pkgctl activate hello
+      pkgctl activate hello@2.12.1 parrot --dry-run
       pkgctl activate 1
-      pkgctl activate hello@2.12.1 --dry-run
     """
-    found = context.package(package)
-    path = f"package/{found['id']}/activate"
+    found = context.packages(packages)
+    missing = [f"{one['name']}@{one['version']}" for one in found if one["status"] == "created"]
+    with context.hint_at_conflict(f"pkgctl install {' '.join(missing)}" if missing else ""):
+        query = {"dry_run": "true"} if dry_run else {}
+        answer = downloads.activate(context, found, **query)
     if dry_run:
-        context.printer.record(context.client.post(path, dry_run="true"), PLAN_COLUMNS)
+        context.printer.record(answer, PLAN_COLUMNS)
         return
 
-    text = f"Success: Activated {_called(package, found)}"
-    context.printer.result(context.client.post(path), text)
+    called = ", ".join(map(title, found))
+    if isinstance(packages[0], int) and len(found) == 1:  # as scripts know it
+        called = f"package v{found[0]['version']}"
+    context.printer.result(answer, f"Success: Activated {called}")
+    if context.printer.is_terminal:
+        programs.show(context, found, in_profile=True)
 
 
 @click.command()
 @common_options
-@click.argument("package", metavar="PACKAGE", type=PackageType())
-def deactivate(context: CommandContext, package: PackageRef) -> None:
-    """Take a package out of the profile; it stays downloaded.
+@click.argument("packages", metavar="PACKAGE...", type=PackageType(), nargs=-1, required=True)
+def deactivate(context: CommandContext, packages: tuple[PackageRef, ...]) -> None:
+    """Take packages out of the profile.
+
+    They stay downloaded.
 
     \b
-    Example:
-      pkgctl deactivate hello@2.12.1
+    Examples:
+      pkgctl deactivate hello
+      pkgctl deactivate hello@2.12.1 parrot
     """
-    found = context.package(package)
-    text = f"Success: Deactivated {_called(package, found)}"
-    context.printer.result(context.client.post(f"package/{found['id']}/deactivate"), text)
+    found = [_to_deactivate(context, ref) for ref in packages]
+    answers = []
+    for package in {one["id"]: one for one in found}.values():
+        answers.append(context.client.post(f"package/{package['id']}/deactivate"))
+        was_active = package["status"] == "activated"
+        done = f"Deactivated {title(package)}" if was_active else f"{title(package)} isn't active"
+        context.printer.line(f"Success: {done}")
+    context.printer.json(answers if len(packages) > 1 else answers[0])
+
+
+def _to_deactivate(context: CommandContext, ref: PackageRef) -> JsonObject:
+    """Return the package that is meant; where none of a name is active, nothing is to be chosen."""
+    named = context.packages_named(ref) if isinstance(ref, str) else []
+    if named and not any(package["status"] == "activated" for package in named):
+        return named[-1]
+    return context.package(ref)
 
 
 @click.command()
 @common_options
 def generations(context: CommandContext) -> None:
-    """List what the profile has held, newest first.
+    """List what the profile has held.
+
+    The newest generation comes first.
 
     \b
     Example:
@@ -92,25 +115,50 @@ def generations(context: CommandContext) -> None:
 @click.command()
 @common_options
 def rollback(context: CommandContext) -> None:
-    """Switch back to the generation that was active before.
+    """Go back to the generation before.
+
+    That is the one that was active before this one.
 
     \b
     Example:
       pkgctl rollback
     """
-    generation = context.client.post("generations/rollback")
-    context.printer.result(generation, _switched(generation))
+    _switch(context, "generations/rollback")
 
 
 @click.command()
 @common_options
-@click.argument("number", metavar="N", type=click.IntRange(min=0))
+@click.argument(
+    "number", metavar="N", type=click.IntRange(min=0), shell_complete=completion.generations
+)
 def switch(context: CommandContext, number: int) -> None:
-    """Switch the profile to one of its generations.
+    """Switch the profile to a generation.
 
     \b
     Example:
       pkgctl switch 3
     """
-    generation = context.client.post(f"generation/{number}/activate")
-    context.printer.result(generation, _switched(generation))
+    _switch(context, f"generation/{number}/activate")
+
+
+def _switch(context: CommandContext, path: str) -> None:
+    """Switch to a generation, and print what that changed in the profile."""
+    listed = context.client.list_all("generations")
+    before = next((one for one in listed if one["active"]), None)
+    generation = context.client.post(path)
+
+    number = generation["number"]
+    text = f"Success: Switched to generation {number}"
+    if before and before["number"] == number:
+        text = f"Success: Generation {number} was active already; nothing has changed"
+    else:
+        was = set(map(title, before["packages"])) if before else set()
+        now = set(map(title, generation["packages"]))
+        for line in [
+            *(f"- {one}" for one in sorted(was - now)),
+            *(f"+ {one}" for one in sorted(now - was)),
+        ]:
+            context.printer.line(line)
+        if was == now:
+            text += ", which holds the same packages"
+    context.printer.result(generation, text)

@@ -1,29 +1,26 @@
 """The commands of tasks: logs, tasks, cancel."""
 
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 
 import click
 
+from pkgctl.arguments import PackageRef, PackageType, TaskRef, TaskType
+from pkgctl.client import JsonObject
 from pkgctl.errors import CommandError, ExitCode
-from pkgctl.options import (
-    CommandContext,
-    PackageRef,
-    PackageType,
-    TaskRef,
-    TaskType,
-    common_options,
-    wait_options,
-)
-from pkgctl.output import TableColumns, whole_seconds
+from pkgctl.options import CommandContext, common_options, wait_options
+from pkgctl.tables import Column, Columns, Kind, text_column, time_column, title
 from pkgctl.waiting import WaitSettings, wait_for_task
 
-TASK_COLUMNS: TableColumns = {
-    "ID": lambda task: task["id"],
-    # A server of an earlier version knows nothing but packages.
-    "PACKAGE": lambda task: task["package_id"] or f"index of {task['catalog']}",
-    "STATUS": lambda task: task["status"],
-    "CREATED": lambda task: whole_seconds(task["created_at"]),
-    "ERROR": lambda task: task["error"] and task["error"]["code"],
+ASKED_SINGLY = 10  # packages: for more of them, the whole list is quicker
+
+TASK_COLUMNS: Columns = {
+    "ID": Column(lambda task: task["id"], Kind.ID),
+    "PACKAGE": text_column(lambda task: task["what"]),
+    "STATUS": Column(lambda task: task["status"]),
+    "CREATED": time_column(lambda task: task["created_at"]),
+    "ERROR": text_column(lambda task: task["error"] and task["error"]["code"]),
 }
 
 
@@ -41,12 +38,14 @@ def logs(
     attempt: int | None,
     timeout: float | None,
 ) -> None:
-    """Print the build log of a task, or of a package's latest.
+    """Print a build log.
+
+    It is that of a task, or of a package's latest one.
 
     \b
     Examples:
-      pkgctl logs hello@2.12.1
-      pkgctl logs -f 5f8d1f4e-6c3f-4c5b-9d38-0f6a3c1f9a55
+      pkgctl logs hello
+      pkgctl logs -f 0193abcd
     """
     if follow and attempt:
         raise click.UsageError("--follow goes through all attempts, and takes no --attempt")
@@ -91,24 +90,50 @@ def tasks(
     \b
     Examples:
       pkgctl tasks -n 20
-      pkgctl tasks --status running --package hello@2.12.1
+      pkgctl tasks --status running --package hello
     """
     package_id = None if package is None else context.package(package)["id"]
-    listed = context.client.list_all("tasks", status=status, package_id=package_id)
-    context.printer.table(islice(listed, limit), TASK_COLUMNS)
+    found = context.client.list_all("tasks", status=status, package_id=package_id)
+    listed = islice(found, limit)
+    context.printer.table(
+        listed if context.printer.as_json else _with_names(context, listed), TASK_COLUMNS
+    )
+
+
+def _with_names(context: CommandContext, tasks: Iterable[JsonObject]) -> Iterator[JsonObject]:
+    """Yield each task with `what` it is about: a package's name and version, or a catalog."""
+    listed = list(tasks)
+    titles = _titles(context, {task["package_id"] for task in listed if task["package_id"]})
+    for task in listed:
+        # A server of an earlier version knows nothing but packages.
+        what = titles.get(task["package_id"]) or f"index of {task['catalog']}"
+        yield task | {"what": what}
+
+
+def _titles(context: CommandContext, ids: Collection[int]) -> dict[int, str]:
+    """Return the names and versions of packages, by their ids."""
+    titles = {number: f"package {number}" for number in ids}
+    if len(ids) > ASKED_SINGLY:
+        packages = context.client.list_all("packages")
+        return titles | {package["id"]: title(package) for package in packages}
+    for number in ids:
+        with suppress(CommandError):  # it may have been removed meanwhile
+            titles[number] = title(context.client.get(f"package/{number}"))
+    return titles
 
 
 @click.command()
 @common_options
 @click.argument("task", metavar="TASK|PACKAGE", type=TaskType())
 def cancel(context: CommandContext, task: TaskRef) -> None:
-    """Stop a task; of a package, its latest one.
+    """Stop a task, or a package's latest one.
 
     \b
     Examples:
-      pkgctl cancel hello@2.12.1
-      pkgctl cancel 5f8d1f4e-6c3f-4c5b-9d38-0f6a3c1f9a55
+      pkgctl cancel hello
+      pkgctl cancel 0193abcd
     """
     stopped = context.client.post(f"task/{context.task_id(task)}/cancel")
+    [named] = _with_names(context, [stopped])
     done = "Cancelled" if stopped["status"] == "cancelled" else "Asked to stop"
-    context.printer.result(stopped, f"Success: {done}: task {stopped['id']}")
+    context.printer.result(stopped, f"Success: {done} {named['what']}: task {stopped['id']}")

@@ -5,18 +5,20 @@ from http import HTTPStatus
 
 import click
 
+from pkgctl import completion
+from pkgctl.arguments import DurationType
 from pkgctl.errors import CommandError, printable
-from pkgctl.options import CommandContext, DurationType, common_options
-from pkgctl.output import TableColumns, whole_seconds
+from pkgctl.options import CommandContext, common_options
+from pkgctl.tables import Column, Columns, text_column, time_column
 
-TOKEN_COLUMNS: TableColumns = {
-    "ID": lambda token: token["id"],
-    "NAME": lambda token: token["name"],
-    "SCOPE": lambda token: token["scope"],
-    "CREATED": lambda token: whole_seconds(token["created_at"]),
-    "EXPIRES": lambda token: whole_seconds(token["expires_at"]),
-    "LAST USED": lambda token: whole_seconds(token["last_used_at"]),
-    "CURRENT": lambda token: "yes" if token["current"] else "no",
+TOKEN_COLUMNS: Columns = {
+    "ID": Column(lambda token: token["id"]),
+    "NAME": text_column(lambda token: token["name"]),
+    "SCOPE": Column(lambda token: token["scope"]),
+    "CREATED": time_column(lambda token: token["created_at"], rank=1),
+    "EXPIRES": time_column(lambda token: token["expires_at"]),
+    "LAST USED": time_column(lambda token: token["last_used_at"]),
+    "CURRENT": Column(lambda token: "yes" if token["current"] else "no"),
 }
 
 
@@ -26,7 +28,7 @@ def token() -> None:
 
     \b
     Examples:
-      pkgctl token create --name robot --scope operate --expires-in 30d
+      pkgctl token create --scope operate --expires-in 30d
       pkgctl token revoke 2
     """
 
@@ -39,12 +41,14 @@ def token() -> None:
 def create(
     context: CommandContext, name: str | None, scope: str | None, expires_in: float | None
 ) -> None:
-    """Mint a token and print it; it can't be shown again.
+    """Mint a token and print it.
+
+    It can't be shown again.
 
     \b
     Examples:
       pkgctl token create
-      pkgctl token create --name robot --scope operate --expires-in 30d
+      pkgctl token create --scope operate --expires-in 30d
       API_KEY=$(pkgctl token create --scope read)
     """
     seconds = None if expires_in is None else int(expires_in)
@@ -61,7 +65,7 @@ def create(
 @token.command("list")
 @common_options
 def list_tokens(context: CommandContext) -> None:
-    """List the live tokens, without their secrets.
+    """List the live tokens.
 
     \b
     Example:
@@ -72,12 +76,14 @@ def list_tokens(context: CommandContext) -> None:
 
 @token.command()
 @common_options
-@click.argument("token_id", metavar="ID", type=click.IntRange(min=0))
+@click.argument(
+    "token_id", metavar="ID", type=click.IntRange(min=0), shell_complete=completion.tokens
+)
 @click.option(
     "--force", "--yes", "force", is_flag=True, help="Revoke the last one of an admin, too."
 )
 def revoke(context: CommandContext, token_id: int, *, force: bool) -> None:
-    """Revoke a token, from the next request on.
+    """Revoke a token.
 
     \b
     Examples:
@@ -107,7 +113,7 @@ def _confirm(refusal: CommandError) -> None:
 @token.command("revoke-others")
 @common_options
 def revoke_others(context: CommandContext) -> None:
-    """Revoke every token but the one in use.
+    """Revoke all tokens but this one.
 
     \b
     Example:

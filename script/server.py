@@ -78,6 +78,7 @@ def banner(settings: dict[str, Any]) -> Iterator[str]:
     yield f"{another}{' '.join((*given(), f'{BIN}/flask --app app create-token'))}"
     if not bind.startswith("unix:"):
         yield f"install packages with:  {BIN}/pkgctl login {url}"
+        yield f'have pkgctl on PATH:    export PATH={shlex.quote(os.path.abspath(BIN))}:"$PATH"'
 
 
 def is_asked_locally(bind: str) -> bool:

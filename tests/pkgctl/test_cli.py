@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import tomllib
 from importlib.metadata import PackageNotFoundError
 
 import click
@@ -12,6 +13,7 @@ from service import ROOT
 
 from pkgctl import cli
 from pkgctl.errors import ExitCode
+from script import manual
 
 
 def commands(group=cli.cli, words=()):
@@ -180,3 +182,46 @@ def test_a_url_of_the_environment_is_checked_as_well(unconfigured):
     unconfigured.environ |= {"PKGCTL_URL": "http://127.0.0.1/\udcff", "PKGCTL_TOKEN": "x"}
 
     assert unconfigured("list").exit_code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_no_help_is_wider_than_the_terminal_or_cut(width):
+    ctx = click.Context(cli.cli, info_name="pkgctl", terminal_width=width, max_content_width=100)
+    for words in [(), *commands()]:
+        inner = ctx
+        for word in words:
+            inner = click.Context(inner.command.commands[word], parent=inner, info_name=word)
+        shown = inner.get_help()
+        assert [line for line in shown.splitlines() if len(line) > width] == []
+        assert [line for line in shown.splitlines() if re.search(r"[a-z]\.\.\.$", line)] == []
+
+
+@pytest.mark.parametrize(("alias", "name"), cli.ALIASES.items())
+def test_an_alias_is_another_name_of_a_command(unconfigured, alias, name):
+    assert f"{alias} = {name}" in unconfigured("--help").output
+    assert f"\n  {alias}  " not in unconfigured("--help").output
+    as_alias, as_name = (unconfigured(word, "--help").output for word in (alias, name))
+    assert as_alias.replace(f"Usage: pkgctl {alias} ", f"Usage: pkgctl {name} ") == as_name
+
+
+def test_a_misspelt_command_is_answered_with_those_like_it(unconfigured):
+    done = unconfigured("instal", "hello")
+
+    assert done.exit_code == ExitCode.USAGE
+    assert "install" in done.stderr
+
+
+def test_the_manual_page_is_that_of_the_current_help():
+    assert manual.PAGE.read_text() == manual.page(), "run: python -m script.manual"
+
+
+def test_every_command_is_in_the_manual_page():
+    page = manual.PAGE.read_text().replace("\\-", "-")
+
+    assert [words for words in commands() if f"\\fBpkgctl {' '.join(words)}\\fR" not in page] == []
+
+
+def test_the_manual_page_is_installed_with_the_command():
+    files = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["data-files"]
+
+    assert files == {"share/man/man1": [str(manual.PAGE.relative_to(ROOT))]}

@@ -21,12 +21,26 @@ TLS_HANDSHAKE = b"\x16"
     [
         (FakeAnswer([], is_pkgd=False), ExitCode.UNREACHABLE, "answers, but not as pkgd does"),
         (FakeAnswer(b"<html>"), ExitCode.UNREACHABLE, "answers, but not as pkgd does"),
-        (FakeAnswer(b"", 404, is_pkgd=False), ExitCode.NOT_FOUND, "answers 404 Not Found"),
+        (
+            FakeAnswer(b"", 404, is_pkgd=False),
+            ExitCode.UNREACHABLE,
+            "answers 404 Not Found, but not as pkgd does (is it another service's?",
+        ),
+        (
+            FakeAnswer(b"<html>", 401, is_pkgd=False),
+            ExitCode.UNREACHABLE,
+            "answers 401 Unauthorized, but not as pkgd does (is it another service's?",
+        ),
         (FakeAnswer(b"", 418), ExitCode.REFUSED, "answers 418 I'm a Teapot"),
         (
             FakeAnswer(b"", 301, {"Location": "https://x"}),
             ExitCode.REFUSED,
-            "redirects to https://x (give that address as --url)",
+            "redirects to https://x (give https://x as --url)",
+        ),
+        (
+            FakeAnswer(b"", 308, {"Location": "https://x/api/v1/packages?limit=1000"}),
+            ExitCode.REFUSED,
+            "redirects to https://x/api/v1/packages?limit=1000 (give https://x as --url)",
         ),
         (
             problem(500, "a fault"),
@@ -103,6 +117,55 @@ def test_a_failing_catalog_is_an_error_if_no_other_has_offers(unconfigured):
         done = unconfigured("versions", "hello", "--url", server.url)
 
     assert (done.exit_code, done.stderr) == (1, "Error: bad: error ... at 1:1\n")
+
+
+# --- A URL with a path ---
+
+
+@pytest.mark.parametrize("path", ["/wrong", "/api/v1", "/docs"])
+@pytest.mark.parametrize("has_token", [True, False])
+def test_a_path_at_which_there_is_no_pkgd_is_told_from_a_missing_token(
+    unconfigured, service, path, has_token
+):
+    token = ("--token", service.secret) if has_token else ()
+
+    done = unconfigured("list", "--url", f"{service.url}{path}", *token)
+
+    assert (done.exit_code, done.stderr) == (
+        ExitCode.UNREACHABLE,
+        f"Error: there is no pkgd at {service.url}{path}, but at {service.url} "
+        f"(give {service.url} as --url)\n",
+    )
+
+
+ALIVE = FakeAnswer({"status": "alive", "checks": {}})
+
+
+@pytest.mark.parametrize(
+    ("alive_at", "message"),
+    [("/pkgd/livez", "Error: a live token is needed ("), (None, ", but not as pkgd does (is it")],
+)
+def test_behind_a_prefix_a_missing_token_is_told_as_such(unconfigured, alive_at, message):
+    refusal = problem(401, "a live token is needed")
+    with FakeServer(lambda _, path: ALIVE if path == alive_at else refusal) as server:
+        done = unconfigured("list", "--url", f"{server.url}/pkgd")
+
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize("answer", [FakeAnswer(b"<html>"), FakeAnswer([], is_pkgd=False)])
+def test_a_page_below_a_pkgd_is_told_to_be_none(unconfigured, answer):
+    with FakeServer(lambda _, path: ALIVE if path == "/livez" else answer) as server:
+        done = unconfigured("list", "--url", f"{server.url}/page")
+
+    assert f"there is no pkgd at {server.url}/page, but at {server.url} (" in done.stderr
+
+
+def test_a_missing_token_at_the_right_url_is_told_as_such(unconfigured, service):
+    done = unconfigured("list", "--url", service.url)
+
+    assert done.exit_code == ExitCode.NOT_ALLOWED
+    assert "(pkgctl login, --token or PKGCTL_TOKEN give one)" in done.stderr
 
 
 # --- http and https ---

@@ -17,7 +17,8 @@ def test_install_in_a_pipe_prints_plain_lines_and_ends_with_the_program(ctl):
     lines = output.splitlines()
     assert (exit_code, errors) == (0, "")
     assert lines[0].startswith("Registered hello 2.12.1 as package ")
-    assert lines[-2] == "Success: Activated package v2.12.1"
+    assert lines[-2] == "Success: Activated hello 2.12.1"
+    assert lines[-1].endswith("/data/profile/bin/hello")
     assert "\x1b" not in output
     assert b"Hello" in subprocess.run([lines[-1]], check=True, capture_output=True).stdout
 
@@ -65,11 +66,52 @@ def test_installing_again_downloads_nothing(ctl, install):
     first = install("hello@2.10.0")
 
     assert install("hello@2.10.0")["task"] == first["task"]
-    assert ctl("install", "hello@2.10.0").stdout.startswith("Success: Activated package v2.10.0\n")
+    assert ctl("install", "hello@2.10.0").stdout.startswith("Success: Activated hello 2.10.0\n")
+
+
+def test_several_packages_are_installed_in_one_generation(ctl, install):
+    install("parrot")
+    install("hello")
+    ctl("deactivate", "parrot", "hello")
+    before = int(ctl.rows("generations")[0][0])
+
+    done = ctl("install", "parrot", "hello@2.12.1", "parrot")
+
+    lines = done.stdout.splitlines()[-3:]
+    assert lines[0] == "Success: Activated parrot 1.0.0, hello 2.12.1"
+    assert [line.rpartition("/")[2] for line in lines[1:]] == ["parrot", "hello"]
+    assert int(ctl.rows("generations")[0][0]) == before + 1
+    assert [one["name"] for one in ctl.json("install", "parrot", "hello")] == ["parrot", "hello"]
+
+
+def test_of_several_packages_one_that_fails_keeps_all_inactive(ctl):
+    ctl("deactivate", "parrot")
+
+    done = ctl("install", "parrot", "fails")
+
+    assert done.exit_code == ExitCode.FAILED
+    assert "Warning: fails 1.0.0: " in done.stderr
+    assert done.stderr.endswith("(nothing was activated; --keep-going activates the others)\n")
+    assert ctl.json("show", "parrot")["status"] == "downloaded"
+
+
+def test_with_keep_going_the_others_are_activated(ctl):
+    done = ctl("install", "fails", "parrot", "--keep-going")
+
+    assert done.exit_code == ExitCode.FAILED
+    assert "Success: Activated parrot 1.0.0\n" in done.stdout
+    assert done.stderr.endswith("Error: 1 of 2 downloads failed\n")
+
+
+def test_two_versions_of_a_name_are_not_installed_at_once(ctl):
+    done = ctl("install", "hello@2.12.1", "hello@2.10.0")
+
+    assert done.exit_code == ExitCode.USAGE
+    assert done.stderr.endswith("hello is wanted in two versions: a profile holds one\n")
 
 
 def test_install_without_activation_ends_with_a_downloaded_package(install):
-    assert install("parrot@1.0.0", "--no-activate")["status"] == "downloaded"
+    assert install("fortune@1.2.0", "--no-activate")["status"] == "downloaded"
 
 
 def test_a_package_without_a_program_is_shown_by_its_store_path(ctl, install):
@@ -89,7 +131,7 @@ def test_the_error_of_a_missing_version_names_the_available_ones(ctl):
     exit_code, output, errors = ctl.run("install", "hello@9.9.9", "--json")
 
     assert (exit_code, output, errors.count("\n")) == (ExitCode.NOT_FOUND, "", 1)
-    assert errors.startswith("Error: no catalog has hello 9.9.9; to be had: 2.12.1, 2.10.0 (")
+    assert errors.startswith("Error: no catalog has hello 9.9.9; there are: 2.12.1, 2.10.0 (")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +144,9 @@ def test_the_error_of_a_missing_version_names_the_available_ones(ctl):
             ExitCode.REFUSED,
             "version: Neither a version that a catalog has nor a range",
         ),
-        ("hello@02.12.1", ExitCode.REFUSED, "version: Not a semantic version"),
+        ("hello@02.12.1", ExitCode.REFUSED, "version: Neither a version that a catalog has"),
+        ("secret@1.0.0", ExitCode.NOT_FOUND, "secret 1.0.0 can't be had: it has an unfree license"),
+        ("nosuch1@1.0.0", ExitCode.NOT_FOUND, "no catalog has nosuch1"),
         ("hello@", ExitCode.USAGE, "'hello@' is not NAME or NAME@VERSION"),
         ("@1.0.0", ExitCode.USAGE, "'@1.0.0' is not NAME or NAME@VERSION"),
     ],
@@ -114,14 +158,13 @@ def test_a_failed_installation_says_why_and_exits_with_its_code(ctl, spec, exit_
     assert message in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("spec", ["nosuch@2.0.0", "hello@8.8.8"])
-def test_installing_what_no_catalog_has_registers_nothing(ctl, spec):
-    done = ctl("install", spec)
+@pytest.mark.parametrize("spec", ["nosuch@2.0.0", "hello@8.8.8", "secret@1.0.0"])
+def test_installing_what_can_not_be_had_registers_nothing(ctl, spec):
+    done = ctl("install", "parrot", spec)
 
-    assert done.exit_code == ExitCode.NOT_FOUND
-    name, version = spec.split("@")
-    assert done.stdout.endswith(f"Removed {name} {version} again: no catalog has it\n")
+    assert (done.exit_code, "Registered" in done.stdout) == (ExitCode.NOT_FOUND, False)
     assert ctl("show", spec).exit_code == ExitCode.NOT_FOUND
+    assert ctl.rows("tasks", "--status", "queued") == []
 
 
 @pytest.mark.parametrize(
@@ -173,7 +216,8 @@ def test_a_package_is_shown_by_its_id_or_by_its_name_and_version(ctl, install):
         ("2147483647", ExitCode.NOT_FOUND),
         ("hello@0.0.1", ExitCode.NOT_FOUND),
         ("2147483648", ExitCode.USAGE),
-        ("hello", ExitCode.USAGE),
+        ("nosuch0", ExitCode.NOT_FOUND),
+        ("1.2", ExitCode.USAGE),
     ],
 )
 @pytest.mark.parametrize("command", ["show", "download", "activate", "deactivate", "remove"])
@@ -197,13 +241,78 @@ def test_activate_by_name_prints_the_name(ctl, install):
     assert ctl("activate", "hello@2.12.1").stdout == "Success: Activated hello 2.12.1\n"
 
 
+def test_one_name_is_enough_for_the_active_version(ctl, install):
+    install("hello@2.10.0", "--no-activate")
+    install("hello@2.12.1")
+
+    assert ctl.json("show", "hello")["version"] == "2.12.1"
+    assert ctl.json("logs", "hello")["log"] == ctl.json("logs", "hello@2.12.1")["log"]
+    assert ctl("download", "hello").stdout == "Success: hello 2.12.1 is downloaded already\n"
+    assert ctl("deactivate", "hello").stdout == "Success: Deactivated hello 2.12.1\n"
+
+
+def test_a_name_of_several_versions_is_answered_with_these(ctl, install):
+    install("hello@2.10.0", "--no-activate")
+    install("hello@2.12.1", "--no-activate")
+    ctl("deactivate", "hello")
+
+    done = ctl("remove", "hello")
+
+    assert (done.exit_code, done.stdout) == (ExitCode.USAGE, "")
+    assert "2.12.1 (downloaded)" in done.stderr
+    assert "2.10.0 (downloaded)" in done.stderr
+    assert "(choose one, such as hello@" in done.stderr
+
+
+def test_what_is_not_active_is_not_deactivated(ctl, install):
+    install("waddler@2.0k", "--no-activate")
+
+    done = [ctl("deactivate", word).stdout for word in ("waddler", "waddler@2.0.0+k")]
+
+    assert done == ["Success: waddler 2.0.0+k isn't active\n"] * 2
+
+
+def test_several_packages_are_activated_in_one_generation(ctl, install):
+    specs = ["hello@2.10.0", "parrot@1.0.0", "hello@2.10.0"]
+    for spec in specs:
+        install(spec)
+    ctl("deactivate", "hello", "parrot")
+    before = int(ctl.rows("generations")[0][0])
+
+    plan = dict(ctl.rows("activate", *specs, "--dry-run"))
+    done = ctl("activate", *specs)
+
+    assert plan["added"] == "hello 2.10.0, parrot 1.0.0"
+    assert done.stdout == "Success: Activated hello 2.10.0, parrot 1.0.0\n"
+    assert int(ctl.rows("generations")[0][0]) == before + 1
+
+
+def test_several_packages_are_deactivated_and_removed(ctl, install):
+    for name in ("oracle", "fortune"):
+        install(name)
+
+    assert ctl.json("deactivate", "oracle", "fortune") == [{"status": "downloaded"}] * 2
+    removed = ctl("remove", "oracle", "fortune", "oracle")
+    assert removed.stdout == "Success: Removed oracle 1.0.0\nSuccess: Removed fortune 1.2.0\n"
+
+
+def test_a_name_that_is_not_there_changes_nothing_of_the_others(ctl, install):
+    install("parrot")
+
+    for command in ("deactivate", "remove", "activate"):
+        done = ctl(command, "parrot", "nosuch9")
+        assert (done.exit_code, done.stdout) == (ExitCode.NOT_FOUND, "")
+        assert "nosuch9 is not registered (pkgctl install nosuch9 installs it)" in done.stderr
+    assert ctl.json("show", "parrot")["status"] == "activated"
+
+
 def test_activate_needs_a_download_first(ctl):
     ctl("create", "early@1.0.0")
 
     done = ctl("activate", "early@1.0.0")
 
     assert done.exit_code == ExitCode.REFUSED
-    assert done.stderr == "Error: early 1.0.0 is not downloaded\n"
+    assert done.stderr == "Error: early 1.0.0 is not downloaded (pkgctl install early@1.0.0)\n"
 
 
 def test_a_dry_run_shows_the_change_and_does_not_make_it(ctl, install):
@@ -220,7 +329,8 @@ def test_a_package_is_deactivated_and_then_removed(ctl, install):
     install("library@1.0.0")
 
     in_use = ctl("remove", "library@1.0.0")
-    assert (in_use.exit_code, in_use.stderr) == (1, "Error: library 1.0.0 is activated\n")
+    hint = "pkgctl deactivate library@1.0.0 first"
+    assert (in_use.exit_code, in_use.stderr) == (1, f"Error: library 1.0.0 is activated ({hint})\n")
     assert ctl("deactivate", "library@1.0.0").stdout == "Success: Deactivated library 1.0.0\n"
     assert ctl("remove", "library@1.0.0").stdout == "Success: Removed library 1.0.0\n"
     assert ctl("show", "library@1.0.0").exit_code == ExitCode.NOT_FOUND
@@ -253,10 +363,10 @@ def test_tasks_are_listed_by_status_and_by_package(ctl, install):
     ctl("install", "fails@1.0.0")
 
     failed = ctl.rows("tasks", "--status", "failed")
-    assert {row[2] for row in failed} == {"failed"}
+    assert {tuple(row[1:3]) for row in failed} >= {("fails 1.0.0", "failed")}
     assert "build_failed" in {row[4] for row in failed}
     [task] = ctl.rows("tasks", "--package", "hello@2.12.1", "-n", 1)
-    assert task[:3] == [package["task"]["id"], str(package["id"]), "succeeded"]
+    assert task[:3] == [package["task"]["id"], "hello 2.12.1", "succeeded"]
 
 
 def test_a_log_is_printed_byte_by_byte(ctl, service, install):
@@ -302,6 +412,41 @@ def test_with_json_a_followed_log_is_printed_to_the_standard_error(ctl, install)
     assert "pkgd: attempt 1" in done.stderr
 
 
+def test_a_task_is_named_by_the_first_digits_of_its_id(ctl, install):
+    task_id = install("hello@2.12.1")["task"]["id"]
+
+    assert ctl.json("logs", task_id[:30])["id"] == task_id
+    assert ctl.json("logs", task_id.replace("-", "")[:31].upper())["id"] == task_id
+    assert ctl("cancel", task_id[:30]).stderr == f"Error: task {task_id} has ended already\n"
+
+
+def test_digits_of_several_tasks_are_answered_with_these(ctl, install):
+    install("hello@2.12.1")
+    install("parrot@1.0.0")
+
+    done = ctl("logs", ctl.rows("tasks")[0][0][:4])
+
+    assert done.exit_code == ExitCode.REFUSED
+    assert "several tasks have ids that begin with" in done.stderr
+
+
+@pytest.mark.parametrize("word", ["0000", "99999999", "beef", "cafe-1"])
+def test_digits_that_nothing_begins_with_are_not_found(ctl, word):
+    done = ctl("logs", word)
+
+    message = f"no task's id begins with {word}, and no package is called so"
+    assert (done.exit_code, done.stderr) == (
+        ExitCode.NOT_FOUND,
+        f"Error: {message} (pkgctl tasks lists the tasks)\n",
+    )
+
+
+def test_a_package_whose_name_is_hexadecimal_goes_before_a_task(ctl):
+    ctl("create", "decade@1.0.0")
+
+    assert "decade 1.0.0 has no task" in ctl("logs", "decade").stderr
+
+
 @pytest.mark.parametrize("command", ["logs", "cancel"])
 def test_a_package_that_was_never_downloaded_has_no_task(ctl, command):
     ctl("create", "idle@1.0.0")
@@ -318,7 +463,7 @@ def test_a_running_task_is_cancelled(ctl, gated, service):
 
     done = ctl("cancel", task_id)
 
-    assert done.stdout.endswith(f": task {task_id}\n")
+    assert done.stdout.endswith(f" {gated.name} 1.0.0: task {task_id}\n")
     assert service.ended(task_id)["status"] == "cancelled"
     assert ctl("cancel", gated.spec).exit_code == ExitCode.REFUSED
 
@@ -332,14 +477,16 @@ def test_the_profile_goes_back_and_forth_through_its_generations(ctl, install):
     before = next(row[0] for row in ctl.rows("generations") if "hello 2.10.0" in row[5])
 
     done = ctl("rollback")
-    assert done.stdout.startswith(f"Success: Switched to generation {before}: ")
-    assert "hello 2.10.0" in done.stdout
+    changes = "- hello 2.12.1\n+ hello 2.10.0\n"
+    assert done.stdout == f"{changes}Success: Switched to generation {before}\n"
     [active] = ctl.rows("list", "--status", "activated", "--name", "hello")
     assert active[2] == "2.10.0"
     newest = ctl.rows("generations")[0][0]
     done = ctl("switch", newest)
-    assert done.stdout.startswith(f"Success: Switched to generation {newest}: ")
-    assert "hello 2.12.1" in done.stdout
+    changes = "- hello 2.10.0\n+ hello 2.12.1\n"
+    assert done.stdout == f"{changes}Success: Switched to generation {newest}\n"
+    again = f"Success: Generation {newest} was active already; nothing has changed\n"
+    assert ctl("switch", newest).stdout == again
 
 
 def test_an_unknown_generation_is_not_found(ctl):

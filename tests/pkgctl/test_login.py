@@ -91,6 +91,90 @@ def test_the_end_of_input_at_a_prompt_is_an_interrupt(unconfigured):
     assert "\r\nInterrupted\r\n" in terminal.shown
 
 
+# --- who am I, and log out ---
+
+
+@pytest.mark.parametrize("scope", ["read", "admin"])
+def test_whoami_shows_the_server_and_the_token(ctl, scope):
+    create = ("token", "create", "--name", "robot", "--scope", scope, "--expires-in", "30d")
+    minted = ctl.json(*create)
+    ctl("login", ctl.environ["PKGCTL_URL"], "--server", "near", "--token", minted["token"])
+
+    shown = dict(ctl.rows("whoami", "--server", "near"))
+
+    assert shown == {
+        "server": ctl.environ["PKGCTL_URL"],
+        "login": "near",
+        "token": str(minted["id"]),
+        "name": "robot",
+        "scope": scope,
+        "expires": f"{minted['expires_at'][:19]}Z",
+    }
+    assert ctl.json("whoami", "--server", "near")["token"]["scope"] == scope
+
+
+def test_whoami_needs_no_login(ctl, service):
+    assert dict(ctl.rows("whoami"))["login"] == "-"
+    assert "in 90 days)" in shown_on_terminal(ctl, "whoami")
+
+
+def shown_on_terminal(runner, *words):
+    """Return what a command shows on a terminal, where it must succeed."""
+    terminal = runner.terminal(*words)
+    assert terminal.close() == 0
+    return terminal.shown
+
+
+def test_an_older_server_does_not_tell_whose_token_it_is(unconfigured):
+    with FakeServer(lambda *_: problem(404, "not found")) as server:
+        done = unconfigured("whoami", "--url", server.url)
+
+    assert "older release, which can't tell whose token this is" in done.stderr
+
+
+def test_whoami_needs_no_home(ctl):
+    ctl.environ |= {"XDG_CONFIG_HOME": None, "HOME": ""}
+
+    assert dict(ctl.rows("whoami"))["scope"] == "admin"
+
+
+def test_a_logout_forgets_the_default_login(unconfigured, fake_server):
+    unconfigured("login", fake_server.url, "--token", "pkgd_secret")
+    requests = len(fake_server.requests)
+
+    done = unconfigured("logout")
+
+    rest = "its token stays valid until it expires"
+    name = fake_server.url.removeprefix("http://")
+    assert done.stdout == f"Success: Logged out of {fake_server.url}, server {name}; {rest}\n"
+    assert "pkgd_secret" not in unconfigured.servers_path.read_text()
+    assert len(fake_server.requests) == requests
+    assert unconfigured("logout").exit_code == ExitCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("flags", [[], ["--force"]])
+def test_a_logout_may_revoke_the_token(unconfigured, flags):
+    with FakeServer(lambda *_: FakeAnswer({"id": 7})) as server:
+        unconfigured("login", server.url, "--token", "pkgd_mine", "--server", "far")
+        done = unconfigured("logout", "--server", "far", "--revoke", *flags)
+
+        path = "/api/v1/token/7?force=true" if flags else "/api/v1/token/7"
+        assert server.requests[-1] == ("DELETE", path, "Bearer pkgd_mine")
+    assert done.stdout.endswith("server far; revoked its token\n")
+
+
+def test_a_logout_whose_token_can_not_be_revoked_forgets_nothing(unconfigured):
+    def answer(method, _):
+        return problem(403, "needs scope admin") if method == "DELETE" else FakeAnswer({"id": 7})
+
+    with FakeServer(answer) as server:
+        unconfigured("login", server.url, "--token", "pkgd_mine")
+        done = unconfigured("logout", "--revoke")
+
+    assert done.exit_code == ExitCode.NOT_ALLOWED
+    assert "pkgd_mine" in unconfigured.servers_path.read_text()
+
+
 # --- several servers ---
 
 

@@ -20,8 +20,14 @@ def test_a_process_that_answers_is_alive(anonymous):
     assert anonymous.get("/livez").json == {"status": "alive", "checks": {}}
 
 
-def test_the_version_needs_a_token(client, anonymous):
-    assert client.get("/api/v1/version").json == {"version": VERSION, "build": BUILD}
+def test_the_version_tells_where_the_profile_is(client, profile):
+    answer = client.get("/api/v1/version").json
+
+    assert answer == {"version": VERSION, "build": BUILD, "profile": str(profile)}
+    assert profile.is_absolute()
+
+
+def test_the_version_needs_a_token(anonymous):
     assert anonymous.get("/api/v1/version").status_code == 401
 
 

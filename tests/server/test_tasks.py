@@ -9,9 +9,11 @@ import pytest
 from support import SQLITE
 
 import services
+from models import Task, db
 from tasks import FollowerSlots
 
 UNKNOWN = uuid.UUID(int=0)
+IDS = [f"0193abcd-0000-7000-8000-{n:012}" for n in range(6)]
 TOO_LATE = uuid.UUID("ffffffff-ffff-7000-8000-000000000000")  # made after the year 9999
 
 
@@ -83,6 +85,57 @@ def test_an_unknown_task_is_not_found(client, method, path):
     answer = client.open(f"/api/v1/task/{UNKNOWN}{path}", method=method)
 
     assert (answer.status_code, answer.json["detail"]) == (404, f"there is no task {UNKNOWN}")
+
+
+@pytest.fixture
+def tasks_of(app, register):
+    """Return a function that adds tasks with these ids to the database."""
+
+    def tasks_of(*ids):
+        with app.app_context():
+            for number, one in enumerate(ids):
+                package_id = register(version=f"{number}.0.0")
+                db.session.add(Task(id=uuid.UUID(one), package_id=package_id))
+            db.session.commit()
+
+    return tasks_of
+
+
+@pytest.mark.parametrize(
+    "first", ["0193abcd-0000-7000-8000-0000", "0193ABCD00", "0193abcd-0", "0193"]
+)
+@pytest.mark.parametrize(("method", "path"), [("GET", ""), ("GET", "/log"), ("POST", "/cancel")])
+def test_the_first_digits_of_an_id_stand_for_it(client, tasks_of, first, method, path):
+    tasks_of(IDS[0], "0192ffff-ffff-7fff-bfff-ffffffffffff", "01940000-0000-7000-8000-000000000000")
+
+    answer = client.open(f"/api/v1/task/{first}{path}", method=method)
+
+    assert answer.status_code == (202 if path == "/cancel" else 200)
+    assert path == "/log" or answer.json["id"] == IDS[0]
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", ""), ("GET", "/log"), ("POST", "/cancel")])
+def test_digits_that_several_ids_begin_with_are_answered_with_some_of_them(
+    client, tasks_of, method, path
+):
+    tasks_of(*IDS)
+
+    answer = client.open(f"/api/v1/task/0193-abcd{path}", method=method)
+
+    assert answer.status_code == 409
+    assert answer.json["type"] == "urn:pkgd:problem:ambiguous-task"
+    assert answer.json["near"] == IDS[:5]
+    assert answer.json["detail"].endswith(f"0193-abcd: {', '.join(IDS[:5])} and others")
+    assert {task["status"] for task in client.get("/api/v1/tasks").json} == {"queued"}
+
+
+@pytest.mark.parametrize(
+    "first", ["019", "0193abce", "0193-abcx", "%25%25%25%25", "0" * 33, "----"]
+)
+def test_digits_that_no_id_begins_with_are_not_found(client, tasks_of, first):
+    tasks_of(IDS[0])
+
+    assert client.get(f"/api/v1/task/{first}").json["type"] == "urn:pkgd:problem:no-such-task"
 
 
 @pytest.mark.parametrize("seconds", ["31", "-1", "soon", "nan"])

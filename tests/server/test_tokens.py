@@ -18,6 +18,20 @@ def test_the_first_token_needs_none_and_is_an_admins(anonymous):
     assert len(answer.json["token"]) == len("pkgd_") + 43
 
 
+@pytest.mark.parametrize("scope", ["read", "operate", "admin"])
+def test_every_token_may_learn_what_it_is(app, mint, scope):
+    minted = mint(name="robot", scope=scope)
+
+    answer = bearing(app, minted["token"]).get("/api/v1/token")
+
+    shown = minted | {"token": "pkgd_********", "current": True}
+    assert answer.json | {"last_used_at": None} == shown | {"last_used_at": None}
+
+
+def test_what_a_token_is_is_told_to_nobody_else(anonymous):
+    assert anonymous.get("/api/v1/token").status_code == 401
+
+
 def test_the_second_token_needs_a_token(anonymous):
     anonymous.post("/api/v1/tokens")
 

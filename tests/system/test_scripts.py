@@ -44,7 +44,13 @@ def started(tmp_path):
             "0.0.0.0",
             ["serving on http://0.0.0.0:PORT;", "POST http://127.0.0.1:PORT/api/v1/tokens"],
         ),
-        ("localhost", [".venv/bin/pkgctl login http://localhost:PORT\n"]),
+        (
+            "localhost",
+            [
+                ".venv/bin/pkgctl login http://localhost:PORT\n",
+                f'export PATH={shlex.quote(str(ROOT / ".venv" / "bin"))}:"$PATH"\n',
+            ],
+        ),
         (
             "unix:SOCKET",
             ["serving on the socket SOCKET;", "--unix-socket SOCKET -X POST http://localhost/api/"],
