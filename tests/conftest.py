@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import threading
 
 import psycopg
@@ -38,6 +39,8 @@ LONGEST_FIRST = (
 
 def pytest_configure():
     """Remove the developer's own settings from the environment of the tests."""
+    # What a shell runs in its background ignores SIGINT, and so would all that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in [*pkgd.config.SETTINGS, *(name for name in os.environ if name.startswith("NIX_"))]:
         os.environ.pop(name, None)
 
