@@ -7,13 +7,13 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Update, insert, update
+from sqlalchemy import Update, update
 
-import catalog_index
+import catalog_rows
 import nix
 import task_queue
 from attempts import Attempt, Cancelled, Outdated, Yielded
-from catalog_models import CatalogIndex, IndexedOffer
+from catalog_models import CatalogIndex
 from fields import MAX_NAME_LENGTH, NAME_PATTERN
 from models import db, utcnow
 from task_queue import NO_SYNC, Unindexed
@@ -116,7 +116,7 @@ class _Run:
         while some := list(islice(rest, ROWS)):
             entry[1] += len(some)
             packages = [facts[attr] for attr in some if attr in facts and facts[attr].is_package]
-            rows = catalog_index.rows(self.subject.index_id, prefix, packages)
+            rows = catalog_rows.made_of(self.subject.index_id, prefix, packages)
             done = self.attempt.progress.done + len(some)
             self.attempt.progress = nix.Progress(done, self.attempt.progress.expected, "indexing")
             if self.attempt.save(partial(self._write, rows)):
@@ -124,8 +124,7 @@ class _Run:
 
     def _write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write rows, and how far the index is by them, in the transaction of the lease."""
-        if rows:
-            db.session.execute(insert(IndexedOffer), rows)
+        catalog_rows.add(rows)
         state = update(CatalogIndex).where(CatalogIndex.id == self.subject.index_id)
         db.session.execute(
             state.values(todo=self.todo, failures=self.failures), execution_options=NO_SYNC

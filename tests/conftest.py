@@ -124,7 +124,7 @@ def empty(url):
     """Delete all rows, which is much faster than making a new database."""
     with psycopg.connect(url) as connection:
         connection.execute("SET lock_timeout = '10s'")
-        tables = "packages, tokens, generations, pins, catalog_indexes"
+        tables = "packages, tokens, generations, pins, catalog_indexes, indexed_names"
         connection.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
 
 

@@ -7,10 +7,11 @@ from sqlalchemy import func, select, update
 from support import CATALOGS, SQLITE, at, until
 
 import catalog_index
+import catalog_rows
 import nix
 import services
 import task_queue
-from catalog_models import CatalogIndex, IndexedOffer
+from catalog_models import CatalogIndex, IndexedName, IndexedOffer
 from catalog_state import Catalogs
 from fields import NAME_PATTERN
 from models import Task, db, soon
@@ -111,7 +112,7 @@ def test_an_index_says_of_every_name_what_an_evaluation_says(
         assert len(ids) == 1
         answered = 0
         for name in names_to_ask(store, *at(path)):
-            known = catalog_index.known(ids, name)
+            known = catalog_rows.known(ids, name)
             by_index = nix.offers(store, at(path), name, known=known)
             assert told(by_index) == told(nix.offers(store, at(path), name)), name
             answered += any(known.values())
@@ -163,7 +164,7 @@ def test_siblings_have_a_name_in_common(app, index, monkeypatch, size):
     index()
 
     with app.app_context():
-        found = select(IndexedOffer.attr, IndexedOffer.name)
+        found = select(IndexedOffer.attr, IndexedName.name).join(IndexedName)
         names = {row.attr: row.name for row in db.session.execute(found)}
     assert names["node_18"] == names["nodeLTS"] == names["node"] == "node"
     assert (names["compiler12"], names["compiler_old"]) == ("compiler", "compiler")
