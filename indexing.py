@@ -54,9 +54,9 @@ class _Run:
             attempt.catalogs.allowed,
             heap=attempt.config["INDEX_BYTES"],
             niceness=NICENESS,
-            tick=lambda text, _: attempt.tick(text, attempt.progress),
+            tick=self._tick,
         )
-        self.said_at = 0.0
+        self.said_at = self.asked_at = 0.0
 
     def run(self) -> Update:
         """Index all sets, those that are met on the way, too."""
@@ -139,11 +139,21 @@ class _Run:
                 self.todo.append([path, 0])
                 listed.add(path)
 
+    def _tick(self, text: bytes, _progress: nix.Progress) -> None:
+        """Go on evaluating, unless this attempt is to end or a download waits."""
+        self.attempt.tick(text, self.attempt.progress)
+        if time.monotonic() >= self.asked_at + PATIENCE_SECONDS:
+            self._make_way()
+
     def _check(self) -> None:
         """Raise Yielded or Outdated where this is not the time to go on."""
+        self._make_way()
+        self._catalog()
+
+    def _make_way(self) -> None:
+        self.asked_at = time.monotonic()
         if task_queue.is_download_waiting(PATIENCE_SECONDS):
             raise Yielded
-        self._catalog()
 
     def _catalog(self) -> nix.Catalog:
         """Return the catalog. Raises Outdated if it has changed or is gone."""
