@@ -8,7 +8,7 @@ import click
 from flask import Flask, current_app
 
 import catalog_index
-import known_catalogs
+import catalogs
 import nix
 import pins
 import services
@@ -110,7 +110,7 @@ def remove(name: str, force: bool) -> None:
 @command("list")
 def list_() -> None:
     """List all catalogs in the order in which they are asked."""
-    for one in known_catalogs.in_order():
+    for one in catalogs.in_order():
         dated = rfc3339(one["dated_at"]) if one["dated_at"] else None
         hash_ = one["sha256"] and f"sha256:{one['sha256']}"
         source = one["source"] if one["added_at"] else "in CATALOGS"

@@ -1,23 +1,26 @@
-"""The index of what catalogs hold: its rows, which index is current, and what is in it."""
+"""The indexes of catalogs: which is current, how each stands, what is to be made and deleted."""
 
 import hashlib
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from datetime import datetime
 
 from sqlalchemy import String, cast, delete, func, literal, select, update
 
+import catalog_rows
 import nix
 import task_queue
-from catalog_models import CatalogIndex, IndexedOffer
-from fields import NAME_PATTERN
-from models import LIVE, AnyRow, Task, db, insert_or_ignore
+from catalog_models import CatalogIndex, IndexedOffer, IndexStatus
+from models import LIVE, AnyRow, Task, TaskStatus, db, insert_or_ignore
 from task_queue import NO_SYNC
 
-FORMAT = 1  # of the rows: an index of another one is not current
-BATCH = 500
+FORMAT = 2  # of the rows: an index of another one is not current
+ENDED = {
+    TaskStatus.FAILED: IndexStatus.FAILED,
+    TaskStatus.CANCELLED: IndexStatus.CANCELLED,
+}
 
 
 @dataclass(frozen=True)
@@ -34,53 +37,6 @@ def state(catalog: nix.Catalog, signature: str, allowed: nix.Allowed, sets: Sequ
     return State(catalog, hashlib.sha256(what.encode()).hexdigest())
 
 
-# --- Rows ---
-
-
-def rows(index_id: int, prefix: str, facts: Sequence[nix.Fact]) -> list[dict[str, Any]]:
-    """Return the rows of packages in one set, whose attributes have `prefix`.
-
-    A package for which the catalog throws is no sibling of any name, and has no name in common.
-    """
-    pnames = {fact.attr: "" if fact.throws else fact.pname for fact in facts}
-    wanted = {base for fact in facts for base in nix.bases(fact.attr)} - pnames.keys()
-    there = select(IndexedOffer.attr, IndexedOffer.pname).where(
-        IndexedOffer.index_id == index_id, IndexedOffer.attr.in_(prefix + base for base in wanted)
-    )
-    for attr, pname in db.session.execute(there).all() if wanted else ():
-        pnames[attr.removeprefix(prefix)] = pname
-    return [
-        {
-            "index_id": index_id,
-            "attr": prefix + fact.attr,
-            "pname": pnames[fact.attr],
-            "name": prefix + _common_name(fact.attr, pnames),
-            "spelled": fact.spelled,
-            "version": fact.version,
-            "reason": fact.reason,
-            "description": fact.description,
-            "homepage": fact.homepage,
-            "license": fact.license,
-        }
-        for fact in facts
-    ]
-
-
-def _common_name(attr: str, pnames: Mapping[str, str]) -> str:
-    """Return the name under which an attribute is found together with its siblings."""
-    pname = pnames[attr]
-    can_be_asked = "." not in pname and re.match(NAME_PATTERN, pname)
-    if can_be_asked and len(pname) > 1 and nix.is_sibling(pname, attr):
-        return pname
-    for base in nix.bases(attr) if pname else ():
-        if pnames.get(base) == pname:
-            return base
-    return attr
-
-
-# --- What is known ---
-
-
 def current(states: Iterable[State]) -> dict[str, int]:
     """Return the id of each catalog's index that is finished, and of its present state."""
     finished = select(CatalogIndex.catalog, CatalogIndex.signature, CatalogIndex.id).where(
@@ -92,99 +48,6 @@ def current(states: Iterable[State]) -> dict[str, int]:
     return {name: index_id for name, index_id in found if index_id is not None}
 
 
-def known(ids: Mapping[str, int], name: str) -> nix.Known:
-    """Return what these indexes, by catalog, have of a name, as resolve.nix finds it.
-
-    A catalog is missing if its index can't tell.
-    """
-    if not ids:
-        return {}
-    with db.engine.connect() as connection:
-        listed = select(CatalogIndex.id, CatalogIndex.todo, CatalogIndex.failures)
-        indexes = connection.execute(listed.where(CatalogIndex.id.in_(ids.values()))).all()
-        scopes = {row.id: _Scope(name, row.todo, row.failures) for row in indexes}
-        mine = _OFFERS.where(IndexedOffer.index_id.in_(ids.values()))
-        for row in connection.execute(mine.where(IndexedOffer.attr == name)):
-            scopes[row.index_id].direct.append(row)
-
-        pnames = {pname for scope in scopes.values() for pname in scope.pnames}
-        follow = IndexedOffer.attr > name, IndexedOffer.attr < f"{name}~"
-        wanted = mine.where(*follow, IndexedOffer.pname.in_(pnames)).order_by(IndexedOffer.attr)
-        for row in connection.execute(wanted):
-            scopes[row.index_id].add_sibling(row)
-    return {
-        catalog: [_answer(catalog, row) for row in scopes[index_id].offers]
-        for catalog, index_id in ids.items()
-        if index_id in scopes and scopes[index_id].can_tell
-    }
-
-
-_OFFERS = select(
-    IndexedOffer.index_id,
-    IndexedOffer.attr,
-    IndexedOffer.pname,
-    IndexedOffer.spelled,
-    IndexedOffer.reason,
-    IndexedOffer.description,
-)
-
-
-def _answer(catalog: str, row: AnyRow) -> dict[str, Any]:
-    return {
-        "catalog": catalog,
-        "attr": row.attr,
-        "spelled": row.spelled,
-        "reason": row.reason,
-        "description": row.description,
-    }
-
-
-class _Scope:
-    """What an index has of a name: the attribute itself, and its siblings in the same set."""
-
-    def __init__(self, name: str, todo: Sequence[Any], failures: Mapping[str, str]) -> None:
-        self.name = name
-        self.within, _, self.leaf = name.rpartition(".")
-        self.sets = {within for within, _ in todo}
-        self.direct: list[AnyRow] = []
-        self.siblings: list[AnyRow] = []
-        self._is_whole = (
-            self.within in self.sets
-            and self.within not in failures
-            and not any(attr == name or nix.is_sibling(name, attr) for attr in failures)
-        )
-
-    @property
-    def can_tell(self) -> bool:
-        """Whether this is all that an evaluation would find.
-
-        Not so for an attribute that throws, and where an attribute with a dot has the same name.
-        """
-        is_clear = not self.direct or (len(self.direct) == 1 and self.direct[0].pname != "")
-        return self._is_whole and is_clear
-
-    @property
-    def pnames(self) -> set[str]:
-        """The names in derivations that siblings may have."""
-        return {self.leaf, *(row.pname for row in self.direct)}
-
-    @property
-    def offers(self) -> list[AnyRow]:
-        """The rows in the order of preference."""
-        return [*self.direct, *self.siblings]
-
-    def add_sibling(self, row: AnyRow) -> None:
-        """Add a row if it is of a sibling."""
-        above = row.attr.rpartition(".")[0]
-        within = above if above in self.sets else ""
-        is_related = within == self.within and row.pname in self.pnames
-        if is_related and nix.is_sibling(self.name, row.attr):
-            self.siblings.append(row)
-
-
-# --- Indexes ---
-
-
 def newest(catalogs: Iterable[nix.Catalog]) -> dict[str, int]:
     """Return the id of each catalog's newest finished index, be it current or not."""
     newest = func.max(CatalogIndex.id).label("newest")
@@ -193,6 +56,74 @@ def newest(catalogs: Iterable[nix.Catalog]) -> dict[str, int]:
         rows = connection.execute(finished.group_by(CatalogIndex.catalog)).all()
     found = {row.catalog: row.newest for row in rows}
     return {one.name: found[one.name] for one in catalogs if one.name in found}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How the index of a catalog stands, and when the one that serves was finished.
+
+    `task_id` is that of the latest task for the catalog's present state.
+    """
+
+    status: IndexStatus = IndexStatus.NONE
+    indexed_at: datetime | None = None
+    task_id: uuid.UUID | None = None
+    packages: int | None = None
+
+
+def standings(states: Sequence[State]) -> dict[str, Standing]:
+    """Return how the index of each catalog stands."""
+    serving = newest(each.catalog for each in states)
+    with db.engine.connect() as connection:
+        rows = connection.execute(_WITH_TASKS).all()
+        by_state = {(row.catalog, row.signature): row for row in rows}
+        by_id = {row.id: row for row in rows}
+        packages = {row.index_id: row.packages for row in connection.execute(_PACKAGES)}
+
+    found = {}
+    for each in states:
+        name = each.catalog.name
+        present = by_state.get((name, each.signature))
+        shown = by_id.get(serving.get(name, 0))
+        if present and present.finished_at:
+            shown = present
+        found[name] = Standing(
+            status=_status(present, shown),
+            indexed_at=shown and shown.finished_at,
+            task_id=present and present.task_id,
+            packages=shown and packages.get(shown.id, 0),
+        )
+    return found
+
+
+def _status(present: AnyRow | None, shown: AnyRow | None) -> IndexStatus:
+    """Return the status by the row of the catalog's present state, and the one that serves."""
+    if present and present.finished_at:
+        return IndexStatus.CURRENT
+    if present and present.status in LIVE:
+        return IndexStatus.IN_PROGRESS
+    if present and present.status in ENDED:
+        return ENDED[present.status]
+    return IndexStatus.STALE if shown else IndexStatus.NONE
+
+
+_LATEST = (
+    select(func.max(Task.seq))
+    .where(Task.index_id == CatalogIndex.id)
+    .correlate(CatalogIndex)
+    .scalar_subquery()
+)
+_WITH_TASKS = select(
+    CatalogIndex.id,
+    CatalogIndex.catalog,
+    CatalogIndex.signature,
+    CatalogIndex.finished_at,
+    Task.id.label("task_id"),
+    Task.status,
+).outerjoin(Task, Task.seq == _LATEST)
+_PACKAGES = select(IndexedOffer.index_id, func.count().label("packages")).group_by(
+    IndexedOffer.index_id
+)
 
 
 def schedule(states: Iterable[State]) -> list[str]:
@@ -261,11 +192,10 @@ def prune(states: Sequence[State]) -> int:
 
 def _delete(index_id: int) -> None:
     """Delete an index; each batch is a transaction, so that other writers get their turn."""
-    mine = select(IndexedOffer.id).where(IndexedOffer.index_id == index_id).limit(BATCH)
-    deletion = delete(IndexedOffer).where(IndexedOffer.id.in_(mine.scalar_subquery()))
-    while db.session.execute(deletion.returning(IndexedOffer.id), execution_options=NO_SYNC).all():
+    while catalog_rows.remove_batch(index_id):
         db.session.commit()
-    db.session.execute(
-        delete(CatalogIndex).where(CatalogIndex.id == index_id), execution_options=NO_SYNC
-    )
+    # Another process may be at another batch, and then deletes the index itself.
+    has_rows = select(IndexedOffer.id).where(IndexedOffer.index_id == CatalogIndex.id).exists()
+    empty = delete(CatalogIndex).where(CatalogIndex.id == index_id, ~has_rows)
+    db.session.execute(empty, execution_options=NO_SYNC)
     db.session.commit()

@@ -1,6 +1,7 @@
 """The tables of catalogs: pins, and the indexes of what catalogs hold."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint
@@ -10,6 +11,17 @@ from models import Model, UtcDateTime, utcnow
 
 # Compared by bytes on both databases, so that attributes with the same beginning are a range.
 BYTES = Text().with_variant(Text(collation="C"), "postgresql")
+
+
+class IndexStatus(StrEnum):
+    """How the index of a catalog stands; in all but the first, an older one serves searches."""
+
+    CURRENT = "current"
+    IN_PROGRESS = "in_progress"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    STALE = "stale"  # the catalog has changed, and nothing is queued yet
+    NONE = "none"
 
 
 class Pin(Model):
@@ -57,23 +69,39 @@ class CatalogIndex(Model):
     failures: Mapped[dict[str, str]] = mapped_column(JSON, default=dict)
 
 
-class IndexedOffer(Model):
-    """A version that a catalog has, as its index knows it.
+class IndexedName(Model):
+    """A name that a client may ask for, and what all indexes say of it, for searches.
 
-    `name` is what a client asks for, `attr` where the catalog has it.
+    `lower` is the name in small letters, in which each description is there once, too, on a line of
+    its own.
     """
+
+    __tablename__ = "indexed_names"
+    __table_args__ = (
+        UniqueConstraint("name", name="one_row_of_a_name"),
+        Index("indexed_names_by_lower", "lower"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(BYTES)
+    lower: Mapped[str] = mapped_column(BYTES)
+    descriptions: Mapped[str] = mapped_column(BYTES)
+
+
+class IndexedOffer(Model):
+    """A version that a catalog has under an attribute, as its index knows it."""
 
     __tablename__ = "indexed_offers"
     __table_args__ = (
         Index("indexed_offers_by_attr", "index_id", "attr"),
-        Index("indexed_offers_by_name", "index_id", "name"),
+        Index("indexed_offers_by_name", "name_id", "index_id"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     index_id: Mapped[int] = mapped_column(ForeignKey("catalog_indexes.id", ondelete="CASCADE"))
     attr: Mapped[str] = mapped_column(BYTES)
     pname: Mapped[str] = mapped_column(BYTES)
-    name: Mapped[str] = mapped_column(BYTES)
+    name_id: Mapped[int] = mapped_column(ForeignKey("indexed_names.id"))
     spelled: Mapped[str] = mapped_column(Text)
     version: Mapped[str] = mapped_column(String(64))
     reason: Mapped[str | None] = mapped_column(String(32))

@@ -2,11 +2,14 @@
 
 from marshmallow import fields, validate
 
+from catalog_models import IndexStatus
+from errors import EXAMPLE_TASK
 from fields import (
     MAX_NAME_LENGTH,
     MAX_RANGE_LENGTH,
     PLAIN_TEXT,
     PLAIN_TEXT_RULE,
+    Choice,
     OutputSchema,
     Page,
     Strict,
@@ -106,8 +109,22 @@ class KnownCatalogSchema(OutputSchema):
     added_at = Timestamp(**nullable("When it was added or updated.", DONE))
     nix = fields.String(**nullable("The oldest Nix that it says it wants.", "2.18"))
     state = fields.String(**always("`ok`, `not looked at yet`, or what fails.", "ok"))
-    packages = fields.Integer(**nullable("How many versions its index holds.", 24_660))
-    indexed_at = Timestamp(**nullable("When its index was finished.", DONE))
+    index = Choice(
+        IndexStatus,
+        **always(
+            "Its index: `current`, made of its present state; `in_progress`, queued or being made;"
+            " `failed` or `cancelled`; `stale`, about to be made again; `none`. Until one is"
+            " current, searches use an older one where there is one.",
+            "current",
+        ),
+    )
+    index_task_id = fields.UUID(
+        **nullable("The latest task that indexes it in its present state.", EXAMPLE_TASK)
+    )
+    packages = fields.Integer(
+        **nullable("How many versions the index holds that searches use.", 24_660)
+    )
+    indexed_at = Timestamp(**nullable("When that index was finished.", DONE))
 
 
 class CatalogSchema(OutputSchema):

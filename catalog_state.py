@@ -21,6 +21,7 @@ from sqlalchemy import Row
 from sqlalchemy.exc import SQLAlchemyError
 
 import catalog_index
+import catalog_rows
 import errors
 import nix
 from config import BUNDLED_CATALOG
@@ -140,7 +141,7 @@ class Catalogs:
         if remembered is not None and remembered[0] == (state, indexes):
             return remembered[1]
 
-        known = catalog_index.known(indexes, name)
+        known = catalog_rows.known(indexes, name)
         offers = self._offers(name, [catalog for catalog, _, _ in state], known)
         if not offers.failures:
             self._remember(name, (state, indexes), offers)
@@ -149,6 +150,10 @@ class Catalogs:
     def states(self) -> list[catalog_index.State]:
         """Return the state of each catalog, in order, by which its index is known."""
         return self._index_states(self._state())
+
+    def standings(self) -> dict[str, catalog_index.Standing]:
+        """Return how the index of each catalog stands; nothing where there are no indexes."""
+        return {} if self._index_sets is None else catalog_index.standings(self.states())
 
     def newest_indexes(self, catalogs: Sequence[nix.Catalog]) -> dict[str, int]:
         """Return the id of each catalog's newest index, be it current or not."""
@@ -161,7 +166,7 @@ class Catalogs:
         """
         state = self._state()
         catalogs = [catalog for catalog, _, _ in state]
-        known = catalog_index.known(self._indexes(state), name)
+        known = catalog_rows.known(self._indexes(state), name)
         for catalog in catalogs:
             offers = known.get(catalog.name)
             if offers is None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import catalog_index
 import catalog_search
 import errors
-import known_catalogs
 import nix
 import pins
 import services
@@ -22,6 +22,7 @@ from catalog_schemas import (
 )
 from catalog_state import Catalogs
 from fields import NAME_PATTERN
+from models import AnyRow
 
 blueprint = Blueprint(
     "catalog", __name__, url_prefix="/api/v1", description="Which versions there are"
@@ -54,7 +55,42 @@ def search(query: dict[str, Any]) -> Any:
 def index() -> Any:
     """List the catalogs in the order in which they are asked."""
     services.get(Catalogs).look()
-    return known_catalogs.in_order()
+    return in_order()
+
+
+NOT_PINNED = {"sha256": None, "revision": None, "dated_at": None, "added_at": None}
+
+
+def in_order() -> list[dict[str, Any]]:
+    """Return what is known of all catalogs, in the order in which they are asked."""
+    catalogs, pinned = services.get(Catalogs), pins.known()
+    standings = catalogs.standings()
+    return [
+        {
+            "name": catalog.name,
+            "nix": catalogs.nix_wanted(catalog),
+            "state": catalogs.state_of(catalog),
+            **_source(catalog, pinned.get(catalog.name)),
+            **_index(standings.get(catalog.name, catalog_index.Standing())),
+        }
+        for catalog in catalogs.in_order()
+    ]
+
+
+def _source(catalog: nix.Catalog, pin: AnyRow | None) -> dict[str, Any]:
+    """Return where a catalog comes from; its hash and times are those of a pin."""
+    if pin is None:
+        return {"source": catalog.place, **NOT_PINNED}
+    return {"source": pin.url, **{key: getattr(pin, key) for key in NOT_PINNED}}
+
+
+def _index(standing: catalog_index.Standing) -> dict[str, Any]:
+    return {
+        "index": standing.status,
+        "index_task_id": standing.task_id,
+        "packages": standing.packages,
+        "indexed_at": standing.indexed_at,
+    }
 
 
 @blueprint.get("/catalog/<name>")

@@ -7,14 +7,14 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Update, insert, update
+from sqlalchemy import Update, update
 
-import catalog_index
+import catalog_rows
 import drain
 import nix
 import task_queue
 from attempts import Attempt, Cancelled, Outdated, Yielded
-from catalog_models import CatalogIndex, IndexedOffer
+from catalog_models import CatalogIndex
 from fields import MAX_NAME_LENGTH, NAME_PATTERN
 from models import db, utcnow
 from task_queue import NO_SYNC, Unindexed
@@ -58,7 +58,7 @@ class _Run:
             niceness=NICENESS,
             tick=self._tick,
         )
-        self.said_at = 0.0
+        self.said_at = self.asked_at = 0.0
 
     def run(self) -> Update:
         """Index all sets, those that are met on the way, too."""
@@ -118,7 +118,7 @@ class _Run:
         while some := list(islice(rest, ROWS)):
             entry[1] += len(some)
             packages = [facts[attr] for attr in some if attr in facts and facts[attr].is_package]
-            rows = catalog_index.rows(self.subject.index_id, prefix, packages)
+            rows = catalog_rows.made_of(self.subject.index_id, prefix, packages)
             done = self.attempt.progress.done + len(some)
             self.attempt.progress = nix.Progress(done, self.attempt.progress.expected, "indexing")
             if self.attempt.save(partial(self._write, rows)):
@@ -126,8 +126,7 @@ class _Run:
 
     def _write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write rows, and how far the index is by them, in the transaction of the lease."""
-        if rows:
-            db.session.execute(insert(IndexedOffer), rows)
+        catalog_rows.add(rows)
         state = update(CatalogIndex).where(CatalogIndex.id == self.subject.index_id)
         db.session.execute(
             state.values(todo=self.todo, failures=self.failures), execution_options=NO_SYNC
@@ -142,18 +141,25 @@ class _Run:
                 self.todo.append([path, 0])
                 listed.add(path)
 
+    def _tick(self, text: bytes, _progress: nix.Progress) -> None:
+        """Go on evaluating, unless this attempt is to end or to make way."""
+        self.attempt.tick(text, self.attempt.progress)
+        if time.monotonic() >= self.asked_at + PATIENCE_SECONDS:
+            self._make_way()
+
     def _check(self) -> None:
         """Raise Yielded or Outdated where this is not the time to go on."""
-        if task_queue.is_download_waiting(PATIENCE_SECONDS):
-            raise Yielded("a download waits")
+        self._make_way()
         self._catalog()
 
-    def _tick(self, text: bytes, _progress: object) -> None:
-        """Take the log of an evaluation; raise Yielded as soon as the service is drained."""
+    def _make_way(self) -> None:
+        """Raise Yielded while a download waits, or the service is drained."""
+        self.asked_at = time.monotonic()
+        if task_queue.is_download_waiting(PATIENCE_SECONDS):
+            raise Yielded("a download waits")
         drained = drain.reason(self.attempt.data_dir)
         if drained is not None:
             raise Yielded(drained)
-        self.attempt.tick(text, self.attempt.progress)
 
     def _catalog(self) -> nix.Catalog:
         """Return the catalog. Raises Outdated if it has changed or is gone."""

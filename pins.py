@@ -279,6 +279,9 @@ def _rooted(name: str, source: Source, root: Path) -> Iterator[Content]:
 
 def _evaluated(store: nix.Store, name: str, source: Source, tarball: nix.Tarball) -> Content:
     """Count the attributes of what was fetched. Raises PinError where it is no catalog."""
+    tree = Path(tarball.store_path).resolve()
+    if not (tree / "default.nix").resolve().is_relative_to(tree):
+        raise PinError(f"{source.url} is no catalog: its default.nix leads out of the tarball")
     try:
         names = nix.names(store, nix.Catalog(name, tarball.store_path))
     except nix.NixTooOld as error:

@@ -9,12 +9,13 @@ import footprint
 import report
 import scaling
 import throughput
+import tree
 from measurements import Results
 
 import catalog
 
 HERE = Path(__file__).resolve().parent
-USAGE = "usage: script/bench [--quick | cpu | catalog]"
+USAGE = "usage: script/bench [--quick | cpu | catalog | tree PATH]"
 
 
 def main(arguments):
@@ -30,6 +31,8 @@ def main(arguments):
             print(results.table())
         case ["catalog"]:
             catalog.measure()
+        case ["tree", path]:
+            tree.measure(path)
         case _:
             raise SystemExit(USAGE)
 

@@ -23,7 +23,7 @@ def begin_alone(connection: Connection) -> None:
 
 def is_described(name: str | None, _kind: str, _parents: object) -> bool:
     """Tell whether the models describe a table or index: the texts to search are kept in step."""
-    return not (name or "").startswith("offer_texts")
+    return not (name or "").startswith("name_texts")
 
 
 engine = context.config.attributes.get("engine", db.engine)

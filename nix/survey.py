@@ -6,7 +6,7 @@ attribute that is at fault.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from nix.internal_json import Tick, ignore
 from nix.store import Store, check
 
 SECONDS = 600
+LEAST_SECONDS = 30  # for a few attributes
 DESCRIPTION_LENGTH, HOMEPAGE_LENGTH, LICENSE_LENGTH = 500, 500, 200
 OUT_OF_MEMORY = ("out of memory", "std::bad_alloc")
 HOPELESS = 50  # as many failures in a slice, and no fact, that nothing is to be expected of it
@@ -52,7 +53,8 @@ class Facts:
 
 @dataclass(frozen=True)
 class Survey:
-    """A survey of a catalog, each evaluation in `heap` bytes of memory (0 for any), and `seconds`.
+    """A survey of a catalog, each evaluation in `heap` bytes of memory (0 for any), and `seconds`,
+    of which one of fewer attributes has fewer.
 
     `tick` is called while Nix evaluates. A set in the catalog is named by a path with dots.
     """
@@ -70,7 +72,7 @@ class Survey:
 
         Raises CATALOG_FAULTS.
         """
-        names: list[str] = self._ask("members", within)
+        names: list[str] = self._ask("members", within, self._query)
         return names
 
     def facts(self, attrs: Sequence[str], within: str = "") -> Facts:
@@ -79,21 +81,22 @@ class Survey:
         Raises an error of Nix where that is not an attribute's fault.
         """
         found = Facts()
-        self._add(found, list(attrs), within)
+        self._add(found, list(attrs), within, self.seconds)
         return found
 
-    def _add(self, found: Facts, attrs: list[str], within: str) -> None:
-        """Add facts about attributes, or have each half of them added."""
+    def _add(self, found: Facts, attrs: list[str], within: str, seconds: float) -> None:
+        """Add facts about attributes, or have each half of them added, in half the time."""
+        query = replace(self._query, seconds=seconds)
         try:
-            answer = self._ask("survey", within, attrs=json.dumps(attrs))
+            answer = self._ask("survey", within, query, attrs=json.dumps(attrs))
         except (*CATALOG_FAULTS, NixUnavailable) as error:
             if isinstance(error, NixUnavailable) and not self._is_bound_of_memory(error):
                 raise
             check(self.store)
             if len(attrs) > 1:
-                half = len(attrs) // 2
-                self._add(found, attrs[:half], within)
-                self._add(found, attrs[half:], within)
+                half, less = len(attrs) // 2, min(seconds, max(seconds / 2, LEAST_SECONDS))
+                self._add(found, attrs[:half], within, less)
+                self._add(found, attrs[half:], within, less)
                 return
             found.failures[attrs[0]] = error
             if len(found.failures) >= HOPELESS and not found.known:
@@ -105,9 +108,9 @@ class Survey:
         """Tell whether an evaluation ended at our bound, and not for want of the host's memory."""
         return self.heap > 0 and str(error).endswith(OUT_OF_MEMORY)
 
-    def _ask(self, attribute: str, within: str, **more: str) -> Any:
+    def _ask(self, attribute: str, within: str, query: Query, **more: str) -> Any:
         path = json.dumps(within.split(".") if within else [])
-        return self._query.ask(attribute, self.catalog, set=path, **more)
+        return query.ask(attribute, self.catalog, set=path, **more)
 
     @cached_property
     def _query(self) -> Query:

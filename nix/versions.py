@@ -17,6 +17,7 @@ versions.nix has the same rules in Nix, where a version is looked for; a test co
 
 import json
 import re
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from semver import Version
 LENGTH = 64
 READ_BYTES = 128
 NUMBERS = 3
+REMEMBERED = 4096  # the same versions are sorted again and again
 
 WORDS = json.loads(Path(__file__).with_name("prereleases.json").read_text())
 V = re.compile(r"\A[vV](?=[0-9])")
@@ -66,6 +68,7 @@ def is_prerelease(spelled: str) -> bool:
     return _start_of_prerelease(spelled) is not None
 
 
+@lru_cache(REMEMBERED)
 def order(spelled: str) -> tuple[Key, bool, Key]:
     """Return what spellings are sorted by: as Nix compares them, a pre-release before its release.
 

@@ -1,10 +1,10 @@
 """Searching the catalogs: what is found, in which order, and page by page."""
 
 import pytest
-from sqlalchemy import insert
 from support import CATALOGS, SQLITE
 
-from catalog_models import CatalogIndex, IndexedOffer
+import catalog_rows
+from catalog_models import CatalogIndex, IndexedName
 from models import db, utcnow
 
 NAMES = {
@@ -31,17 +31,19 @@ def settings(settings):
 def fill(app):
     """Return a function that gives the catalog an index with these offers."""
 
-    def fill(offers):
+    def fill(offers, *, is_finished=True):
         with app.app_context():
-            catalog = str(CATALOGS / "tools.nix")
-            signature = str(db.session.query(CatalogIndex).count())
-            db.session.add(CatalogIndex(catalog=catalog, signature=signature, finished_at=utcnow()))
-            db.session.commit()
+            index = CatalogIndex(
+                catalog=str(CATALOGS / "tools.nix"),
+                signature=str(db.session.query(CatalogIndex).count()),
+                finished_at=utcnow() if is_finished else None,
+            )
+            db.session.add(index)
+            db.session.flush()
             row = {"homepage": None, "license": None, "reason": None, "description": None}
-            index_id = db.session.query(CatalogIndex.id).order_by(CatalogIndex.id.desc()).first().id
-            rows = [{**row, "index_id": index_id, **offer} for offer in offers]
-            db.session.execute(insert(IndexedOffer), rows)
+            catalog_rows.add([{**row, "index_id": index.id, **offer} for offer in offers])
             db.session.commit()
+            return index.id
 
     return fill
 
@@ -131,6 +133,68 @@ def test_only_the_newest_index_is_searched(filled, fill, find):
     fill([offer("other", "1.0")])
 
     assert (find("git"), find("oth")) == ([], ["other"])
+
+
+def test_an_index_that_is_being_made_is_not_searched(filled, fill, find):
+    fill([offer("gitless", "1.0"), offer("legit", "2.0")], is_finished=False)
+
+    assert find("git") == ["git", "gitea", "git-lfs", "legit", "tig"]
+
+
+def test_a_name_goes_with_the_last_offer_of_it_and_a_description_with_its_index(app, fill, find):
+    old = fill([offer("kept", "1.0", "An old word"), offer("gone", "1.0", "An old word")])
+    fill([offer("kept", "1.1", "Another word"), offer("kept", "1.2", "Another word", "kept_2")])
+    assert find("gone") == []
+
+    with app.app_context():
+        while catalog_rows.remove_batch(old):
+            db.session.commit()
+        names = db.session.query(IndexedName.name, IndexedName.descriptions).all()
+
+    assert names == [("kept", "another word")]
+    assert (find("old"), find("another"), find("gone")) == ([], ["kept"], [])
+
+
+ODD = ["%", "''''", "%%%", "___", r"\\\\", '"""', "😀😀😀", "ß" * 128]
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_an_odd_text_finds_what_holds_it_and_nothing_else(fill, client, text):
+    fill([offer("plain", "1.0"), offer("odd", "1.0", f"It holds >{text}< here")])
+
+    answer = client.get("/api/v1/catalog", query_string={"search": text, "after": "😀"})
+
+    found = ["odd"] if len(text) > 2 else []
+    assert [hit["name"] for hit in answer.json] == found
+    assert answer.headers["X-Total-Count"] == str(len(found))
+
+
+@pytest.mark.parametrize("text", ["git", "version control", "g", "l", "it", "100"])
+def test_pages_of_one_are_the_list(filled, client, find, text):
+    names, query = [], {"search": text, "limit": 1}
+    while page := client.get("/api/v1/catalog", query_string=query):
+        names += [hit["name"] for hit in page.json]
+        if "Link" not in page.headers:
+            break
+        query["after"] = names[-1]
+
+    assert names == find(text)
+    assert page.headers["X-Total-Count"] == str(len(names))
+
+
+@pytest.fixture
+def unindexed(settings, tmp_path):
+    """A catalog without an index behind the one that has one; request it before any application."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "default.nix").write_text("{ git = 1; gitlab = 1; legit = 1; tig = 1; }")
+    settings["CATALOGS"] = f"{settings['CATALOGS']} {tmp_path}/own"
+
+
+def test_names_of_catalogs_without_an_index_come_in_between(unindexed, filled, client, find):
+    assert find("git") == ["git", "gitea", "gitlab", "git-lfs", "legit", "tig"]
+    assert find("t") == ["tig"]
+    assert find("git", limit=2, after="gitea") == ["gitlab", "git-lfs"]
+    assert client.get("/api/v1/catalog?search=git").headers["X-Total-Count"] == "6"
 
 
 def test_without_an_index_the_names_are_searched(client, find):

@@ -4,11 +4,12 @@ import pytest
 from support import BUNDLED, CATALOGS, SQLITE, bearing, until
 from tarballs import REVISION, catalog, tarball
 
+import catalog_rows
 import services
-from catalog_models import CatalogIndex, IndexedOffer
+from catalog_models import CatalogIndex
 from catalog_state import Catalogs
 from config import BUNDLED_CATALOG
-from models import db, utcnow
+from models import Task, TaskKind, TaskStatus, db, utcnow
 
 ONE = '{{ app = {{ type = "derivation"; name = "app-{0}"; pname = "app"; version = "{0}"; }}; }}'
 
@@ -166,8 +167,8 @@ def listed(make_app, client, tmp_path):
     return listed
 
 
-UNKNOWN = dict.fromkeys(
-    ("sha256", "revision", "dated_at", "added_at", "nix", "packages", "indexed_at")
+UNKNOWN = {"index": "none"} | dict.fromkeys(
+    ("sha256", "revision", "dated_at", "added_at", "nix", "packages", "indexed_at", "index_task_id")
 )
 
 
@@ -230,18 +231,58 @@ def test_a_pin_is_listed_with_what_its_tarball_tells(app, client, tmp_path):
     assert listed[1].split() == [str(BUNDLED), "in", "CATALOGS"]
 
 
-def test_the_newest_finished_index_of_a_catalog_is_told(app, client):
-    done = utcnow()
-    with app.app_context():
-        for signature, finished, rows in (("a", done, 3), ("b", done, 2), ("c", None, 1)):
-            index = CatalogIndex(catalog=str(BUNDLED), signature=signature, finished_at=finished)
-            db.session.add(index)
-            db.session.flush()
-            words = dict.fromkeys(("attr", "pname", "name", "spelled", "version"), "1.0.0")
-            db.session.add_all(IndexedOffer(index_id=index.id, **words) for _ in range(rows))
+@pytest.fixture
+def add_index(make_app, client):
+    """Return a function that adds an index of a catalog, with a task of this status."""
+    client.application = make_app(INDEX_BYTES=2**30)
+
+    def add_index(catalog, signature, task=TaskStatus.SUCCEEDED, rows=0):
+        finished = utcnow() if task is TaskStatus.SUCCEEDED else None
+        index = CatalogIndex(catalog=catalog, signature=signature, finished_at=finished)
+        db.session.add(index)
+        db.session.flush()
+        if task is not None:
+            db.session.add(Task(kind=TaskKind.INDEX, index_id=index.id, status=task))
+        row = dict.fromkeys(("attr", "pname", "name", "spelled", "version"), "1.0.0")
+        catalog_rows.add([{**row, "index_id": index.id, "description": None}] * rows)
         db.session.commit()
+
+    return add_index
+
+
+@pytest.mark.parametrize(
+    ("present", "old", "status", "packages"),
+    [
+        (TaskStatus.SUCCEEDED, True, "current", 2),
+        (TaskStatus.QUEUED, True, "in_progress", 3),
+        (TaskStatus.RUNNING, False, "in_progress", None),
+        (TaskStatus.FAILED, True, "failed", 3),
+        (TaskStatus.CANCELLED, False, "cancelled", None),
+        (None, True, "stale", 3),
+        (None, False, "none", None),
+    ],
+)
+def test_it_is_told_how_the_index_of_a_catalog_stands(
+    client, add_index, present, old, status, packages
+):
+    with client.application.app_context():
+        (state, *_) = services.get(Catalogs).states()
+        if present is not None:
+            add_index(state.catalog.name, state.signature, present, rows=2)
+        if old:  # made after the current one: of another state, which came and went
+            add_index(state.catalog.name, "another", rows=3)
 
     first, second, *_ = client.get("/api/v1/catalogs").json
 
-    assert (first["packages"], first["indexed_at"] is None) == (2, False)
-    assert (second["packages"], second["indexed_at"]) == (None, None)
+    assert (first["index"], first["packages"]) == (status, packages)
+    assert (first["indexed_at"] is None) == (packages is None)
+    assert (first["index_task_id"] is None) == (present is None)
+    assert (second["index"], second["packages"]) == ("none", None)
+
+
+def test_an_unfinished_index_without_a_task_is_none(client, add_index):
+    with client.application.app_context():
+        (state, *_) = services.get(Catalogs).states()
+        add_index(state.catalog.name, state.signature, None)
+
+    assert client.get("/api/v1/catalogs").json[0]["index"] == "none"

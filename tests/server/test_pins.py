@@ -203,6 +203,16 @@ def garbled(tmp_path, _web):
     return path.as_uri()
 
 
+def leading_out(tmp_path, name="default.nix"):
+    """Return the URL of a tarball with a link out of it to a catalog, under this name."""
+    (tmp_path / "outside.nix").write_text(catalog(app="1.0.0"))
+    with tarfile.open(tmp_path / "out.tar", "w") as archive:
+        link = tarfile.TarInfo(f"catalog/{name}")
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "outside.nix")
+        archive.addfile(link)
+    return (tmp_path / "out.tar").as_uri()
+
+
 # How adding goes wrong: the arguments after the name, and what is told.
 FAILURES = {
     "another hash": (lambda url, *_: [url, "--sha256", "0" * 52], "has the hash .*, and not 000"),
@@ -214,6 +224,8 @@ FAILURES = {
         lambda _url, tmp, _: [tarball(tmp / "a.tar", default_nix="[ 1 ]")],
         "is no catalog: .*not a set",
     ),
+    "a way out": (lambda _url, tmp, _: [leading_out(tmp)], "its default.nix leads out"),
+    "a path out": (lambda _url, tmp, _: [leading_out(tmp, "../out")], "no tarball, or a damaged"),
     "no such place": (lambda url, *_: [url, "--after", "z"], "no catalog z for new to follow"),
 }
 

@@ -6,8 +6,10 @@ import time
 
 import figures
 import pytest
-from service import STOP_SECONDS
+from service import LIVE, STOP_SECONDS
 from support import SQLITE, until
+
+from indexing import SLICE
 
 LEASE_SECONDS = 3
 RETURN_SECONDS = 15
@@ -228,4 +230,62 @@ def test_many_processes_work_off_the_queue_each_task_once(service, database_url)
         database_url,
         f"{processes} processes, {figures.TASKS} tasks",
         "each built once",
+    )
+
+
+def test_an_indexing_that_is_killed_goes_on_where_it_was(service, database_url, tmp_path):
+    catalog = tmp_path / "own" / "default.nix"  # for the folder of a file counts as its state
+    catalog.parent.mkdir()
+    service.settings |= {"CATALOGS": catalog, "INDEX_BYTES": 2**28}
+    write_catalog(catalog, 0, "1")
+    service.start().sign_in()
+    until(lambda: service.get("catalogs")[0]["index"] == "current")
+
+    for number in range(figures.ROUNDS):
+        over_a_kill_of_an_indexing(service, tmp_path / f"gate-{number}", number)
+
+    figures.keep(
+        "`kill -9` of everything halfway through the index of a changed catalog, restart",
+        database_url,
+        figures.rounds(),
+        "each went on where it was and ended; until then the index of before served searches",
+    )
+
+
+def over_a_kill_of_an_indexing(service, gate, number):
+    """Change the catalog, and kill everything once the first slice of its index is written."""
+    os.mkfifo(gate)  # to read it blocks the evaluation of the last attribute
+    write_catalog(service.settings["CATALOGS"], number + 1, f'builtins.readFile "{gate}"')
+    assert service.command("catalog", "index").returncode == 0
+    task_id = service.get("catalogs")[0]["index_task_id"]
+    until(lambda: service.task(task_id)["progress"]["done"] == SLICE)
+
+    service.kill()
+    gate.unlink()
+    gate.write_text("open")
+    service.start()
+    meanwhile = names(service)
+    assert meanwhile == [f"made-{number}"] or service.task(task_id)["status"] not in LIVE
+
+    assert (service.ended(task_id)["status"], service.task(task_id)["attempt"]) == ("succeeded", 2)
+    assert f"pkgd: {SLICE} attributes are indexed already" in service.task_log(task_id).decode()
+    assert names(service) == [f"made-{number + 1}"]
+
+
+def names(service):
+    """Return the names that a search finds."""
+    return [hit["name"] for hit in service.get("catalog?search=made-")]
+
+
+def write_catalog(path, number, last):
+    """Write a catalog of more than a slice, with made-NUMBER, and `last` to evaluate at the end."""
+    package = (
+        'pname: derivation { inherit pname; version = "1.0"; name = "${pname}-1.0"; system = "x";'
+        ' builder = "x"; }'
+    )
+    many = f'builtins.genList (n: "a${{toString n}}") {SLICE}'
+    path.write_text(
+        f"let package = {package}; in builtins.listToAttrs"
+        f" (map (name: {{ inherit name; value = package name; }}) ({many}))"
+        f' // {{ made-{number} = package "made-{number}"; z = {last}; }}'
     )

@@ -1,0 +1,220 @@
+"""What a whole tree of nixpkgs costs: to add it as a pin, to index it, to resolve its offers."""
+
+import math
+import random
+import sqlite3
+import statistics
+import tarfile
+import tempfile
+import threading
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+
+import psutil
+import servers
+from builds import stopwatch
+from support import until
+
+import nix
+
+NAME = "pin"
+SAMPLE, SEED = 100, 1
+INDEX_SECONDS = 3 * 3600
+PAUSE_SECONDS = 0.02
+LOOK_SECONDS = 0.05
+SEARCHES = ("python", "editor", "lib", "git", "web server")
+
+
+def measure(tree, sample=SAMPLE):
+    """Measure a tree, the folder of nixpkgs; print a line for each figure."""
+    with tempfile.TemporaryDirectory(prefix="pkgd-tree-") as name:
+        folder = Path(name)
+        (folder / "empty").mkdir()
+        (folder / "empty" / "default.nix").write_text("{ }")
+        settings = {"INDEX_BYTES": 2**30, "CATALOGS": folder / "empty", "WEB_PROCESSES": 1}
+        with servers.pkgd(folder, **settings) as service:
+            service.command("init-db")
+            add(service, tarball(tree, folder))
+            service.start().sign_in()
+            index(service)
+            search(service)
+            resolve(service, folder, sample)
+
+
+def tarball(tree, folder):
+    """Return the URL of a tarball of the tree, in a folder as such tarballs have one."""
+    path = folder / "nixpkgs.tar.gz"
+    with tarfile.open(path, "w:gz", compresslevel=1) as file:
+        file.add(tree, "nixpkgs-tree")
+    tell("the tarball", f"{path.stat().st_size / 10**6:.0f} MB")
+    return path.as_uri()
+
+
+def add(service, url):
+    """Add the pin, and print what the command says."""
+    with stopwatch() as elapsed:
+        done = service.command("catalog", "add", NAME, url)
+    assert done.returncode == 0, done.stderr
+    tell("flask catalog add", f"{elapsed():.1f} s")
+    print(done.stdout, end="", flush=True)
+
+
+def index(service):
+    """Wait for the index, ask for a package all the while, and a thousand times afterwards."""
+    package = service.register()
+    before = database_bytes(service)
+    began, watch = time.monotonic(), Watch(service)
+    latencies = []
+    while not is_indexed(service, latencies, package):
+        assert time.monotonic() < began + INDEX_SECONDS
+    watch.stop()
+    pin = pin_of(service)
+    tell("the index", f"{pin['packages']:,} rows, {time.monotonic() - began:.0f} s of wall time")
+    tell("its CPU time", f"{watch.cpu_seconds():.0f} s")
+    tell("memory of an evaluation", f"{watch.evaluator_mib:.0f} MiB at most")
+    tell("memory of the server's process", f"{watch.server_mib:.0f} MiB at most")
+    tell("the database", f"{(database_bytes(service) - before) / 10**6:.1f} MB larger")
+    print(service.task_log(pin["index_task_id"]).decode().splitlines()[-1], flush=True)
+
+    idle = [latency(service, package) for _ in latencies[:1000]]
+    for what, seconds in (("during the index", latencies), ("after it", idle)):
+        p99 = statistics.quantiles(seconds, n=100)[98]
+        median = statistics.median(seconds)
+        tell(f"GET package {what}", f"median {1000 * median:.1f}, p99 {1000 * p99:.1f} ms")
+
+
+def is_indexed(service, latencies, package):
+    """Measure a few requests; return whether the index of the pin is finished."""
+    latencies += [latency(service, package) for _ in range(50)]
+    status = pin_of(service)["index"]
+    assert status in ("none", "in_progress", "current"), status
+    return status == "current"
+
+
+def pin_of(service):
+    """Return what the service tells of the pin."""
+    return next(one for one in service.get("catalogs") if one["name"] == NAME)
+
+
+def latency(service, package):
+    """Return the seconds that a request takes, after a pause."""
+    time.sleep(PAUSE_SECONDS)
+    began = time.monotonic()
+    service.get(f"package/{package}")
+    return time.monotonic() - began
+
+
+def database_bytes(service):
+    """Return the size of the database."""
+    with closing(sqlite3.connect(service.data_dir / "app.db")) as database:
+        sizes = (database.execute(f"PRAGMA {each}") for each in ("page_count", "page_size"))
+        return math.prod(size for ((size,),) in sizes)
+
+
+def search(service):
+    """Measure searches, and the versions of names."""
+    for text in SEARCHES:
+        seconds, answer = timed(service, f"catalog?search={text}")
+        total = answer.headers["X-Total-Count"]
+        tell(f"search of {text}", f"median {1000 * seconds:.1f} ms, {total} names")
+    seconds, _ = timed(service, "catalog/git")
+    tell("versions of git", f"median {1000 * seconds:.1f} ms")
+
+
+def timed(service, path, rounds=20):
+    """Return the median of the seconds that a request takes, and an answer."""
+    seconds = []
+    for _ in range(rounds):
+        with stopwatch() as elapsed:
+            answer = service.request("GET", path)
+        seconds.append(elapsed())
+    return statistics.median(seconds), answer
+
+
+def resolve(service, folder, sample):
+    """Have a sample of what is on offer resolved, by Nix and by the service."""
+    store = nix.private_store(folder / "nix")
+    place = next((service.data_dir / "pins").glob(NAME)).resolve()
+    catalog = nix.Catalog(NAME, str(place))
+    wrong, by_task = [], 0
+    for name, version in offered(service, sample):
+        try:
+            found = nix.resolve(store, [catalog], name, version, tmp=folder / "resolve")
+        except nix.NixError as error:
+            wrong.append(f"{name} {version}: {error}")
+            continue
+        package = service.register(name, version)
+        task_id = service.post(f"package/{package}/download")["task_id"]
+        drv_path = until(lambda: resolved(service, package, task_id), 600)  # noqa: B023
+        by_task += drv_path == found.drv_path
+        service.request("POST", f"task/{task_id}/cancel")
+    tell("resolved by Nix", f"{sample - len(wrong)} of {sample}")
+    tell("by a task to the same derivation", f"{by_task} of {sample}")
+    print(*wrong, sep="\n", flush=True)
+
+
+def resolved(service, package, task_id):
+    """Return the derivation that a download has found, or how it ended without one."""
+    drv_path = service.get(f"package/{package}")["drv_path"]
+    return drv_path or service.task(task_id)["error"]
+
+
+def offered(service, sample):
+    """Return name and version of a random sample of what may be had."""
+    chance, names = random.Random(SEED), []
+    for letter in "abcdefghijklmnopqrstuvwxyz":
+        hits = service.get(f"catalog?search={letter}&limit=1000")
+        names += [hit["name"] for hit in hits if hit["version"]]
+    offers = []
+    for name in chance.sample([one for one in names if len(one) <= 50 and len(one) > 1], sample):
+        versions = service.get(f"catalog/{name}")["versions"]
+        offers.append(
+            (name, chance.choice([one["version"] for one in versions if one["available"]]))
+        )
+    return offers
+
+
+def tell(what, figure):
+    """Print a figure."""
+    print(f"{what + ':':36} {figure}", flush=True)
+
+
+class Watch:
+    """Watches the memory and the CPU time of a server's processes and their evaluations."""
+
+    def __init__(self, service):
+        """Begin to watch."""
+        (self.process,) = service.web_processes()
+        self.evaluator_mib = self.server_mib = 0
+        self._before = self._cpu()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self):
+        """Stop watching."""
+        self._ended.set()
+        self._thread.join()
+
+    def cpu_seconds(self):
+        """Return the CPU time of the process, and of all that it has run, since the beginning."""
+        return self._cpu() - self._before
+
+    def _cpu(self):
+        times = self.process.cpu_times()
+        return times.user + times.system + times.children_user + times.children_system
+
+    def _watch(self):
+        while not self._ended.wait(LOOK_SECONDS):
+            self.server_mib = max(self.server_mib, peak_mib(self.process.pid))
+            for child in self.process.children(recursive=True):
+                with suppress(psutil.NoSuchProcess, OSError):
+                    self.evaluator_mib = max(self.evaluator_mib, peak_mib(child.pid))
+
+
+def peak_mib(pid):
+    """Return the most memory that a process has had (VmHWM)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    _, _, peak = status.partition("VmHWM:")
+    return int(peak.split()[0]) / 1024 if peak else 0  # one that has ended has none
