@@ -64,6 +64,14 @@ def measure_after_imports():
     os.environ["PYTHONPATH"] = str(MEASURED)
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Say in the end why most tests failed where there is no Nix."""
+    if shutil.which("nix-build") is None:
+        terminalreporter.write_line(
+            "nix-build is not on PATH, and most tests need it: script/bootstrap --dev installs it"
+        )
+
+
 def pytest_collection_modifyitems(items):
     """Sort the longest files to the front; xdist keeps that order with --no-loadscope-reorder."""
     rest = len(LONGEST_FIRST)

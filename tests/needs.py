@@ -7,7 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ("requirements-run.txt", "requirements.txt")
-PINNED = re.compile(r"^([\w.-]+)(?:\[\w+\])?==", re.MULTILINE)
+# Not those for some machines only, which have a marker.
+PINNED = re.compile(r"^([\w.-]+)(?:\[\w+\])?==[^;\s]+$", re.MULTILINE)
 
 
 def is_missing(name):

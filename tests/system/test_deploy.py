@@ -212,6 +212,8 @@ def test_compose_starts_development_with_a_reload_unless_told_otherwise():
     assert services.keys() == {"dev", "dev-worker"}
     assert {one["environment"]["APP_ENV"] for one in services.values()} == {"development"}
     assert not any("profiles" in one for one in services.values())
+    assert all(".:/src:ro" in one["volumes"] for one in services.values())
+    assert {one["working_dir"] for one in services.values()} == {"/src"}
     assert " flask --app app run --reload " in services["dev"]["command"]
 
 

@@ -35,16 +35,27 @@ def test_without_the_packages_that_the_tests_need_pytest_ends_in_one_line():
     assert done.stderr.count("\n") == 1
 
 
-def test_pytest_measures_the_coverage_of_a_file(tmp_path):
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A run of pytest that measures coverage, on a machine without Nix; its data is in `.file`."""
     # --cov last: pytest-cov would take a path after it for what to measure.
     line = ("tests/test_hello.py", "-v", "-k", "greets", "-p", "no:cacheprovider", "--cov")
-    file = tmp_path / "coverage"
+    file = tmp_path_factory.mktemp("measured") / "coverage"
+    done = run(BIN / "pytest", *line, "--cov-report=", COVERAGE_FILE=f"{file}", PATH=f"{BIN}")
+    done.file = file
+    return done
 
-    done = run(BIN / "pytest", *line, "--cov-report=", COVERAGE_FILE=f"{file}")
 
-    assert done.returncode == 0, done.stdout
-    assert "test_hello_greets_without_a_token PASSED" in done.stdout
-    assert b"health.py" in file.read_bytes()
+def test_pytest_measures_the_coverage_of_a_file(measured):
+    assert measured.returncode == 0, measured.stdout
+    assert "test_hello_greets_without_a_token PASSED" in measured.stdout
+    assert b"health.py" in measured.file.read_bytes()
+
+
+def test_pytest_says_in_one_line_that_nix_is_missing(measured):
+    line = "nix-build is not on PATH, and most tests need it: script/bootstrap --dev installs it\n"
+
+    assert measured.stdout.count(line) == 1
 
 
 @pytest.fixture
