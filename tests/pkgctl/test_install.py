@@ -416,6 +416,7 @@ def test_a_task_is_named_by_the_first_digits_of_its_id(ctl, install):
     task_id = install("hello@2.12.1")["task"]["id"]
 
     assert ctl.json("logs", task_id[:30])["id"] == task_id
+    assert ctl.json("logs", "-f", task_id[:30])["id"] == task_id
     assert ctl.json("logs", task_id.replace("-", "")[:31].upper())["id"] == task_id
     assert ctl("cancel", task_id[:30]).stderr == f"Error: task {task_id} has ended already\n"
 

@@ -60,6 +60,15 @@ def test_a_refusal_for_another_reason_says_nothing_more(unconfigured, command):
     assert (done.exit_code, done.stderr) == (ExitCode.NOT_ALLOWED, "Error: needs scope operate\n")
 
 
+@pytest.mark.parametrize("word", ["cafe", "1234", "0123"])
+def test_a_refusal_to_look_a_task_up_is_told(unconfigured, word):
+    with FakeServer(lambda *_: problem(403, "needs scope read")) as server:
+        done = unconfigured("logs", word, "--url", server.url)
+
+        assert len(server.requests) == 1
+    assert (done.exit_code, done.stderr) == (ExitCode.NOT_ALLOWED, "Error: needs scope read\n")
+
+
 def test_a_package_that_is_downloading_is_to_be_cancelled_first(unconfigured):
     package = {"id": 1, "name": "hello", "version": "1.0.0", "status": "created"}
 
