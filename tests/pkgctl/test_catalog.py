@@ -203,19 +203,18 @@ def test_an_older_server_takes_a_spelling(unconfigured):
     assert done.stderr == "Error: this needs scope operate\n"
 
 
+def unknown_to_an_older_server(method, path):
+    """Answer as an older server on which the download of a package fails: no catalog has it."""
+    if method == "GET" and "/task/" in path:
+        error = {"code": "version_unavailable", "message": "no catalog has it", "hint": "another"}
+        return task_answer("failed", error=error)
+    if method == "POST":
+        return SCHEDULED if "/download" in path else PACKAGE
+    return older_server(method, path) if "/catalog/" in path else FakeAnswer([])
+
+
 def test_of_an_older_server_what_no_catalog_has_is_removed_again(unconfigured):
-    error = {"code": "version_unavailable", "message": "no catalog has it", "hint": "another"}
-
-    def answer(method, path):
-        if method == "DELETE":
-            return FakeAnswer({})
-        if "/task/" in path:
-            return task_answer("failed", error=error)
-        if method == "POST":
-            return SCHEDULED if "/download" in path else PACKAGE
-        return older_server(method, path) if "/catalog/" in path else FakeAnswer([])
-
-    with FakeServer(answer) as server:
+    with FakeServer(unknown_to_an_older_server) as server:
         done = unconfigured("install", "hello@9.9.9", "--url", server.url)
 
         assert server.requests[-1][:2] == ("DELETE", "/api/v1/package/1")
