@@ -225,18 +225,19 @@ class Client:
     def _wrong_url(self, response: requests.Response) -> CommandError | None:
         """Return the error for a URL at which there is no pkgd; None where there may be one.
 
-        Wherever pkgd itself answers, it knows no more than that the path is not one of its own.
+        pkgd itself answers 401 or 404 at a wrong path, too, so it is asked whether it is alive.
         """
-        is_clear = response.status_code not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND)
-        may_be_right = self._has_answered or (PROBLEM in _kind(response) and not self._path)
-        if is_clear or may_be_right or self._limit_seconds or self._proxy:
+        is_other = response.status_code not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND)
+        is_right = self._has_answered or (PROBLEM in _kind(response) and not self._path)
+        if is_other or is_right or self._limit_seconds or self._proxy:
             return None
         status = f"{response.status_code} {response.reason}"
         return None if is_pkgd(self.url) else self._no_pkgd(f" {status}")
 
     def _no_pkgd(self, status: str = "") -> CommandError:
         root = without_path(self.url)
-        if self._path and not self._proxy and is_pkgd(root):
+        may_ask = self._path and not (self._proxy or self._limit_seconds)
+        if may_ask and is_pkgd(root):
             message = f"there is no pkgd at {self.url}, but at {root}"
             return CommandError(message, ExitCode.UNREACHABLE, f"give {root} as --url")
         hint = "" if self._proxy else "is it another service's? --url says where pkgd is"

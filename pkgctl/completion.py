@@ -26,6 +26,7 @@ from pkgctl.tables import age, short_ids, title
 
 LIMIT_SECONDS = 1.5
 LISTED = 200
+OTHER_DOCUMENT = (AttributeError, LookupError, TypeError, ValueError)  # it is not as pkgd's are
 
 # Bash ends a word at @ and hands the pieces over, so the whole line is passed instead; and it
 # replaces only what follows the last @, so no more than that is answered.
@@ -174,7 +175,7 @@ def _items(ctx: click.Context, pairs: Callable[[Client], Pairs], incomplete: str
             return []
         with Client(url, token, limit_seconds=LIMIT_SECONDS) as client:
             return _fitting(pairs(client), incomplete)
-    except (CommandError, LookupError, TypeError):  # a document may be of another service
+    except (CommandError, *OTHER_DOCUMENT):
         return []
 
 

@@ -17,7 +17,17 @@ GAP = 2
 SHORT_ID = 8
 MIN_TEXT, MIN_WORDS = 10, 20  # to what a column is cut before others are left out
 LEAST = 6  # to what it is cut in the end
-UNITS = ((60, 1, "s"), (3600, 60, "min"), (172_800, 3600, "h"), (None, 86_400, "days"))
+MINUTE, HOUR, DAY = 60, 3600, 86_400
+MONTH, YEAR = 2_629_800, 31_557_600
+# Up to how many seconds an age is told in a unit, and that unit.
+UNITS = (
+    (MINUTE, 1, "s"),
+    (HOUR, MINUTE, "min"),
+    (2 * DAY, HOUR, "h"),
+    (120 * DAY, DAY, "days"),
+    (2 * YEAR, MONTH, "months"),
+    (float("inf"), YEAR, "years"),
+)
 
 
 class Kind(Enum):
@@ -99,10 +109,8 @@ def age(time: str, now: datetime | None = None) -> str:
     seconds = ((now or datetime.now(UTC)) - datetime.fromisoformat(time)).total_seconds()
     if abs(seconds) < 1:
         return "now"
-    for bound, unit, name in UNITS:
-        if bound is None or abs(seconds) < bound:
-            amount = f"{round(abs(seconds) / unit)} {name}"
-            break
+    unit, name = next((unit, name) for bound, unit, name in UNITS if abs(seconds) < bound)
+    amount = f"{round(abs(seconds) / unit)} {name}"
     return f"{amount} ago" if seconds > 0 else f"in {amount}"
 
 

@@ -153,6 +153,17 @@ def test_behind_a_prefix_a_missing_token_is_told_as_such(unconfigured, alive_at,
     assert message in done.stderr
 
 
+def test_to_look_whether_it_is_pkgd_sends_no_credentials_of_a_netrc_file(unconfigured, tmp_path):
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password secret\n")
+    unconfigured.environ |= {"HOME": str(tmp_path)}
+    with FakeServer(lambda *_: problem(401, "a live token is needed")) as server:
+        unconfigured("list", "--url", f"{server.url}/pkgd", "--token", "t")
+
+        paths = ["/pkgd/api/v1/packages?limit=1000", "/pkgd/livez", "/livez"]
+        assert [path for _, path, _ in server.requests] == paths
+        assert [token for *_, token in server.requests] == ["Bearer t", None, None]
+
+
 @pytest.mark.parametrize("answer", [FakeAnswer(b"<html>"), FakeAnswer([], is_pkgd=False)])
 def test_a_page_below_a_pkgd_is_told_to_be_none(unconfigured, answer):
     with FakeServer(lambda _, path: ALIVE if path == "/livez" else answer) as server:

@@ -110,6 +110,22 @@ def test_a_fault_of_the_server_completes_nothing_and_says_nothing(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("words", "document"),
+    [
+        (("logs", ""), [TASK | {"created_at": "soon"}]),
+        (("install", "x"), [{"name": None, "description": None}]),
+        (("switch", ""), [{"number": 1, "packages": None}]),
+    ],
+)
+def test_a_document_of_another_service_completes_nothing(environ, monkeypatch, words, document):
+    with FakeServer(lambda *_: FakeAnswer(document)) as server:
+        monkeypatch.setenv("PKGCTL_URL", server.url)
+        monkeypatch.setenv("PKGCTL_TOKEN", "t")
+
+        assert completed(*words) == []
+
+
 def test_without_a_token_nobody_is_asked(environ, monkeypatch):
     monkeypatch.setenv("PKGCTL_URL", f"{environ.url}/other")
 

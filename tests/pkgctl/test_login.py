@@ -96,8 +96,7 @@ def test_the_end_of_input_at_a_prompt_is_an_interrupt(unconfigured):
 
 @pytest.mark.parametrize("scope", ["read", "admin"])
 def test_whoami_shows_the_server_and_the_token(ctl, scope):
-    create = ("token", "create", "--name", "robot", "--scope", scope, "--expires-in", "30d")
-    minted = ctl.json(*create)
+    minted = ctl.json("token", "create", "--name", "robot", "--scope", scope)
     ctl("login", ctl.environ["PKGCTL_URL"], "--server", "near", "--token", minted["token"])
 
     shown = dict(ctl.rows("whoami", "--server", "near"))
@@ -110,7 +109,6 @@ def test_whoami_shows_the_server_and_the_token(ctl, scope):
         "scope": scope,
         "expires": f"{minted['expires_at'][:19]}Z",
     }
-    assert ctl.json("whoami", "--server", "near")["token"]["scope"] == scope
 
 
 def test_whoami_needs_no_login(ctl, service):

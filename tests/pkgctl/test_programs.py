@@ -7,6 +7,11 @@ from harness import FakeAnswer, FakeServer
 
 from pkgctl.errors import ExitCode
 
+OFFERS = [
+    {"version": version, "catalog": "a", "available": True, "prerelease": False}
+    for version in ("1.1.0", "1.0.0")
+]
+
 
 @pytest.fixture
 def profile(service):
@@ -89,17 +94,26 @@ def activated(folder, *programs, at="my profile", **fields):
         if "/version" in path:
             return FakeAnswer(version)
         if method == "POST":
-            return FakeAnswer({"status": "activated"})
+            return FakeAnswer(package | {"task_id": None})
+        if "/catalog/" in path:
+            return FakeAnswer({"versions": OFFERS})
         return FakeAnswer([package] if "/packages" in path else package)
 
     return FakeServer(answer)
 
 
-def last_lines(runner, server):
-    """Return what an activation on a terminal says after its success."""
-    terminal = runner.terminal("activate", "hello", "--url", server.url)
+def last_lines(runner, server, *words):
+    """Return what a command, else an activation, says on a terminal after its success."""
+    terminal = runner.terminal(*words or ("activate", "hello"), "--url", server.url)
     assert terminal.close() == 0
-    return terminal.shown.splitlines()[1:]
+    return terminal.shown.partition("Success: ")[2].splitlines()[1:]
+
+
+def test_an_upgrade_on_a_terminal_shows_the_programs(unconfigured, tmp_path):
+    with activated(tmp_path, "hello") as server:
+        lines = last_lines(unconfigured, server, "upgrade")
+
+    assert lines[0] == f"{tmp_path}/my profile/bin/hello"
 
 
 def test_of_many_programs_some_are_shown(unconfigured, tmp_path):

@@ -270,7 +270,8 @@ def test_all_downloads_are_requested_before_one_is_waited_for(ctl, service, gate
 def test_an_interrupt_detaches_and_prints_the_command_that_resumes(ctl, service, gated_upgrades):
     pair, gate = gated_upgrades
     waiting = ctl.start("upgrade", *pair, "--keep-going")
-    newest_tasks(service, pair)
+    tasks = newest_tasks(service, pair)
+    until(lambda: b"begun" in service.task_log(tasks[0]["id"]))
     waiting.send_signal(signal.SIGINT)
     exit_code, _, errors = finish(waiting)
 
