@@ -10,7 +10,7 @@ import pytest
 from daemon import Daemon
 from postgres import running_server
 from recipes import Recipes
-from support import BUNDLED, CATALOGS, remove_store
+from support import BUNDLED, CATALOGS, MEASURED, remove_store
 from web import Web
 
 import app as pkgd
@@ -21,19 +21,28 @@ from worker import Pool
 
 # The longest files start first: one that started last would keep the other processes waiting.
 LONGEST_FIRST = (
-    "test_fuzz",
     "test_service",
-    "test_faults",
-    "test_random_changes",
-    "test_history",
-    "test_generations",
-    "test_profiles",
     "test_attempts",
+    "test_faults",
     "test_maintenance_reconcile",
-    "test_waiting",
-    "test_builds",
-    "test_outages",
+    "test_profiles",
+    "test_pin_commands",
     "test_slow_clients",
+    "test_ownership",
+    "test_indexing",
+    "test_fuzz",
+    "test_history",
+    "test_gunicorn",
+    "test_waiting",
+    "test_pins",
+    "test_maintenance_garbage",
+    "test_readme",
+    "test_scripts",
+    "test_upgrade",
+    "test_outages",
+    "test_modes",
+    "test_builds",
+    "test_random_changes",
 )
 
 
@@ -43,6 +52,14 @@ def pytest_configure():
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in [*pkgd.config.SETTINGS, *(name for name in os.environ if name.startswith("NIX_"))]:
         os.environ.pop(name, None)
+    measure_after_imports()
+
+
+def measure_after_imports():
+    """Have coverage measure what the tests start only after its imports; see tests/measured."""
+    if settings := os.environ.pop("COVERAGE_PROCESS_CONFIG", None):
+        os.environ["COVERAGE_AFTER_IMPORTS"] = settings
+    os.environ["PYTHONPATH"] = str(MEASURED)
 
 
 def pytest_collection_modifyitems(items):

@@ -12,6 +12,7 @@ ROUNDS = int(os.environ.get("FAULT_ROUNDS", "1"))
 TASKS = int(os.environ.get("FAULT_TASKS", "12"))
 FLOOD_MIB = int(os.environ.get("FAULT_FLOOD_MIB", "20"))
 REQUESTS = int(os.environ.get("FAULT_REQUESTS", "1000"))
+EXAMPLES = int(os.environ.get("FAULT_EXAMPLES", "25"))
 SECONDS = int(os.environ.get("FAULT_SECONDS", "5"))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import requests
-from support import until
+from support import MEASURED, until
 
 import metrics_folder
 
@@ -57,7 +57,8 @@ class Service:
     def environ(self, **more):
         """Return the environment of the service's processes."""
         settings = {name: str(value) for name, value in (self.settings | more).items()}
-        return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **settings}
+        path = f"{MEASURED}{os.pathsep}{ROOT}"
+        return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **settings}
 
     def command(self, *arguments, **more):
         """Run a `flask` command to its end; return its exit code and output."""

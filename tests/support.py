@@ -14,6 +14,7 @@ import nix
 
 TESTS = Path(__file__).parent
 CATALOGS = TESTS / "catalogs"
+MEASURED = TESTS / "measured"  # on the PYTHONPATH of all that the tests start
 BUNDLED = TESTS.parent / "catalog"
 IN_CI = os.environ.get("CI") == "true"
 

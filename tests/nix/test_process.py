@@ -18,6 +18,13 @@ from nix.process import scratch
 ROOT = Path(nix.__file__).parent.parent
 
 
+@pytest.fixture(autouse=True)
+def _measured_reaper(monkeypatch):
+    """Have coverage measure the reaper, which looks at no PYTHONPATH."""
+    if settings := os.environ.get("COVERAGE_AFTER_IMPORTS"):
+        monkeypatch.setenv("COVERAGE_PROCESS_CONFIG", settings)
+
+
 class CommandStopped(Exception):
     """Raised by a tick to end a command."""
 

@@ -9,13 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import figures
 import pytest
 from service import Service
 from support import BUNDLED
 
 HERE = Path(__file__).parent.parent
-CASES = 2000
-CHAINED_SECONDS = 20
+CASES = 1000
+CHAINED_SECONDS = 2 * figures.SECONDS
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,9 @@ def fuzz(service, tmp_path_factory):
     def fuzz(*options):
         program = Path(sys.executable).with_name("schemathesis")
         argv = [program, "--no-color", "--config-file", HERE / "schemathesis.toml", "run"]
+        argv += [f"--max-examples={figures.EXAMPLES}", f"{service.url}/openapi.json", *options]
         answer = subprocess.run(
-            [*argv, f"{service.url}/openapi.json", *options],
+            argv,
             cwd=tmp_path_factory.mktemp("schemathesis"),
             env={**unmeasured(), "PYTHONPATH": str(HERE), "TOKEN": secret},
             capture_output=True,
