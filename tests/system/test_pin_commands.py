@@ -47,7 +47,7 @@ def stopping_at(tmp_path, program):
 
 @pytest.mark.parametrize("program", ["nix-prefetch-url", "nix-store", "nix-instantiate"])
 def test_what_a_killed_add_has_left_is_collected_and_it_can_be_repeated(
-    own, url, tmp_path, program
+    own, flask, url, tmp_path, program
 ):
     path, reached = stopping_at(tmp_path, program)
     adding = own.start_command("catalog", "add", "old", url, PATH=path)
@@ -57,17 +57,17 @@ def test_what_a_killed_add_has_left_is_collected_and_it_can_be_repeated(
     adding.wait()
 
     until(lambda: own.left() == [])
-    assert "old" not in own.command("catalog", "list").stdout
-    assert own.command("gc").returncode == 0
+    assert "old" not in flask("catalog", "list").output
+    assert flask("gc").exit_code == 0
     assert pinned(own) == ([], [])
-    added = own.command("catalog", "add", "old", url)
-    assert (added.returncode, pinned(own)) == (0, (["old"], ["old"])), added.stderr
+    added = flask("catalog", "add", "old", url)
+    assert (added.exit_code, pinned(own)) == (0, (["old"], ["old"])), added.output
 
 
-def test_a_killed_update_leaves_the_pin_as_it_was(own, url, tmp_path):
+def test_a_killed_update_leaves_the_pin_as_it_was(own, flask, url, tmp_path):
     newer = tarball(tmp_path / "newer.tar.gz", default_nix=catalog(app="2.0.0"))
-    own.command("catalog", "add", "old", url)
-    before = own.command("catalog", "list").stdout
+    flask("catalog", "add", "old", url)
+    before = flask("catalog", "list").output
     path, reached = stopping_at(tmp_path, "nix-instantiate")
     updating = own.start_command("catalog", "update", "old", newer, PATH=path)
     until(reached.exists, 60, explain=own.said)
@@ -76,9 +76,9 @@ def test_a_killed_update_leaves_the_pin_as_it_was(own, url, tmp_path):
     updating.wait()
 
     until(lambda: own.left() == [])
-    assert own.command("gc").returncode == 0
-    assert own.command("reconcile").stdout == "all as it should be\n"
-    assert (own.command("catalog", "list").stdout, pinned(own)) == (before, (["old"], ["old"]))
+    assert flask("gc").exit_code == 0
+    assert flask("reconcile").output == "all as it should be\n"
+    assert (flask("catalog", "list").output, pinned(own)) == (before, (["old"], ["old"]))
 
 
 @SQLITE
