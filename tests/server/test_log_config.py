@@ -69,7 +69,7 @@ def test_a_traceback_can_not_forge_a_line(log_line, production):
 @SQLITE
 def test_a_path_can_not_forge_a_line(settings):
     with Service(settings | {"WEB_PROCESSES": 1}) as service:
-        service.command("init-db")
+        service.init_db()
         service.start()
         service.session.post(f"{service.url}/x%0A2026-11-26%20ERROR%20forged%1B%5B31m%C2%9B%7F")
         until(lambda: "forged" in service.said())
@@ -95,7 +95,7 @@ def test_changes_and_errors_are_logged_and_successful_reads_are_not(client, capl
 def test_the_log_lines_of_a_request_and_of_its_task_have_their_ids(settings):
     settings |= {"APP_ENV": "production", "WEB_PROCESSES": 1}
     with Service(settings) as service:
-        service.command("init-db")
+        service.init_db()
         secret = service.command("create-token").stdout.strip()
         service.start()
         service.session.headers["Authorization"] = f"Token {secret}"

@@ -21,7 +21,7 @@ def service(tmp_path_factory, store_dir):
     """A running service that has a package; an admin's token is in `service.secret`."""
     data_dir = tmp_path_factory.mktemp("docs") / "data"
     with Service({"DATA_DIR": data_dir, "STORE_DIR": store_dir, "WORKER_THREADS": 0}) as service:
-        service.command("init-db")
+        service.init_db()
         service.secret = service.start().sign_in()
         service.register("hello", "2.12.1")
         yield service
