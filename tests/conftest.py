@@ -12,6 +12,7 @@ import pytest
 from daemon import Daemon
 from postgres import running_server
 from recipes import Recipes
+from service import init_db
 from support import BUNDLED, CATALOGS, MEASURED, remove_store
 from web import Web
 
@@ -129,7 +130,7 @@ def postgres():
 def empty_sqlite(tmp_path_factory):
     """A SQLite file with the schema and no rows, to be copied."""
     folder = tmp_path_factory.mktemp("sqlite")
-    init_db(folder, f"sqlite:///{folder / 'empty.db'}")
+    init_db({"DATA_DIR": folder, "DATABASE_URL": f"sqlite:///{folder / 'empty.db'}"})
     return folder / "empty.db"
 
 
@@ -138,16 +139,9 @@ def postgres_url(postgres, tmp_path_factory):
     """The URL of a PostgreSQL database with the schema."""
     with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
         connection.execute("CREATE DATABASE tests")
-    init_db(tmp_path_factory.mktemp("postgres"), postgres.url("tests"))
+    folder = tmp_path_factory.mktemp("postgres")
+    init_db({"DATA_DIR": folder, "DATABASE_URL": postgres.url("tests")})
     return postgres.url("tests")
-
-
-def init_db(folder, url):
-    """Run `flask init-db` on the database."""
-    app = pkgd.create_app({"DATA_DIR": folder, "DATABASE_URL": url})
-    app.test_cli_runner().invoke(args=["init-db"], catch_exceptions=False)
-    with app.app_context():
-        db.engine.dispose()
 
 
 def empty(url):

@@ -18,6 +18,8 @@ import requests
 from support import MEASURED, until
 
 import metrics_folder
+from app import create_app
+from models import db
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -51,6 +53,12 @@ class Service:
         self.kill()
         metrics_folder.remove_dead()  # a killed gunicorn leaves its own
         print(self.said())  # pytest shows it when the test fails
+
+    def init_db(self):
+        """Run `flask init-db` in this process, which saves a second; return the service."""
+        self.folder()
+        init_db(self.settings)
+        return self
 
     # --- processes ---
 
@@ -201,6 +209,14 @@ class Service:
     def _ended(self, task_id):
         task = self.get(f"task/{task_id}?wait=1")
         return task if task["status"] not in LIVE else None
+
+
+def init_db(settings):
+    """Run `flask init-db` with these settings, without a process."""
+    app = create_app(settings)
+    app.test_cli_runner().invoke(args=["init-db"], catch_exceptions=False)
+    with app.app_context():
+        db.engine.dispose()
 
 
 def told(answer):

@@ -25,7 +25,7 @@ SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 
-def until(condition, seconds=20, *, interval=0.02, explain=lambda: ""):
+def until(condition, seconds=60, *, interval=0.02, explain=lambda: ""):
     """Wait until `condition` returns a true value, and return that value.
 
     Fails the test after `seconds`, with what `explain` returns at that moment.

@@ -9,10 +9,11 @@ import os
 import sys
 from pathlib import Path
 
+# Not prometheus_client, which looks at the environment as it is imported.
 SERVER = (
     *("dotenv", "flask_migrate", "flask_smorest", "flask_sqlalchemy", "limits.strategies"),
-    *("prometheus_client.multiprocess", "psutil", "pythonjsonlogger.json", "semantic_version"),
-    *("semver", "sqlalchemy.dialects.sqlite"),
+    *("psutil", "pythonjsonlogger.json", "semantic_version", "semver"),
+    "sqlalchemy.dialects.sqlite",
 )
 LIBRARIES = {
     "flask": SERVER,

@@ -76,8 +76,7 @@ def running_service(folder, store_dir):
     }
     with Service(settings) as service:
         service.catalog, service.gates = catalog, gates
-        assert service.command("init-db").returncode == 0
-        service.start()
+        service.init_db().start()
         service.secret = service.sign_in()
         yield service
 

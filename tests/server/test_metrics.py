@@ -36,7 +36,7 @@ def test_metrics_can_be_made_public(make_app):
 @SQLITE
 def test_requests_are_counted_by_all_processes(settings):
     with Service(settings | {"WEB_PROCESSES": 2, "WORKER_THREADS": 0}) as service:
-        service.command("init-db")
+        service.init_db()
         service.start()
         service.sign_in()
         for n in range(25):

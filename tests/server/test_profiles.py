@@ -159,16 +159,16 @@ def test_an_activation_during_which_nix_fails_changes_nothing(
 def test_packages_activated_at_once_are_all_in_the_profile(
     app, client, downloaded, profile, statuses
 ):
-    ids = [downloaded(f"tool-{n}", "1.0.0") for n in range(20)]
+    ids = [downloaded(f"tool-{n}", "1.0.0") for n in range(12)]
 
     def activate(package_id):
         one = bearing(app, client.secret)
         return one.post(f"/api/v1/package/{package_id}/activate").status_code
 
-    with ThreadPoolExecutor(20) as threads:
+    with ThreadPoolExecutor(12) as threads:
         assert set(threads.map(activate, ids)) == {200}
 
-    assert len(list((profile / "bin").iterdir())) == 20
+    assert len(list((profile / "bin").iterdir())) == 12
     assert set(statuses().values()) == {"activated"}
 
 

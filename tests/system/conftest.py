@@ -26,7 +26,7 @@ def flask(service, create_app):
     It takes a second less than a process does, most of which is its start.
     """
 
-    def flask(*arguments):
-        return create_app(service.settings).test_cli_runner().invoke(args=arguments)
+    def flask(*arguments, **settings):
+        return create_app(service.settings | settings).test_cli_runner().invoke(args=arguments)
 
     return flask

@@ -23,7 +23,7 @@ def service(tmp_path_factory, store_dir):
     data_dir = tmp_path_factory.mktemp("docs") / "data"
     settings = {"DATA_DIR": data_dir, "STORE_DIR": store_dir, "WORKER_THREADS": 0}
     with Service({**settings, "TRUSTED_PROXIES": 1}) as service:
-        service.command("init-db")
+        service.init_db()
         service.secret = service.start().sign_in()
         service.register("hello", "2.12.1")
         yield service

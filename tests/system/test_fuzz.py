@@ -31,7 +31,7 @@ def service(tmp_path_factory, store_dir):
         "TRUSTED_PROXIES": 1,
     }
     with Service(settings) as service:
-        service.command("init-db")
+        service.init_db()
         service.start().sign_in()
         for version in ("2.12.1", "2.10.0"):
             service.ended(service.schedule("hello", version))

@@ -22,7 +22,7 @@ def service(tmp_path, store_dir):
     """A service that isn't started yet, with one process; the test may change its settings."""
     settings = {"DATA_DIR": tmp_path / "data", "STORE_DIR": store_dir, "MIN_FREE_BYTES": 1}
     with Service(settings | {"WORKER_THREADS": 0, "WEB_PROCESSES": 1}) as service:
-        service.command("init-db")
+        service.init_db()
         yield service
 
 

@@ -168,10 +168,10 @@ def test_a_start_removes_the_metrics_of_a_server_that_was_killed(single):
     assert not left.exists()
 
 
-WRONG_STORE = ["gunicorn", "reconcile", "gc", "run-worker"]
+PROCESSES, COMMANDS = ["gunicorn", "run-worker"], ["reconcile", "gc"]
 
 
-def test_whoever_comes_with_another_store_dir_is_refused(service, tmp_path, database_url):
+def test_whoever_comes_with_another_store_dir_is_refused(service, flask, tmp_path, database_url):
     service.start().sign_in()
     package_id = service.register()
     service.ended(service.post(f"package/{package_id}/download")["task_id"])
@@ -180,8 +180,12 @@ def test_whoever_comes_with_another_store_dir_is_refused(service, tmp_path, data
     assert service.stop() == 0
 
     for _ in range(figures.ROUNDS):
-        for command in WRONG_STORE:
-            assert refusal_of(service, command, STORE_DIR=tmp_path / "another").count("\n") == 1
+        for name in PROCESSES:
+            assert refusal_of(service, name, STORE_DIR=tmp_path / "another").count("\n") == 1
+        for name in COMMANDS:
+            refused = flask(name, STORE_DIR=tmp_path / "another")
+            assert (refused.exit_code, refused.output.count("\n")) == (1, 1), refused.output
+            assert " belongs to the store " in refused.output
 
     service.start()
     assert service.get(f"package/{package_id}")["status"] == "activated"
@@ -190,16 +194,16 @@ def test_whoever_comes_with_another_store_dir_is_refused(service, tmp_path, data
     figures.keep(
         "gunicorn, `reconcile`, `gc` and `run-worker` with another STORE_DIR",
         database_url,
-        figures.rounds(f"{figures.ROUNDS * len(WRONG_STORE)} commands"),
+        figures.rounds(f"{figures.ROUNDS * len(PROCESSES + COMMANDS)} commands"),
         "all refused in one line; 0 packages lost",
     )
 
 
-def refusal_of(service, command, **settings):
-    """Run a command that the data folder refuses; return what it says of that."""
+def refusal_of(service, name, **settings):
+    """Start gunicorn or a worker, which the data folder refuses; return what it says of that."""
     argv = [BIN / "gunicorn", "--config", ROOT / "gunicorn.conf.py", "app:create_app()"]
-    if command != "gunicorn":
-        argv = [BIN / "flask", "--app", "app", command]
+    if name != "gunicorn":
+        argv = [BIN / "flask", "--app", "app", name]
     environ, folder = service.environ(**settings), service.folder()
     done = subprocess.run(argv, env=environ, cwd=folder, capture_output=True, text=True)
     assert done.returncode == os.EX_CONFIG, done.stderr

@@ -66,7 +66,7 @@ def service(tmp_path, store_dir):
         if is_free(PORT):
             service.port = service.settings["PORT"] = PORT
             service.url = f"http://127.0.0.1:{PORT}"
-        service.command("init-db")
+        service.init_db()
         yield service.start()
 
 

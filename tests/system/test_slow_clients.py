@@ -32,7 +32,7 @@ def service(tmp_path_factory, store_dir):
     folder = tmp_path_factory.mktemp("slow") / "data"
     settings = {"DATA_DIR": folder, "STORE_DIR": store_dir, "MIN_FREE_BYTES": 1}
     with Service(settings | {"WEB_THREADS": 4, "WORKER_THREADS": 0}) as service:
-        service.command("init-db")
+        service.init_db()
         service.secret = service.start().sign_in()
         yield service
         service.stop()
@@ -178,7 +178,7 @@ def test_the_service_stops_while_clients_are_slow(tmp_path, store_dir, kind):
     settings = {"DATA_DIR": tmp_path / "data", "STORE_DIR": store_dir, "WORKER_THREADS": 0}
     # One process: gunicorn loses a signal that arrives while it starts another.
     with Service(settings | {"MIN_FREE_BYTES": 1, "WEB_PROCESSES": 1}) as service, ExitStack() as s:
-        service.command("init-db")
+        service.init_db()
         service.start()
         service.secret = service.sign_in()
         open_slow(s, lambda: dial(service.port), service, kind, count=4)
