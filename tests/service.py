@@ -27,6 +27,8 @@ LIVE = ("queued", "running")
 START_SECONDS = 30
 STOP_SECONDS = 30
 
+given_ports = set()
+
 
 class Service:
     """A service with its own DATA_DIR; leaving its `with` block ends all of its processes."""
@@ -226,9 +228,13 @@ def told(answer):
 
 
 def free_port():
-    """Return a free port below the range that the kernel gives to outgoing connections."""
+    """Return a free port below the range that the kernel gives to outgoing connections.
+
+    No port is returned twice: nginx listens on two.
+    """
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
+            if port not in given_ports and probe.connect_ex(("127.0.0.1", port)):
+                given_ports.add(port)
                 return port
