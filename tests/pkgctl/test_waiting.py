@@ -202,7 +202,7 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for(ctl, gated, ser
     exit_code, output, errors = finish(waiting)
 
     assert (exit_code, errors) == (0, "")
-    assert "Success: Activated package v1.0.0\n" in output
+    assert f"Success: Activated {gated.name} 1.0.0\n" in output
 
 
 OUTAGES = [
