@@ -51,12 +51,16 @@ def test_an_upgrade_loses_no_request(service, tmp_path, database_url):
 
 def upgrade(service, release, number):
     """Upgrade to the next release as operations.md says, with a build running at its beginning."""
-    name = service.recipes.add(f"slow-{release.name}", "sleep 1; touch $out")
+    name = f"slow-{release.name}"
+    service.recipes.add(name, f"{service.recipes.gate(name)}; touch $out")
     task_id = service.schedule(name, "1.0.0")
     until(lambda: service.task(task_id)["status"] == "running")
 
     next_release(release, KNOWN[-1], number)
-    assert service.command("drain", "--wait", "60").returncode == 0
+    draining = service.start_command("drain", "--wait", "60")
+    until((service.data_dir / "drained").exists)
+    service.recipes.open(name)
+    assert draining.wait(90) == 0
     assert service.task(task_id)["attempt"] == 1
     link(service, release)
     service.restart()
