@@ -148,9 +148,7 @@ def empty(url):
     """Delete all rows, which is much faster than making a new database."""
     with psycopg.connect(url) as connection:
         connection.execute("SET lock_timeout = '10s'")
-        tables = (
-            "packages, tokens, generations, pins, catalog_indexes, indexed_names, task_ends"
-        )
+        tables = "packages, tokens, generations, pins, catalog_indexes, indexed_names, task_ends"
         connection.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
 
 
