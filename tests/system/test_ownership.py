@@ -184,7 +184,9 @@ def test_whoever_comes_with_another_store_dir_is_refused(service, flask, tmp_pat
             assert refusal_of(service, name, STORE_DIR=tmp_path / "another").count("\n") == 1
         for name in COMMANDS:
             refused = flask(name, STORE_DIR=tmp_path / "another")
-            assert (refused.exit_code, refused.output.count("\n")) == (1, 1), refused.output
+            assert (refused.exit_code, refused.output.count("\n")) == (os.EX_CONFIG, 1), (
+                refused.output
+            )
             assert " belongs to the store " in refused.output
 
     service.start()
