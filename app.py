@@ -27,8 +27,6 @@ import catalog_models  # noqa: F401 # its tables
 import catalogs
 import commands
 import config
-import doctor
-import doubts
 import drain_commands
 import error_handlers
 import generations
@@ -45,7 +43,7 @@ import tasks
 import tokens
 from auth import Throttle
 from catalog_state import Catalogs
-from database_file import DatabaseFile
+from database import DatabaseFile
 from fields import MAX_ID, rfc3339
 from models import DATABASE_AWAY, cause, db
 from openapi import ApiDocument
@@ -172,7 +170,6 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     commands.init_app(app)
     catalog_commands.init_app(app)
     drain_commands.init_app(app)
-    doctor.init_app(app)
     return app
 
 
@@ -182,7 +179,7 @@ def init_config(app: Flask, overrides: Mapping[str, Any] | None) -> None:
     try:
         environ = config.environment() | given
         app.config.update(config.load(environ))
-        sentences = doubts.found(environ)
+        sentences = config.doubts(environ)
     except config.ConfigError as error:
         config.refuse_start(error)
 

@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
-import database_schema
+import database
 from models import cause, db
 
 ROWS = 500  # in memory at a time,
@@ -74,8 +74,8 @@ def _prepare(destination: Engine) -> None:
     with destination.connect() as connection:
         is_new = not inspect(connection).get_table_names()
     if is_new:
-        database_schema.upgrade(destination)
-    state = database_schema.state(destination)
+        database.upgrade(destination)
+    state = database.state_of(destination)
     if state != "ok":
         raise CopyError(f"the destination can't be used: {state}")
 

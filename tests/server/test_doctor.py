@@ -12,13 +12,13 @@ import pytest
 from sqlalchemy import update
 from support import POSTGRESQL, SQLITE, until
 
+import doctor
 import doctor_host
 import doctor_service
 import drain
-import findings
 import nix
 import services
-from findings import Level
+from doctor import Level
 from models import Package, Task, db, soon
 from worker import Pool
 
@@ -102,14 +102,14 @@ def test_a_check_that_hangs_or_fails_is_told_and_holds_nothing_up(app, monkeypat
 
     def slow_disk():
         there_again.wait(60)
-        yield findings.ok("late", "late")
+        yield doctor.ok("late", "late")
 
     def broken_disk():
         raise OSError(5, "Input/output error")
         yield
 
     monkeypatch.setattr("doctor.DEADLINE_SECONDS", 0.2)
-    monkeypatch.setattr("doctor.CHECKS", (slow_disk, broken_disk))
+    monkeypatch.setattr("commands.CHECKS", (slow_disk, broken_disk))
 
     done = run(app)
 
@@ -122,7 +122,7 @@ def test_a_check_that_hangs_or_fails_is_told_and_holds_nothing_up(app, monkeypat
 
 
 def test_every_finding_is_a_line_whatever_it_quotes():
-    said = str(findings.warning("it", "two\nlines \x1b[31mred", "do\nthis"))
+    said = str(doctor.warning("it", "two\nlines \x1b[31mred", "do\nthis"))
 
     assert said == "warning  it: two lines red\n         -> do this"
 
