@@ -21,6 +21,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import IntegerConverter, Map
 
 import api
+import api_pages
 import auth
 import catalog_commands
 import catalog_models  # noqa: F401 # its tables
@@ -34,7 +35,6 @@ import health
 import log_config
 import metrics
 import nix
-import openapi
 import packages
 import pins
 import read_only
@@ -52,7 +52,7 @@ from worker import Pool
 
 log = logging.getLogger("pkgd.server")
 
-BLUEPRINTS = (packages, tasks, catalogs, generations, tokens, health, metrics, openapi)
+BLUEPRINTS = (packages, tasks, catalogs, generations, tokens, health, metrics, api_pages)
 REQUEST_ID_LENGTH = 64
 # A path below which a proxy may serve all this: no empty part, which could name another host, and
 # none of one or two dots.
@@ -68,7 +68,7 @@ DATA_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
-PAGE_HEADERS = {**SECURITY_HEADERS, "Content-Security-Policy": openapi.POLICY}
+PAGE_HEADERS = {**SECURITY_HEADERS, "Content-Security-Policy": api_pages.POLICY}
 
 
 class NoSession(SessionInterface):

@@ -15,10 +15,10 @@ import nix
 import read_only
 import services
 from api import Blueprint, headers
+from api_pages import HTML
 from catalog_state import Catalogs
 from config import BUILD, PRODUCTION, VERSION, refuse_start
 from models import db
-from openapi import HTML
 from schemas import HealthSchema, MessageSchema, VersionSchema
 from worker import Pool
 
