@@ -122,7 +122,7 @@ def state_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
     def decorate(function: Callable[..., None]) -> click.Command:
         @wraps(function)
         @in_one_line
-        def checked(*args: object, **kwargs: object) -> None:
+        def guarded(*args: object, **kwargs: object) -> None:
             data_folder.claim(record=False)
             state = database.state()
             if state != "ok":
@@ -130,7 +130,7 @@ def state_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
             data_folder.claim()
             function(*args, **kwargs)
 
-        return click.command(name)(with_appcontext(checked))
+        return click.command(name)(with_appcontext(guarded))
 
     return decorate
 
@@ -320,7 +320,7 @@ def copy_db(url: str) -> None:
     if not read_only.is_set():
         click.echo(f"what the service writes from now on stays in {here} alone", err=True)
 
-    done = database_copy.copy(db.engine, url, _heard)
+    done = database_copy.copy(db.engine, url, _report_copied)
     click.echo(f"{done.rows} rows of {done.tables} tables are in {there}, as many as in {here}")
     click.echo(
         "to change over to it: set DATABASE_URL, then run flask adopt, and start the service"
@@ -348,8 +348,8 @@ def examine() -> None:
     click.get_current_context().exit(max(levels))
 
 
-def _heard(table: str, copied: int, total: int) -> None:
-    """Say how far the copy is: at the end of each table, and each 100,000 rows."""
+def _report_copied(table: str, copied: int, total: int) -> None:
+    """Print how far the copy is: after each table, and every 100,000 rows."""
     if copied == total or copied % SAY_ROWS == 0 < copied:
         click.echo(f"{table}: {copied} of {total}")
 

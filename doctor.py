@@ -30,7 +30,7 @@ class Level(IntEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one matter; `remedy` is what to do, "" where nothing is."""
+    """What a check found; `remedy` is what to do about it, "" for nothing."""
 
     about: str
     level: Level
@@ -48,12 +48,12 @@ Check = Callable[[], Iterator[Finding]]
 
 
 def ok(about: str, text: str) -> Finding:
-    """Return that all is as it should be."""
+    """Return that something is as it should be."""
     return Finding(about, Level.OK, text)
 
 
 def warning(about: str, text: str, remedy: str) -> Finding:
-    """Return what may be meant, or does no harm yet."""
+    """Return what may be on purpose, or does no harm yet."""
     return Finding(about, Level.WARNING, text, remedy)
 
 
@@ -70,7 +70,7 @@ def _one_line(text: str) -> str:
 
 
 class Examination(threading.Thread):
-    """One check, in a thread that nobody waits for at the end of the process."""
+    """A check in a thread of its own, which does not keep the process from ending."""
 
     def __init__(self, app: Flask, check: Check) -> None:
         super().__init__(name=check.__name__, daemon=True)
@@ -79,15 +79,15 @@ class Examination(threading.Thread):
         self.found: list[Finding] | None = None
 
     def run(self) -> None:
-        """Find out."""
+        """Run the check."""
         try:
             with self.app.app_context():
                 self.found = list(self.check())
         except (ConfigError, nix.NixError, OSError, SQLAlchemyError) as fault:
             self.found = [error(self._about, str(cause(fault)), "see above, and the log")]
 
-    def told(self, deadline: float) -> list[Finding]:
-        """Return what was found by the deadline."""
+    def result(self, deadline: float) -> list[Finding]:
+        """Return what the check has found, or that it has not ended by the deadline."""
         self.join(max(0.0, deadline - time.monotonic()))
         if self.found is None:
             text = f"no answer within {DEADLINE_SECONDS} s"
@@ -106,4 +106,4 @@ def examine(app: Flask, checks: Iterable[Check]) -> Iterator[Finding]:
     for one in examinations:
         one.start()
     for one in examinations:
-        yield from one.told(deadline)
+        yield from one.result(deadline)

@@ -68,7 +68,7 @@ REQUESTS = Histogram(
     ["method", "route", "code"],
     registry=REQUEST_METRICS,
 )
-REFUSALS = Counter(
+REFUSED = Counter(
     "pkgd_refusals",
     "Requests answered by 401, 403 or, of an address that is slowed, 429, by reason.",
     ["reason"],
@@ -116,8 +116,8 @@ _SIZE_OF_DATABASE = {
 )
 def show() -> Response:
     """Answer in Prometheus' text format."""
-    for reason in auth.Reason:
-        REFUSALS.labels(reason)  # from 0 on, so that increase() sees the first one
+    for reason in auth.RefusalReason:
+        REFUSED.labels(reason)  # from 0 on, so that increase() sees the first one
     requests = REQUEST_METRICS
     if SHARED in os.environ:
         requests = CollectorRegistry()
@@ -143,7 +143,7 @@ def _count(response: Response) -> Response:
     REQUESTS.labels(method, route, response.status_code).observe(seconds)
     refusal = auth.refusal(response.status_code)
     if refusal is not None:
-        REFUSALS.labels(refusal.reason).inc()
+        REFUSED.labels(refusal.reason).inc()
     return response
 
 

@@ -16,7 +16,7 @@ import nix
 
 TESTS = Path(__file__).parent
 CATALOGS = TESTS / "catalogs"
-MEASURED = TESTS / "measured"  # on the PYTHONPATH of all that the tests start
+MEASURED = TESTS / "measured"  # on the PYTHONPATH of what tests start: see sitecustomize.py
 BUNDLED = TESTS.parent / "catalog"
 IN_CI = os.environ.get("CI") == "true"
 
