@@ -21,7 +21,7 @@ import services
 from database import backup_note, is_usable, sqlite_file, state
 from doctor import Finding, error, ok, warning
 from models import Package, PackageStatus, Scope, Task, TaskStatus, Token, db, soon, utcnow
-from worker import dead_holders
+from worker import living_holders
 
 BACKUP_AGE = timedelta(days=2)
 CLOCK_SECONDS = 2.0
@@ -161,7 +161,7 @@ def queue() -> Iterator[Finding]:
     if reason:
         how = "unset READ_ONLY, and restart" if read_only.is_set() else "flask resume"
         yield warning("queue", reason, how)
-    pools = _living_pools()
+    pools = len(living_holders(current_app.config["DATA_DIR"] / "holders"))
     if not pools and not read_only.is_set():
         how = "start the service, or flask run-worker; WORKER_THREADS must not be 0"
         yield warning("queue", "no worker runs with this DATA_DIR", how)
@@ -175,13 +175,6 @@ def queue() -> Iterator[Finding]:
         yield warning("queue", f"a task waits since {oldest:%Y-%m-%d %H:%M}Z", how)
     elif pools and not reason:
         yield ok("queue", f"{pools} processes take tasks")
-
-
-def _living_pools() -> int:
-    """Return how many processes hold the files by which worker pools are known."""
-    folder: Path = current_app.config["DATA_DIR"] / "holders"
-    names = [path.name for path in folder.glob("[!.]*")]
-    return len(names) - len(dead_holders(folder, names))
 
 
 def backups() -> Iterator[Finding]:
