@@ -21,14 +21,13 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import IntegerConverter, Map
 
 import api
+import api_pages
 import auth
 import catalog_commands
 import catalog_models  # noqa: F401 # its tables
 import catalogs
 import commands
 import config
-import doctor
-import doubts
 import drain_commands
 import error_handlers
 import generations
@@ -36,7 +35,6 @@ import health
 import log_config
 import metrics
 import nix
-import openapi
 import packages
 import pins
 import read_only
@@ -45,7 +43,7 @@ import tasks
 import tokens
 from auth import Throttle
 from catalog_state import Catalogs
-from database_file import DatabaseFile
+from database import DatabaseFile
 from fields import MAX_ID, rfc3339
 from models import DATABASE_AWAY, cause, db
 from openapi import ApiDocument
@@ -54,7 +52,7 @@ from worker import Pool
 
 log = logging.getLogger("pkgd.server")
 
-BLUEPRINTS = (packages, tasks, catalogs, generations, tokens, health, metrics, openapi)
+BLUEPRINTS = (packages, tasks, catalogs, generations, tokens, health, metrics, api_pages)
 REQUEST_ID_LENGTH = 64
 # A path below which a proxy may serve all this: no empty part, which could name another host, and
 # none of one or two dots.
@@ -70,7 +68,7 @@ DATA_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
-PAGE_HEADERS = {**SECURITY_HEADERS, "Content-Security-Policy": openapi.POLICY}
+PAGE_HEADERS = {**SECURITY_HEADERS, "Content-Security-Policy": api_pages.POLICY}
 
 
 class NoSession(SessionInterface):
@@ -172,7 +170,6 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     commands.init_app(app)
     catalog_commands.init_app(app)
     drain_commands.init_app(app)
-    doctor.init_app(app)
     return app
 
 
@@ -182,7 +179,7 @@ def init_config(app: Flask, overrides: Mapping[str, Any] | None) -> None:
     try:
         environ = config.environment() | given
         app.config.update(config.load(environ))
-        sentences = doubts.found(environ)
+        sentences = config.doubts(environ)
     except config.ConfigError as error:
         config.refuse_start(error)
 

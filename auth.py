@@ -117,7 +117,7 @@ class Caller:
         return self.name or f"token {self.id}"
 
 
-class Reason(StrEnum):
+class RefusalReason(StrEnum):
     """Why a request was refused; the client is told less."""
 
     MISSING = "missing"  # no token came with it
@@ -132,7 +132,7 @@ class Reason(StrEnum):
 class Refusal:
     """Why a request was refused, and the token that it came with, where that is on record."""
 
-    reason: Reason
+    reason: RefusalReason
     token_id: int | None = None
     token_name: str | None = None
     is_logged: bool = True
@@ -187,7 +187,7 @@ def _refuse() -> None:
         throttle.count_failure(address)
     except TooManyFailures:
         # One line a minute: the rest of a flood is counted, not logged.
-        g.refusal = Refusal(Reason.THROTTLED, is_logged=throttle.is_news(address))
+        g.refusal = Refusal(RefusalReason.THROTTLED, is_logged=throttle.is_news(address))
         raise
     g.refusal = _why_refused()
 
@@ -199,8 +199,8 @@ def refusal(status: int) -> Refusal | None:
         return noted
     caller: Caller | None = g.get("caller")
     if caller is None:
-        return Refusal(Reason.MISSING)
-    return Refusal(Reason.SCOPE, caller.id, caller.name)
+        return Refusal(RefusalReason.MISSING)
+    return Refusal(RefusalReason.SCOPE, caller.id, caller.name)
 
 
 def required_scope(endpoint: str | None, method: str) -> Scope:
@@ -243,11 +243,13 @@ def _why_refused() -> Refusal:
     secret = _secret()
     if secret is None:
         is_missing = not request.headers.get("Authorization")
-        return Refusal(Reason.MISSING if is_missing else Reason.UNKNOWN)
+        return Refusal(RefusalReason.MISSING if is_missing else RefusalReason.UNKNOWN)
     row = queries.dead_token([digest(secret, key) for key in _keys()])
     if row is None:
-        return Refusal(Reason.UNKNOWN)
-    return Refusal(Reason.REVOKED if row.revoked_at else Reason.EXPIRED, row.id, row.name)
+        return Refusal(RefusalReason.UNKNOWN)
+    return Refusal(
+        RefusalReason.REVOKED if row.revoked_at else RefusalReason.EXPIRED, row.id, row.name
+    )
 
 
 def digest(secret: str, key: str) -> str:

@@ -72,8 +72,8 @@ class CatalogIndex(Model):
 class IndexedName(Model):
     """A name that a client may ask for, and what all indexes say of it, for searches.
 
-    `lower` is the name in small letters, in which each description is there once, too, on a line of
-    its own.
+    `lower` is the name in lower case. `descriptions` has each description once, in lower case, one
+    a line.
     """
 
     __tablename__ = "indexed_names"

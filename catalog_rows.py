@@ -1,6 +1,6 @@
-"""The rows of indexes: what catalogs hold, what is said of each name, and what they tell of one.
+"""The rows of indexes: writing and deleting them, and reading what they have of a name.
 
-A name has one row in common for all indexes. It goes with the last offer of that name.
+All indexes share one row for each name. It is deleted with the last offer of that name.
 """
 
 import re
@@ -8,12 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import delete, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 import nix
 from catalog_models import CatalogIndex, IndexedName, IndexedOffer
 from fields import NAME_PATTERN
-from models import AnyRow, db
+from models import AnyRow, db, upsert
 from task_queue import NO_SYNC
 
 BATCH = 500
@@ -25,7 +24,7 @@ SEPARATOR = "\n"  # no description holds one
 def made_of(index_id: int, prefix: str, facts: Sequence[nix.Fact]) -> list[dict[str, Any]]:
     """Return the rows of packages in one set, whose attributes have `prefix`.
 
-    A package for which the catalog throws is no sibling of any name, and has no name in common.
+    A package whose attribute throws is a sibling of nothing, and has its attribute as its name.
     """
     pnames = {fact.attr: "" if fact.throws else fact.pname for fact in facts}
     wanted = {base for fact in facts for base in nix.bases(fact.attr)} - pnames.keys()
@@ -81,8 +80,7 @@ def _named(offers: Iterable[dict[str, Any]]) -> dict[str, int]:
     said: dict[str, set[str]] = {offer["name"]: set() for offer in offers}
     for offer in offers:
         said[offer["name"]].add((offer["description"] or "").lower())
-    dialect = postgresql if db.engine.dialect.name == "postgresql" else sqlite
-    new = dialect.insert(IndexedName).values(
+    new = upsert(IndexedName).values(
         [
             {"name": name, "lower": name.lower(), "descriptions": _joined(said[name])}
             for name in sorted(said)
@@ -144,20 +142,20 @@ def known(ids: Mapping[str, int], name: str) -> nix.Known:
     with db.engine.connect() as connection:
         listed = select(CatalogIndex.id, CatalogIndex.todo, CatalogIndex.failures)
         indexes = connection.execute(listed.where(CatalogIndex.id.in_(ids.values()))).all()
-        scopes = {row.id: _Scope(name, row.todo, row.failures) for row in indexes}
+        entries = {row.id: _Entry(name, row.todo, row.failures) for row in indexes}
         mine = _OFFERS.where(IndexedOffer.index_id.in_(ids.values()))
         for row in connection.execute(mine.where(IndexedOffer.attr == name)):
-            scopes[row.index_id].direct.append(row)
+            entries[row.index_id].direct.append(row)
 
-        pnames = {pname for scope in scopes.values() for pname in scope.pnames}
+        pnames = {pname for entry in entries.values() for pname in entry.pnames}
         follow = IndexedOffer.attr > name, IndexedOffer.attr < f"{name}~"
         wanted = mine.where(*follow, IndexedOffer.pname.in_(pnames)).order_by(IndexedOffer.attr)
         for row in connection.execute(wanted):
-            scopes[row.index_id].add_sibling(row)
+            entries[row.index_id].add_sibling(row)
     return {
-        catalog: [_answer(catalog, row) for row in scopes[index_id].offers]
+        catalog: [_answer(catalog, row) for row in entries[index_id].offers]
         for catalog, index_id in ids.items()
-        if index_id in scopes and scopes[index_id].can_tell
+        if index_id in entries and entries[index_id].can_tell
     }
 
 
@@ -181,7 +179,7 @@ def _answer(catalog: str, row: AnyRow) -> dict[str, Any]:
     }
 
 
-class _Scope:
+class _Entry:
     """What an index has of a name: the attribute itself, and its siblings in the same set."""
 
     def __init__(self, name: str, todo: Sequence[Any], failures: Mapping[str, str]) -> None:

@@ -53,7 +53,7 @@ class Hit:
     description: str | None = None
 
 
-class Text:
+class SearchText:
     """A text that is looked for: what fits it, and how well."""
 
     def __init__(self, text: str) -> None:
@@ -123,7 +123,7 @@ def search(
     Also return how many there are altogether, and whether more follow. Catalogs without an index
     are searched by their names alone. Raises Busy if it takes too long to read these.
     """
-    wanted = Text(text)
+    wanted = SearchText(text)
     in_order = catalogs.in_order()
     ids = catalogs.newest_indexes(in_order)
     others = {
@@ -141,7 +141,7 @@ def search(
 
 
 def _found(
-    ids: Mapping[str, int], wanted: Text, others: set[str], *, limit: int, after: str | None
+    ids: Mapping[str, int], wanted: SearchText, others: set[str], *, limit: int, after: str | None
 ) -> tuple[list[str], int]:
     """Return a page of the names that fit, and how many fit in all."""
     with db.engine.connect() as connection:
@@ -172,7 +172,7 @@ def _served(ids: Mapping[str, int], connection: Connection) -> Conditions:
     return [select(IndexedOffer.id).where(*mine).exists()]
 
 
-def _placed(wanted: Text, served: Conditions, others: set[str]) -> CTE:
+def _placed(wanted: SearchText, served: Conditions, others: set[str]) -> CTE:
     """Return a table of the names that fit, others than those of indexes too, and their places."""
     names: Any = select(IndexedName.name, IndexedName.lower).where(wanted.fits(), *served)
     if others:
@@ -200,7 +200,7 @@ def _with_total(page: Subquery, found: CTE) -> Select[Any]:
     return select(total.c.total, page.c.name).select_from(joined).order_by(*in_order)
 
 
-def _hits(ids: Mapping[str, int], page: Sequence[str], wanted: Text) -> list[Hit]:
+def _hits(ids: Mapping[str, int], page: Sequence[str], wanted: SearchText) -> list[Hit]:
     """Return the names of a page with what the indexes know of them."""
     rows: dict[str, list[AnyRow]] = {name: [] for name in page}
     mine = _ROWS.where(IndexedOffer.index_id.in_(ids.values()))

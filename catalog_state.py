@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 # A pin as `pins.places` reads it, and each catalog with its signature and whether it is there.
 Place = Row[str, str, str | None]
-State = tuple[tuple[nix.Catalog, str, bool], ...]
+Snapshot = tuple[tuple[nix.Catalog, str, bool], ...]
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class Look:
     """Which of the catalogs failed and why, in which state, and when that was found."""
 
     failures: dict[str, str]
-    state: State
+    state: Snapshot
     at: float
 
-    def is_current(self, state: State) -> bool:
+    def is_current(self, state: Snapshot) -> bool:
         """Tell whether this still holds; what failed may work later, though no file changes."""
         is_due = self.failures and time.monotonic() >= self.at + LOOK_AGAIN_SECONDS
         return self.state == state and not is_due
@@ -199,14 +199,14 @@ class Catalogs:
             )
             return []
 
-    def _index_states(self, state: State) -> list[catalog_index.State]:
+    def _index_states(self, state: Snapshot) -> list[catalog_index.State]:
         sets = self._index_sets or ()
         return [
             catalog_index.state(catalog, signature, self.allowed, sets)
             for catalog, signature, _ in state
         ]
 
-    def _indexes(self, state: State) -> dict[str, int]:
+    def _indexes(self, state: Snapshot) -> dict[str, int]:
         """Return the id of each catalog's current index."""
         if self._index_sets is None:
             return {}
@@ -234,7 +234,7 @@ class Catalogs:
             told if failures.keys() >= {one.name for one, _, _ in look.state} else f"ok, but {told}"
         )
 
-    def _state(self) -> State:
+    def _state(self) -> Snapshot:
         return tuple(map(self._state_of, self.in_order()))
 
     def _state_of(self, catalog: nix.Catalog) -> tuple[nix.Catalog, str, bool]:
@@ -268,7 +268,7 @@ class Catalogs:
         finally:
             self._look_at = time.monotonic() + LOOK_SECONDS
 
-    def _note_failures(self, state: State) -> None:
+    def _note_failures(self, state: Snapshot) -> None:
         """Evaluate each catalog; log those that have begun to fail."""
         found = nix.failing(self.store, [catalog for catalog, _, _ in state])
         failures = {each.catalog: f"{each.code}: {_short(each.message)}" for each in found}

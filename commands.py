@@ -20,8 +20,10 @@ from werkzeug.serving import is_running_from_reloader
 import auth
 import config
 import data_folder
+import database
 import database_copy
-import database_schema
+import doctor
+import doctor_host
 import doctor_service
 import health
 import maintenance
@@ -45,6 +47,7 @@ TOLD = (
     *DATABASE_AWAY,
 )
 SAY_ROWS = 100_000
+CHECKS = (*doctor_service.CHECKS, *doctor_host.CHECKS)
 SERVES_ONLY = (
     "pkgd: flask run serves only: tasks wait in the queue until a worker runs, "
     "by flask --app app run-worker"
@@ -70,6 +73,7 @@ def init_app(app: Flask) -> None:
         prune,
         backup,
         copy_db,
+        examine,
     ):
         app.cli.add_command(command)
     if _is_made_by_run():
@@ -118,15 +122,15 @@ def state_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
     def decorate(function: Callable[..., None]) -> click.Command:
         @wraps(function)
         @in_one_line
-        def checked(*args: object, **kwargs: object) -> None:
+        def guarded(*args: object, **kwargs: object) -> None:
             data_folder.claim(record=False)
-            state = health.database_state()
+            state = database.state()
             if state != "ok":
                 raise refusal(state)
             data_folder.claim()
             function(*args, **kwargs)
 
-        return click.command(name)(with_appcontext(checked))
+        return click.command(name)(with_appcontext(guarded))
 
     return decorate
 
@@ -140,21 +144,20 @@ def init_db(drop: bool, yes: bool) -> None:
     """Create the database, or bring its schema up to date; safe to repeat."""
     data_folder.claim(record=False)  # the settings may be wrong: then there is no such database
     where = db.engine.url.render_as_string()
-    if read_only.is_set() and health.database_state() == "ok":
+    if read_only.is_set() and database.state() == "ok":
         click.echo(f"The database is ready: {where}")
         return
     check_writable()
     if drop:
         if not yes:
             click.confirm(f"Delete every package, task and token in {where}?", abort=True)
-        database_schema.drop_all(db.engine)
-    if db.engine.dialect.name == "sqlite":
-        # It holds the digests of tokens, which others need not read.
-        Path((db.engine.url.database or "").removeprefix("file:")).touch(mode=0o600)
-    state = health.database_state()
-    if database_schema.NEWER in state:
+        database.drop_all(db.engine)
+    if file := database.sqlite_file(db.engine.url):
+        file.touch(mode=0o600)  # it holds the digests of tokens, which others need not read
+    state = database.state()
+    if database.NEWER in state:
         raise refusal(state, lasts=True)
-    database_schema.upgrade(db.engine)
+    database.upgrade(db.engine)
     data_folder.claim()
     click.echo(f"The database is ready: {where}")
 
@@ -299,7 +302,7 @@ def backup(file: Path) -> None:
         connection.exec_driver_sql("PRAGMA query_only = OFF")  # which takes it for a write
         connection.exec_driver_sql("VACUUM INTO ?", (str(unfinished),))
     unfinished.rename(file)
-    doctor_service.note_path().write_text(str(file.absolute()))
+    database.backup_note().write_text(str(file.absolute()))
     click.echo(f"{file}: {file.stat().st_size} bytes")
 
 
@@ -317,15 +320,36 @@ def copy_db(url: str) -> None:
     if not read_only.is_set():
         click.echo(f"what the service writes from now on stays in {here} alone", err=True)
 
-    done = database_copy.copy(db.engine, url, _heard)
+    done = database_copy.copy(db.engine, url, _report_copied)
     click.echo(f"{done.rows} rows of {done.tables} tables are in {there}, as many as in {here}")
     click.echo(
         "to change over to it: set DATABASE_URL, then run flask adopt, and start the service"
     )
 
 
-def _heard(table: str, copied: int, total: int) -> None:
-    """Say how far the copy is: at the end of each table, and each 100,000 rows."""
+@click.command("doctor")
+@with_appcontext
+def examine() -> None:
+    """Say what is right and wrong with this host, and what to do; nothing is changed.
+
+    The exit code is 0 if all is well, 1 with warnings, 2 with errors.
+    """
+    folder = current_app.config["DATA_DIR"]
+    if not folder.is_dir():
+        found = [doctor.error("data", f"there is no DATA_DIR {folder}", "flask init-db makes it")]
+    else:
+        app = current_app._get_current_object()  # type: ignore[attr-defined]
+        found = list(doctor.examine(app, CHECKS))
+    for finding in found:
+        click.echo(finding)
+    levels = [finding.level for finding in found]
+    errors, warnings = levels.count(doctor.Level.ERROR), levels.count(doctor.Level.WARNING)
+    click.echo(f"errors: {errors}, warnings: {warnings}")
+    click.get_current_context().exit(max(levels))
+
+
+def _report_copied(table: str, copied: int, total: int) -> None:
+    """Print how far the copy is: after each table, and every 100,000 rows."""
     if copied == total or copied % SAY_ROWS == 0 < copied:
         click.echo(f"{table}: {copied} of {total}")
 

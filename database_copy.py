@@ -2,7 +2,8 @@
 
 The source is read in one snapshot, and the destination written in one transaction, so that it has
 all rows or none. Ids stay what they are, and none is given out again that the source has given out.
-The destination is no database of the application, so that all of this is said to its connection.
+The application's session knows nothing of the destination, so all statements are executed on its
+connection.
 """
 
 from collections.abc import Callable
@@ -23,13 +24,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
-import database_schema
+import database
 from models import cause, db
 
-ROWS = 500  # in memory at a time,
-LARGE_ROWS = 16  # or so many with pieces of logs
+# How many rows are in memory at a time.
+ROWS = 500
+LARGE_ROWS = 16  # of pieces of logs
 
-Heard = Callable[[str, int, int], None]
+Report = Callable[[str, int, int], None]
 
 
 class CopyError(Exception):
@@ -44,10 +46,10 @@ class Copied:
     rows: int
 
 
-def copy(source: Engine, url: str, heard: Heard) -> Copied:
+def copy(source: Engine, url: str, report: Report) -> Copied:
     """Copy all rows to the database at `url`, which gets its schema if it has none.
 
-    `heard` is called with a table, how many of its rows are copied, and how many it has. Raises
+    `report` is called with a table, how many of its rows are copied, and how many it has. Raises
     CopyError, where the destination holds any row, too.
     """
     destination = create_engine(url)
@@ -56,7 +58,7 @@ def copy(source: Engine, url: str, heard: Heard) -> Copied:
         with source.connect() as rows, destination.begin() as connection:
             _take_snapshot(rows)
             _check_empty(connection)
-            counts = [_copy_table(table, rows, connection, heard) for table in _tables()]
+            counts = [_copy_table(table, rows, connection, report) for table in _tables()]
     except DBAPIError as error:
         raise CopyError(f"nothing was copied: {cause(error)}") from None
     finally:
@@ -74,8 +76,8 @@ def _prepare(destination: Engine) -> None:
     with destination.connect() as connection:
         is_new = not inspect(connection).get_table_names()
     if is_new:
-        database_schema.upgrade(destination)
-    state = database_schema.state(destination)
+        database.upgrade(destination)
+    state = database.state_of(destination)
     if state != "ok":
         raise CopyError(f"the destination can't be used: {state}")
 
@@ -96,18 +98,18 @@ def _check_empty(destination: Connection) -> None:
         raise CopyError(f"the destination is not empty: it has {', '.join(filled)}")
 
 
-def _copy_table(table: Table, source: Connection, destination: Connection, heard: Heard) -> int:
+def _copy_table(table: Table, source: Connection, destination: Connection, report: Report) -> int:
     """Copy the rows of a table, and return how many they were."""
     total, copied = _count(source, table), 0
     has_pieces = any(isinstance(column.type, LargeBinary) for column in table.columns)
     size = LARGE_ROWS if has_pieces else ROWS
-    heard(table.name, 0, total)
+    report(table.name, 0, total)
     wanted = select(table).order_by(*table.primary_key)
     with source.execute(wanted, execution_options={"yield_per": size}) as found:
         for rows in found.partitions():
             destination.execute(insert(table), [row._asdict() for row in rows])
             copied += len(rows)
-            heard(table.name, copied, total)
+            report(table.name, copied, total)
 
     _set_last_id(table, source, destination)
     arrived = _count(destination, table)

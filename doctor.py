@@ -1,75 +1,76 @@
-"""`flask doctor`: one page on what is right and wrong with this host.
+"""What `flask doctor` finds, and running all of its checks.
 
-Each check runs in a thread of its own, so that none keeps the others from being told, be it that a
-disk or a database never answers. None changes anything.
+The checks are in doctor_service.py and doctor_host.py. Each runs in a thread of its own, so that a
+disk or a database that never answers hides nothing else. None changes anything.
 """
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
 
-import click
-from flask import Flask, current_app
-from flask.cli import with_appcontext
+from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
-import config
-import doctor_host
-import doctor_service
 import nix
-from findings import Check, Finding, Level, error
+from config import ConfigError
 from models import cause
 
 DEADLINE_SECONDS = 60
-CHECKS: tuple[Check, ...] = (
-    doctor_service.version,
-    doctor_service.settings,
-    doctor_service.keys,
-    doctor_service.data_dir,
-    doctor_service.database,
-    doctor_service.tokens,
-    doctor_service.queue,
-    doctor_service.backups,
-    doctor_service.proxies,
-    doctor_host.disk,
-    doctor_host.nix_itself,
-    doctor_host.daemon,
-    doctor_host.build_users,
-    doctor_host.sandbox,
-    doctor_host.catalogs,
-    doctor_service.roots,
-    doctor_host.clock,
-    doctor_service.times,
-    doctor_host.unit,
-)
 
 
-def init_app(app: Flask) -> None:
-    """Add the command to `app`."""
-    app.cli.add_command(doctor)
+class Level(IntEnum):
+    """How bad a finding is; the worst one is the exit code."""
+
+    OK = 0
+    WARNING = 1
+    ERROR = 2
 
 
-@click.command("doctor")
-@with_appcontext
-def doctor() -> None:
-    """Say what is right and wrong with this host, and what to do; nothing is changed.
+@dataclass(frozen=True)
+class Finding:
+    """What a check found; `remedy` is what to do about it, "" for nothing."""
 
-    The exit code is 0 if all is well, 1 with warnings, 2 with errors.
-    """
-    folder = current_app.config["DATA_DIR"]
-    if not folder.is_dir():
-        found = [error("data", f"there is no DATA_DIR {folder}", "flask init-db makes it")]
-    else:
-        found = list(_examine(current_app._get_current_object()))  # type: ignore[attr-defined]
-    for finding in found:
-        click.echo(finding)
-    levels = [finding.level for finding in found]
-    click.echo(f"errors: {levels.count(Level.ERROR)}, warnings: {levels.count(Level.WARNING)}")
-    click.get_current_context().exit(max(levels))
+    about: str
+    level: Level
+    text: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"{self.level.name.lower():<8} {self.about}: {_one_line(self.text)}"]
+        if self.remedy:
+            lines.append(f"{'':<8} -> {_one_line(self.remedy)}")
+        return "\n".join(lines)
+
+
+Check = Callable[[], Iterator[Finding]]
+
+
+def ok(about: str, text: str) -> Finding:
+    """Return that something is as it should be."""
+    return Finding(about, Level.OK, text)
+
+
+def warning(about: str, text: str, remedy: str) -> Finding:
+    """Return what may be on purpose, or does no harm yet."""
+    return Finding(about, Level.WARNING, text, remedy)
+
+
+def error(about: str, text: str, remedy: str) -> Finding:
+    """Return what keeps the service from doing its work, or puts it in danger."""
+    return Finding(about, Level.ERROR, text, remedy)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(nix.plain(text).split())
+
+
+# --- Running the checks ---
 
 
 class Examination(threading.Thread):
-    """One check, in a thread that nobody waits for at the end of the process."""
+    """A check in a thread of its own, which does not keep the process from ending."""
 
     def __init__(self, app: Flask, check: Check) -> None:
         super().__init__(name=check.__name__, daemon=True)
@@ -78,15 +79,15 @@ class Examination(threading.Thread):
         self.found: list[Finding] | None = None
 
     def run(self) -> None:
-        """Find out."""
+        """Run the check."""
         try:
             with self.app.app_context():
                 self.found = list(self.check())
-        except (config.ConfigError, nix.NixError, OSError, SQLAlchemyError) as fault:
+        except (ConfigError, nix.NixError, OSError, SQLAlchemyError) as fault:
             self.found = [error(self._about, str(cause(fault)), "see above, and the log")]
 
-    def told(self, deadline: float) -> list[Finding]:
-        """Return what was found by the deadline."""
+    def result(self, deadline: float) -> list[Finding]:
+        """Return what the check has found, or that it has not ended by the deadline."""
         self.join(max(0.0, deadline - time.monotonic()))
         if self.found is None:
             text = f"no answer within {DEADLINE_SECONDS} s"
@@ -98,11 +99,11 @@ class Examination(threading.Thread):
         return self.check.__name__.replace("_", " ")
 
 
-def _examine(app: Flask) -> Iterator[Finding]:
+def examine(app: Flask, checks: Iterable[Check]) -> Iterator[Finding]:
     """Run all checks at once, and yield what they find, in order."""
     deadline = time.monotonic() + DEADLINE_SECONDS
-    examinations = [Examination(app, check) for check in CHECKS]
+    examinations = [Examination(app, check) for check in checks]
     for one in examinations:
         one.start()
     for one in examinations:
-        yield from one.told(deadline)
+        yield from one.result(deadline)

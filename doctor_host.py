@@ -11,12 +11,12 @@ from pathlib import Path
 
 from flask import current_app
 
-import doctor_service
 import nix
 import services
 from catalog_state import Catalogs
 from config import PRODUCTION
-from findings import Finding, error, ok, warning
+from database import is_usable
+from doctor import Finding, error, ok, warning
 
 SYSTEMD = Path("/run/systemd/system")  # is there where systemd runs the machine
 UNIT_SECONDS = 10
@@ -108,7 +108,7 @@ def catalogs() -> Iterator[Finding]:
     if not _is_made(store):
         yield ok("catalogs", "not evaluated before there is a store")
         return
-    for catalog in known.in_order() if doctor_service.is_usable() else known.configured:
+    for catalog in known.in_order() if is_usable() else known.configured:
         about = f"catalog {catalog.name}"
         failures = nix.failing(store, [catalog], seconds=EVALUATION_SECONDS)
         if failures:
@@ -185,3 +185,6 @@ def _show(argv: list[str]) -> dict[str, str]:
         return {}
     pairs = (line.partition("=") for line in nix.decode(done.stdout).splitlines())
     return {name: value for name, _, value in pairs}
+
+
+CHECKS = (disk, nix_itself, daemon, build_users, sandbox, catalogs, clock, unit)

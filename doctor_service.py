@@ -13,18 +13,16 @@ from sqlalchemy import func, select, text
 import auth
 import config
 import data_folder
-import doubts
 import drain
 import gc_roots
-import health
 import nix
 import read_only
 import services
-from findings import Finding, error, ok, warning
+from database import backup_note, is_usable, sqlite_file, state
+from doctor import Finding, error, ok, warning
 from models import Package, PackageStatus, Scope, Task, TaskStatus, Token, db, soon, utcnow
-from worker import dead_holders
+from worker import living_holders
 
-BACKUP_NOTE = "last_backup"  # its time is that of the backup
 BACKUP_AGE = timedelta(days=2)
 CLOCK_SECONDS = 2.0
 WAIT_SECONDS = 3600
@@ -43,7 +41,7 @@ def version() -> Iterator[Finding]:
 
 def settings() -> Iterator[Finding]:
     """Tell which settings have no effect."""
-    found = doubts.found(config.environment())
+    found = config.doubts(config.environment())
     for sentence in found:
         yield warning("settings", sentence, "remove or correct it")
     if not found:
@@ -66,8 +64,9 @@ def keys() -> Iterator[Finding]:
 
 def _secret_files() -> list[Path]:
     folder: Path = current_app.config["DATA_DIR"]
-    given = [current_app.config["SECRET_KEY_FILE"], Path(".env"), folder / "secret_key"]
-    return [path for path in [*given, _sqlite_file()] if path is not None and path.exists()]
+    given = current_app.config["SECRET_KEY_FILE"], sqlite_file(db.engine.url)
+    paths = [Path(".env"), folder / "secret_key", *filter(None, given)]
+    return [path for path in paths if path.exists()]
 
 
 def data_dir() -> Iterator[Finding]:
@@ -109,13 +108,13 @@ def proxies() -> Iterator[Finding]:
 def database() -> Iterator[Finding]:
     """Look whether the database answers, with which schema, and how SQLite keeps it."""
     url = db.engine.url.render_as_string()
-    file = _sqlite_file()
+    file = sqlite_file(db.engine.url)
     if file is not None and not file.exists():
         yield error("database", f"there is no file {file}", "flask init-db, or restore a backup")
         return
-    state = health.database_state()
-    if state != "ok":
-        yield error("database", f"{url}: {state}", "docs/operations.md, Restore and Upgrade")
+    found = state()
+    if found != "ok":
+        yield error("database", f"{url}: {found}", "docs/operations.md, Restore and Upgrade")
         return
     with db.engine.connect() as connection:
         if file is not None and connection.scalar(text("PRAGMA journal_mode")) != "wal":
@@ -162,7 +161,7 @@ def queue() -> Iterator[Finding]:
     if reason:
         how = "unset READ_ONLY, and restart" if read_only.is_set() else "flask resume"
         yield warning("queue", reason, how)
-    pools = _living_pools()
+    pools = len(living_holders(current_app.config["DATA_DIR"] / "holders"))
     if not pools and not read_only.is_set():
         how = "start the service, or flask run-worker; WORKER_THREADS must not be 0"
         yield warning("queue", "no worker runs with this DATA_DIR", how)
@@ -178,32 +177,20 @@ def queue() -> Iterator[Finding]:
         yield ok("queue", f"{pools} processes take tasks")
 
 
-def _living_pools() -> int:
-    """Return how many processes hold the files by which worker pools are known."""
-    folder: Path = current_app.config["DATA_DIR"] / "holders"
-    names = [path.name for path in folder.glob("[!.]*")]
-    return len(names) - len(dead_holders(folder, names))
-
-
 def backups() -> Iterator[Finding]:
     """Look when the last backup was made by `flask backup`."""
-    if _sqlite_file() is None:
+    if sqlite_file(db.engine.url) is None:
         yield ok("backup", "PostgreSQL's own (pg_dump), of which pkgd doesn't know")
         return
     how = "flask backup each night (docs/operations.md, Backup), or Litestream"
+    note = backup_note()
     try:
-        age = timedelta(seconds=time.time() - note_path().stat().st_mtime)
+        age = timedelta(seconds=time.time() - note.stat().st_mtime)
     except FileNotFoundError:
         yield warning("backup", "flask backup has never made one from here", how)
         return
-    last = f"{note_path().read_text(errors='replace')}, {age.total_seconds() / 3600:.0f} hours ago"
+    last = f"{note.read_text(errors='replace')}, {age.total_seconds() / 3600:.0f} hours ago"
     yield warning("backup", last, how) if age > BACKUP_AGE else ok("backup", last)
-
-
-def note_path() -> Path:
-    """Return the file that names the last backup."""
-    folder: Path = current_app.config["DATA_DIR"]
-    return folder / BACKUP_NOTE
 
 
 def roots() -> Iterator[Finding]:
@@ -226,15 +213,16 @@ def roots() -> Iterator[Finding]:
         yield ok("roots", f"Nix keeps all {len(rows)} downloaded packages")
 
 
-def _sqlite_file() -> Path | None:
-    """Return the file of the database; None for PostgreSQL."""
-    url = db.engine.url
-    if url.get_backend_name() != "sqlite":
-        return None
-    return Path((url.database or "").removeprefix("file:"))
-
-
-def is_usable() -> bool:
-    """Tell whether the database can be asked; `database` says why not."""
-    file = _sqlite_file()  # which a connection would make
-    return (file is None or file.exists()) and health.database_state() == "ok"
+CHECKS = (
+    version,
+    settings,
+    keys,
+    data_dir,
+    database,
+    tokens,
+    queue,
+    backups,
+    proxies,
+    roots,
+    times,
+)

@@ -12,7 +12,7 @@ from task_queue import Wanted
 
 
 @dataclass(frozen=True)
-class Found:
+class Origin:
     """Where a package was found, though it may have failed; a refused one has no derivation."""
 
     catalog: str | None = None
@@ -77,17 +77,17 @@ def _resolve(attempt: Attempt, wanted: Wanted) -> nix.Resolution:
             tmp=attempt.tmp,
         )
     except nix.Refused as error:
-        attempt.note(_found(wanted, Found(error.catalog, error.attr, error.spelled)))
+        attempt.note(_note_of(wanted, Origin(error.catalog, error.attr, error.spelled)))
         raise
-    where = Found(found.catalog, found.attr, found.spelled, found.drv_path)
-    attempt.note(_found(wanted, where))
+    origin = Origin(found.catalog, found.attr, found.spelled, found.drv_path)
+    attempt.note(_note_of(wanted, origin))
     attempt.say(f"found as {found.attr} in {found.catalog}: {found.drv_path}")
     return found
 
 
-def _found(wanted: Wanted, found: Found) -> Update:
+def _note_of(wanted: Wanted, origin: Origin) -> Update:
     """Return the statement that records where a package was found."""
-    return update(Package).where(Package.id == wanted.package_id).values(**asdict(found))
+    return update(Package).where(Package.id == wanted.package_id).values(**asdict(origin))
 
 
 def _realise_outputs(attempt: Attempt, wanted: Wanted, found: nix.Resolution) -> tuple[str, ...]:

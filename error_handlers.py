@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 
 import nix
-from database_file import DatabaseFault
+from database import DatabaseFault
 from errors import (
     CONTENT_TYPE,
     HOST_LIMITS,

@@ -9,16 +9,16 @@ from flask import Flask, current_app, jsonify, redirect, request
 
 import auth
 import data_folder
-import database_schema
+import database
 import errors
 import nix
 import read_only
 import services
 from api import Blueprint, headers
+from api_pages import HTML
 from catalog_state import Catalogs
 from config import BUILD, PRODUCTION, VERSION, refuse_start
 from models import db
-from openapi import HTML
 from schemas import HealthSchema, MessageSchema, VersionSchema
 from worker import Pool
 
@@ -112,8 +112,8 @@ def _check_folders(data_dir: Path) -> None:
 
 def _check_database() -> None:
     """Refuse a newer schema; warn of a key that fits no token, as after a restore without it."""
-    state = database_state()
-    if database_schema.NEWER in state:
+    state = database.state()
+    if database.NEWER in state:
         refuse_start(state)
     if state == "ok" and not auth.fits_key():
         log.warning(
@@ -126,7 +126,7 @@ def _check_database() -> None:
 
 def _check_production(app: Flask) -> None:
     with app.app_context():
-        state = database_state()
+        state = database.state()
         db.engine.dispose()  # no connection may be open across a fork
     if state.startswith("the schema is"):
         refuse_start(state)
@@ -135,15 +135,10 @@ def _check_production(app: Flask) -> None:
         refuse_start(f"DATA_DIR {folder} can't be written")
 
 
-def database_state() -> str:
-    """Return `ok`, or why the database can't be used."""
-    return database_schema.state(db.engine)
-
-
 def checks() -> dict[str, str]:
     """Return the state of each part of the service: `ok`, perhaps with more, or what fails."""
     return {
-        "database": database_state(),
+        "database": database.state(),
         "nix": _nix(),
         "catalogs": services.get(Catalogs).state(),
         "workers": _workers(),

@@ -127,7 +127,7 @@ def _level(status: int, refusal: auth.Refusal | None) -> int:
     """Return how grave the end of a request is. Without a token, anybody may have come along."""
     if refusal is not None and not refusal.is_logged:
         return logging.DEBUG
-    if refusal is not None and refusal.reason != auth.Reason.MISSING:
+    if refusal is not None and refusal.reason != auth.RefusalReason.MISSING:
         return logging.WARNING
     is_routine = request.method in ("GET", "HEAD") and status < 400
     return logging.DEBUG if is_routine else logging.INFO

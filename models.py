@@ -129,8 +129,13 @@ def insert_or_ignore(model: type[Base]) -> Any:
 
     Whatever else is wrong with the row is still an error.
     """
+    return upsert(model).on_conflict_do_nothing()
+
+
+def upsert(model: type[Base]) -> Any:
+    """Return an INSERT that can say what to do about a row that is there already."""
     dialect = postgresql if db.engine.dialect.name == "postgresql" else sqlite
-    return dialect.insert(model).on_conflict_do_nothing()
+    return dialect.insert(model)
 
 
 def columns(model: type[Base], *omitted: str) -> list[Any]:

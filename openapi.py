@@ -1,70 +1,31 @@
-"""The API document (OpenAPI 3.1), and the pages that show it.
+"""The API document (OpenAPI 3.1), which api_pages.py sends and shows.
 
 The document is made of the decorators and schemas that the routes work by. What these don't know is
 added for all routes at once: who may call, the errors that all have in common, the parameters of
 paths, headers, links from one operation to the next, and an example of everything.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
-from importlib.metadata import distribution
-from mimetypes import guess_type
-from pathlib import Path
 from typing import Any
 
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
-from flask import Flask, Response, current_app, jsonify, request
+from flask import Flask, current_app, jsonify
 from flask_smorest.spec.plugins import FlaskPlugin
 from marshmallow import class_registry
-from werkzeug.exceptions import NotFound
 
 import auth
 import errors
-import services
 from api import Blueprint, headers, is_in_api
-from config import HERE, VERSION
+from config import VERSION
 from errors import CONTENT_TYPE, EXAMPLE_TASK, ApiError
 from fields import MAX_NAME_LENGTH, NAME_RULE
 from models import Scope
 from schemas import ProblemSchema
 
 Part = dict[str, Any]
-
-blueprint = Blueprint("docs", __name__, description="This document, and pages that show it")
-
-HTML = {"type": "string", "examples": ["<!doctype html>…"]}
-PAGES = HERE / "pages"
-# Located rather than imported: an import would read all of its files into memory.
-OFFAPI = Path(str(distribution("offapi").locate_file("offapi")))
-ASSETS = {
-    "redoc.js": OFFAPI / "redoc.js",
-    "redocly.svg": PAGES / "redocly.svg",
-    "show-swagger-ui.js": PAGES / "show-swagger-ui.js",
-    "swagger-ui.css": OFFAPI / "swagger_style.css",
-    "swagger-ui.js": OFFAPI / "swagger_bundle.js",
-}
-ASSETS_SECONDS = 86_400
-# ReDoc loads its maker's logo from there.
-REMOTE_LOGO = re.compile(rb"https://cdn\.redoc\.ly/redoc/[a-z-]+\.svg")
-LOCAL_LOGO = b"docs/assets/redocly.svg"
-# Both programs write style elements; scripts come from our files alone.
-POLICY = "; ".join(
-    [
-        "default-src 'none'",
-        "base-uri 'none'",
-        "connect-src 'self'",
-        "font-src data:",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-        "img-src 'self' data:",
-        "script-src 'self'",
-        "style-src 'self' 'unsafe-inline'",
-    ]
-)
-
 
 DESCRIPTION = """\
 Installs software packages with Nix: register a name and a version, have Nix build or fetch it in
@@ -152,52 +113,6 @@ LINKS = {
     "generations_index": [("number", "$response.body#/0/number", "generations_activate")],
     "tokens_create": [("token_id", "$response.body#/id", "tokens_revoke")],
 }
-
-
-@blueprint.get("/openapi.json")
-@blueprint.response(200, {"type": "object", "examples": [{"openapi": "3.1.0"}]})
-def openapi() -> Response:
-    """Send this document."""
-    return _send(services.get(ApiDocument).below(request.script_root), "application/json")
-
-
-@blueprint.get("/docs")
-@blueprint.response(200, HTML, content_type="text/html")
-def swagger_ui() -> Response:
-    """Show this document in Swagger UI, which can call the service."""
-    return _page("swagger-ui.html")
-
-
-@blueprint.get("/redoc")
-@blueprint.response(200, HTML, content_type="text/html")
-def redoc() -> Response:
-    """Show this document in ReDoc."""
-    return _page("redoc.html")
-
-
-def asset(name: str) -> Response:
-    """Send what a page loads."""
-    if name not in ASSETS:
-        raise NotFound
-    text = REMOTE_LOGO.sub(LOCAL_LOGO, ASSETS[name].read_bytes())
-    return _send(text, guess_type(name)[0], seconds=ASSETS_SECONDS)
-
-
-# Not in the API document.
-blueprint.record(lambda state: state.add_url_rule("/docs/assets/<name>", "asset", asset))
-
-
-def _page(name: str) -> Response:
-    return _send((PAGES / name).read_bytes(), "text/html")
-
-
-def _send(text: bytes | str, kind: str | None, *, seconds: int = 0) -> Response:
-    """Send a text that clients may cache for `seconds`, and then have to validate by its ETag."""
-    response = Response(text, content_type=f"{kind}; charset=utf-8")
-    response.cache_control.max_age = seconds
-    response.add_etag()
-    response.make_conditional(request)
-    return response
 
 
 class ApiDocument:
@@ -300,13 +215,8 @@ def add_security(operation: Part, endpoint: str, method: str) -> None:
         operation["security"] = []
         return
     operation["security"] = [{scheme: []} for scheme in SECURITY]
-    said = f"Needs a token of scope `{scope(endpoint, method)}`."
+    said = f"Needs a token of scope `{auth.required_scope(endpoint, method)}`."
     operation["description"] = f"{operation.get('description', '')}\n\n{said}".strip()
-
-
-def scope(endpoint: str, method: str) -> Scope:
-    """Return the scope that a token needs."""
-    return auth.required_scope(endpoint, method)
 
 
 def add_errors(operation: Part, endpoint: str, method: str) -> None:
@@ -319,7 +229,7 @@ def add_errors(operation: Part, endpoint: str, method: str) -> None:
     if endpoint not in auth.OPEN_ENDPOINTS:
         own += ["X-Token-Expires"]
         possible += [errors.Unauthorized, errors.TooManyFailures, errors.DatabaseUnavailable]
-        is_change = scope(endpoint, method) != Scope.READ
+        is_change = auth.required_scope(endpoint, method) != Scope.READ
         possible += [errors.ScopeTooSmall, errors.ReadOnly] * is_change
     if "requestBody" in operation:
         possible += [errors.InvalidJson, errors.LengthRequired]

@@ -46,7 +46,7 @@ class Source:
 
     url: str
     sha256: str = ""
-    heard: Callable[[int, int], None] = lambda _done, _expected: None
+    report: Callable[[int, int], None] = lambda _done, _expected: None
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,7 @@ def _position(name: str, is_first: bool, after: str | None) -> Position:
 def _rooted(name: str, source: Source, root: Path) -> Iterator[Content]:
     """Fetch a tarball, root it, and see whether it is a catalog; if the block fails, undo that."""
     store, tmp = services.get(nix.Store), current_app.config["DATA_DIR"] / "tmp" / "pin"
-    fetched = partial(nix.fetched, tmp=tmp, sha256=source.sha256, heard=source.heard)
+    fetched = partial(nix.fetched, tmp=tmp, sha256=source.sha256, report=source.report)
     with fetched(store, source.url, name) as tarball, ExitStack() as on_exception:
         # Before the path goes, which the root would keep.
         on_exception.callback(root.unlink, missing_ok=True)

@@ -12,10 +12,9 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, String, event
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models import AnyRow, Model, TaskKind, TaskStatus, db
+from models import AnyRow, Model, TaskKind, TaskStatus, db, upsert
 
 PENDING = "pkgd.task_ends"  # in the session's info: what its transaction has to count
 NO_CODE = ""
@@ -82,7 +81,6 @@ def _key(row: dict[str, Any]) -> tuple[str, str, str]:
 
 def _addition(row: dict[str, Any]) -> Any:
     """Return the statement that adds to the counts, or makes their row."""
-    dialect = postgresql if db.engine.dialect.name == "postgresql" else sqlite
-    new: Any = dialect.insert(TaskEnd).values(row)
+    new = upsert(TaskEnd).values(row)
     sums = {name: getattr(TaskEnd, name) + new.excluded[name] for name in SUMS}
     return new.on_conflict_do_update(index_elements=["kind", "status", "code"], set_=sums)

@@ -70,11 +70,20 @@ def dead_holders(folder: Path, ids: Iterable[str]) -> list[str]:
     return [holder for holder in ids if _is_unlocked(folder / holder)]
 
 
+def living_holders(folder: Path) -> list[str]:
+    """Return the holders on all hosts that share the folder whose processes live."""
+    return [path.name for path in _files_of_holders(folder) if not _is_unlocked(path)]
+
+
 def remove_dead_holders(folder: Path) -> None:
     """Remove the files of dead holders, once they hold no task any more."""
-    for path in trees.listed(folder):
-        if not path.name.startswith(".") and _is_unlocked(path):
+    for path in _files_of_holders(folder):
+        if _is_unlocked(path):
             path.unlink(missing_ok=True)
+
+
+def _files_of_holders(folder: Path) -> list[Path]:
+    return [path for path in trees.listed(folder) if not path.name.startswith(".")]
 
 
 def _is_unlocked(path: Path) -> bool:

@@ -7,7 +7,6 @@ their arguments; a user's text reaches Nix only as a string, by `--argstr`.
 from nix.availability import Availability
 from nix.build import add_root, known_roots, realise, restore, valid_paths
 from nix.closure import closure_size
-from nix.configuration import daemon_socket, setting
 from nix.errors import (
     REFUSALS,
     BuildFailed,
@@ -47,6 +46,7 @@ from nix.evaluate import (
 )
 from nix.garbage import collect_garbage, garbage_bytes
 from nix.internal_json import Progress, Tick
+from nix.nix_conf import daemon_socket, setting
 from nix.process import Completed, run, scratch, sweep
 from nix.profile import (
     ProfilePackage,

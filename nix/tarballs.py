@@ -36,7 +36,7 @@ NO_ARCHIVE = re.compile(r"[Ff]ailed to (?:open|extract) archive:? ?\(?([^\n)]*)"
 
 log = logging.getLogger(__name__)
 
-Heard = Callable[[int, int], None]
+BytesReport = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Tarball:
 class Transfer:
     """Reads the events of a download: bytes done and expected, and Nix's errors."""
 
-    heard: Heard
+    report: BytesReport
     activity: int | None = None
     error: str = ""
 
@@ -76,7 +76,7 @@ class Transfer:
                 "id": activity,
                 "fields": [int(done), int(expected), *_],
             } if kind == PROGRESS and activity == self.activity:
-                self.heard(done, expected)
+                self.report(done, expected)
             case {"action": "msg", "level": level, "msg": str(message)} if level == ERROR:
                 self.error = plain(message).removeprefix("error:").strip()
 
@@ -127,19 +127,19 @@ def fetched(
     tmp: Path,
     sha256: str = "",
     seconds: float = FETCH_SECONDS,
-    heard: Heard = lambda _done, _expected: None,
+    report: BytesReport = lambda _done, _expected: None,
 ) -> Iterator[Tarball]:
     """Fetch a tarball and unpack it into the store, as `name`, for a `with` block.
 
-    If the block fails, it goes again.
+    If the block fails, it is deleted.
 
-    `sha256` in Nix's base 32 is the one it must have. `heard` is told of the bytes done and
+    `sha256` in Nix's base 32 is the one it must have. `report` is called with the bytes done and
     expected. No root keeps what is fetched. Raises FetchFailed, HashMismatch, NotATarball,
     DiskFull, TimedOut.
     """
     with scratch(tmp) as folder, ExitStack() as on_exception:
         fetch = Fetch(store.with_tmp(folder), name, time.monotonic() + seconds)
-        tarball = fetch.tarball(url, heard)
+        tarball = fetch.tarball(url, report)
         on_exception.callback(fetch.discard, tarball.store_path)
         if sha256 not in ("", tarball.sha256):
             raise HashMismatch(f"{url} has the hash {tarball.sha256}, and not {sha256}")
@@ -154,9 +154,9 @@ class Fetch:
         self.store, self.name, self.deadline = store, name, deadline
         self.began = time.time()
 
-    def tarball(self, url: str, heard: Heard) -> Tarball:
+    def tarball(self, url: str, report: BytesReport) -> Tarball:
         """Fetch the file, look into it, and unpack it."""
-        _, file = self._prefetch(url, f"{self.name}.tar", [], heard)
+        _, file = self._prefetch(url, f"{self.name}.tar", [], report)
         try:
             revision, dated_at = look_into(Path(file), url)
             sha256, tree = self._unpack(url, file)
@@ -183,9 +183,11 @@ class Fetch:
                 raise NotATarball(f"{url} is no tarball, or a damaged one: {found[1]}") from None
             raise
 
-    def _prefetch(self, url: str, name: str, options: list[str], heard: Heard) -> tuple[str, str]:
+    def _prefetch(
+        self, url: str, name: str, options: list[str], report: BytesReport
+    ) -> tuple[str, str]:
         """Have Nix fetch a URL into the store; return hash and store path."""
-        transfer = Transfer(heard)
+        transfer = Transfer(report)
         done = run(
             [
                 "nix-prefetch-url",

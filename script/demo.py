@@ -68,21 +68,7 @@ def story(api: "Api", profile: Path) -> None:
     activate(api, newer)
 
     step("Run it")
-    first_greeting = run(profile / "bin" / "hello")
-
-    step("Register, download and activate another version of it")
-    older = register(api, "hello", "2.10.0")
-    task = wait(api, download(api, older))
-    expect("the task's status", task["status"], "succeeded")
-    activate(api, older)
-
-    step("Run the same program: it is now the other version")
-    second_greeting = run(profile / "bin" / "hello")
-    expect("whether the greeting is another", second_greeting != first_greeting, True)
-
-    step("The version that it replaced is downloaded, but no longer activated")
-    package = api.get(f"/api/v1/package/{newer}", 200)
-    expect("the package's status", package["status"], "downloaded")
+    switch_versions(api, profile, newer, run(profile / "bin" / "hello"))
 
     step("Download a version that no catalog has: the task fails, and has a hint")
     task = wait(api, download(api, register(api, "hello", "9.9.9")))
@@ -97,6 +83,23 @@ def story(api: "Api", profile: Path) -> None:
         {package["version"]: package["status"] for package in packages},
         {"2.12.1": "downloaded", "2.10.0": "activated", "9.9.9": "created"},
     )
+
+
+def switch_versions(api: "Api", profile: Path, newer: int, first_greeting: str) -> None:
+    """Have an older version take the place of the newer one, which greets in another way."""
+    step("Register, download and activate another version of it")
+    older = register(api, "hello", "2.10.0")
+    task = wait(api, download(api, older))
+    expect("the task's status", task["status"], "succeeded")
+    activate(api, older)
+
+    step("Run the same program: it is now the other version")
+    second_greeting = run(profile / "bin" / "hello")
+    expect("whether the greeting is another", second_greeting != first_greeting, True)
+
+    step("The version that it replaced is downloaded, but no longer activated")
+    package = api.get(f"/api/v1/package/{newer}", 200)
+    expect("the package's status", package["status"], "downloaded")
 
 
 def register(api: "Api", name: str, version: str) -> int:

@@ -59,7 +59,10 @@ def pytest_configure():
 
 
 def measure_after_imports():
-    """Have coverage measure what the tests start only after its imports; see tests/measured."""
+    """Have coverage start in what the tests start only after the imports of libraries.
+
+    tests/measured/sitecustomize.py does so, and says why.
+    """
     if settings := os.environ.pop("COVERAGE_PROCESS_CONFIG", None):
         os.environ["COVERAGE_AFTER_IMPORTS"] = settings
     os.environ["PYTHONPATH"] = str(MEASURED)

@@ -1,12 +1,18 @@
-"""Python imports this as it starts: it measures the coverage of the programs that tests start.
+"""Starts coverage in the programs that tests start, once their libraries are imported.
 
-Only once their libraries are imported, of which nothing is measured: imports take half as long
-again under coverage, and are most of what a short program does.
+Python imports a module of this name whenever it starts; tests/conftest.py puts this folder on the
+PYTHONPATH of all that tests start. By itself (`patch` in pyproject.toml), coverage starts before
+the program, and the imports of libraries then take half as long again. They are most of what a
+short program does, and nothing of them is measured. Our own modules are imported later.
+
+The lists need not be complete: a library that they lack is imported while coverage runs, which only
+takes longer.
 """
 
-import importlib
 import os
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 # Not prometheus_client, which looks at the environment as it is imported.
@@ -24,15 +30,15 @@ LIBRARIES = {
 
 def measure(settings):
     """Import the libraries of the program that is starting, then start coverage."""
-    for argument in sys.orig_argv[1:3]:
-        for library in LIBRARIES.get(Path(argument).name, ()):
-            importlib.import_module(library)
-    coverage = importlib.import_module("coverage")
+    program = sys.orig_argv[1:3]  # a path, or `-m` and a module
+    for library in (name for word in program for name in LIBRARIES.get(Path(word).name, ())):
+        import_module(library)
     os.environ["COVERAGE_PROCESS_CONFIG"] = settings
-    coverage.process_startup()
-    # Else what this program starts would be measured from its very start.
+    import_module("coverage").process_startup()
+    # Else coverage would start by itself, at once, in what this program starts.
     del os.environ["COVERAGE_PROCESS_CONFIG"]
 
 
-if "COVERAGE_AFTER_IMPORTS" in os.environ:
+# Not in another Python, such as that of a virtual environment that a test makes.
+if "COVERAGE_AFTER_IMPORTS" in os.environ and find_spec("coverage"):
     measure(os.environ["COVERAGE_AFTER_IMPORTS"])

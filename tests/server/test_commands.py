@@ -11,8 +11,8 @@ import pytest
 from support import POSTGRESQL, SQLITE, bearing
 
 from config import VERSION
-from database_schema import KNOWN
-from health import check_start, database_state
+from database import KNOWN, state
+from health import check_start
 from models import db
 
 
@@ -93,7 +93,7 @@ def test_a_database_of_a_newer_version_is_told_in_one_line_and_left_as_it_is(
         check_start(app)
     assert end.value.code == os.EX_CONFIG
     with app.app_context():
-        assert database_state().startswith(line)
+        assert state().startswith(line)
 
 
 def test_init_db_takes_the_uri_of_a_file(tmp_path, create_app):

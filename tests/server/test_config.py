@@ -12,9 +12,8 @@ from service import ROOT
 from sqlalchemy import make_url
 
 import config
-import doubts
+import database
 from app import create_app as make_application
-from health import database_state
 
 LONG = "k" * 32
 
@@ -280,7 +279,7 @@ def test_the_database_is_the_file_that_the_path_names(tmp_path, create_app, name
     assert done.exit_code == 0, done.output
     assert (folder / "app.db").stat().st_size > 0
     with app.app_context():
-        assert database_state() == "ok"
+        assert database.state() == "ok"
 
 
 def test_a_relative_database_url_is_relative_to_the_working_directory(
@@ -443,7 +442,7 @@ def test_a_boolean_is_true_or_false(tmp_path, value, parsed):
     ],
 )
 def test_a_setting_without_an_effect_is_told(environ, sentence):
-    assert doubts.found(environ) == [sentence]
+    assert config.doubts(environ) == [sentence]
 
 
 @pytest.mark.parametrize(
@@ -458,14 +457,14 @@ def test_a_setting_without_an_effect_is_told(environ, sentence):
     ],
 )
 def test_other_settings_and_variables_are_no_matter_of_doubt(environ):
-    assert doubts.found(environ) == []
+    assert config.doubts(environ) == []
 
 
 def test_an_unknown_name_in_a_dot_env_file_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path(".env").write_text("CATALOG=/x\nPORTS=1\nNIX_PATH=/x\nPOSTGRES_PASSWORD=x\nPKGCTL_URL=x\n")
 
-    assert doubts.found({}) == [
+    assert config.doubts({}) == [
         "'CATALOG' is no setting; did you mean CATALOGS?",
         "'NIX_PATH' in .env is no setting, and has no effect on the service",
         "'PORTS' is no setting; did you mean PORT?",

@@ -3,7 +3,6 @@
 import os
 import re
 import socket
-import sqlite3
 import threading
 import time
 from datetime import timedelta
@@ -12,13 +11,13 @@ import pytest
 from sqlalchemy import update
 from support import POSTGRESQL, SQLITE, until
 
+import doctor
 import doctor_host
 import doctor_service
 import drain
-import findings
 import nix
 import services
-from findings import Level
+from doctor import Level
 from models import Package, Task, db, soon
 from worker import Pool
 
@@ -96,33 +95,39 @@ def test_without_a_data_folder_there_is_one_error(create_app, tmp_path):
     assert done.stdout.startswith(f"error    data: there is no DATA_DIR {tmp_path}/nowhere\n")
 
 
-@SQLITE
-def test_a_check_that_hangs_or_fails_is_told_and_holds_nothing_up(app, monkeypatch):
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """A check that does not end before the deadline."""
+    monkeypatch.setattr("doctor.DEADLINE_SECONDS", 0.2)
     there_again = threading.Event()
 
     def slow_disk():
         there_again.wait(60)
-        yield findings.ok("late", "late")
+        yield doctor.ok("late", "late")
 
+    yield slow_disk
+    there_again.set()
+    for thread in [one for one in threading.enumerate() if one.name == "slow_disk"]:
+        thread.join()
+
+
+@SQLITE
+def test_a_check_that_hangs_or_fails_is_told_and_holds_nothing_up(app, slow_disk, monkeypatch):
     def broken_disk():
         raise OSError(5, "Input/output error")
         yield
 
-    monkeypatch.setattr("doctor.DEADLINE_SECONDS", 0.2)
-    monkeypatch.setattr("doctor.CHECKS", (slow_disk, broken_disk))
+    monkeypatch.setattr("commands.CHECKS", (slow_disk, broken_disk))
 
     done = run(app)
 
     assert done.exit_code == 2
     assert "error    slow disk: no answer within 0.2 s\n" in done.stdout
     assert "error    broken disk: [Errno 5] Input/output error\n" in done.stdout
-    there_again.set()
-    for thread in [one for one in threading.enumerate() if one.name == "slow_disk"]:
-        thread.join()
 
 
 def test_every_finding_is_a_line_whatever_it_quotes():
-    said = str(findings.warning("it", "two\nlines \x1b[31mred", "do\nthis"))
+    said = str(doctor.warning("it", "two\nlines \x1b[31mred", "do\nthis"))
 
     assert said == "warning  it: two lines red\n         -> do this"
 
@@ -199,22 +204,26 @@ def test_proxies_and_addresses_must_fit(production, examine, given, level):
     assert levels(examine(doctor_service.proxies, production(**given))) == [level]
 
 
-def test_a_database_with_another_schema_or_out_of_wal_mode_is_told(
-    app, examine, create_app, tmp_path
-):
+def test_a_database_with_this_schema_is_in_order(examine):
     assert levels(examine(doctor_service.database)) == [Level.OK]
-    old = sqlite3.connect(tmp_path / "old.db")
-    old.close()
-    (tmp_path / "old.db").touch()
-    app = create_app({"DATA_DIR": tmp_path, "DATABASE_URL": f"sqlite:///{tmp_path}/old.db"})
+
+
+@SQLITE
+def test_a_database_with_another_schema_is_an_error(examine, make_app, tmp_path):
+    (tmp_path / "empty.db").touch()
+    app = make_app(DATABASE_URL=f"sqlite:///{tmp_path}/empty.db")
 
     ((level, text, _),) = examine(doctor_service.database, app)
 
     assert (level, "the schema is None" in text) == (Level.ERROR, True)
-    app.test_cli_runner().invoke(args=["init-db"], catch_exceptions=False)
+
+
+@SQLITE
+def test_a_database_out_of_wal_mode_is_a_warning(examine, app):
     with app.app_context(), db.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA journal_mode = DELETE")
-    assert levels(examine(doctor_service.database, app)) == [Level.WARNING]
+
+    assert levels(examine(doctor_service.database)) == [Level.WARNING]
 
 
 def test_tokens_must_be_there_and_fit_the_key(examine, anonymous, make_app):
@@ -300,23 +309,26 @@ def test_the_clock_of_postgresql_is_compared(examine, monkeypatch):
 
 
 @SQLITE
-def test_a_catalog_that_fails_or_wants_a_newer_nix_is_an_error(make_app, examine, tmp_path):
-    for name, text in (("broken", "throw ''x''"), ("newer", "{ }")):
-        (tmp_path / name / "lib").mkdir(parents=True)
-        (tmp_path / name / "default.nix").write_text(text)
-    (tmp_path / "newer" / "lib" / "minver.nix").write_text('"2.3"')
-    throws = "throw ''This version of Nixpkgs requires Nix >= 99.1''"
-    (tmp_path / "old.nix").write_text(throws)
-    places = " ".join(str(tmp_path / name) for name in ("broken", "newer", "old.nix"))
+@pytest.mark.parametrize(
+    ("text", "level", "said"),
+    [
+        ("throw ''x''", Level.ERROR, "correct CATALOGS"),
+        ("throw ''This version of Nixpkgs requires Nix >= 99.1''", Level.ERROR, "a newer Nix"),
+        ("{ }", Level.OK, "it evaluates; it wants Nix 2.3"),
+    ],
+)
+def test_a_catalog_that_fails_or_wants_a_newer_nix_is_an_error(
+    make_app, examine, tmp_path, store, text, level, said
+):
+    nix.check(store)  # any question to Nix makes the store
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "minver.nix").write_text('"2.3"')
+    (tmp_path / "default.nix").write_text(text)
 
-    found = examine(doctor_host.catalogs, make_app(CATALOGS=places))
+    (found,) = examine(doctor_host.catalogs, make_app(CATALOGS=tmp_path))
 
-    assert levels(found) == [Level.ERROR, Level.OK, Level.ERROR]
-    assert [remedy.partition(",")[0] for _, _, remedy in found][::2] == [
-        "correct CATALOGS",
-        "install a newer Nix",
-    ]
-    assert found[1][1] == "it evaluates; it wants Nix 2.3"
+    assert found[0] == level
+    assert said in f"{found[1]} {found[2]}"
 
 
 @SQLITE

@@ -4,7 +4,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service import Service
 from support import SQLITE, bearing, metrics
 
-from auth import FAILURES, Reason
+from auth import FAILURES, RefusalReason
 
 
 def test_nothing_but_gauges_shrinks_when_tasks_are_deleted(client, downloaded):
@@ -126,5 +126,5 @@ def test_a_flood_of_bad_tokens_is_counted_to_the_last(app, scrape):
 
 def refusals(before, after):
     """Return how many requests were refused between two scrapes, by reason."""
-    keys = [("pkgd_refusals_total", reason.value) for reason in Reason]
+    keys = [("pkgd_refusals_total", reason.value) for reason in RefusalReason]
     return {key[1]: after[key] - before[key] for key in keys if after[key] > before[key]}

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from support import SQLITE, bearing
 
 from auth import digest
-from database_schema import MIGRATIONS, drop_all
+from database import MIGRATIONS, drop_all
 from models import db
 
 WHEN = "2026-01-01 00:00:00.000000"

@@ -270,7 +270,7 @@ def test_a_name_that_another_host_gives_meanwhile_is_told(flask, url, newer, app
             db.session.commit()
 
     with app.app_context(), pytest.raises(pins.PinError, match="there is a pin new already"):
-        pins.add("new", pins.Source(newer, heard=once(steal)))
+        pins.add("new", pins.Source(newer, report=once(steal)))
 
     assert left() == [["old"], ["old"]]
 
@@ -392,7 +392,7 @@ def test_an_update_of_what_is_removed_meanwhile_leaves_nothing(flask, url, newer
             db.session.commit()
 
     with app.app_context(), pytest.raises(pins.PinError, match="was removed meanwhile"):
-        pins.change("old", pins.Source(newer, heard=once(steal)))
+        pins.change("old", pins.Source(newer, report=once(steal)))
 
     assert left() == [["old"], ["old"]]
 

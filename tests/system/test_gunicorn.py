@@ -82,15 +82,13 @@ def test_a_header_never_stands_in_for_the_path(service, header):
 def test_the_nginx_of_the_container_passes_on_the_address_of_the_client_and_the_prefix(
     service, tmp_path, proxies, address, docs
 ):
-    service.settings |= {"BIND": f"unix:{tmp_path}/socket", "TRUSTED_PROXIES": proxies}
-    service.settings |= {
-        "APP_ENV": "production",
-        "SECRET_KEY": "for-tests-only-and-long-enough-yes",
-    }
+    path = tmp_path / "socket"
+    service.settings |= {"BIND": f"unix:{path}", "TRUSTED_PROXIES": proxies}
+    service.settings |= {"APP_ENV": "production", "SECRET_KEY": "k" * 32}
 
     service.start(ready=False)
-    until((tmp_path / "socket").exists)
-    with ContainerNginx(tmp_path, tmp_path / "socket") as nginx, nginx.connect() as client:
+    until(path.exists)
+    with ContainerNginx(tmp_path, path) as nginx, nginx.connect() as client:
         forwarded = b"X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Prefix: /pkgd\r\n\r\n"
         client.sendall(b"GET /nope HTTP/1.0\r\nHost: x\r\n" + forwarded)
         answer = b"".join(iter(lambda: client.recv(1000), b""))

@@ -6,7 +6,7 @@ from activation import ActivatedService, Load, next_release
 from proxy import Nginx
 from support import SQLITE, until
 
-from database_schema import KNOWN
+from database import KNOWN
 
 PER_SECOND = 50
 SUCCESSES = {200, 201}

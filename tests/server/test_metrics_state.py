@@ -9,7 +9,7 @@ from support import SQLITE, metrics, until
 
 import services
 from config import BUILD, VERSION
-from gauges import _memory_of
+from metrics import _memory_of
 from models import Task, TaskStatus, Token, db, soon
 from worker import Pool
 
@@ -73,7 +73,7 @@ def test_packages_are_counted_once_a_minute(app, scrape, add_packages, monkeypat
     add_packages(3)
     assert scrape()["pkgd_packages", "created"] == 0
 
-    monkeypatch.setattr("gauges.REMEMBER_SECONDS", 0)
+    monkeypatch.setattr("metrics.REMEMBER_SECONDS", 0)
 
     assert scrape()["pkgd_packages", "created"] == 3
 
@@ -175,7 +175,7 @@ def own(tmp_path):
 
 
 def test_the_state_of_an_index_is_measured(make_app, own, monkeypatch):
-    monkeypatch.setattr("gauges.REMEMBER_SECONDS", 0)
+    monkeypatch.setattr("metrics.REMEMBER_SECONDS", 0)
     app = make_app(CATALOGS=own, INDEX_BYTES=2**30, METRICS_PUBLIC="true")
     assert state_of_index(app) == {"pkgd_index_current": 0}
 
