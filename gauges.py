@@ -25,6 +25,7 @@ import health
 import history
 import nix
 import queries
+import read_only
 import services
 import task_ends
 import task_queue
@@ -105,8 +106,7 @@ class StateCollector(Collector):
         yield _readiness()
         yield from _limits()
         yield _free_space()
-        drained = drain.reason(current_app.config["DATA_DIR"]) is not None
-        yield _gauge("pkgd_drained", "1 while flask drain has no task taken, else 0.", drained)
+        yield from _pauses()
         memory = services.get(Remembered).get("memory", _memory)
         yield _gauge("pkgd_memory_bytes", "Memory of this server's processes.", memory)
         with suppress(*DATABASE_AWAY):
@@ -165,6 +165,14 @@ def _limits() -> Iterator[Metric]:
     yield _gauge("pkgd_worker_threads", "Tasks that this server can run at once.", threads)
     yield _gauge("pkgd_lease_seconds", "The setting LEASE_SECONDS.", settings["LEASE_SECONDS"])
     yield _gauge("pkgd_min_free_bytes", "The setting MIN_FREE_BYTES.", settings["MIN_FREE_BYTES"])
+
+
+def _pauses() -> Iterator[Metric]:
+    """Yield whether the operator has no task taken."""
+    with suppress(OSError):  # DATA_DIR is not there, or not mounted
+        drained = drain.reason(current_app.config["DATA_DIR"]) is not None
+        yield _gauge("pkgd_drained", "1 while flask drain has no task taken, else 0.", drained)
+    yield _gauge("pkgd_read_only", "1 while READ_ONLY is set, else 0.", read_only.is_set())
 
 
 def _free_space() -> Metric:

@@ -167,7 +167,10 @@ def _workers() -> str:
         return fault
     if read_only.is_set():
         return f"ok, but {read_only.REASON}"
-    drained = pool.drained()
+    try:
+        drained = pool.drained()
+    except OSError as error:
+        return f"DATA_DIR can't be used: {error}"
     if drained is not None:
         return f"ok, but {drained}"
     return "ok" if pool.size else "ok, in other processes"
