@@ -17,6 +17,7 @@ from flask import current_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from sqlalchemy import Connection, Select, func, select, text
+from sqlalchemy.exc import ProgrammingError
 
 import auth
 import catalog_index
@@ -49,6 +50,7 @@ from models import (
 from task_ends import TaskEnd
 
 REMEMBER_SECONDS = 60
+UNREADABLE = (*DATABASE_AWAY, ProgrammingError)  # the latter with another version's schema
 # Not every fault is one: nothing is known of a catalog that was not looked at yet.
 CATALOG_CODES = sorted({fault.code for fault in nix.CATALOG_FAULTS})
 
@@ -109,9 +111,9 @@ class StateCollector(Collector):
         yield from _pauses()
         memory = services.get(Remembered).get("memory", _memory)
         yield _gauge("pkgd_memory_bytes", "Memory of this server's processes.", memory)
-        with suppress(*DATABASE_AWAY):
+        with suppress(*UNREADABLE):
             yield from list(_rows())
-        with suppress(*DATABASE_AWAY, nix.NixError):
+        with suppress(*UNREADABLE, nix.NixError):
             yield from list(_catalogs())
         with suppress(nix.NixError):
             generation = history.current_number() or 0

@@ -128,7 +128,7 @@ def _check_production(app: Flask) -> None:
     with app.app_context():
         state = database_state()
         db.engine.dispose()  # no connection may be open across a fork
-    if state.startswith("the schema is"):
+    if database_schema.OTHER in state:
         refuse_start(state)
     folder = app.config["DATA_DIR"]
     if not os.access(folder, os.W_OK | os.X_OK):

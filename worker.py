@@ -15,6 +15,7 @@ from typing import IO
 from flask import Flask, g
 
 import catalog_index
+import database_schema
 import drain
 import maintenance
 import nix
@@ -25,7 +26,7 @@ from catalog_state import Catalogs
 from downloads import download
 from errors import Busy
 from indexing import index
-from models import DATABASE_AWAY, cause
+from models import DATABASE_AWAY, cause, db
 from nix import trees
 from task_queue import Lease, Wanted
 
@@ -100,6 +101,7 @@ class Pool:
         self._prune_at = 0.0
         self._index_at = 0.0
         self._seen: dict[nix.Catalog, str] = {}
+        self._schema_fault: str | None = None
 
     @property
     def size(self) -> int:
@@ -164,7 +166,7 @@ class Pool:
     def run_one(self) -> bool:
         """Take one task and see it through; tell whether there was one."""
         with self.app.app_context():
-            if self.obstacle() is not None:
+            if self._schema_fault or self.obstacle() is not None:
                 return False
             lease = task_queue.claim(self.holder_id, self.app.config["LEASE_SECONDS"])
             if lease is None:
@@ -177,8 +179,13 @@ class Pool:
             return True
 
     def maintain_once(self) -> bool:
-        """Requeue lost tasks and explain waits; reconcile after a start, and prune every hour."""
+        """Requeue lost tasks and explain waits; reconcile after a start, and prune every hour.
+
+        A database with the schema of another version is left to that one's workers.
+        """
         with self.app.app_context():
+            if self._has_other_schema():
+                return False
             self.reap()
             self._sweep()
             task_queue.explain_wait(self.obstacle())
@@ -191,6 +198,15 @@ class Pool:
                 self._index_at = time.monotonic() + INDEX_SECONDS
                 self._keep_indexes()
         return False
+
+    def _has_other_schema(self) -> bool:
+        """Tell whether the database was upgraded while this process runs, or is yet to be."""
+        state = database_schema.state(db.engine)
+        fault = state if database_schema.OTHER in state else None
+        if fault and fault != self._schema_fault:
+            log.warning("no task is taken: %s", fault)
+        self._schema_fault = fault
+        return fault is not None
 
     def _settle(self) -> None:
         """Reconcile, once after a start, what has changed while no pool was running.

@@ -17,6 +17,7 @@ from support import CATALOGS, SQLITE, until
 import nix
 import services
 import task_queue
+from database_schema import KNOWN
 from models import Package, db
 from worker import Holder, Pool, dead_holders, remove_dead_holders
 
@@ -36,6 +37,23 @@ def test_tasks_wait_for_free_disk_space_and_show_the_reason(app, schedule, pool,
     task = get_task(task_id)
     assert (task["status"], task["attempt"]) == ("queued", 0)
     assert f"has less than {2**60} bytes free; tasks wait" in task["waiting"]
+
+
+@SQLITE
+def test_a_pool_leaves_a_database_that_a_later_version_upgrades_to_that_one(
+    app, schedule, pool, get_task, caplog
+):
+    task_id = schedule()
+
+    for revision, is_taken in (("9999", False), (KNOWN[-1], True)):
+        with app.app_context(), db.engine.begin() as connection:
+            connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{revision}'")
+        pool.maintain_once()
+        pool.maintain_once()
+        assert pool.run_one() == is_taken
+
+    assert get_task(task_id)["status"] == "succeeded"
+    assert caplog.text.count("no task is taken: the schema is 9999") == 1
 
 
 def test_tasks_go_on_when_the_disk_has_space_again(app, schedule, pool, get_task):
