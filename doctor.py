@@ -21,6 +21,8 @@ from findings import Check, Finding, Level, error
 from models import cause
 
 DEADLINE_SECONDS = 60
+# ValueError: rows that hold what is no time or no JSON.
+FAULTS = (config.ConfigError, nix.NixError, OSError, SQLAlchemyError, ValueError)
 CHECKS: tuple[Check, ...] = (
     doctor_service.version,
     doctor_service.settings,
@@ -82,7 +84,7 @@ class Examination(threading.Thread):
         try:
             with self.app.app_context():
                 self.found = list(self.check())
-        except (config.ConfigError, nix.NixError, OSError, SQLAlchemyError) as fault:
+        except FAULTS as fault:
             self.found = [error(self._about, str(cause(fault)), "see above, and the log")]
 
     def told(self, deadline: float) -> list[Finding]:
