@@ -41,6 +41,7 @@ INDEX_SECONDS = 10.0
 SETTLE_WAIT_SECONDS = 1.0
 SETTLE_AGAIN_SECONDS = 3.0
 STOP_SECONDS = 20
+TELL_AGAIN_SECONDS = 60
 
 
 class Holder:
@@ -147,12 +148,20 @@ class Pool:
         self._queued.release()
 
     def run(self, step: Callable[[], bool], pause: Callable[[], object]) -> None:
-        """Take one step after another until the pool stops; pause when there was nothing to do."""
+        """Take one step after another until the pool stops; pause when there was nothing to do.
+
+        A fault that lasts is logged once a minute.
+        """
+        told, told_at = "", 0.0
         while not self.stopping.is_set():
             try:
                 worked = step()
-            except (*DATABASE_AWAY, nix.NixError) as error:
-                log.warning("will retry: %s", cause(error))
+                told = ""
+            except (*DATABASE_AWAY, nix.NixError, OSError) as error:
+                reason, now = str(cause(error)), time.monotonic()
+                if reason != told or now >= told_at + TELL_AGAIN_SECONDS:
+                    log.warning("will retry: %s", reason)
+                    told, told_at = reason, now
                 worked = False
             # The one broad except: a fault of ours must not end the thread. A task's lease runs
             # out, which requeues it, so there is no second way to deal with a failure here.

@@ -221,14 +221,15 @@ def test_a_new_task_wakes_an_idle_thread_of_the_same_process(
 
 @SQLITE
 @pytest.mark.parametrize(
-    ("error", "line"),
+    ("error", "lines"),
     [
-        (RuntimeError("a bug"), "unexpected error; will retry"),
-        (nix.NixError("no store"), "will retry: no store"),
-        (OperationalError("", {}, Exception("no disk")), "will retry: no disk"),
+        (RuntimeError("a bug"), ["unexpected error; will retry"] * 3),
+        (nix.NixError("no store"), ["will retry: no store"]),
+        (OperationalError("", {}, Exception("no disk")), ["will retry: no disk"]),
+        (OSError(5, "no folder"), ["will retry: [Errno 5] no folder"]),
     ],
 )
-def test_a_thread_pauses_and_goes_on_after_a_step_that_fails(pool, error, line, caplog):
+def test_a_thread_pauses_and_goes_on_after_a_step_that_fails(pool, error, lines, caplog):
     steps, pauses = [], []
 
     def step():
@@ -240,7 +241,33 @@ def test_a_thread_pauses_and_goes_on_after_a_step_that_fails(pool, error, line, 
     pool.run(step, lambda: pauses.append(error))
 
     assert (len(steps), len(pauses)) == (3, 3)
-    assert [record.getMessage() for record in caplog.records] == [line] * 3
+    assert [record.getMessage() for record in caplog.records] == lines
+
+
+@SQLITE
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(60, ["away", "full", "full"]), (0, ["away", "away", "full", "full", "full"])],
+)
+def test_a_fault_is_told_when_it_is_another_comes_again_or_lasts(
+    pool, caplog, monkeypatch, seconds, told
+):
+    monkeypatch.setattr("worker.TELL_AGAIN_SECONDS", seconds)
+    faults = ["away", "away", "full", "full", None, "full"]
+
+    def step():
+        fault = faults.pop(0)
+        if not faults:
+            pool.stopping.set()
+        if fault:
+            raise nix.NixError(fault)
+        return True
+
+    pool.run(step, lambda: None)
+
+    assert [record.getMessage() for record in caplog.records] == [
+        f"will retry: {one}" for one in told
+    ]
 
 
 @SQLITE
