@@ -295,15 +295,27 @@ def backup(file: Path) -> None:
         raise click.ClickException("FILE has a path with bytes that are no text")
     if file.exists():
         raise click.ClickException(f"{file} is there already: name a new file")
+    _copy_sqlite(file)
+    click.echo(f"{file}: {file.stat().st_size} bytes")
+    try:
+        database.backup_note().write_text(str(file.absolute()))
+    except OSError as error:
+        click.echo(f"the backup is made, but flask doctor can't know of it: {error}", err=True)
+
+
+def _copy_sqlite(file: Path) -> None:
+    """Copy the database to a new file; nothing is left of a copy that fails, as on a full disk."""
     unfinished = file.with_name(f".{file.name}.unfinished")
     unfinished.unlink(missing_ok=True)
     unfinished.touch(mode=0o600)
-    with db.engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA query_only = OFF")  # which takes it for a write
-        connection.exec_driver_sql("VACUUM INTO ?", (str(unfinished),))
-    unfinished.rename(file)
-    database.backup_note().write_text(str(file.absolute()))
-    click.echo(f"{file}: {file.stat().st_size} bytes")
+    try:
+        with db.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA query_only = OFF")  # which takes it for a write
+            connection.exec_driver_sql("VACUUM INTO ?", (str(unfinished),))
+        unfinished.rename(file)
+    finally:
+        for left in (unfinished, unfinished.with_name(f"{unfinished.name}-journal")):
+            left.unlink(missing_ok=True)
 
 
 @state_command("copy-db")

@@ -30,6 +30,7 @@ from models import DATABASE_AWAY, cause, db
 MIGRATIONS = HERE / "migrations"
 # Read once: files that a later version puts in their place say nothing about this process.
 KNOWN = sorted(file.name[:4] for file in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+OTHER = "the schema is "
 NEWER = ", of a newer version than this, "
 VIRTUAL_TABLES = (
     "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%'"
@@ -55,9 +56,9 @@ def state_of(engine: Engine) -> str:
         return f"the database does not answer: {cause(error)}"
     if current is not None and current not in KNOWN:
         what_to_do = "start that version, or restore a backup from before the upgrade"
-        return f"the schema is {current}{NEWER}{VERSION} ({KNOWN[-1]}): {what_to_do}"
+        return f"{OTHER}{current}{NEWER}{VERSION} ({KNOWN[-1]}): {what_to_do}"
     if current != KNOWN[-1]:
-        return f"the schema is {current}, not {KNOWN[-1]}: run flask init-db"
+        return f"{OTHER}{current}, not {KNOWN[-1]}: run flask init-db"
     return "ok"
 
 

@@ -18,6 +18,8 @@ from config import ConfigError
 from models import cause
 
 DEADLINE_SECONDS = 60
+# ValueError: rows that hold what is no time or no JSON.
+FAULTS = (ConfigError, nix.NixError, OSError, SQLAlchemyError, ValueError)
 
 
 class Level(IntEnum):
@@ -83,7 +85,7 @@ class Examination(threading.Thread):
         try:
             with self.app.app_context():
                 self.found = list(self.check())
-        except (ConfigError, nix.NixError, OSError, SQLAlchemyError) as fault:
+        except FAULTS as fault:
             self.found = [error(self._about, str(cause(fault)), "see above, and the log")]
 
     def result(self, deadline: float) -> list[Finding]:

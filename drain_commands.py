@@ -40,14 +40,17 @@ def drain_(seconds: float) -> None:
 
     That holds for all hosts that share DATA_DIR, and after restarts. Requests are served, and
     downloads queued. Indexing stops at once, and goes on later. The exit code is 1 where a task
-    still runs after SECONDS.
+    still runs after SECONDS, or where flask resume has ended the drain meanwhile.
     """
     folder: Path = current_app.config["DATA_DIR"]
     drain.begin(folder)
     reason = drain.reason(folder)
     click.echo(reason)
     _explain_wait(reason)
-    if _await_end(seconds):
+    running = _await_end(folder, seconds)
+    if drain.reason(folder) is None:
+        raise click.ClickException("flask resume has ended the drain: tasks are taken again")
+    if running:
         raise click.ClickException("tasks still run; nothing new is taken meanwhile")
     click.echo("no task runs")
 
@@ -66,8 +69,8 @@ def _explain_wait(reason: str | None) -> None:
         task_queue.explain_wait(reason)
 
 
-def _await_end(seconds: float) -> list[str]:
-    """Wait until no task runs; return those that do after so many seconds."""
+def _await_end(folder: Path, seconds: float) -> list[str]:
+    """Wait until no task runs, or the drain has ended; return those that do after so long."""
     deadline = time.monotonic() + seconds
     told: list[str] = []
     told_at = -math.inf
@@ -76,7 +79,7 @@ def _await_end(seconds: float) -> list[str]:
         if running != told or now >= told_at + SAY_SECONDS:
             told, told_at = running, now
             click.echo(f"waiting for {len(running)}: {', '.join(running)}")
-        if now >= deadline:
+        if now >= deadline or drain.reason(folder) is None:
             break
         time.sleep(min(POLL_SECONDS, deadline - now))
     return running

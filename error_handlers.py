@@ -6,9 +6,11 @@ from contextlib import suppress
 from typing import Any
 
 from flask import Flask, Response, g, jsonify, request
+from sqlalchemy.exc import ProgrammingError
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 
+import database
 import nix
 from database import DatabaseFault
 from errors import (
@@ -48,6 +50,7 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(nix.ProfileRefused, profile_refused)
     app.register_error_handler(nix.NixError, nix_failed)
     app.register_error_handler(OSError, host_failed)
+    app.register_error_handler(ProgrammingError, schema_differs)
     for error in DATABASE_AWAY:
         app.register_error_handler(error, database_unavailable)
 
@@ -103,6 +106,15 @@ def database_unavailable(error: Exception) -> Response:
     fault = cause(error)
     log.error("database: %s", fault)
     return answer(DatabaseUnavailable(detail=fault if isinstance(fault, DatabaseFault) else None))
+
+
+def schema_differs(error: ProgrammingError) -> Response:
+    """Answer 503 where a column or table is missing since the schema is another version's."""
+    state = database.state()
+    if state == "ok":
+        raise error
+    log.error("database: %s", state)
+    return answer(DatabaseUnavailable(detail=state))
 
 
 def _discard_body() -> None:

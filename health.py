@@ -128,7 +128,7 @@ def _check_production(app: Flask) -> None:
     with app.app_context():
         state = database.state()
         db.engine.dispose()  # no connection may be open across a fork
-    if state.startswith("the schema is"):
+    if database.OTHER in state:
         refuse_start(state)
     folder = app.config["DATA_DIR"]
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -162,7 +162,10 @@ def _workers() -> str:
         return fault
     if read_only.is_set():
         return f"ok, but {read_only.REASON}"
-    drained = pool.drained()
+    try:
+        drained = pool.drained()
+    except OSError as error:
+        return f"DATA_DIR can't be used: {error}"
     if drained is not None:
         return f"ok, but {drained}"
     return "ok" if pool.size else "ok, in other processes"

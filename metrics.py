@@ -27,6 +27,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from sqlalchemy import Connection, Select, func, select, text
+from sqlalchemy.exc import ProgrammingError
 
 import auth
 import catalog_index
@@ -35,6 +36,7 @@ import health
 import history
 import nix
 import queries
+import read_only
 import services
 import task_ends
 import task_queue
@@ -76,6 +78,7 @@ REFUSED = Counter(
 )
 
 REMEMBER_SECONDS = 60
+UNREADABLE = (*DATABASE_AWAY, ProgrammingError)  # the latter with another version's schema
 # Not every fault is one: nothing is known of a catalog that was not looked at yet.
 CATALOG_CODES = sorted({fault.code for fault in nix.CATALOG_FAULTS})
 
@@ -175,13 +178,12 @@ class StateCollector(Collector):
         yield _readiness()
         yield from _limits()
         yield _free_space()
-        drained = drain.reason(current_app.config["DATA_DIR"]) is not None
-        yield _gauge("pkgd_drained", "1 while flask drain has no task taken, else 0.", drained)
+        yield from _pauses()
         memory = services.get(Remembered).get("memory", _memory)
         yield _gauge("pkgd_memory_bytes", "Memory of this server's processes.", memory)
-        with suppress(*DATABASE_AWAY):
+        with suppress(*UNREADABLE):
             yield from list(_rows())
-        with suppress(*DATABASE_AWAY, nix.NixError):
+        with suppress(*UNREADABLE, nix.NixError):
             yield from list(_catalogs())
         with suppress(nix.NixError):
             generation = history.current_number() or 0
@@ -235,6 +237,14 @@ def _limits() -> Iterator[Metric]:
     yield _gauge("pkgd_worker_threads", "Tasks that this server can run at once.", threads)
     yield _gauge("pkgd_lease_seconds", "The setting LEASE_SECONDS.", settings["LEASE_SECONDS"])
     yield _gauge("pkgd_min_free_bytes", "The setting MIN_FREE_BYTES.", settings["MIN_FREE_BYTES"])
+
+
+def _pauses() -> Iterator[Metric]:
+    """Yield whether the operator has no task taken."""
+    with suppress(OSError):  # DATA_DIR is not there, or not mounted
+        drained = drain.reason(current_app.config["DATA_DIR"]) is not None
+        yield _gauge("pkgd_drained", "1 while flask drain has no task taken, else 0.", drained)
+    yield _gauge("pkgd_read_only", "1 while READ_ONLY is set, else 0.", read_only.is_set())
 
 
 def _free_space() -> Metric:

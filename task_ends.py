@@ -50,6 +50,7 @@ class TaskEnd(Model):
 def note(ended: AnyRow, status: TaskStatus, code: str | None, at: datetime) -> None:
     """Have a task counted when the session's transaction commits."""
     seconds = (at - ended.started_at).total_seconds() if ended.started_at else 0.0
+    seconds = max(0.0, seconds)  # a clock that was set back must not have a counter go down
     row = {"kind": ended.kind.value, "status": status.value, "code": code or NO_CODE}
     counts = {"tasks": 1, "attempts": ended.attempt, "seconds": seconds}
     db.session.info.setdefault(PENDING, []).append(row | counts)

@@ -15,6 +15,7 @@ from typing import IO
 from flask import Flask, g
 
 import catalog_index
+import database
 import drain
 import maintenance
 import nix
@@ -40,6 +41,7 @@ INDEX_SECONDS = 10.0
 SETTLE_WAIT_SECONDS = 1.0
 SETTLE_AGAIN_SECONDS = 3.0
 STOP_SECONDS = 20
+TELL_AGAIN_SECONDS = 60
 
 
 class Holder:
@@ -109,6 +111,7 @@ class Pool:
         self._prune_at = 0.0
         self._index_at = 0.0
         self._seen: dict[nix.Catalog, str] = {}
+        self._schema_fault: str | None = None
 
     @property
     def size(self) -> int:
@@ -154,12 +157,20 @@ class Pool:
         self._queued.release()
 
     def run(self, step: Callable[[], bool], pause: Callable[[], object]) -> None:
-        """Take one step after another until the pool stops; pause when there was nothing to do."""
+        """Take one step after another until the pool stops; pause when there was nothing to do.
+
+        A fault that lasts is logged once a minute.
+        """
+        told, told_at = "", 0.0
         while not self.stopping.is_set():
             try:
                 worked = step()
-            except (*DATABASE_AWAY, nix.NixError) as error:
-                log.warning("will retry: %s", cause(error))
+                told = ""
+            except (*DATABASE_AWAY, nix.NixError, OSError) as error:
+                reason, now = str(cause(error)), time.monotonic()
+                if reason != told or now >= told_at + TELL_AGAIN_SECONDS:
+                    log.warning("will retry: %s", reason)
+                    told, told_at = reason, now
                 worked = False
             # The one broad except: a fault of ours must not end the thread. A task's lease runs
             # out, which requeues it, so there is no second way to deal with a failure here.
@@ -173,7 +184,7 @@ class Pool:
     def run_one(self) -> bool:
         """Take one task and see it through; tell whether there was one."""
         with self.app.app_context():
-            if self.obstacle() is not None:
+            if self._schema_fault or self.obstacle() is not None:
                 return False
             lease = task_queue.claim(self.holder_id, self.app.config["LEASE_SECONDS"])
             if lease is None:
@@ -186,8 +197,13 @@ class Pool:
             return True
 
     def maintain_once(self) -> bool:
-        """Requeue lost tasks and explain waits; reconcile after a start, and prune every hour."""
+        """Requeue lost tasks and explain waits; reconcile after a start, and prune every hour.
+
+        A database with the schema of another version is left to that one's workers.
+        """
         with self.app.app_context():
+            if self._has_other_schema():
+                return False
             self.reap()
             self._sweep()
             task_queue.explain_wait(self.obstacle())
@@ -200,6 +216,15 @@ class Pool:
                 self._index_at = time.monotonic() + INDEX_SECONDS
                 self._keep_indexes()
         return False
+
+    def _has_other_schema(self) -> bool:
+        """Tell whether the database was upgraded while this process runs, or is yet to be."""
+        state = database.state()
+        fault = state if database.OTHER in state else None
+        if fault and fault != self._schema_fault:
+            log.warning("no task is taken: %s", fault)
+        self._schema_fault = fault
+        return fault is not None
 
     def _settle(self) -> None:
         """Reconcile, once after a start, what has changed while no pool was running.

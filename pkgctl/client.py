@@ -266,7 +266,7 @@ class Client:
     def _json(self, response: requests.Response) -> Any:
         try:
             return response.json()
-        except requests.JSONDecodeError:
+        except (ValueError, RecursionError):  # no JSON, a huge number, or nested too deeply
             raise self._no_pkgd() from None
 
     @cached_property

@@ -1,9 +1,12 @@
 """What a shell completes: names, versions, tasks and more, asked of the server within a moment.
 
-Whatever fails, nothing is said: a message would land in the line that somebody is typing.
+Whatever fails, nothing is said: a message would land in the line that somebody is typing. So would
+what a server says, and a shell would execute $(…) in it: only plain words are completed.
 """
 
 import os
+import re
+import threading
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
@@ -21,11 +24,12 @@ from click.shell_completion import (
 
 from pkgctl.client import PAGE_SIZE, Client, JsonObject
 from pkgctl.config import ServersFile, choose_server
-from pkgctl.errors import CommandError
+from pkgctl.errors import CommandError, printable
 from pkgctl.tables import age, short_ids, title
 
 LIMIT_SECONDS = 1.5
 LISTED = 200
+PLAIN = re.compile(r"[\w.+:@/~-]+", re.ASCII)  # nothing that a shell takes for more than a word
 OTHER_DOCUMENT = (AttributeError, LookupError, TypeError, ValueError)  # it is not as pkgd's are
 
 # Bash ends a word at @ and hands the pieces over, so the whole line is passed instead; and it
@@ -74,6 +78,7 @@ SHELLS = {"bash": PkgctlBash, "zsh": ZshComplete, "fish": FishComplete}
 
 Items = list[CompletionItem[Any]]
 Pairs = Iterable[tuple[str, str | None]]
+Options = tuple[str | None, str | None, str | None]  # --url, --token, --server
 
 
 def offered(ctx: click.Context, incomplete: str) -> Items:
@@ -168,8 +173,18 @@ def _items(ctx: click.Context, pairs: Callable[[Client], Pairs], incomplete: str
     `pairs` asks it for values and notes.
     """
     chosen = ctx.find_root().obj
+    options = (chosen.url, chosen.token, chosen.server) if chosen else (None, None, None)
+    found: Items = []
+    # A thread that nobody waits for: each time-out of a request begins anew with every byte.
+    asking = threading.Thread(target=lambda: found.extend(_ask(options, pairs, incomplete)))
+    asking.daemon = True
+    asking.start()
+    asking.join(LIMIT_SECONDS)
+    return list(found)
+
+
+def _ask(options: Options, pairs: Callable[[Client], Pairs], incomplete: str) -> Items:
     try:
-        options = (chosen.url, chosen.token, chosen.server) if chosen else (None, None, None)
         url, token = choose_server(*options)
         if token is None:
             return []
@@ -180,6 +195,10 @@ def _items(ctx: click.Context, pairs: Callable[[Client], Pairs], incomplete: str
 
 
 def _fitting(pairs: Pairs, incomplete: str) -> Items:
-    """Return each value that begins as what was typed, once, with its note."""
-    fitting = {value: note for value, note in pairs if value.startswith(incomplete)}
+    """Return each plain value that begins as what was typed, once, with its note."""
+    fitting = {
+        value: printable(note or "")
+        for value, note in pairs
+        if value.startswith(incomplete) and PLAIN.fullmatch(value)
+    }
     return [CompletionItem(value, help=fitting[value]) for value in islice(fitting, LISTED)]

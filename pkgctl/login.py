@@ -208,9 +208,10 @@ def logout(context: CommandContext, *, revoke: bool, force: bool) -> None:
     known = servers.named(name)
     if revoke:
         with Client(known.url, known.token) as client:
-            client.delete(
-                f"token/{client.get('token')['id']}", **{"force": "true"} if force else {}
-            )
+            with context.needs_newer_server("tell which token is to be revoked"):
+                token = client.get("token")
+            with context.hint_at_conflict("--force revokes it all the same"):
+                client.delete(f"token/{token['id']}", **{"force": "true"} if force else {})
 
     servers.forget(name)
     servers.save()

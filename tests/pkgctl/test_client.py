@@ -21,6 +21,8 @@ TLS_HANDSHAKE = b"\x16"
     [
         (FakeAnswer([], is_pkgd=False), ExitCode.UNREACHABLE, "answers, but not as pkgd does"),
         (FakeAnswer(b"<html>"), ExitCode.UNREACHABLE, "answers, but not as pkgd does"),
+        (FakeAnswer(b"[" * 100_000), ExitCode.UNREACHABLE, "answers, but not as pkgd does"),
+        (FakeAnswer(b"1" * 5000), ExitCode.UNREACHABLE, "answers, but not as pkgd does"),
         (
             FakeAnswer(b"", 404, is_pkgd=False),
             ExitCode.UNREACHABLE,

@@ -1,7 +1,10 @@
 """What a shell completes, and that nothing is said where that fails."""
 
+import contextlib
 import json
+import socket
 import subprocess
+import threading
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -95,8 +98,14 @@ def test_a_word_is_completed_by_what_the_server_has(environ, words, values):
 )
 @pytest.mark.parametrize(
     "fault",
-    [FakeAnswer({"no": "list"}), FakeAnswer(b"<html>", is_pkgd=False), FakeAnswer({}, 401), None],
-    ids=["other", "html", "refused", "lost"],
+    [
+        FakeAnswer({"no": "list"}),
+        FakeAnswer(b"<html>", is_pkgd=False),
+        FakeAnswer(b"[" * 100_000),
+        FakeAnswer({}, 401),
+        None,
+    ],
+    ids=["other", "html", "deep", "refused", "lost"],
 )
 def test_a_fault_of_the_server_completes_nothing_and_says_nothing(
     environ, monkeypatch, capfd, words, fault
@@ -124,6 +133,59 @@ def test_a_document_of_another_service_completes_nothing(environ, monkeypatch, w
         monkeypatch.setenv("PKGCTL_TOKEN", "t")
 
         assert completed(*words) == []
+
+
+@pytest.mark.parametrize("more", ["$(id)", ";id", "\n", " x", "\x1b[2J", "\ud800", "'", "*"])
+def test_only_what_a_shell_takes_for_a_word_is_completed(environ, monkeypatch, more):
+    packages = [*PACKAGES, PACKAGES[0] | {"name": f"help{more}", "version": f"1{more}"}]
+    with FakeServer(lambda *_: FakeAnswer(packages)) as server:
+        monkeypatch.setenv("PKGCTL_URL", server.url)
+        monkeypatch.setenv("PKGCTL_TOKEN", "t")
+
+        assert completed("show", "hel") == ["hello"]
+        assert completed("show", f"help{more}@") == []
+
+
+def test_the_note_of_a_completion_is_one_line(environ, monkeypatch):
+    packages = [PACKAGES[0] | {"status": "down\nloaded\x1b[2J"}]
+    with FakeServer(lambda *_: FakeAnswer(packages)) as server:
+        monkeypatch.setenv("PKGCTL_URL", server.url)
+        monkeypatch.setenv("PKGCTL_TOKEN", "t")
+
+        (item,) = ShellComplete(cli.cli, {}, "pkgctl", "").get_completions(["show"], "")
+    assert item.help == "down?loaded?[2J"
+
+
+@pytest.fixture
+def trickle():
+    """The URL of a server whose answer comes byte by byte, and what tells that it has ended."""
+    ended, head = threading.Event(), b"HTTP/1.1 200 OK\r\nX-Request-ID: x\r\n\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def send():
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(head)
+                while not ended.wait(0.1):
+                    connection.sendall(b" ")
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        timer = threading.Timer(30, ended.set)
+        timer.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", ended
+        timer.cancel()
+        ended.set()
+        thread.join()
+
+
+def test_an_answer_that_comes_byte_by_byte_holds_nobody_up(trickle, environ, monkeypatch):
+    url, ended = trickle
+    monkeypatch.setenv("PKGCTL_URL", url)
+    monkeypatch.setenv("PKGCTL_TOKEN", "t")
+
+    assert completed("show", "") == []
+    assert not ended.is_set()
 
 
 def test_without_a_token_nobody_is_asked(environ, monkeypatch):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -202,6 +203,39 @@ def test_a_backup_does_not_overwrite_a_file(command, tmp_path, settings):
 
     assert refused.exit_code == 1
     assert (tmp_path / "copy.db").read_text() == "precious"
+
+
+@pytest.fixture
+def small_files():
+    """Let this process write no file larger than 48 KiB, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (48 * 1024, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@SQLITE
+def test_a_backup_that_fails_leaves_nothing_on_the_disk_that_is_full(
+    command, tmp_path, small_files
+):
+    (tmp_path / "backups").mkdir()
+
+    failed = command("backup", str(tmp_path / "backups" / "copy.db"))
+
+    assert (failed.exit_code, failed.output.count("\n")) == (1, 1)
+    assert re.search("full|disk I/O error", failed.output)
+    assert list((tmp_path / "backups").iterdir()) == []
+
+
+@SQLITE
+def test_a_backup_is_a_success_even_if_nobody_can_be_told_of_it(command, settings, tmp_path):
+    (settings["DATA_DIR"] / "last_backup").mkdir()
+
+    done = command("backup", str(tmp_path / "copy.db"))
+
+    assert done.exit_code == 0
+    assert "but flask doctor can't know of it: [Errno 21] Is a directory" in done.output
+    assert (tmp_path / "copy.db").exists()
 
 
 @SQLITE

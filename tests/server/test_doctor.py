@@ -126,6 +126,17 @@ def test_a_check_that_hangs_or_fails_is_told_and_holds_nothing_up(app, slow_disk
     assert "error    broken disk: [Errno 5] Input/output error\n" in done.stdout
 
 
+@SQLITE
+def test_what_is_no_time_in_the_database_is_told_and_holds_nothing_up(app, register, examine):
+    register()
+    with app.app_context(), db.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE packages SET status = 'downloaded', store_paths = '{'")
+
+    done = run(app)
+
+    assert re.search("error    roots: Expecting property name", done.stdout), done.stdout
+
+
 def test_every_finding_is_a_line_whatever_it_quotes():
     said = str(doctor.warning("it", "two\nlines \x1b[31mred", "do\nthis"))
 

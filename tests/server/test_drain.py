@@ -95,6 +95,23 @@ def test_a_drain_waits_for_what_runs_and_its_exit_code_says_whether_it_ended(
     assert (late.exit_code, get_task(task_id)["status"]) == (0, "succeeded")
 
 
+@SQLITE
+def test_a_drain_that_somebody_ends_meanwhile_waits_no_longer_and_says_so(
+    app, command, folder, schedule, monkeypatch
+):
+    schedule()
+    with app.app_context():
+        assert task_queue.claim("elsewhere", 600)
+    monkeypatch.setattr("time.sleep", lambda _seconds: drain.end(folder))
+
+    ended = command("drain")
+
+    assert ended.exit_code == 1
+    assert ended.output.splitlines()[-1] == (
+        "Error: flask resume has ended the drain: tasks are taken again"
+    )
+
+
 def test_a_drain_does_not_wait_for_a_worker_that_is_gone(
     app, command, folder, schedule, get_task, monkeypatch
 ):

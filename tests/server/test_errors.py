@@ -3,7 +3,10 @@
 import json
 
 import pytest
-from support import SQLITE, bearing, no_descriptors
+from sqlalchemy import text
+from support import POSTGRESQL, SQLITE, bearing, no_descriptors
+
+from models import db
 
 DATABASE_UNAVAILABLE = "urn:pkgd:problem:database-unavailable"
 PACKAGE = {"name": "hello", "version": "2.12.1"}
@@ -88,6 +91,26 @@ def test_while_the_database_is_down_a_request_is_a_503_with_retry_after(tmp_path
     assert (answer.status_code, answer.json["type"]) == (503, DATABASE_UNAVAILABLE)
     assert answer.content_type == "application/problem+json"
     assert answer.headers["Retry-After"] == "2"
+
+
+def test_a_table_that_another_version_has_not_made_is_a_503(postgres, tmp_path, create_app):
+    url = postgres.url("postgres")  # which is there, and has no tables
+    app = create_app({"DATA_DIR": tmp_path, "DATABASE_URL": url, "METRICS_PUBLIC": "true"})
+
+    answer = bearing(app, "any").get("/api/v1/packages")
+
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+    assert answer.json["type"] == DATABASE_UNAVAILABLE
+    assert answer.json["detail"].startswith("the schema is None, not ")
+    assert app.test_client().get("/metrics").status_code == 200
+
+
+@POSTGRESQL
+def test_a_wrong_statement_is_a_fault_of_the_server(app, client, make_app):
+    other = make_app()
+    other.add_url_rule("/wrong", view_func=lambda: db.session.execute(text("SELECT nothing")))
+
+    assert bearing(other, client.secret).get("/wrong").status_code == 500
 
 
 def test_a_read_is_answered_while_the_use_of_its_token_can_not_be_recorded(

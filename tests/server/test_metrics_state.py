@@ -113,6 +113,21 @@ def test_without_a_database_and_a_data_folder_the_rest_is_measured(make_app):
 
 
 @SQLITE
+def test_with_something_else_in_the_place_of_the_data_folder_the_rest_is_measured(make_app):
+    app = make_app(METRICS_PUBLIC="true")
+    folder = app.config["DATA_DIR"]
+    folder.rename(folder.with_name("elsewhere"))
+    folder.touch()
+
+    answer = app.test_client().get("/metrics")
+
+    assert answer.status_code == 200
+    found = metrics(answer.text)
+    assert (found["pkgd_ready", "workers"], found["pkgd_read_only",]) == (0, 0)
+    assert ("pkgd_drained",) not in found
+
+
+@SQLITE
 def test_memory_is_that_of_this_process_without_a_server(scrape):
     own = psutil.Process().memory_info().rss
 

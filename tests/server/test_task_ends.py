@@ -65,6 +65,18 @@ def test_counts_stay_when_the_tasks_are_deleted(leases):
     assert counts() == {("succeeded", ""): 1}
 
 
+@SQLITE
+def test_a_clock_that_is_set_back_takes_nothing_from_the_sum_of_times(leases):
+    (lease,) = leases()
+    started = update(Task).where(Task.seq == lease.seq).values(started_at=soon(3600))
+    db.session.execute(started)
+    db.session.commit()
+
+    lease.succeed()
+
+    assert db.session.scalar(select(TaskEnd.seconds)) == 0
+
+
 def test_attempts_and_the_time_of_the_last_one_are_added_up(leases):
     for lease in leases(2):
         started = update(Task).where(Task.seq == lease.seq).values(started_at=soon(-100))

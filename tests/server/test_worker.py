@@ -17,6 +17,7 @@ from support import CATALOGS, SQLITE, until
 import nix
 import services
 import task_queue
+from database import KNOWN
 from models import Package, db
 from worker import Holder, Pool, dead_holders, remove_dead_holders
 
@@ -36,6 +37,23 @@ def test_tasks_wait_for_free_disk_space_and_show_the_reason(app, schedule, pool,
     task = get_task(task_id)
     assert (task["status"], task["attempt"]) == ("queued", 0)
     assert f"has less than {2**60} bytes free; tasks wait" in task["waiting"]
+
+
+@SQLITE
+def test_a_pool_leaves_a_database_that_a_later_version_upgrades_to_that_one(
+    app, schedule, pool, get_task, caplog
+):
+    task_id = schedule()
+
+    for revision, is_taken in (("9999", False), (KNOWN[-1], True)):
+        with app.app_context(), db.engine.begin() as connection:
+            connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{revision}'")
+        pool.maintain_once()
+        pool.maintain_once()
+        assert pool.run_one() == is_taken
+
+    assert get_task(task_id)["status"] == "succeeded"
+    assert caplog.text.count("no task is taken: the schema is 9999") == 1
 
 
 def test_tasks_go_on_when_the_disk_has_space_again(app, schedule, pool, get_task):
@@ -203,14 +221,15 @@ def test_a_new_task_wakes_an_idle_thread_of_the_same_process(
 
 @SQLITE
 @pytest.mark.parametrize(
-    ("error", "line"),
+    ("error", "lines"),
     [
-        (RuntimeError("a bug"), "unexpected error; will retry"),
-        (nix.NixError("no store"), "will retry: no store"),
-        (OperationalError("", {}, Exception("no disk")), "will retry: no disk"),
+        (RuntimeError("a bug"), ["unexpected error; will retry"] * 3),
+        (nix.NixError("no store"), ["will retry: no store"]),
+        (OperationalError("", {}, Exception("no disk")), ["will retry: no disk"]),
+        (OSError(5, "no folder"), ["will retry: [Errno 5] no folder"]),
     ],
 )
-def test_a_thread_pauses_and_goes_on_after_a_step_that_fails(pool, error, line, caplog):
+def test_a_thread_pauses_and_goes_on_after_a_step_that_fails(pool, error, lines, caplog):
     steps, pauses = [], []
 
     def step():
@@ -222,7 +241,33 @@ def test_a_thread_pauses_and_goes_on_after_a_step_that_fails(pool, error, line, 
     pool.run(step, lambda: pauses.append(error))
 
     assert (len(steps), len(pauses)) == (3, 3)
-    assert [record.getMessage() for record in caplog.records] == [line] * 3
+    assert [record.getMessage() for record in caplog.records] == lines
+
+
+@SQLITE
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(60, ["away", "full", "full"]), (0, ["away", "away", "full", "full", "full"])],
+)
+def test_a_fault_is_told_when_it_is_another_comes_again_or_lasts(
+    pool, caplog, monkeypatch, seconds, told
+):
+    monkeypatch.setattr("worker.TELL_AGAIN_SECONDS", seconds)
+    faults = ["away", "away", "full", "full", None, "full"]
+
+    def step():
+        fault = faults.pop(0)
+        if not faults:
+            pool.stopping.set()
+        if fault:
+            raise nix.NixError(fault)
+        return True
+
+    pool.run(step, lambda: None)
+
+    assert [record.getMessage() for record in caplog.records] == [
+        f"will retry: {one}" for one in told
+    ]
 
 
 @SQLITE
