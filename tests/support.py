@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import event
 
 import nix
 
@@ -82,3 +83,13 @@ def metrics(text):
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+@contextmanager
+def listening(target, event_name, listener):
+    """Have SQLAlchemy call the listener for the events in the `with` block."""
+    event.listen(target, event_name, listener)
+    try:
+        yield
+    finally:
+        event.remove(target, event_name, listener)

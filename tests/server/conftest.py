@@ -3,13 +3,12 @@
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from threading import Thread
 
 import psycopg
 import pytest
-from sqlalchemy import event, update
-from support import bearing, metrics, remove_store, until
+from sqlalchemy import update
+from support import bearing, listening, metrics, remove_store, until
 
 import nix
 import services
@@ -244,16 +243,6 @@ def race(app, postgres):
             return in_context(first), started[0].result()
 
     return race
-
-
-@contextmanager
-def listening(target, event_name, listener):
-    """Have SQLAlchemy call the listener for the events in the `with` block."""
-    event.listen(target, event_name, listener)
-    try:
-        yield
-    finally:
-        event.remove(target, event_name, listener)
 
 
 def waiting_sessions(url):

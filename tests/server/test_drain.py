@@ -3,8 +3,7 @@
 import re
 
 import pytest
-from conftest import listening
-from support import SQLITE, until
+from support import SQLITE, listening, until
 
 import catalog_index
 import drain
