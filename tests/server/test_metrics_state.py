@@ -114,7 +114,7 @@ def test_without_a_database_and_a_data_folder_the_rest_is_measured(make_app):
 
 @SQLITE
 def test_with_something_else_in_the_place_of_the_data_folder_the_rest_is_measured(make_app):
-    app = make_app(METRICS_PUBLIC="true")
+    app = make_app(METRICS_PUBLIC="true", WORKER_THREADS=0)
     folder = app.config["DATA_DIR"]
     folder.rename(folder.with_name("elsewhere"))
     folder.touch()
