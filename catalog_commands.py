@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import click
 from flask import Flask, current_app
@@ -22,7 +23,7 @@ MEGABYTE = 10**6
 
 @click.group("catalog")
 def catalog() -> None:
-    """Add, list, change and remove catalogs beside those of CATALOGS."""
+    """Manage the catalogs beside those of CATALOGS."""
 
 
 def init_app(app: Flask) -> None:
@@ -74,16 +75,18 @@ of_hash = click.option(
 @click.option("--first", is_flag=True, help="Before all other catalogs, in place of after them.")
 @click.option("--after", metavar="NAME", help="After this catalog, in place of after all.")
 def add(name: str, url: str, sha256: str, first: bool, after: str | None) -> None:
-    """Fetch a tarball (https, http, file) and make it the catalog NAME.
+    """Fetch a tarball, and make it the catalog NAME.
 
-    A catalog is code that the service evaluates: add only those whose authors you trust.
+    Its URL is one of https, http or file. A catalog is code that the service evaluates: add only
+    those whose authors you trust.
     """
     if first and after is not None:
         raise click.UsageError("--first and --after exclude each other")
     check_writable()
     began = time.monotonic()
-    source = Source(url, sha256, _progress())
-    _report(name, pins.add(name, source, is_first=first, after=after), began)
+    with _progress() as show:
+        content = pins.add(name, Source(url, sha256, show), is_first=first, after=after)
+    _report(name, content, began)
 
 
 @command("update")
@@ -91,17 +94,25 @@ def add(name: str, url: str, sha256: str, first: bool, after: str | None) -> Non
 @of_url
 @of_hash
 def update(name: str, url: str, sha256: str) -> None:
-    """Fetch another tarball for the catalog NAME, which keeps its place."""
+    """Fetch another tarball for the catalog NAME.
+
+    It keeps its place among the catalogs.
+    """
     check_writable()
     began = time.monotonic()
-    _report(name, pins.change(name, Source(url, sha256, _progress())), began)
+    with _progress() as show:
+        content = pins.change(name, Source(url, sha256, show))
+    _report(name, content, began)
 
 
 @command("remove")
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Even if an activated package came from it.")
 def remove(name: str, force: bool) -> None:
-    """Remove the catalog NAME; what was downloaded from it stays."""
+    """Remove the catalog NAME.
+
+    What was downloaded from it stays.
+    """
     check_writable()
     pins.remove(name, force=force)
     click.echo(f"{name} removed; flask gc frees its space")
@@ -120,7 +131,10 @@ def list_() -> None:
 @command("index")
 @click.argument("name", required=False)
 def index(name: str | None) -> None:
-    """Queue the indexing of the catalog NAME, or of all, also of those that were indexed before."""
+    """Queue the indexing of the catalog NAME, or of all.
+
+    Those that were indexed before are indexed again.
+    """
     check_writable()
     if not current_app.config["INDEX_BYTES"]:
         raise click.ClickException("INDEX_BYTES is 0: no catalog is indexed")
@@ -134,10 +148,12 @@ def index(name: str | None) -> None:
         click.echo(f"{state.catalog.name} {told}")
 
 
-def _progress() -> Callable[[int, int], None]:
-    """Return a function that shows how far a download is, where somebody watches."""
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Provide a function that shows how far a download is, where somebody watches."""
     if not sys.stderr.isatty():
-        return lambda _done, _expected: None
+        yield lambda _done, _expected: None
+        return
 
     def show(done: int, expected: int) -> None:
         of_all = f" of {expected / MEGABYTE:.1f}" if expected else ""
@@ -145,13 +161,14 @@ def _progress() -> Callable[[int, int], None]:
         then = ", unpacking …" if is_whole else ""
         click.echo(f"\r\x1b[K{done / MEGABYTE:.1f}{of_all} MB{then}", nl=False, err=True)
 
-    return show
+    try:
+        yield show
+    finally:
+        click.echo("\r\x1b[K", nl=False, err=True)  # also before an error
 
 
 def _report(name: str, content: Content, began: float) -> None:
     tarball = content.tarball
-    if sys.stderr.isatty():
-        click.echo("\r\x1b[K", nl=False, err=True)
     if content.warning:
         click.echo(f"warning: {content.warning}", err=True)
     click.echo(f"{name}: {tarball.store_path}")

@@ -141,7 +141,10 @@ def state_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
 @with_appcontext
 @in_one_line
 def init_db(drop: bool, yes: bool) -> None:
-    """Create the database, or bring its schema up to date; safe to repeat."""
+    """Create the database, or bring its schema up to date.
+
+    It is safe to repeat.
+    """
     data_folder.claim(record=False)  # the settings may be wrong: then there is no such database
     where = db.engine.url.render_as_string()
     if read_only.is_set() and database.state() == "ok":
@@ -168,7 +171,10 @@ def init_db(drop: bool, yes: bool) -> None:
 @with_appcontext
 @in_one_line
 def adopt(machine_store: bool, yes: bool) -> None:
-    """Make DATA_DIR belong to the store and the database that the settings name."""
+    """Make DATA_DIR belong to what the settings name.
+
+    That is the store and the database.
+    """
     folder = current_app.config["DATA_DIR"]
     wanted = data_folder.configured()
     if machine_store:
@@ -214,7 +220,13 @@ def check_database_url(_context: object, _argument: object, url: str) -> str:
 
 @state_command("create-token")
 @click.option("--name", callback=check_name, help="What the token is for.")
-@click.option("--scope", type=click.Choice([one.value for one in Scope]), default="admin")
+@click.option(
+    "--scope",
+    type=click.Choice([one.value for one in Scope]),
+    default="admin",
+    show_default=True,
+    help="What it may do.",
+)
 @click.option(
     "--expires-in",
     metavar="TIME",
@@ -222,7 +234,7 @@ def check_database_url(_context: object, _argument: object, url: str) -> str:
     help="How long it lives, such as 12h or 30d.  [default: TOKEN_DAYS]",
 )
 def create_token(name: str | None, scope: str, expires_in: int | None) -> None:
-    """Mint a token and print its secret, which is shown this once."""
+    """Mint a token and print it; it is shown this once."""
     check_writable()
     life = expires_in or current_app.config["TOKEN_DAYS"] * config.DAY
     _, secret = auth.mint(name, Scope(scope), soon(life))
@@ -233,7 +245,10 @@ def create_token(name: str | None, scope: str, expires_in: int | None) -> None:
 @with_appcontext
 @in_one_line
 def run_worker() -> None:
-    """Run the worker pool in a process of its own, until SIGTERM or SIGINT."""
+    """Run the worker pool in a process of its own.
+
+    SIGTERM or SIGINT ends it.
+    """
     pool = services.get(Pool)
     if current_app.config["WORKER_THREADS"] == 0:
         config.refuse_start("WORKER_THREADS is 0: there would be nothing to run")
@@ -252,7 +267,7 @@ def run_worker() -> None:
 @state_command("reconcile")
 @click.option("--force", is_flag=True, help="Even if most packages are no longer downloaded then.")
 def reconcile(force: bool) -> None:
-    """Make the database say what is true of the profile and the store."""
+    """Make the database true of the profile and the store."""
     check_writable()
     for sentence in maintenance.reconcile(force=force) or ["all as it should be"]:
         click.echo(nix.plain(sentence))
@@ -262,7 +277,10 @@ def reconcile(force: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Only tell what would be removed and freed.")
 @click.option("--force", is_flag=True, help="Even if most packages are no longer downloaded then.")
 def gc(dry_run: bool, force: bool) -> None:
-    """Remove roots and generations that no package needs, and run Nix's garbage collector."""
+    """Remove roots and generations that no package needs.
+
+    Then run Nix's garbage collector.
+    """
     if not dry_run:
         check_writable()
     done = maintenance.collect_garbage(dry_run=dry_run, force=force)
@@ -276,7 +294,10 @@ def gc(dry_run: bool, force: bool) -> None:
 @state_command("prune")
 @click.option("--dry-run", is_flag=True, help="Only tell how many tasks would go.")
 def prune(dry_run: bool) -> None:
-    """Delete tasks that ended more than TASK_DAYS ago; the pool does so, too, each hour."""
+    """Delete tasks that ended more than TASK_DAYS ago.
+
+    The worker pool does so, too, each hour.
+    """
     days = current_app.config["TASK_DAYS"]
     if dry_run:
         click.echo(f"{maintenance.prunable(days)} tasks would be pruned")
@@ -288,7 +309,10 @@ def prune(dry_run: bool) -> None:
 @state_command("backup")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def backup(file: Path) -> None:
-    """Copy the SQLite database, consistently and while the service runs, to a new FILE."""
+    """Copy the SQLite database to a new FILE.
+
+    The copy is consistent, also while the service runs.
+    """
     if db.engine.dialect.name != "sqlite":
         raise click.ClickException("this database is PostgreSQL: use pg_dump DATABASE_URL > FILE")
     if nix.plain(str(file)) != str(file):
@@ -321,9 +345,10 @@ def _copy_sqlite(file: Path) -> None:
 @state_command("copy-db")
 @click.argument("url", callback=check_database_url)
 def copy_db(url: str) -> None:
-    """Copy all that the database holds to the empty one at URL: SQLite to PostgreSQL, or back.
+    """Copy all of the database to the empty one at URL.
 
-    It is a copy of one moment: stop the service before, or set READ_ONLY.
+    From SQLite to PostgreSQL, or back. It is a copy of one moment: stop the service before, or set
+    READ_ONLY.
     """
     folder = current_app.config["DATA_DIR"]
     here, there = (data_folder.database_name(one, folder) for one in (db.engine.url, make_url(url)))
@@ -342,9 +367,10 @@ def copy_db(url: str) -> None:
 @click.command("doctor")
 @with_appcontext
 def examine() -> None:
-    """Say what is right and wrong with this host, and what to do; nothing is changed.
+    """Say what is right and wrong with this host.
 
-    The exit code is 0 if all is well, 1 with warnings, 2 with errors.
+    It says what to do, and changes nothing. The exit code is 0 if all is well, 1 with warnings, 2
+    with errors.
     """
     folder = current_app.config["DATA_DIR"]
     if not folder.is_dir():

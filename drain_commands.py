@@ -36,11 +36,11 @@ def init_app(app: Flask) -> None:
     help="How long to wait for the tasks that run.  [default: until they have ended]",
 )
 def drain_(seconds: float) -> None:
-    """Have workers finish what runs and take nothing new, until flask resume.
+    """Have workers finish what runs, and take nothing new.
 
-    That holds for all hosts that share DATA_DIR, and after restarts. Requests are served, and
-    downloads queued. Indexing stops at once, and goes on later. The exit code is 1 where a task
-    still runs after SECONDS, or where flask resume has ended the drain meanwhile.
+    That holds for all hosts that share DATA_DIR, and after restarts, until flask resume. Requests
+    are served, and downloads queued. Indexing stops at once, and goes on later. The exit code is 1
+    where a task still runs after SECONDS, or where flask resume has ended the drain meanwhile.
     """
     folder: Path = current_app.config["DATA_DIR"]
     drain.begin(folder)

@@ -123,7 +123,8 @@ def check_address(address: str) -> None:
         else:
             try_port(settings["BIND"], settings["PORT"])
     except OSError as error:
-        how = "another program uses it" if error.errno in IN_USE else error.strerror or error
+        used = "another program uses it (BIND and PORT say where to listen)"
+        how = used if error.errno in IN_USE else error.strerror or error
         raise SystemExit(f"pkgd: can't listen on {address}: {how}") from None
 
 

@@ -118,6 +118,21 @@ class TaskType(PackageType):
         return completion.recent_tasks(ctx, incomplete) + completion.registered(ctx, incomplete)
 
 
+class NumberType(click.ParamType[int]):
+    """The number of a token or of a generation; `hint` says what lists these."""
+
+    name = "NUMBER"
+
+    def __init__(self, hint: str) -> None:
+        self._hint = hint
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        """Convert an argument."""
+        if value.isascii() and value.isdigit() and len(value) <= MAX_ID_DIGITS:
+            return int(value)
+        return self.fail(f"{value!r} is no number; {self._hint}", param, ctx)
+
+
 class DurationType(click.ParamType[float]):
     """A number of seconds, or a number with a unit: 90, 15m, 12h, 30d."""
 

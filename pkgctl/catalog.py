@@ -15,6 +15,8 @@ from pkgctl.output import warn
 from pkgctl.tables import Column, Columns, text_column, time_column, title, words_column
 
 LISTED = 10
+SHORT = 3  # the server looks for shorter words at the beginning of names only
+NONE_SHORT = f"There are none; words of less than {SHORT} letters are found where a name begins."
 UNKNOWN_PARAMETER = "Unknown field"  # what a server says that knows no ranges
 
 REFUSALS = {
@@ -82,7 +84,9 @@ def search(
     page_size = min(limit or PAGE_SIZE, PAGE_SIZE)
     found = context.client.list_all("catalog", search=words, limit=page_size)
     with context.needs_newer_server("search the catalogs"):
-        context.printer.table(islice(found, limit), FOUND_COLUMNS)
+        is_short = any(len(word) < SHORT for word in text)
+        empty = NONE_SHORT if is_short else "There are none."
+        context.printer.table(islice(found, limit), FOUND_COLUMNS, empty=empty)
 
 
 @click.command()

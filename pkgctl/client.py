@@ -248,7 +248,8 @@ class Client:
         if status == HTTPStatus.UNAUTHORIZED:
             hint = "pkgctl login, --token or PKGCTL_TOKEN give one"
             if self._has_token:
-                hint = "the one that was given is unknown, expired or revoked"
+                given = "the one that was given is unknown, expired or revoked"
+                hint = f"{given}; pkgctl login keeps another"
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
             hint = (
                 f"the server's log says more about request {response.headers.get('X-Request-ID')}"

@@ -1,5 +1,7 @@
 """The command install: what is wanted is chosen, registered, downloaded and activated."""
 
+from itertools import pairwise
+
 import click
 
 from pkgctl import downloads, programs
@@ -42,6 +44,7 @@ def install(
       pkgctl install 'hello@^2.10' --timeout 10m
       pkgctl install 'hello@>=2,<2.12' --no-activate
     """
+    _check_names(wanted)
     specs = [_chosen(context, one) for one in _once_each(wanted)]
     flags = [*["--no-activate"] * no_activate, *["--keep-going"] * keep_going]
     resume_command = context.command_line("install", *specs, *flags)
@@ -58,6 +61,14 @@ def install(
     if usable:
         _finish(context, [one.package for one in usable], no_activate, as_list=len(started) > 1)
     downloads.check(started, keep_going=keep_going or no_activate)
+
+
+def _check_names(wanted: tuple[PackageSpec, ...]) -> None:
+    """Raise UsageError for a version that was given as a word of its own."""
+    for before, spec in pairwise(wanted):
+        if EXACT.fullmatch(spec.name):
+            meant = PackageSpec(before.name, spec.name)
+            raise click.UsageError(f"{spec.name} is no name; did you mean {meant}?")
 
 
 def _once_each(wanted: tuple[PackageSpec, ...]) -> list[PackageSpec]:

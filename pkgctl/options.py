@@ -98,7 +98,7 @@ class CommandContext:
         """Fetch the active package of a name, else the only one."""
         found = self.packages_named(name)
         if not found:
-            hint = f"pkgctl install {name} installs it"
+            hint = f"pkgctl list lists what is; pkgctl install {name} installs it"
             raise CommandError(f"{name} is not registered", ExitCode.NOT_FOUND, hint)
         meant = [package for package in found if package["status"] == "activated"] or found
         if len(meant) > 1:

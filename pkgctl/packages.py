@@ -8,6 +8,7 @@ from pkgctl import completion
 from pkgctl.arguments import PackageRef, PackageSpec, PackageSpecType, PackageType
 from pkgctl.client import JsonObject
 from pkgctl.downloads import download_and_wait, register
+from pkgctl.errors import one_line
 from pkgctl.options import CommandContext, common_options, download_options
 from pkgctl.tables import Column, Columns, text_column, time_column, title
 from pkgctl.waiting import WaitSettings
@@ -29,12 +30,15 @@ PACKAGE_DETAILS: Columns = PACKAGE_COLUMNS | {
     "STORE PATH": Column(lambda package: package["store_path"]),
     "CLOSURE BYTES": Column(lambda package: package["closure_size"]),
     "TASK ID": Column(lambda package: package["task"] and package["task"]["id"]),
-    "TASK ERROR": Column(
-        lambda package: (
-            package["task"] and package["task"]["error"] and package["task"]["error"]["code"]
-        )
-    ),
+    "TASK ERROR": Column(lambda package: _task_error(package, "code")),
+    "TASK MESSAGE": Column(lambda package: one_line(_task_error(package, "message"))),
 }
+
+
+def _task_error(package: JsonObject, field: str) -> str:
+    """Return a field of the error that a package's latest task ended with; "" if none did."""
+    error = package["task"] and package["task"]["error"]
+    return str(error[field]) if error else ""
 
 
 @click.command()
@@ -59,7 +63,11 @@ def create(context: CommandContext, spec: PackageSpec) -> None:
     shell_complete=completion.registered_names,
     help="Only versions of this package.",
 )
-@click.option("--status", type=click.Choice(["created", "downloaded", "activated"]))
+@click.option(
+    "--status",
+    type=click.Choice(["created", "downloaded", "activated"]),
+    help="Only those that are so.",
+)
 @click.option("-n", "--limit", type=click.IntRange(min=1), help="At most this many.")
 def list_packages(
     context: CommandContext, name: str | None, status: str | None, limit: int | None

@@ -3,7 +3,7 @@
 import click
 
 from pkgctl import completion, downloads, programs
-from pkgctl.arguments import PackageRef, PackageType
+from pkgctl.arguments import NumberType, PackageRef, PackageType
 from pkgctl.client import JsonObject
 from pkgctl.options import CommandContext, common_options
 from pkgctl.tables import Column, Columns, text_column, time_column, title, words_column
@@ -117,7 +117,8 @@ def generations(context: CommandContext) -> None:
 def rollback(context: CommandContext) -> None:
     """Go back to the generation before.
 
-    That is the one that was active before this one.
+    That is the one that was active before this one, so that the second of two rollbacks undoes the
+    first. `pkgctl switch` goes further back.
 
     \b
     Example:
@@ -129,7 +130,10 @@ def rollback(context: CommandContext) -> None:
 @click.command()
 @common_options
 @click.argument(
-    "number", metavar="N", type=click.IntRange(min=0), shell_complete=completion.generations
+    "number",
+    metavar="N",
+    type=NumberType("pkgctl generations lists them"),
+    shell_complete=completion.generations,
 )
 def switch(context: CommandContext, number: int) -> None:
     """Switch the profile to a generation.

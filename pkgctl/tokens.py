@@ -6,7 +6,7 @@ from http import HTTPStatus
 import click
 
 from pkgctl import completion
-from pkgctl.arguments import DurationType
+from pkgctl.arguments import DurationType, NumberType
 from pkgctl.errors import CommandError, printable
 from pkgctl.options import CommandContext, common_options
 from pkgctl.tables import Column, Columns, text_column, time_column
@@ -77,7 +77,10 @@ def list_tokens(context: CommandContext) -> None:
 @token.command()
 @common_options
 @click.argument(
-    "token_id", metavar="ID", type=click.IntRange(min=0), shell_complete=completion.tokens
+    "token_id",
+    metavar="ID",
+    type=NumberType("pkgctl token list lists them"),
+    shell_complete=completion.tokens,
 )
 @click.option(
     "--force", "--yes", "force", is_flag=True, help="Revoke the last one of an admin, too."
@@ -98,7 +101,17 @@ def revoke(context: CommandContext, token_id: int, *, force: bool) -> None:
             raise
         _confirm(error)
         answer = context.client.delete(path, **forced)
-    context.printer.result(answer, f"Success: Revoked token {token_id}")
+    own = "" if _is_accepted(context) else ", which was this one (pkgctl login keeps another)"
+    context.printer.result(answer, f"Success: Revoked token {token_id}{own}")
+
+
+def _is_accepted(context: CommandContext) -> bool:
+    """Tell whether the server still takes the token of this command."""
+    try:
+        context.client.get("token")
+    except CommandError as error:
+        return error.status != HTTPStatus.UNAUTHORIZED
+    return True
 
 
 def _confirm(refusal: CommandError) -> None:

@@ -86,7 +86,9 @@ def _find_changes(context: CommandContext, names: Collection[str] = ()) -> list[
     """Return what is newer on offer than what is active; warn of what no catalog has any more."""
     active = list(context.client.list_all("packages", status="activated"))
     if missing := set(names) - {package["name"] for package in active}:
-        raise CommandError(f"{', '.join(sorted(missing))}: not active", ExitCode.NOT_FOUND)
+        hint = "pkgctl list --status activated lists what is"
+        message = f"{', '.join(sorted(missing))}: not active"
+        raise CommandError(message, ExitCode.NOT_FOUND, hint)
 
     changes = []
     for package in active:

@@ -148,11 +148,12 @@ def test_the_error_of_a_missing_version_names_the_available_ones(ctl):
         ("secret@1.0.0", ExitCode.NOT_FOUND, "secret 1.0.0 can't be had: it has an unfree license"),
         ("nosuch1@1.0.0", ExitCode.NOT_FOUND, "no catalog has nosuch1"),
         ("hello@", ExitCode.USAGE, "'hello@' is not NAME or NAME@VERSION"),
+        ("hello 2.10.0", ExitCode.USAGE, "2.10.0 is no name; did you mean hello@2.10.0?"),
         ("@1.0.0", ExitCode.USAGE, "'@1.0.0' is not NAME or NAME@VERSION"),
     ],
 )
 def test_a_failed_installation_says_why_and_exits_with_its_code(ctl, spec, exit_code, message):
-    done = ctl("install", spec)
+    done = ctl("install", *spec.split())
 
     assert done.exit_code == exit_code
     assert message in done.stderr.splitlines()[-1]
@@ -199,6 +200,16 @@ def test_a_list_has_the_entries_of_all_pages(ctl, monkeypatch):
     assert [row[2] for row in ctl.rows("list", "--name", "paged")] == versions
     assert len(ctl.json("list", "--name", "paged")) == 5
     assert [row[2] for row in ctl.rows("list", "--name", "paged", "-n", 3)] == versions[:3]
+
+
+def test_a_package_whose_download_failed_is_shown_with_the_reason(ctl):
+    ctl("create", "hello@9.9.8")
+    ctl("download", "hello@9.9.8", "--wait")
+
+    shown = dict(ctl.rows("show", "hello@9.9.8"))
+
+    assert shown["task error"] == "version_unavailable"
+    assert shown["task message"] == "no catalog has hello 9.9.8; to be had: 2.12.1, 2.10.0"
 
 
 def test_a_package_is_shown_by_its_id_or_by_its_name_and_version(ctl, install):
@@ -302,7 +313,7 @@ def test_a_name_that_is_not_there_changes_nothing_of_the_others(ctl, install):
     for command in ("deactivate", "remove", "activate"):
         done = ctl(command, "parrot", "nosuch9")
         assert (done.exit_code, done.stdout) == (ExitCode.NOT_FOUND, "")
-        assert "nosuch9 is not registered (pkgctl install nosuch9 installs it)" in done.stderr
+        assert "nosuch9 is not registered (pkgctl list lists what is; pkgctl install" in done.stderr
     assert ctl.json("show", "parrot")["status"] == "activated"
 
 

@@ -53,7 +53,10 @@ def test_a_login_without_a_token_gets_the_first_one_of_a_new_server(unconfigured
     ("typed", "message"),
     [
         ("", "wants a token (an admin's is minted by pkgctl token create"),
-        ("pkgd_wrong", "(the one that was given is unknown, expired or revoked)"),
+        (
+            "pkgd_wrong",
+            "(the one that was given is unknown, expired or revoked; pkgctl login keeps another)",
+        ),
         ("two words", "the token contains characters that no token can have"),
     ],
 )
@@ -593,6 +596,32 @@ def test_on_a_terminal_revoking_a_last_admins_token_asks(unconfigured, typed, ex
 
         assert terminal.close() == exit_code
     assert ("Success: Revoked token 1" in terminal.shown) == (typed == "y")
+
+
+def test_whoever_revokes_the_own_token_is_told(ctl):
+    minted = ctl.json("token", "create")
+
+    done = ctl("token", "revoke", minted["id"], "--token", minted["token"])
+
+    own = (
+        f"Success: Revoked token {minted['id']}, which was this one (pkgctl login keeps another)\n"
+    )
+    assert (done.exit_code, done.stdout) == (0, own)
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["token", "revoke", "robot"], "'robot' is no number; pkgctl token list lists them"),
+        (["switch", "9" * 5000], "is no number; pkgctl generations lists them"),
+    ],
+    ids=["token", "generation"],
+)
+def test_what_is_no_number_is_refused_with_what_lists_them(unconfigured, words, hint):
+    done = unconfigured(*words)
+
+    assert (done.exit_code, done.stdout) == (ExitCode.USAGE, "")
+    assert hint in done.stderr
 
 
 def test_another_refusal_to_revoke_asks_nothing(unconfigured):

@@ -147,6 +147,17 @@ def test_a_package_that_was_removed_meanwhile_is_named_by_its_id(unconfigured):
     assert row[1] == "package 1"
 
 
+@pytest.mark.parametrize(("text", "is_short"), [("web e", True), ("web server", False)])
+def test_a_search_for_a_short_word_that_finds_nothing_says_where_it_looked(
+    unconfigured, text, is_short
+):
+    with FakeServer(lambda *_: FakeAnswer([])) as server:
+        terminal = unconfigured.terminal("search", *text.split(), "--url", server.url)
+
+        assert terminal.close() == 0
+    assert ("are found where a name begins" in terminal.shown) == is_short
+
+
 def test_an_empty_table_says_so_on_a_terminal_alone(unconfigured, fake_server):
     terminal = unconfigured.terminal("list", "--url", fake_server.url)
 

@@ -27,6 +27,14 @@ def command(app):
     return command
 
 
+@pytest.mark.parametrize("group", [[], ["catalog"]], ids=["flask", "catalog"])
+def test_the_list_of_commands_has_each_summary_whole(command, group):
+    listed = command(*group, "--help", env={"COLUMNS": "80"}).output.partition("Commands:")[2]
+
+    assert "\n  " in listed
+    assert "..." not in listed
+
+
 def test_init_db_keeps_the_data(command, client, register):
     register()
 

@@ -15,7 +15,7 @@ from support import SQLITE, until
 
 import metrics_folder
 
-IN_USE = "pkgd: can't listen on {}: another program uses it"
+IN_USE = "pkgd: can't listen on {}: another program uses it (BIND and PORT say where to listen)"
 
 
 @pytest.fixture

@@ -93,20 +93,34 @@ def test_an_interrupted_add_leaves_nothing(own, url, tmp_path):
     assert pinned(own) == ([], [])
 
 
-@SQLITE
-def test_a_terminal_shows_how_far_a_download_is(own, web, url, tmp_path):
-    web.content = (tmp_path / "pin.tar.gz").read_bytes().ljust(2_500_000, b"\0")
+def add_at_a_terminal(own, url):
+    """Add a catalog; return the exit code, the output, and what the terminal shows of errors."""
     reading, writing = pty.openpty()
-    argv = [BIN / "flask", "--app", "app", "catalog", "add", "old", f"{web.url}/200/pin.tar.gz"]
-
+    argv = [BIN / "flask", "--app", "app", "catalog", "add", "old", url]
     done = subprocess.run(
         argv, env=own.environ(), cwd=own.folder(), stdout=subprocess.PIPE, stderr=writing
     )
-
     shown = os.read(reading, 100_000).decode()
     os.close(reading)
     os.close(writing)
-    assert done.returncode == 0, shown
+    return done.returncode, done.stdout, shown
+
+
+@SQLITE
+def test_an_error_at_a_terminal_has_a_line_of_its_own(own, web):
+    exit_code, _, shown = add_at_a_terminal(own, f"{web.url}/404/pin.tar.gz")
+
+    assert exit_code == 1
+    assert "\r\x1b[KError: " in shown
+
+
+@SQLITE
+def test_a_terminal_shows_how_far_a_download_is(own, web, url, tmp_path):
+    web.content = (tmp_path / "pin.tar.gz").read_bytes().ljust(2_500_000, b"\0")
+
+    exit_code, output, shown = add_at_a_terminal(own, f"{web.url}/200/pin.tar.gz")
+
+    assert exit_code == 0, shown
     assert "2.5 of 2.5 MB, unpacking …" in shown
     assert shown.endswith("\r\x1b[K")
-    assert b"attributes: 1\n" in done.stdout
+    assert b"attributes: 1\n" in output
