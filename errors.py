@@ -228,6 +228,16 @@ class NoSuchToken(ApiError):
     example: ClassVar = {"token_id": 7}
 
 
+class NoSuchProfile(ApiError):
+    """There is no profile of this name."""
+
+    status = 404
+    code = "no-such-profile"
+    message = "there is no profile {name!r}"
+    hint = "List the profiles, or make it: PUT profile/NAME."
+    example: ClassVar = {"name": "staging"}
+
+
 class NoSuchGeneration(ApiError):
     """The profile has no generation of this number."""
 

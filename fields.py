@@ -26,6 +26,7 @@ CONTROLS = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
 PLAIN_TEXT = validate.Regexp(
     rf"[^{CONTROLS}\ud800-\udfff]*\Z", error="Must hold no control characters."
 )
+PROFILE_RULE = "[a-z][a-z0-9-]{0,31}"
 MAX_ID = 2**31 - 1
 MAX_IDS = 1000
 MAX_OFFSET = 2**53 - 1
@@ -172,6 +173,18 @@ class TrueOrFalse(fields.Boolean):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(truthy={"true"}, falsy={"false"}, load_default=False, **kwargs)
+
+
+class JoinedNames(fields.List):
+    """A list of names, which a query joins by commas."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(fields.String(), **kwargs)
+
+    def _serialize(
+        self, value: str | None, attr: str | None, obj: Any, **kwargs: Any
+    ) -> list[Any] | None:
+        return sorted(value.split(",")) if value else []
 
 
 class Choice(fields.Enum[StrEnum]):

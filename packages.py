@@ -23,6 +23,7 @@ from schemas import (
     PackageQuerySchema,
     PackageSchema,
     PlanSchema,
+    ProfileQuerySchema,
     StatusSchema,
 )
 from worker import Pool
@@ -32,6 +33,7 @@ blueprint = Blueprint(
 )
 
 ACTIVATION_ERRORS = (
+    errors.NoSuchProfile,
     errors.NoSuchPackage,
     errors.NotDownloaded,
     errors.FilesCollide,
@@ -103,7 +105,7 @@ def download(package_id: int) -> Any:
 @blueprint.response(200, PlanSchema, example={"status": "activated"})
 @blueprint.refuses(*ACTIVATION_ERRORS)
 def activate(query: dict[str, Any], package_id: int) -> Any:
-    """Put the package in the profile, in place of another version of its name.
+    """Put the package in a profile, in place of another version of its name.
 
     With `dry_run`, only tell what that would change.
     """
@@ -116,7 +118,7 @@ def activate(query: dict[str, Any], package_id: int) -> Any:
 @blueprint.response(200, PlanSchema, example={"status": "activated"})
 @blueprint.refuses(*ACTIVATION_ERRORS)
 def activate_all(query: dict[str, Any], fields: dict[str, Any]) -> Any:
-    """Put several packages in the profile, in one generation or not at all.
+    """Put several packages in a profile, in one generation or not at all.
 
     Each takes the place of another version of its name. With `dry_run`, only tell what that would
     change.
@@ -124,16 +126,19 @@ def activate_all(query: dict[str, Any], fields: dict[str, Any]) -> Any:
     return _activate(fields["ids"], **query)
 
 
-def _activate(package_ids: list[int], *, dry_run: bool) -> Any:
+def _activate(package_ids: list[int], *, profile: str, dry_run: bool) -> Any:
+    where = profiles.find(profile)
     if dry_run:
-        return profiles.plan(package_ids)
-    profiles.activate(package_ids, by=g.caller.label)
+        return profiles.plan(where, package_ids)
+    profiles.activate(where, package_ids, by=g.caller.label)
     return {"status": PackageStatus.ACTIVATED}
 
 
 @blueprint.post("/package/<id:package_id>/deactivate")
+@blueprint.arguments(ProfileQuerySchema, location="query")
 @blueprint.response(200, StatusSchema)
 @blueprint.refuses(
+    errors.NoSuchProfile,
     errors.NoSuchPackage,
     errors.ActivationRefused,
     errors.CheckFailed,
@@ -142,10 +147,11 @@ def _activate(package_ids: list[int], *, dry_run: bool) -> Any:
     errors.Busy,
     errors.FileUnusable,
 )
-def deactivate(package_id: int) -> Any:
-    """Take the package out of the profile; it stays downloaded."""
+def deactivate(query: dict[str, Any], package_id: int) -> Any:
+    """Take the package out of a profile; it stays downloaded, and in other profiles."""
+    profile = profiles.find(**query)
     find(package_id)
-    profiles.deactivate(package_id, by=g.caller.label)
+    profiles.deactivate(profile, package_id, by=g.caller.label)
     return {"status": find(package_id).status}
 
 

@@ -1,4 +1,4 @@
-"""The profile: what is active. One caller at a time changes it, atomically.
+"""Profiles: what is active. One caller at a time changes one, atomically.
 
 Every change takes the lock, has the record follow the profile, runs Nix and then the operator's
 check, and writes the record. Where one of these fails, the profile is made what it was. After a
@@ -17,14 +17,23 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from flask import current_app
-from sqlalchemy import select
 
 import gc_roots
 import history
 import nix
 import services
-from errors import Busy, CheckFailed, InvalidInput, NoSuchGeneration, NoSuchPackage, NotDownloaded
-from models import AnyRow, Generation, Package, PackageStatus, Reason, db
+from errors import (
+    Busy,
+    CheckFailed,
+    InvalidInput,
+    NoSuchGeneration,
+    NoSuchPackage,
+    NoSuchProfile,
+    NotDownloaded,
+)
+from history import History
+from models import AnyRow, Package, PackageStatus, db
+from profile_models import Generation, Reason
 
 log = logging.getLogger("pkgd.profiles")
 
@@ -33,54 +42,63 @@ LOCK_SECONDS = 30  # how long a request waits for its turn to change the profile
 LOCK_POLL_SECONDS = 0.02
 
 
-def activate(package_ids: Sequence[int], by: str | None) -> None:
-    """Put packages in the profile in one generation, in place of other versions of their names.
+def find(name: str) -> History:
+    """Return a profile. Raises NoSuchProfile."""
+    profile = history.of(name)
+    if profile is None:
+        raise NoSuchProfile(name=name)
+    return profile
+
+
+def activate(profile: History, package_ids: Sequence[int], by: str | None) -> None:
+    """Put packages in a profile in one generation, in place of other versions of their names.
 
     Raises NoSuchPackage, NotDownloaded, InvalidInput for two versions of one name, CheckFailed,
     Busy, nix.ProfileReplaced, or nix.ProfileRefused, such as nix.Collision when another active
     package has the same file; the profile is then what it was.
     """
     _wanted(package_ids)  # what can't be activated waits for no turn
-    with _change():
-        wanted, others = _after_activation(package_ids)
+    with _change(profile):
+        wanted, others = _after_activation(profile, package_ids)
         after = [*wanted, *others]
-        is_replacement = not {package.id for package in active()} <= {one.id for one in after}
-        _set(after, Reason.REPLACE if is_replacement else Reason.ACTIVATE, by)
+        before = {package.id for package in profile.active()}
+        is_replacement = not before <= {one.id for one in after}
+        _set(profile, after, Reason.REPLACE if is_replacement else Reason.ACTIVATE, by)
 
 
-def deactivate(package_id: int, by: str | None) -> None:
-    """Take a package out of the profile; do nothing where it isn't in it. Raises CheckFailed."""
-    with _change():
-        before = active()
+def deactivate(profile: History, package_id: int, by: str | None) -> None:
+    """Take a package out of a profile; do nothing where it isn't in it. Raises CheckFailed."""
+    with _change(profile):
+        before = profile.active()
         after = [package for package in before if package.id != package_id]
         if len(after) < len(before):
-            _set(after, Reason.DEACTIVATE, by)
+            _set(profile, after, Reason.DEACTIVATE, by)
 
 
-def switch(number: int, by: str | None, reason: Reason = Reason.SWITCH) -> None:
-    """Make the profile what it was in a generation. Raises NoSuchGeneration, CheckFailed."""
-    with _change():
-        _switch(number, by, reason)
+def switch(profile: History, number: int, by: str | None) -> None:
+    """Make a profile what it was in a generation. Raises NoSuchGeneration, CheckFailed."""
+    with _change(profile):
+        _switch(profile, number, Reason.SWITCH, by)
 
 
-def rollback(by: str | None) -> int:
-    """Switch to the generation that was active before; return its number."""
-    with _change():
-        number = history.active_before()
+def rollback(profile: History, by: str | None) -> int:
+    """Switch a profile to the generation that was active before; return its number."""
+    with _change(profile):
+        number = profile.active_before()
         if number is None:
             raise NoSuchGeneration(detail="no other generation was active before")
-        _switch(number, by, Reason.ROLLBACK)
+        _switch(profile, number, Reason.ROLLBACK, by)
         return number
 
 
-def plan(package_ids: Sequence[int]) -> dict[str, Any]:
+def plan(profile: History, package_ids: Sequence[int]) -> dict[str, Any]:
     """Return what activating packages would add, replace and remove, without doing it.
 
     `status` is `activated` where all of them are, `closure_size_change` in bytes. Raises
     NoSuchPackage, NotDownloaded, InvalidInput for two versions of one name, or nix.ProfileRefused.
     """
-    wanted, others = _after_activation(package_ids)
-    before, after = active(), [*wanted, *others]
+    wanted, others = _after_activation(profile, package_ids)
+    before, after = profile.active(), [*wanted, *others]
     with TemporaryDirectory(dir=current_app.config["DATA_DIR"]) as folder:
         build(Path(folder) / "profile", in_order(after))
 
@@ -97,17 +115,6 @@ def plan(package_ids: Sequence[int]) -> dict[str, Any]:
         ],
         "closure_size_change": _closure_size(after) - _closure_size(before),
     }
-
-
-def active() -> list[AnyRow]:
-    """Return the packages that are activated according to the database, oldest first."""
-    is_active = Package.status == PackageStatus.ACTIVATED
-    return list(db.session.execute(packages().where(is_active).order_by(Package.id)).all())
-
-
-def packages() -> Any:
-    """Select the columns of packages that a profile is made of."""
-    return select(Package.id, Package.name, Package.version, Package.status, Package.store_paths)
 
 
 @contextmanager
@@ -169,24 +176,28 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _after_activation(package_ids: Sequence[int]) -> tuple[list[AnyRow], list[AnyRow]]:
+def _after_activation(
+    profile: History, package_ids: Sequence[int]
+) -> tuple[list[AnyRow], list[AnyRow]]:
     """Return the packages to activate, and the others that will be active then."""
     wanted = _wanted(package_ids)
     for package in wanted:
         if package.status == PackageStatus.CREATED:
             raise NotDownloaded(name=package.name, version=package.version)
+    before = profile.active()
+    held = {package.id for package in before}
     # Only new packages are checked: what is in the profile since earlier may stay there.
     for package in wanted:
-        if package.status == PackageStatus.DOWNLOADED:
+        if package.id not in held:
             nix.check_activatable(services.get(nix.Store), _profile_package(package))
 
     names = {package.name for package in wanted}
-    return wanted, [package for package in active() if package.name not in names]
+    return wanted, [package for package in before if package.name not in names]
 
 
 def _wanted(package_ids: Sequence[int]) -> list[AnyRow]:
     """Return the packages of these ids, each of another name."""
-    rows = db.session.execute(packages().where(Package.id.in_(package_ids)))
+    rows = db.session.execute(history.PACKAGES.where(Package.id.in_(package_ids)))
     found = {package.id: package for package in rows}
     by_name: dict[str, AnyRow] = {}
     for package_id in package_ids:
@@ -203,29 +214,29 @@ def _wanted(package_ids: Sequence[int]) -> list[AnyRow]:
 
 
 @contextmanager
-def _change() -> Iterator[None]:
+def _change(profile: History) -> Iterator[None]:
     """Take the lock, and have the record follow what somebody else has made of the profile.
 
     Raises nix.ProfileReplaced where nothing can follow.
     """
     with locked():
-        nix.leads_to(_profile())
-        now = history.current()
-        if now and history.is_behind(now[0]):
-            _record(now[0])
-            _tell(history.follow())
+        nix.leads_to(profile.path)
+        now = profile.current()
+        if now and profile.is_behind(now[0]):
+            _record(profile, now[0])
+            _tell(profile.follow())
             db.session.commit()
             known = nix.known_roots(services.get(nix.Store))
-            for package in active():
+            for package in profile.active():
                 ensure_rooted(package.id, package.store_paths, known)
         yield
 
 
-def _record(number: int) -> Generation:
+def _record(profile: History, number: int) -> Generation:
     """Return the record of a generation, renewed where it is missing or of another generation."""
-    record = history.record_of(number)
+    record = profile.record_of(number)
     if record is None:
-        record, sentences = history.renew(history.look(number))
+        record, sentences = profile.renew(profile.look(number))
         _tell(sentences)
         db.session.commit()
     return record
@@ -236,41 +247,43 @@ def _tell(sentences: Iterable[str]) -> None:
         log.warning("the profile: %s", sentence)
 
 
-def _set(packages: list[AnyRow], reason: Reason, by: str | None) -> None:
+def _set(profile: History, packages: list[AnyRow], reason: Reason, by: str | None) -> None:
     """Make the profile hold these packages; write the record if that or the profile differs."""
-    before = history.current()
-    is_recorded = {package.id for package in active()} == {package.id for package in packages}
-    with _all_or_nothing():
-        number = build(_profile(), in_order(packages))
-        changed = history.current() != before
+    before = profile.current()
+    wanted = {package.id for package in packages}
+    is_recorded = {package.id for package in profile.active()} == wanted
+    with _all_or_nothing(profile):
+        number = build(profile.path, in_order(packages))
+        changed = profile.current() != before
         if changed:
-            _check(number)
+            _check(profile, number)
         if changed or not is_recorded:
-            history.note(number, packages, reason, by)
+            profile.note(number, packages, reason, by)
             db.session.commit()
 
 
-def _switch(number: int, by: str | None, reason: Reason) -> None:
-    if not history.link(number).exists():
+def _switch(profile: History, number: int, reason: Reason, by: str | None) -> None:
+    if not profile.link(number).exists():
         raise NoSuchGeneration(number=number)
-    record = _record(number)
-    if number == history.current_number():
+    record = _record(profile, number)
+    if number == profile.current_number():
         return
 
-    packages = _take_up(record)
-    with _all_or_nothing():
-        nix.switch_generation(services.get(nix.Store), _profile(), number)
-        _check(number)
-        history.note(number, packages, reason, by)
+    packages = _take_up(profile, record)
+    with _all_or_nothing(profile):
+        nix.switch_generation(services.get(nix.Store), profile.path, number)
+        _check(profile, number)
+        profile.note(number, packages, reason, by)
         db.session.commit()
 
 
-def _take_up(record: Generation) -> list[Package]:
+def _take_up(profile: History, record: Generation) -> list[Package]:
     """Return a generation's packages, registered and rooted again where they no longer are."""
     held = history.held_by(record)
     if gone := history.lost(held):
         names = ", ".join(map(str, gone))
-        raise nix.ProfileRefused(f"generation {record.number}: the store no longer has {names}")
+        generation = f"generation {profile.label(record.number)}"
+        raise nix.ProfileRefused(f"{generation}: the store no longer has {names}")
     packages = history.adopt(held)
     db.session.commit()
     known = nix.known_roots(services.get(nix.Store))
@@ -280,24 +293,25 @@ def _take_up(record: Generation) -> list[Package]:
 
 
 @contextmanager
-def _all_or_nothing() -> Iterator[None]:
+def _all_or_nothing(profile: History) -> Iterator[None]:
     """Make the profile what it was if something in the `with` block is raised."""
     with ExitStack() as on_exception:
-        on_exception.callback(_restore, nix.leads_to(_profile()), set(history.links()))
+        before = nix.leads_to(profile.path), set(profile.links())
+        on_exception.callback(_restore, profile, *before)
         yield
         on_exception.pop_all()
 
 
-def _restore(target: Path | None, numbers: set[int]) -> None:
+def _restore(profile: History, target: Path | None, numbers: set[int]) -> None:
     """Make the profile lead to `target` again, and remove all generations but those."""
-    nix.relink(_profile(), target)
-    for number in history.links().keys() - numbers:
-        history.link(number).unlink()
+    nix.relink(profile.path, target)
+    for number in profile.links().keys() - numbers:
+        profile.link(number).unlink()
 
 
-def _check(number: int) -> None:
+def _check(profile: History, number: int) -> None:
     """Run the operator's check on the new generation. Raises CheckFailed."""
-    failure = _check_failure(history.link(number))
+    failure = _check_failure(profile.link(number))
     if failure is not None:
         raise CheckFailed(number=number, failure=failure)
 
@@ -321,8 +335,3 @@ def _closure_size(packages: list[AnyRow]) -> int:
     """Return the bytes of all that these packages need together."""
     paths = [path for package in packages for path in package.store_paths]
     return nix.closure_size(services.get(nix.Store), paths) if paths else 0
-
-
-def _profile() -> Path:
-    profile: Path = current_app.config["PROFILE"]
-    return profile

@@ -7,6 +7,7 @@ from sqlalchemy import Select, bindparam, func, select
 
 from catalog_models import CatalogIndex
 from models import AnyRow, Package, Task, Token, columns, db, utcnow
+from profile_models import Membership, Profile
 
 
 def _packages() -> Select[Any]:
@@ -14,6 +15,13 @@ def _packages() -> Select[Any]:
     latest = (
         select(func.max(Task.seq))
         .where(Task.package_id == Package.id)
+        .correlate(Package)
+        .scalar_subquery()
+    )
+    profiles = (
+        select(func.aggregate_strings(Profile.name, ","))
+        .join(Membership, Membership.profile_id == Profile.id)
+        .where(Membership.package_id == Package.id)
         .correlate(Package)
         .scalar_subquery()
     )
@@ -26,7 +34,8 @@ def _packages() -> Select[Any]:
         Task.error_reason,
     )
 
-    return select(*columns(Package, "store_paths"), *task).outerjoin(Task, Task.seq == latest)
+    shown = *columns(Package, "store_paths"), *task, profiles.label("profiles")
+    return select(*shown).outerjoin(Task, Task.seq == latest)
 
 
 PACKAGES = _packages()

@@ -22,6 +22,7 @@ from fields import (
     PLAIN_TEXT_RULE,
     VERSION_RULE,
     Choice,
+    JoinedNames,
     JsonInteger,
     NestedColumns,
     OutputSchema,
@@ -183,6 +184,7 @@ class PackageSchema(OutputSchema):
     closure_size = fields.Integer(
         **nullable("The size of it and all that it needs to run, in bytes.", 33_554_432)
     )
+    profiles = JoinedNames(**always("The profiles that hold it.", ["default"]))
     task = NestedColumns(
         LatestTaskSchema, key="task_id", **nullable("Its latest task, if there was any.")
     )
