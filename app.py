@@ -35,6 +35,7 @@ import nix
 import openapi
 import packages
 import pins
+import profile_models  # noqa: F401 # its tables
 import services
 import tasks
 import tokens

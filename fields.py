@@ -26,7 +26,7 @@ CONTROLS = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
 PLAIN_TEXT = validate.Regexp(
     rf"[^{CONTROLS}\ud800-\udfff]*\Z", error="Must hold no control characters."
 )
-PROFILE_RULE = "[a-z][a-z0-9-]{0,31}"
+PROFILE_PATTERN = r"[a-z][a-z0-9-]{0,31}\Z"
 MAX_ID = 2**31 - 1
 MAX_IDS = 1000
 MAX_OFFSET = 2**53 - 1
@@ -175,15 +175,24 @@ class TrueOrFalse(fields.Boolean):
         super().__init__(truthy={"true"}, falsy={"false"}, load_default=False, **kwargs)
 
 
-class JoinedNames(fields.List):
+class ProfileName(fields.String):
+    """The name of a profile."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        rule = validate.Regexp(
+            PROFILE_PATTERN,
+            error="Must begin with a small letter, and hold 32 of a-z, 0-9 and - at most.",
+        )
+        super().__init__(validate=rule, **kwargs)
+
+
+class JoinedNames(fields.List[Any]):
     """A list of names, which a query joins by commas."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(fields.String(), **kwargs)
 
-    def _serialize(
-        self, value: str | None, attr: str | None, obj: Any, **kwargs: Any
-    ) -> list[Any] | None:
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> list[Any] | None:
         return sorted(value.split(",")) if value else []
 
 

@@ -13,7 +13,7 @@ from api import Blueprint, headers, page
 from history import History
 from models import AnyRow, columns, db
 from profile_models import Change, Generation
-from schemas import GenerationQuerySchema, GenerationSchema, ProfileQuerySchema
+from profile_schemas import GenerationQuerySchema, GenerationSchema, ProfileQuerySchema
 
 blueprint = Blueprint(
     "generations",
@@ -54,7 +54,7 @@ def index(query: dict[str, Any]) -> Any:
 @blueprint.refuses(*REFUSALS)
 def activate(query: dict[str, Any], number: int) -> Any:
     """Switch to a generation; being there already is a success."""
-    profile = profiles.find(**query)
+    profile = profiles.find(query["profile"])
     profiles.switch(profile, number, by=g.caller.label)
     return _one(profile, number)
 
@@ -65,7 +65,7 @@ def activate(query: dict[str, Any], number: int) -> Any:
 @blueprint.refuses(*REFUSALS)
 def rollback(query: dict[str, Any]) -> Any:
     """Switch to the generation that was active before this one."""
-    profile = profiles.find(**query)
+    profile = profiles.find(query["profile"])
     return _one(profile, profiles.rollback(profile, by=g.caller.label))
 
 

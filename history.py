@@ -198,6 +198,7 @@ class History:
             old.store_path = found.store_path  # of an earlier version, which did not record it
             return old, []
 
+        label = self.label(found.number)
         said, entries = [], []
         for package in found.packages:
             row, is_new = _registered(package)
@@ -212,7 +213,7 @@ class History:
 
         more = f", and of {', '.join(found.others)}" if found.others else ""
         holds = f"of {len(entries)} packages{more}"
-        made = f"generation {self.label(found.number)} was made by somebody else, {holds}"
+        made = f"generation {label} was made by somebody else, {holds}"
         return record, [made, *said]
 
     def follow(self) -> Iterator[str]:

@@ -26,7 +26,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 import auth
-import history
+import nix
 import queries
 from api import Blueprint
 from metrics_folder import SHARED
@@ -90,7 +90,7 @@ class StateCollector(Collector):
         yield _gauge("pkgd_task_seconds", about, _seconds())
         yield _gauge("pkgd_oldest_queued_seconds", "Age of the oldest queued task.", _oldest())
         yield _gauge("pkgd_tokens_expiring", "Used tokens that expire soon.", _expiring())
-        generation = history.current_number() or 0
+        generation = nix.current_generation(current_app.config["PROFILE"]) or 0
         yield _gauge("pkgd_profile_generation", "The active generation, or 0.", generation)
         free = shutil.disk_usage(current_app.config["DATA_DIR"]).free
         yield _gauge("pkgd_free_bytes", "Free disk space under DATA_DIR.", free)

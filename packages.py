@@ -14,16 +14,14 @@ import task_queue
 from api import Blueprint, headers, page
 from errors import EXAMPLE_TASK
 from models import LIVE, AnyRow, Package, PackageStatus, Task, TaskStatus, db
+from profile_schemas import ActivationSchema, PlanSchema, ProfileQuerySchema
 from schemas import (
-    ActivationSchema,
     DownloadSchema,
     EmptySchema,
     PackageIdsSchema,
     PackageInSchema,
     PackageQuerySchema,
     PackageSchema,
-    PlanSchema,
-    ProfileQuerySchema,
     StatusSchema,
 )
 from worker import Pool
@@ -149,7 +147,7 @@ def _activate(package_ids: list[int], *, profile: str, dry_run: bool) -> Any:
 )
 def deactivate(query: dict[str, Any], package_id: int) -> Any:
     """Take the package out of a profile; it stays downloaded, and in other profiles."""
-    profile = profiles.find(**query)
+    profile = profiles.find(query["profile"])
     find(package_id)
     profiles.deactivate(profile, package_id, by=g.caller.label)
     return {"status": find(package_id).status}

@@ -126,6 +126,7 @@ def empty(url):
         connection.execute("SET lock_timeout = '10s'")
         tables = "packages, tokens, generations, pins, catalog_indexes"
         connection.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
+        connection.execute("DELETE FROM profiles WHERE name <> 'default'")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -11,7 +11,8 @@ from support import SQLITE, until
 import nix
 import services
 from maintenance import reconcile
-from models import Generation, db
+from models import db
+from profile_models import Generation
 from worker import Pool
 
 

@@ -12,7 +12,8 @@ from support import SQLITE, remove_store, until
 import nix
 import services
 from maintenance import reconcile
-from models import Generation, Package, PackageStatus, db
+from models import Package, PackageStatus, db
+from profile_models import Generation
 from worker import Pool
 
 pytestmark = pytest.mark.usefixtures("own_store")
