@@ -36,6 +36,7 @@ import openapi
 import packages
 import pins
 import profile_models  # noqa: F401 # its tables
+import profile_routes
 import services
 import tasks
 import tokens
@@ -43,14 +44,24 @@ from auth import Throttle
 from catalog_state import Catalogs
 from database_file import DatabaseFile
 from fields import MAX_ID, rfc3339
+from followers import FollowerSlots
 from models import DATABASE_AWAY, cause, db
 from openapi import ApiDocument
-from tasks import FollowerSlots
 from worker import Pool
 
 log = logging.getLogger("pkgd.server")
 
-BLUEPRINTS = (packages, tasks, catalogs, generations, tokens, health, metrics, openapi)
+BLUEPRINTS = (
+    packages,
+    tasks,
+    catalogs,
+    profile_routes,
+    generations,
+    tokens,
+    health,
+    metrics,
+    openapi,
+)
 REQUEST_ID_LENGTH = 64
 SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",

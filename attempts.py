@@ -4,8 +4,9 @@ import errno
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from flask import Flask
@@ -27,7 +28,11 @@ FETCH_RETRY_SECONDS = (1, 4)
 FLUSH_BYTES = 256 * 1024
 
 # What each kind of task begins with. Until the next phase, a fault of the host costs no attempt.
-FIRST_PHASES = {TaskKind.DOWNLOAD: "resolving", TaskKind.INDEX: "indexing"}
+FIRST_PHASES = {
+    TaskKind.DOWNLOAD: "resolving",
+    TaskKind.INDEX: "indexing",
+    TaskKind.APPLY: "applying",
+}
 
 
 class Stopped(Exception):
@@ -40,6 +45,14 @@ class Cancelled(Exception):
 
 class Yielded(Exception):
     """The task makes way for others: it goes back to the queue."""
+
+
+class Failed(Exception):
+    """The task can't be done, for a reason that Nix knows nothing of."""
+
+    def __init__(self, error: TaskError) -> None:
+        super().__init__(error.message)
+        self.error = error
 
 
 class Outdated(Exception):
@@ -121,7 +134,7 @@ class Attempt:
         try:
             if lease.attempt > 1 or self.tmp.parent.exists():
                 nix.sweep(self.tmp.parent)  # what killed attempts have left behind
-            effect = work(self)
+            effects = work(self)
 
         except Stopped:
             self.say("the service stops; the task goes back to the queue")
@@ -135,6 +148,9 @@ class Attempt:
         except Outdated as reason:
             self.say(f"cancelled: {reason}")
             return lease.cancel
+        except Failed as failed:
+            self.say(f"failed: {failed.error.code}")
+            return partial(lease.fail, failed.error)
         except nix.NixMissing:
             return lease.requeue
         except nix.NixError as error:
@@ -146,7 +162,7 @@ class Attempt:
                 return self._failing(nix.NixUnavailable(str(error.strerror)))
             raise
 
-        return lambda: lease.succeed(effect)
+        return partial(lease.succeed, *effects)
 
     def _failing(self, error: nix.NixError) -> Callable[[], None]:
         """Return the method that writes why the task failed, or that has it tried again."""
@@ -244,5 +260,5 @@ class Attempt:
             self.say(f"the log is cut here, at its limit of {limit} bytes; the build goes on")
 
 
-# What a task does; it returns the statement that is executed with the task's success.
-Work = Callable[[Attempt], Executable]
+# What a task does; it returns the statements that are executed with the task's success.
+Work = Callable[[Attempt], Sequence[Executable]]

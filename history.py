@@ -8,6 +8,7 @@ renewed from what the link leads to, before anything is done with it.
 Nothing here commits.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from operator import itemgetter
@@ -15,15 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from flask import current_app
-from sqlalchemy import Select, delete, select
+from sqlalchemy import Select, delete, select, update
 
 import nix
 import services
-from models import AnyRow, Package, PackageStatus, db, insert_or_ignore
+from models import AnyRow, Package, PackageStatus, db, insert_or_ignore, utcnow
 from profile_models import DEFAULT, Change, Generation, Membership, Profile, Reason
 from schemas import PackageInSchema
 
 NAMES = PackageInSchema()
+GENERATION_NAME = re.compile("-[0-9]+-link$")
 
 
 @dataclass(frozen=True)
@@ -159,12 +161,23 @@ class History:
         record.packages = held
         db.session.flush()
         db.session.add(Change(generation_id=record.id, reason=reason, by=by))
+        self._touch()  # the row of the profile is locked first, as an apply does it
         Membership.replace(self.id, [one["id"] for one in held])
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Delete the records of generations."""
         mine = Generation.profile_id == self.id
         db.session.execute(delete(Generation).where(mine, Generation.number.in_(numbers)))
+
+    def remove(self) -> None:
+        """Delete the record of the profile as a whole."""
+        db.session.execute(delete(Profile).where(Profile.id == self.id))
+        Membership.settle()
+
+    def _touch(self) -> None:
+        """Note that the profile has changed now."""
+        changed = {"revision": Profile.revision + 1, "changed_at": utcnow()}
+        db.session.execute(update(Profile).where(Profile.id == self.id).values(changed))
 
     def _records(self) -> Select[Generation]:
         return select(Generation).where(Generation.profile_id == self.id)
@@ -216,24 +229,29 @@ class History:
         made = f"generation {label} was made by somebody else, {holds}"
         return record, [made, *said]
 
-    def follow(self) -> Iterator[str]:
-        """Make the packages of the profile exactly those that it holds by its true record."""
+    def follow(self) -> list[str]:
+        """Make the packages of the profile exactly those that it holds by its true record.
+
+        Return a sentence about each correction.
+        """
+        said = []
         now = self.current()
         record = self.record_of(now[0]) if now else None
         held = _adopt_record(record) if record else []
         if record and record.id != self._last_recorded():
             db.session.add(Change(generation_id=record.id, reason=Reason.FOUND))
-            yield f"{self.title} was switched to generation {record.number} by somebody else"
+            said.append(f"{self.title} was switched to generation {record.number} by somebody else")
 
         before = {row.id: row for row in self.active()}
-        for package in held:
-            if package.id not in before:
-                yield f"{package.name} {package.version} is in {self.title}"
-        staying = {package.id for package in held}
-        for row in before.values():
-            if row.id not in staying:
-                yield f"{row.name} {row.version} is not in {self.title}"
-        Membership.replace(self.id, staying)
+        now_in = {package.id: package for package in held}
+        come = [one for one in held if one.id not in before]
+        gone = [row for row in before.values() if row.id not in now_in]
+        said += [f"{one.name} {one.version} is in {self.title}" for one in come]
+        said += [f"{row.name} {row.version} is not in {self.title}" for row in gone]
+        if said:
+            self._touch()
+        Membership.replace(self.id, now_in)
+        return said
 
 
 def of(name: str) -> History | None:
@@ -255,6 +273,15 @@ def place(name: str) -> Path:
         return default
     folder: Path = current_app.config["DATA_DIR"] / "profiles"
     return folder / name
+
+
+def name_fault(name: str) -> str | None:
+    """Return why no profile can have this name, though its letters may be right."""
+    if GENERATION_NAME.search(name):
+        return "Must not end as the link of a generation does: -NUMBER-link."
+    if name != DEFAULT and place(name) == current_app.config["PROFILE"]:
+        return "PROFILE, which `default` has, is at the path that this name stands for."
+    return None
 
 
 PACKAGES = select(Package.id, Package.name, Package.version, Package.status, Package.store_paths)

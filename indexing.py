@@ -27,12 +27,12 @@ SETS = 500
 MESSAGE_LENGTH = 300
 
 
-def index(attempt: Attempt, subject: Unindexed) -> Update:
+def index(attempt: Attempt, subject: Unindexed) -> Sequence[Update]:
     """Index a catalog; return the statement of its success.
 
     Raises Yielded while a download waits, Outdated once the catalog is another.
     """
-    return _Run(attempt, subject).run()
+    return [_Run(attempt, subject).run()]
 
 
 class _Run:
@@ -142,7 +142,7 @@ class _Run:
 
     def _check(self) -> None:
         """Raise Yielded or Outdated where this is not the time to go on."""
-        if task_queue.is_download_waiting(PATIENCE_SECONDS):
+        if task_queue.is_other_waiting(PATIENCE_SECONDS):
             raise Yielded
         self._catalog()
 

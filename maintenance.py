@@ -23,7 +23,7 @@ import pins
 import profiles
 import services
 from history import History
-from models import LIVE, Package, PackageStatus, Task, TaskStatus, db, soon
+from models import LIVE, Package, PackageStatus, Task, TaskKind, TaskStatus, db, soon
 from profile_models import Reason
 
 MANY_PACKAGES = 3  # as many that most of them are not lost by accident
@@ -333,6 +333,10 @@ def _old_tasks(days: int) -> Select[Any]:
 
     return (
         select(Task.seq)
-        .where(Task.status.not_in(LIVE), Task.finished_at < ended_before, has_newer)
+        .where(
+            Task.status.not_in(LIVE),
+            Task.finished_at < ended_before,
+            or_(has_newer, Task.kind == TaskKind.APPLY),
+        )
         .order_by(Task.seq)
     )

@@ -88,10 +88,11 @@ LIVE = (TaskStatus.QUEUED, TaskStatus.RUNNING)
 
 
 class TaskKind(StrEnum):
-    """What a task does: download a package, or index a catalog."""
+    """What a task does: download a package, index a catalog, or apply a set to a profile."""
 
     DOWNLOAD = "download"
     INDEX = "index"
+    APPLY = "apply"
 
 
 class Scope(StrEnum):
@@ -254,7 +255,7 @@ class Package(Model):
 
 
 class Task(Model):
-    """One requested download of a package, or the indexing of a catalog."""
+    """A requested download of a package, the indexing of a catalog, or an apply to a profile."""
 
     __tablename__ = "tasks"
     __table_args__ = (

@@ -5,6 +5,7 @@ from typing import Any
 from flask import current_app, g, url_for
 from sqlalchemy import select
 
+import applies
 import errors
 import gc_roots
 import profiles
@@ -160,6 +161,9 @@ def forget(package_id: int) -> Any:
     """Forget the package, its tasks and its GC roots; not while it is activated or downloading."""
     with profiles.locked():
         package = find(package_id)
+        if applies.needs(package_id):
+            use = "being applied to a profile"
+            raise errors.PackageInUse(name=package.name, version=package.version, use=use)
         if not Package.forget(package_id):
             is_activated = package.status == PackageStatus.ACTIVATED
             use = "activated" if is_activated else "downloading"

@@ -33,6 +33,8 @@ class Reason(StrEnum):
     DEACTIVATE = "deactivate"
     SWITCH = "switch"
     ROLLBACK = "rollback"
+    APPLY = "apply"
+    PROMOTE = "promote"
     FOUND = "found"  # changed by somebody else, or repaired: found at a reconciliation
 
 
@@ -47,7 +49,10 @@ class Profile(Model):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(32))
+    # Counts the changes, and the applies that were accepted.
+    revision: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
+    changed_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
 
 
 class Membership(Model):
@@ -120,3 +125,33 @@ class Change(Model):
     at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
     reason: Mapped[Reason] = mapped_column(enum_of(Reason))
     by: Mapped[str | None] = mapped_column(String(100))
+
+
+class Apply(Model):
+    """What a task of that kind does: make a profile hold exactly a set of packages."""
+
+    __tablename__ = "applies"
+    __table_args__ = (Index("applies_by_profile", "profile_id"),)
+
+    task_seq: Mapped[int] = mapped_column(
+        ForeignKey("tasks.seq", ondelete="CASCADE"), primary_key=True
+    )
+    profile_id: Mapped[int] = mapped_column(ForeignKey("profiles.id", ondelete="CASCADE"))
+    by: Mapped[str | None] = mapped_column(String(100))
+    size: Mapped[int]  # of the set, from which a package may be forgotten
+    # The profile's, of a request that said which state it was made for.
+    revision: Mapped[int | None]
+
+
+class AppliedPackage(Model):
+    """A package in the set of an apply."""
+
+    __tablename__ = "applied_packages"
+    __table_args__ = (Index("applied_packages_by_package", "package_id"),)
+
+    task_seq: Mapped[int] = mapped_column(
+        ForeignKey("applies.task_seq", ondelete="CASCADE"), primary_key=True
+    )
+    package_id: Mapped[int] = mapped_column(
+        ForeignKey("packages.id", ondelete="CASCADE"), primary_key=True
+    )

@@ -2,8 +2,10 @@
 
 from marshmallow import fields, validate
 
+from errors import EXAMPLE_TASK
 from fields import (
     MAX_ID,
+    MAX_IDS,
     Choice,
     OutputSchema,
     Page,
@@ -17,13 +19,49 @@ from fields import (
     nullable,
 )
 from profile_models import DEFAULT, Reason
-from schemas import DONE, STORE_PATH, PackageReferenceSchema, StatusSchema
+from schemas import DONE, STORE_PATH, PackageInSchema, PackageReferenceSchema, StatusSchema
+
+PROFILE_PATH = "/nix/store/y9h1dyv5mlk0w7p1bq9mrkwz0bfnk0cw-profile"
 
 
 class ProfileQuerySchema(Strict):
     """Which profile is meant."""
 
     profile = ProfileName(load_default=DEFAULT, **described("The profile.", DEFAULT))
+
+
+class ApplyQuerySchema(Strict):
+    """How to apply."""
+
+    dry_run = TrueOrFalse(**described("Only tell what would change.", False))
+
+
+class PackageSetSchema(Strict):
+    """The packages that a profile is to hold."""
+
+    packages = fields.List(
+        fields.Nested(PackageInSchema),
+        validate=validate.Length(max=MAX_IDS),
+        **always("Exactly these."),
+    )
+
+
+class PromotionSchema(Strict):
+    """Which profile to take the generation of."""
+
+    source = ProfileName(data_key="from", **always("Its name.", "staging"))
+
+
+class ProfileSchema(OutputSchema):
+    """A named set of packages that is active, with generations."""
+
+    name = fields.String(**always("Its name.", DEFAULT))
+    path = fields.String(**always("Where it is; programs are in its `bin`.", "/srv/pkgd/profile"))
+    generation = fields.Integer(**nullable("The number of its active generation.", 3))
+    store_path = fields.String(**nullable("The store path of that.", PROFILE_PATH))
+    packages = fields.List(fields.Nested(PackageReferenceSchema), **always("What it holds."))
+    changed_at = Timestamp(**always("When it changed, or was asked to, last.", DONE))
+    task_id = fields.UUID(**nullable("The apply that waits or runs, if there is one.", None))
 
 
 class ActivationSchema(ProfileQuerySchema):
@@ -50,6 +88,32 @@ class PlanSchema(StatusSchema):
     )
     closure_size_change = fields.Integer(
         **described("How much larger the closure would be, in bytes.", 4096)
+    )
+
+
+class NamedVersionSchema(OutputSchema):
+    """A version of a name, be it registered or not."""
+
+    name = fields.String(**always("The name.", "hello"))
+    version = fields.String(**always("The version.", "2.12.1"))
+
+
+class AppliedSchema(OutputSchema):
+    """The task of an apply or, of a dry run, what it would change."""
+
+    task_id = fields.UUID(
+        **nullable("The task; null where nothing is to do, or would be done.", EXAMPLE_TASK)
+    )
+    added = fields.List(fields.Nested(PackageReferenceSchema), **described("What would come."))
+    removed = fields.List(fields.Nested(PackageReferenceSchema), **described("What would go."))
+    replaced = fields.List(
+        fields.Nested(ReplacementSchema), **described("What would change its version.")
+    )
+    to_download = fields.List(
+        fields.Nested(NamedVersionSchema), **described("What would be downloaded first.")
+    )
+    closure_size_change = fields.Integer(
+        **described("How much larger the closure would be without that, in bytes.", 4096)
     )
 
 

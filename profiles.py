@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from flask import current_app
+from sqlalchemy import select
 
 import gc_roots
 import history
@@ -30,10 +31,12 @@ from errors import (
     NoSuchPackage,
     NoSuchProfile,
     NotDownloaded,
+    NothingToPromote,
+    ProfileKept,
 )
 from history import History
-from models import AnyRow, Package, PackageStatus, db
-from profile_models import Generation, Reason
+from models import LIVE, AnyRow, Package, PackageStatus, Task, db, insert_or_ignore
+from profile_models import DEFAULT, Apply, Generation, Profile, Reason
 
 log = logging.getLogger("pkgd.profiles")
 
@@ -50,6 +53,18 @@ def find(name: str) -> History:
     return profile
 
 
+def add(name: str) -> tuple[History, bool]:
+    """Return the profile of this name, made where there is none, and whether that is so.
+
+    Nothing is committed. Raises InvalidInput for a name that no profile can have.
+    """
+    if fault := history.name_fault(name):
+        raise InvalidInput(errors={"name": [fault]})
+    new = insert_or_ignore(Profile).values(name=name).returning(Profile.id)
+    is_new = db.session.scalar(new) is not None
+    return find(name), is_new
+
+
 def activate(profile: History, package_ids: Sequence[int], by: str | None) -> None:
     """Put packages in a profile in one generation, in place of other versions of their names.
 
@@ -58,7 +73,7 @@ def activate(profile: History, package_ids: Sequence[int], by: str | None) -> No
     package has the same file; the profile is then what it was.
     """
     _wanted(package_ids)  # what can't be activated waits for no turn
-    with _change(profile):
+    with change(profile):
         wanted, others = _after_activation(profile, package_ids)
         after = [*wanted, *others]
         before = {package.id for package in profile.active()}
@@ -68,22 +83,70 @@ def activate(profile: History, package_ids: Sequence[int], by: str | None) -> No
 
 def deactivate(profile: History, package_id: int, by: str | None) -> None:
     """Take a package out of a profile; do nothing where it isn't in it. Raises CheckFailed."""
-    with _change(profile):
+    with change(profile):
         before = profile.active()
         after = [package for package in before if package.id != package_id]
         if len(after) < len(before):
             _set(profile, after, Reason.DEACTIVATE, by)
 
 
+def hold(profile: History, packages: list[AnyRow], by: str | None) -> None:
+    """Make a profile hold exactly these packages, within a `change`.
+
+    Raises CheckFailed, nix.ProfileReplaced or nix.ProfileRefused.
+    """
+    _check_new(profile, packages)
+    _set(profile, packages, Reason.APPLY, by)
+
+
+def promote(name: str, source: History, by: str | None) -> None:
+    """Make a profile the active generation of another one: the very store path, in one switch.
+
+    It is made where there is none of this name. Raises InvalidInput for one that no profile can
+    have, NothingToPromote, CheckFailed, Busy, nix.ProfileReplaced or nix.ProfileRefused.
+    """
+    if source.current() is None:
+        raise NothingToPromote(name=source.name)
+    profile, _ = add(name)
+    db.session.commit()
+    with change(source):
+        _follow(profile)
+        now = source.current()
+        if now is None:
+            raise NothingToPromote(name=source.name)
+        _take_over(profile, source, *now, by)
+
+
+def delete(profile: History) -> None:
+    """Forget a profile, and delete its generations. Raises ProfileKept, Busy."""
+    if profile.name == DEFAULT:
+        raise ProfileKept(name=DEFAULT, why="it always exists")
+    with locked():
+        if is_applying(profile):
+            raise ProfileKept(name=profile.name, why="a set is being applied to it")
+        nix.leads_to(profile.path)
+        nix.relink(profile.path, None)
+        for number in profile.links():
+            profile.link(number).unlink()
+        profile.remove()
+        db.session.commit()
+
+
+def is_applying(profile: History) -> bool:
+    """Tell whether an apply to the profile waits or runs."""
+    mine = select(Task.seq).join(Apply).where(Apply.profile_id == profile.id)
+    return db.session.scalar(mine.where(Task.status.in_(LIVE)).limit(1)) is not None
+
+
 def switch(profile: History, number: int, by: str | None) -> None:
     """Make a profile what it was in a generation. Raises NoSuchGeneration, CheckFailed."""
-    with _change(profile):
+    with change(profile):
         _switch(profile, number, Reason.SWITCH, by)
 
 
 def rollback(profile: History, by: str | None) -> int:
     """Switch a profile to the generation that was active before; return its number."""
-    with _change(profile):
+    with change(profile):
         number = profile.active_before()
         if number is None:
             raise NoSuchGeneration(detail="no other generation was active before")
@@ -92,26 +155,36 @@ def rollback(profile: History, by: str | None) -> int:
 
 
 def plan(profile: History, package_ids: Sequence[int]) -> dict[str, Any]:
-    """Return what activating packages would add, replace and remove, without doing it.
+    """Return what activating packages would change, without doing it, as `difference` does.
 
-    `status` is `activated` where all of them are, `closure_size_change` in bytes. Raises
-    NoSuchPackage, NotDownloaded, InvalidInput for two versions of one name, or nix.ProfileRefused.
+    `status` is `activated` where all of them are. Raises NoSuchPackage, NotDownloaded, InvalidInput
+    for two versions of one name, or nix.ProfileRefused.
     """
     wanted, others = _after_activation(profile, package_ids)
-    before, after = profile.active(), [*wanted, *others]
+    told = difference(profile.active(), [*wanted, *others])
+    status = PackageStatus.DOWNLOADED if told["added"] else PackageStatus.ACTIVATED
+    return {"status": status, **told}
+
+
+def difference(before: list[AnyRow], after: list[AnyRow]) -> dict[str, Any]:
+    """Return what changes when a profile that holds some packages comes to hold others.
+
+    `closure_size_change` is in bytes. Raises nix.ProfileRefused where it could not hold them.
+    """
     with TemporaryDirectory(dir=current_app.config["DATA_DIR"]) as folder:
         build(Path(folder) / "profile", in_order(after))
 
     staying = {package.id for package in before} & {package.id for package in after}
     added = [package for package in after if package.id not in staying]
     removed = [package for package in before if package.id not in staying]
-    versions = {package.name: package.version for package in wanted}
+    versions = {package.name: package.version for package in added}
     return {
-        "status": PackageStatus.DOWNLOADED if added else PackageStatus.ACTIVATED,
         "added": added,
         "removed": removed,
         "replaced": [
-            {"name": old.name, "old": old.version, "new": versions[old.name]} for old in removed
+            {"name": old.name, "old": old.version, "new": versions[old.name]}
+            for old in removed
+            if old.name in versions
         ],
         "closure_size_change": _closure_size(after) - _closure_size(before),
     }
@@ -184,15 +257,20 @@ def _after_activation(
     for package in wanted:
         if package.status == PackageStatus.CREATED:
             raise NotDownloaded(name=package.name, version=package.version)
-    before = profile.active()
-    held = {package.id for package in before}
-    # Only new packages are checked: what is in the profile since earlier may stay there.
-    for package in wanted:
+    _check_new(profile, wanted)
+    names = {package.name for package in wanted}
+    return wanted, [package for package in profile.active() if package.name not in names]
+
+
+def _check_new(profile: History, packages: Iterable[AnyRow]) -> None:
+    """Raise nix.ProfileRefused for packages of which a profile would hold nothing.
+
+    Only new ones are checked: what is in the profile since earlier may stay there.
+    """
+    held = {package.id for package in profile.active()}
+    for package in packages:
         if package.id not in held:
             nix.check_activatable(services.get(nix.Store), _profile_package(package))
-
-    names = {package.name for package in wanted}
-    return wanted, [package for package in before if package.name not in names]
 
 
 def _wanted(package_ids: Sequence[int]) -> list[AnyRow]:
@@ -214,22 +292,27 @@ def _wanted(package_ids: Sequence[int]) -> list[AnyRow]:
 
 
 @contextmanager
-def _change(profile: History) -> Iterator[None]:
+def change(profile: History, seconds: float | None = None) -> Iterator[None]:
     """Take the lock, and have the record follow what somebody else has made of the profile.
 
-    Raises nix.ProfileReplaced where nothing can follow.
+    Raises Busy as `locked` does, and nix.ProfileReplaced where nothing can follow.
     """
-    with locked():
-        nix.leads_to(profile.path)
-        now = profile.current()
-        if now and profile.is_behind(now[0]):
-            _record(profile, now[0])
-            _tell(profile.follow())
-            db.session.commit()
-            known = nix.known_roots(services.get(nix.Store))
-            for package in profile.active():
-                ensure_rooted(package.id, package.store_paths, known)
+    with locked(seconds):
+        _follow(profile)
         yield
+
+
+def _follow(profile: History) -> None:
+    """Have the record follow what somebody else has made of the profile."""
+    nix.leads_to(profile.path)
+    now = profile.current()
+    if now and profile.is_behind(now[0]):
+        _record(profile, now[0])
+        _tell(profile.follow())
+        db.session.commit()
+        known = nix.known_roots(services.get(nix.Store))
+        for package in profile.active():
+            ensure_rooted(package.id, package.store_paths, known)
 
 
 def _record(profile: History, number: int) -> Generation:
@@ -274,6 +357,21 @@ def _switch(profile: History, number: int, reason: Reason, by: str | None) -> No
         nix.switch_generation(services.get(nix.Store), profile.path, number)
         _check(profile, number)
         profile.note(number, packages, reason, by)
+        db.session.commit()
+
+
+def _take_over(
+    profile: History, source: History, number: int, store_path: str, by: str | None
+) -> None:
+    """Make the profile this generation of another one."""
+    now = profile.current()
+    if now and now[1] == store_path:
+        return
+    packages = _take_up(source, _record(source, number))
+    with _all_or_nothing(profile):
+        made = nix.set_store_path(services.get(nix.Store), profile.path, store_path)
+        _check(profile, made)
+        profile.note(made, packages, Reason.PROMOTE, by)
         db.session.commit()
 
 

@@ -7,7 +7,7 @@ from sqlalchemy import Select, bindparam, func, select
 
 from catalog_models import CatalogIndex
 from models import AnyRow, Package, Task, Token, columns, db, utcnow
-from profile_models import Membership, Profile
+from profile_models import Apply, Membership, Profile
 
 
 def _packages() -> Select[Any]:
@@ -39,8 +39,11 @@ def _packages() -> Select[Any]:
 
 
 PACKAGES = _packages()
-TASKS: Select[Any] = select(*columns(Task), CatalogIndex.catalog).outerjoin(
-    CatalogIndex, CatalogIndex.id == Task.index_id
+TASKS: Select[Any] = (
+    select(*columns(Task), CatalogIndex.catalog, Profile.name.label("profile"))
+    .outerjoin(CatalogIndex, CatalogIndex.id == Task.index_id)
+    .outerjoin(Apply, Apply.task_seq == Task.seq)
+    .outerjoin(Profile, Profile.id == Apply.profile_id)
 )
 
 _PACKAGE = PACKAGES.where(Package.id == bindparam("package_id"))

@@ -252,12 +252,13 @@ class ProgressSchema(OutputSchema):
 
 
 class TaskSchema(OutputSchema):
-    """A requested download, or the indexing of a catalog."""
+    """A requested download, the indexing of a catalog, or an apply to a profile."""
 
     id = fields.UUID(**always("Its id.", EXAMPLE_TASK))
     kind = Choice(TaskKind, **always("What it does.", "download"))
     package_id = fields.Integer(**nullable("The id of the package, of a download.", 1))
     catalog = fields.String(**nullable("The catalog, of an indexing.", None))
+    profile = fields.String(**nullable("The profile, of an apply.", None))
     status = Choice(TaskStatus, **always("Where it stands.", "running"))
     request_id = fields.String(
         **nullable("The X-Request-ID of the request that asked for it.", "nightly-17")

@@ -1,13 +1,11 @@
 """The routes of tasks: look up, wait for, cancel, and read the log of."""
 
-import threading
 import time
 from collections.abc import Iterator
-from socket import MSG_DONTWAIT, MSG_PEEK, socket
 from typing import Any
 from uuid import UUID
 
-from flask import Response, request, stream_with_context
+from flask import Response, stream_with_context
 from sqlalchemy import func, select
 
 import build_logs
@@ -16,22 +14,15 @@ import queries
 import services
 import task_queue
 from api import Blueprint, headers, page
+from followers import FollowerSlots, pause, wait_until
 from models import LIVE, AnyRow, Task, db, made_at
 from schemas import LogQuerySchema, TaskQuerySchema, TaskSchema, WaitSchema
-from worker import Pool
 
 blueprint = Blueprint(
     "tasks", __name__, url_prefix="/api/v1", description="Follow and cancel downloads"
 )
 
-POLL_SECONDS = 0.1
-MIN_POLL_SECONDS = 0.005
-POLL_SHARE = 0.1
 FOLLOW_SECONDS = 3600
-
-
-class FollowerSlots(threading.BoundedSemaphore):
-    """How many requests of this process may wait for a task or follow a log at once."""
 
 
 @blueprint.get("/tasks")
@@ -58,13 +49,8 @@ def show(query: dict[str, Any], task_id: UUID) -> Any:
     if query["wait"] == 0 or task.status not in LIVE:
         return task
 
-    slots = services.get(FollowerSlots)
-    if not slots.acquire(blocking=False):
-        return task, {"Retry-After": "1"}
-    try:
-        return _await_end(task_id, query["wait"])
-    finally:
-        slots.release()
+    ended = wait_until(lambda task: task.status not in LIVE, lambda: find(task_id), query["wait"])
+    return (task, {"Retry-After": "1"}) if ended is None else ended
 
 
 @blueprint.post("/task/<uuid:task_id>/cancel")
@@ -127,17 +113,6 @@ def _seq(task_id: UUID) -> int:
     return (db.session.scalar(older) or 0) + 1
 
 
-def _await_end(task_id: UUID, seconds: float) -> AnyRow:
-    """Return the task once it has ended, at the latest after `seconds`."""
-    began = time.monotonic()
-    while (task := find(task_id)).status in LIVE:
-        waited = time.monotonic() - began
-        # Poll every 10 % of the time waited so far: short tasks answer fast, long ones cost little.
-        if waited >= seconds or _pause(POLL_SHARE * waited):
-            break
-    return task
-
-
 def _follow(task: AnyRow, attempt: int, offset: int) -> Response:
     """Stream a log for as long as its attempt runs, to a bounded number of readers at once."""
     slots = services.get(FollowerSlots)
@@ -146,31 +121,11 @@ def _follow(task: AnyRow, attempt: int, offset: int) -> Response:
 
     deadline = time.monotonic() + FOLLOW_SECONDS
     text = build_logs.follow(
-        task.seq, attempt, offset, pause=lambda: _pause() or time.monotonic() >= deadline
+        task.seq, attempt, offset, pause=lambda: pause() or time.monotonic() >= deadline
     )
     response = _plain_text(stream_with_context(text), {"X-Accel-Buffering": "no"})
     response.call_on_close(slots.release)
     return response
-
-
-def _pause(seconds: float = POLL_SECONDS) -> bool:
-    """Wait a moment; return True when the service stops or the client has gone."""
-    db.session.rollback()  # a request that waits holds neither a transaction nor a connection
-    bounded = min(max(seconds, MIN_POLL_SECONDS), POLL_SECONDS)
-    is_stopping = services.get(Pool).stopping.wait(bounded)
-    return is_stopping or _has_gone(request.environ.get("gunicorn.socket"))
-
-
-def _has_gone(client: socket | None) -> bool:
-    """Tell whether the client has closed the connection, so that its thread can serve others."""
-    if client is None:
-        return False
-    try:
-        return client.recv(1, MSG_PEEK | MSG_DONTWAIT) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
 
 
 def _plain_text(body: Iterator[bytes], headers: dict[str, str]) -> Response:

@@ -58,6 +58,7 @@ from nix.profile import (
     leads_to,
     relink,
     set_profile,
+    set_store_path,
     switch_generation,
 )
 from nix.ranges import matching
@@ -160,6 +161,7 @@ __all__ = [
     "scratch",
     "semantic",
     "set_profile",
+    "set_store_path",
     "sweep",
     "switch_generation",
     "valid_paths",

@@ -63,6 +63,13 @@ def set_profile(
     return int(profile.readlink().name.split("-")[-2])
 
 
+def set_store_path(store: Store, profile: Path, path: str) -> int:
+    """Make the profile lead to what another one has built; return its generation's number."""
+    _make_folder(profile.parent)
+    _nix_env(store, profile, "--set", path)
+    return int(profile.readlink().name.split("-")[-2])
+
+
 def _make_folder(folder: Path) -> None:
     try:
         make_passable(folder)

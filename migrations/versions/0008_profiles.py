@@ -15,6 +15,7 @@ def upgrade():
     create_profiles()
     create_memberships()
     give_generations_their_profile()
+    create_applies()
 
 
 def create_profiles():
@@ -23,12 +24,15 @@ def create_profiles():
         "profiles",
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("name", sa.String(32), nullable=False),
+        sa.Column("revision", sa.Integer, nullable=False),
         sa.Column("created_at", TIME, nullable=False),
+        sa.Column("changed_at", TIME, nullable=False),
         sa.UniqueConstraint("name", name="one_profile_of_a_name"),
         sqlite_autoincrement=True,
     )
     now = datetime.now(UTC)
-    op.get_bind().execute(profiles.insert().values(name="default", created_at=now))
+    default = {"name": "default", "revision": 0, "created_at": now, "changed_at": now}
+    op.get_bind().execute(profiles.insert().values(**default))
 
 
 def create_memberships():
@@ -60,3 +64,25 @@ def give_generations_their_profile():
     ) as generations:
         generations.alter_column("profile_id", existing_type=sa.Integer, nullable=False)
         generations.create_unique_constraint("one_of_a_number", ["profile_id", "number"])
+
+
+def create_applies():
+    task = sa.ForeignKey("tasks.seq", ondelete="CASCADE")
+    profile = sa.ForeignKey("profiles.id", ondelete="CASCADE")
+    op.create_table(
+        "applies",
+        sa.Column("task_seq", sa.Integer, task, primary_key=True),
+        sa.Column("profile_id", sa.Integer, profile, nullable=False),
+        sa.Column("by", sa.String(100)),
+        sa.Column("size", sa.Integer, nullable=False),
+        sa.Column("revision", sa.Integer),
+    )
+    op.create_index("applies_by_profile", "applies", ["profile_id"])
+    apply = sa.ForeignKey("applies.task_seq", ondelete="CASCADE")
+    package = sa.ForeignKey("packages.id", ondelete="CASCADE")
+    op.create_table(
+        "applied_packages",
+        sa.Column("task_seq", sa.Integer, apply, primary_key=True),
+        sa.Column("package_id", sa.Integer, package, primary_key=True),
+    )
+    op.create_index("applied_packages_by_package", "applied_packages", ["package_id"])
