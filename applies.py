@@ -1,29 +1,42 @@
 """Applies: making a profile hold exactly a set of packages, in one generation or not at all.
 
-A request registers what is missing, queues the downloads and the apply. The apply waits in the
+A request registers what is missing, and queues the downloads and the apply. The apply waits in the
 queue, without a worker, until none of its packages is being downloaded.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Executable, func, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, Executable, Select, exists, func, select, tuple_
+from sqlalchemy.orm import aliased
 
 import history
+import nix
 import profiles
 import task_queue
-from attempts import Attempt, Failed, Outdated
+from attempts import Attempt, Cancelled, Failed, Outdated
 from errors import Busy, CheckFailed, InvalidInput
 from history import PACKAGES, History
-from models import LIVE, AnyRow, Package, PackageStatus, Task, db
-from profile_models import AppliedPackage, Apply, Profile
-from task_queue import TaskError, WantedSet
+from models import (
+    LIVE,
+    AnyRow,
+    Package,
+    PackageStatus,
+    Task,
+    TaskStatus,
+    db,
+    insert_or_ignore,
+)
+from profile_models import AppliedPackage, Apply
+from profiles import Watch
+from task_queue import SUPERSEDED, TaskError, WantedSet
 
 TURN_SECONDS = 0.5  # between the looks at whether the task is to be stopped
 NamedVersion = tuple[str, str]
+Check = Callable[[History | None], bool]
 
 
 # --- Requests ---
@@ -32,7 +45,7 @@ NamedVersion = tuple[str, str]
 def accept(
     name: str,
     wanted: Sequence[NamedVersion],
-    check: Callable[[History | None], bool],
+    check: Check,
     *,
     by: str | None,
     request_id: str | None,
@@ -41,47 +54,65 @@ def accept(
 
     `check` is called with the profile, None where there was none, when no other request can change
     it; it tells whether the set is meant for this state of the profile alone. Return None where
-    nothing is to do. Raises InvalidInput for two versions of a name or a name that no profile can
-    have.
+    nothing is to do, and the id of an apply that is about to do the same. Raises InvalidInput for
+    two versions of a name or a name that no profile can have.
     """
     _refuse_doubles(wanted)
-    profile, is_new = _lock(name)
+    profile, is_new = profiles.add(name)
     is_for_this_state = check(None if is_new else profile)
     ids = _registered(wanted)
     if not is_new and _is_so(profile, ids):
-        db.session.commit()
+        db.session.rollback()
         return None
 
-    task_queue.add_downloads(ids, request_id)
-    changed = update(Profile).where(Profile.id == profile.id).returning(Profile.revision)
-    now = db.session.scalar(changed.values(revision=Profile.revision + 1))
-    revision = now if is_for_this_state else None
-    task_id = task_queue.add_apply(profile.id, ids, request_id, by=by, revision=revision)
+    waits = task_queue.add_downloads(ids, request_id)
+    task_id = None if is_for_this_state else _same(profile, ids)
+    if task_id is None:
+        revision = profile.count_change()
+        more = {"by": by, "revision": revision if is_for_this_state else None}
+        task_id = task_queue.add_apply(profile.id, ids, request_id, waits=waits, **more)
     db.session.commit()
     return task_id
 
 
-def plan(name: str, wanted: Sequence[NamedVersion]) -> dict[str, Any]:
-    """Return what an apply would change, without doing it: as profiles.difference does.
+def plan(name: str, wanted: Sequence[NamedVersion], check: Check) -> dict[str, Any]:
+    """Return what an apply would change, without doing it.
 
     `to_download` are the versions that would be downloaded first; only the others are looked at for
-    collisions and size. Raises InvalidInput or nix.ProfileRefused.
+    collisions, and count in `closure_size_change`, which is in bytes. Raises InvalidInput or
+    nix.ProfileRefused.
     """
     _refuse_doubles(wanted)
+    profiles.check_name(name)
     profile = history.of(name)
-    is_one = tuple_(Package.name, Package.version).in_(wanted)
-    rows = list(db.session.execute(PACKAGES.where(is_one))) if wanted else []
-    there = [row for row in rows if row.status != PackageStatus.CREATED]
-    missing = sorted(set(wanted) - {(row.name, row.version) for row in there})
-    told = profiles.difference(profile.active() if profile else [], there)
-    return {**told, "to_download": [{"name": one, "version": two} for one, two in missing]}
+    check(profile)
+    before = profile.active() if profile else []
+    found = list(db.session.execute(PACKAGES.where(_is_one_of(wanted))))
+    there = [package for package in found if package.status != PackageStatus.CREATED]
+    profiles.check_new(profile, there)
+    profiles.try_out(there)
+
+    ids = {(package.name, package.version): package.id for package in found}
+    held, missing = {(one.name, one.version) for one in before}, {*wanted} - {*_named(there)}
+    versions = dict(wanted)
+    removed = [one for one in before if (one.name, one.version) not in set(wanted)]
+    return {
+        "added": [_told(one, ids) for one in sorted({*wanted} - held)],
+        "removed": removed,
+        "replaced": [
+            {"name": old.name, "old": old.version, "new": versions[old.name]}
+            for old in removed
+            if old.name in versions
+        ],
+        "to_download": [_told(one, ids) for one in sorted(missing)],
+        "closure_size_change": profiles.closure_size(there) - profiles.closure_size(before),
+    }
 
 
-def needs(package_id: int) -> bool:
-    """Tell whether an apply that waits or runs has the package in its set."""
-    mine = select(Task.seq).join(Apply).join(AppliedPackage)
-    live = mine.where(AppliedPackage.package_id == package_id, Task.status.in_(LIVE))
-    return db.session.scalar(live.limit(1)) is not None
+def is_wanted() -> ColumnElement[bool]:
+    """Select the packages that an apply which waits or runs has in its set."""
+    mine = AppliedPackage.package_id == Package.id, AppliedPackage.task_seq == Task.seq
+    return exists().where(*mine, Task.status.in_(LIVE))
 
 
 def _refuse_doubles(wanted: Sequence[NamedVersion]) -> None:
@@ -93,25 +124,31 @@ def _refuse_doubles(wanted: Sequence[NamedVersion]) -> None:
             raise InvalidInput(errors={"packages": [message]})
 
 
-def _lock(name: str) -> tuple[History, bool]:
-    """Return a profile, whose row is locked until the commit, and whether it is new."""
-    profile, is_new = profiles.add(name)
-    db.session.execute(select(Profile.id).where(Profile.id == profile.id).with_for_update())
-    return profile, is_new
+def _named(packages: Sequence[AnyRow]) -> Iterator[NamedVersion]:
+    return ((package.name, package.version) for package in packages)
+
+
+def _told(named: NamedVersion, ids: dict[NamedVersion, int]) -> dict[str, Any]:
+    """Return a version as it is shown, without an id where it is not registered."""
+    name, version = named
+    return {"id": ids.get(named), "name": name, "version": version}
+
+
+def _is_one_of(wanted: Sequence[NamedVersion]) -> ColumnElement[bool]:
+    return tuple_(Package.name, Package.version).in_(wanted)
 
 
 def _registered(wanted: Sequence[NamedVersion]) -> list[int]:
-    """Return the ids of packages, registered where they aren't yet, whose rows are locked."""
-    if not wanted:
-        return []
-    dialect = postgresql if db.engine.dialect.name == "postgresql" else sqlite
+    """Return the ids of packages, registered where they aren't yet, that none can forget now."""
     rows = [{"name": name, "version": version} for name, version in sorted(set(wanted))]
-    new = dialect.insert(Package).values(rows)
-    # An update of nothing, so that rows that are there are locked and returned.
-    locked = new.on_conflict_do_update(
-        index_elements=[Package.name, Package.version], set_={"name": new.excluded.name}
-    )
-    return list(db.session.scalars(locked.returning(Package.id)))
+    # In the order of ids, as others lock several; a weak lock, which holds up no download's end.
+    kept = select(Package.id).where(_is_one_of(wanted)).order_by(Package.id)
+    kept = kept.with_for_update(read=True, key_share=True)
+    ids: list[int] = []
+    while len(ids) < len(rows):  # again where one was forgotten between the two statements
+        db.session.execute(insert_or_ignore(Package).values(rows))
+        ids = list(db.session.scalars(kept))
+    return ids
 
 
 def _is_so(profile: History, ids: Sequence[int]) -> bool:
@@ -125,6 +162,23 @@ def _is_so(profile: History, ids: Sequence[int]) -> bool:
     )
 
 
+def _same(profile: History, ids: Sequence[int]) -> UUID | None:
+    """Return the task that is about to apply exactly these packages, whatever changes meanwhile."""
+    newest = _newest(profile).where(Task.status.in_(LIVE), Apply.revision.is_(None))
+    task = db.session.execute(newest).one_or_none()
+    if task is None:
+        return None
+    packages = select(AppliedPackage.package_id).where(AppliedPackage.task_seq == task.seq)
+    return task.id if set(db.session.scalars(packages)) == set(ids) else None
+
+
+def _newest(profile: History) -> Select[int, UUID]:
+    """Select the newest apply of a profile."""
+    other = aliased(Apply)
+    newest = select(func.max(other.task_seq)).where(other.profile_id == profile.id)
+    return select(Task.seq, Task.id).join(Apply).where(Task.seq == newest.scalar_subquery())
+
+
 # --- The task ---
 
 
@@ -133,41 +187,55 @@ def apply(attempt: Attempt, subject: WantedSet) -> Sequence[Executable]:
 
     Raises Outdated where a newer set was given, Failed, or nix.ProfileRefused.
     """
-    attempt.say(f"applying {subject.size} packages to the profile {subject.profile}")
-    with _turn(attempt, subject) as profile:
+    profile = History(subject.profile_id, subject.profile, history.place(subject.profile))
+    attempt.say(f"attempt {attempt.lease.attempt}: applying a set to {profile.title}")
+    with _turn(attempt, profile):
         packages = _packages(subject)
+        _check(profile, subject, packages)
         try:
-            profiles.hold(profile, packages, subject.by)
+            watch = Watch(attempt.beat, partial(_confirm, attempt))
+            profiles.hold(profile, packages, subject.by, watch)
         except CheckFailed as error:
             raise Failed(TaskError("check_failed", str(error), error.hint)) from None
-        now = profile.current()
-        attempt.say(f"generation {now[0] if now else '?'} holds exactly these")
+        except nix.NixError as error:
+            if type(error) is nix.NixError:  # which is no package's fault
+                raise nix.NixUnavailable(str(error)) from None
+            raise
+        number = profile.current_number()
+        attempt.say(f"generation {number} of {len(packages)} packages is active")
     return []
 
 
 @contextmanager
-def _turn(attempt: Attempt, subject: WantedSet) -> Iterator[History]:
-    """Wait until no other change goes on; check that the set is still wanted."""
+def _turn(attempt: Attempt, profile: History) -> Iterator[None]:
+    """Wait until no other change goes on."""
     with ExitStack() as within:
         while True:
-            profile = history.of(subject.profile)
-            if profile is None:
-                raise Outdated("the profile is gone")
+            attempt.check()
             try:
                 within.enter_context(profiles.change(profile, seconds=TURN_SECONDS))
                 break
             except Busy:
-                attempt.tick(b"", attempt.progress)
-        _check(profile, subject)
-        yield profile
+                continue
+        attempt.check()
+        yield
 
 
-def _check(profile: History, subject: WantedSet) -> None:
-    newest = select(func.max(Apply.task_seq)).where(Apply.profile_id == profile.id)
-    if db.session.scalar(newest) != subject.seq:
-        raise Outdated("a newer set was given to the profile")
-    revision = db.session.scalar(select(Profile.revision).where(Profile.id == profile.id))
-    if subject.revision not in (None, revision):
+def _confirm(attempt: Attempt) -> None:
+    """Have the record of the change count only while this worker has the task."""
+    if attempt.stage():
+        raise Cancelled
+
+
+def _check(profile: History, subject: WantedSet, packages: list[AnyRow]) -> None:
+    """Raise Outdated or Failed where the profile is no longer to hold the set."""
+    newest = db.session.execute(_newest(profile)).one()
+    if newest.seq != subject.seq:
+        raise Outdated(SUPERSEDED)
+    is_other = subject.revision not in (None, profile.revision())
+    # An earlier attempt may have been killed between the change and its end.
+    is_done = {one.id for one in profile.active()} == {one.id for one in packages}
+    if is_other and not is_done:
         message = f"{profile.title} has changed since the request that named its ETag"
         hint = "look at the profile again, and decide anew"
         raise Failed(TaskError("profile_changed", message, hint))
@@ -178,11 +246,9 @@ def _packages(subject: WantedSet) -> list[AnyRow]:
     mine = PACKAGES.join(AppliedPackage).where(AppliedPackage.task_seq == subject.seq)
     packages = list(db.session.execute(mine.order_by(Package.id)))
     missing = [package for package in packages if package.status == PackageStatus.CREATED]
-    lines = [_reason(package) for package in missing]
-    if gone := subject.size - len(packages):
-        lines.append(f"{gone} packages were forgotten meanwhile")
-    if lines:
-        message = "the profile is what it was: " + "\n".join(lines)
+    if missing:
+        lines = "\n".join(_reason(package) for package in missing)
+        message = f"{len(missing)} of {len(packages)} packages could not be had:\n{lines}"
         hint = "correct the set, and apply it again: what is downloaded stays so"
         raise Failed(TaskError("download_failed", message, hint))
     return packages
@@ -194,7 +260,9 @@ def _reason(package: AnyRow) -> str:
     newest = tasks.where(Task.package_id == package.id).order_by(Task.seq.desc()).limit(1)
     task = db.session.execute(newest).one_or_none()
     title = f"{package.name} {package.version}"
-    if task is None or not task.error_code:
-        return f"{title}: its download was {task.status if task else 'forgotten'}"
+    if task is None or task.status == TaskStatus.SUCCEEDED:
+        return f"{title}: it is gone from the store"
+    if not task.error_code:
+        return f"{title}: its download was {task.status}"
     first, _, _ = task.error_message.partition("\n")
     return f"{title}: {task.error_code}: {first}"

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -56,7 +57,12 @@ class Failed(Exception):
 
 
 class Outdated(Exception):
-    """What the task was to do is no longer wanted; the message says why."""
+    """What the task was to do is no longer wanted."""
+
+    def __init__(self, reason: TaskError | str) -> None:
+        """Say why, in words or by an error that the task is to show."""
+        super().__init__(reason.message if isinstance(reason, TaskError) else reason)
+        self.error = reason if isinstance(reason, TaskError) else None
 
 
 class Attempt:
@@ -103,6 +109,15 @@ class Attempt:
         if time.monotonic() - self._flushed_at >= FLUSH_SECONDS or len(self._log) >= FLUSH_BYTES:
             self._flush_or_wait()
 
+    def beat(self) -> None:
+        """Renew the lease in time; raise Stopped, Cancelled or LeaseLost to stop the run."""
+        self.tick(b"", self.progress)
+
+    def check(self) -> None:
+        """Raise Stopped, Cancelled or LeaseLost as `beat` does, by the database as it is now."""
+        self._flushed_at = -math.inf
+        self.beat()
+
     def note(self, statement: Executable) -> None:
         """Have a statement executed with what is written next."""
         self._notes.append(statement)
@@ -119,7 +134,7 @@ class Attempt:
         """
         while True:
             try:
-                is_cancelled = self._stage()
+                is_cancelled = self.stage()
                 write()
             except DATABASE_AWAY as error:
                 self._give_up_or_wait(error)
@@ -147,7 +162,7 @@ class Attempt:
             return lease.requeue
         except Outdated as reason:
             self.say(f"cancelled: {reason}")
-            return lease.cancel
+            return partial(lease.cancel, reason.error)
         except Failed as failed:
             self.say(f"failed: {failed.error.code}")
             return partial(lease.fail, failed.error)
@@ -207,7 +222,7 @@ class Attempt:
         now = time.monotonic()
         due = now - self._renewed_at >= self.config["LEASE_SECONDS"] / 3
         if self._log or self._notes or self.progress != self._shown or due:
-            requested = self._stage()
+            requested = self.stage()
             db.session.commit()
             self._forget_written()
         else:
@@ -223,8 +238,11 @@ class Attempt:
         self._shown = self.progress
         self._flushed_at = self._renewed_at = time.monotonic()
 
-    def _stage(self) -> bool:
-        """Write a longer lease, the progress and a piece of log, without a commit."""
+    def stage(self) -> bool:
+        """Write a longer lease, the progress and a piece of log, without a commit.
+
+        Return True when a cancel was requested; raise LeaseLost when the lease is gone.
+        """
         # First of all, since it raises LeaseLost where the task is gone, with its log.
         requested = self.lease.renew(
             self.config["LEASE_SECONDS"],

@@ -20,8 +20,10 @@ from sqlalchemy import Select, delete, select, update
 
 import nix
 import services
-from models import AnyRow, Package, PackageStatus, db, insert_or_ignore, utcnow
-from profile_models import DEFAULT, Change, Generation, Membership, Profile, Reason
+from fields import PROFILE_NAME, PROFILE_NAME_ERROR
+from models import AnyRow, Package, PackageStatus, Task, db, insert_or_ignore, utcnow
+from nix import trees
+from profile_models import DEFAULT, Apply, Change, Generation, Membership, Profile, Reason
 from schemas import PackageInSchema
 
 NAMES = PackageInSchema()
@@ -161,7 +163,7 @@ class History:
         record.packages = held
         db.session.flush()
         db.session.add(Change(generation_id=record.id, reason=reason, by=by))
-        self._touch()  # the row of the profile is locked first, as an apply does it
+        self.touch()  # first, so that the row of the profile is locked first, as by an apply
         Membership.replace(self.id, [one["id"] for one in held])
 
     def forget(self, numbers: Iterable[int]) -> None:
@@ -169,15 +171,39 @@ class History:
         mine = Generation.profile_id == self.id
         db.session.execute(delete(Generation).where(mine, Generation.number.in_(numbers)))
 
-    def remove(self) -> None:
-        """Delete the record of the profile as a whole."""
-        db.session.execute(delete(Profile).where(Profile.id == self.id))
-        Membership.settle()
+    def lock(self) -> bool:
+        """Lock the row of the profile until the commit; return False when it is gone.
 
-    def _touch(self) -> None:
+        Whoever accepts an apply has it locked. Under SQLite it is the whole database.
+        """
+        mine = update(Profile).where(Profile.id == self.id).values(revision=Profile.revision)
+        return db.session.scalar(mine.returning(Profile.id)) is not None
+
+    def empty(self) -> None:
+        """Delete what is recorded of the profile's generations, and of what it holds."""
+        db.session.execute(delete(Generation).where(Generation.profile_id == self.id))
+        self.touch()
+        Membership.replace(self.id, [])
+
+    def remove(self) -> None:
+        """Delete the profile, which is empty, with the tasks of its applies."""
+        applies = select(Apply.task_seq).where(Apply.profile_id == self.id)
+        db.session.execute(delete(Task).where(Task.seq.in_(applies)))
+        db.session.execute(delete(Profile).where(Profile.id == self.id))
+
+    def touch(self) -> None:
         """Note that the profile has changed now."""
-        changed = {"revision": Profile.revision + 1, "changed_at": utcnow()}
-        db.session.execute(update(Profile).where(Profile.id == self.id).values(changed))
+        self.count_change(changed_at=utcnow())
+
+    def count_change(self, **more: Any) -> int:
+        """Give the profile its next revision, and return that; `more` are other values to write."""
+        mine = update(Profile).where(Profile.id == self.id)
+        changed = mine.values(revision=Profile.revision + 1, **more)
+        return db.session.scalars(changed.returning(Profile.revision)).one()
+
+    def revision(self) -> int:
+        """Return the number of changes of the profile, and of applies that were accepted."""
+        return db.session.scalars(select(Profile.revision).where(Profile.id == self.id)).one()
 
     def _records(self) -> Select[Generation]:
         return select(Generation).where(Generation.profile_id == self.id)
@@ -249,13 +275,15 @@ class History:
         said += [f"{one.name} {one.version} is in {self.title}" for one in come]
         said += [f"{row.name} {row.version} is not in {self.title}" for row in gone]
         if said:
-            self._touch()
+            self.touch()
         Membership.replace(self.id, now_in)
         return said
 
 
 def of(name: str) -> History | None:
     """Return the history of a profile; None when there is none of this name."""
+    if not PROFILE_NAME.fullmatch(name):
+        return None  # PostgreSQL would refuse to look for some
     profile_id = db.session.scalar(select(Profile.id).where(Profile.name == name))
     return None if profile_id is None else History(profile_id, name, place(name))
 
@@ -271,17 +299,41 @@ def place(name: str) -> Path:
     if name == DEFAULT:
         default: Path = current_app.config["PROFILE"]
         return default
+    return _folder() / name
+
+
+def _folder() -> Path:
     folder: Path = current_app.config["DATA_DIR"] / "profiles"
-    return folder / name
+    return folder
 
 
 def name_fault(name: str) -> str | None:
-    """Return why no profile can have this name, though its letters may be right."""
+    """Return why no profile can have this name."""
+    if not PROFILE_NAME.fullmatch(name):
+        return PROFILE_NAME_ERROR
     if GENERATION_NAME.search(name):
         return "Must not end as the link of a generation does: -NUMBER-link."
-    if name != DEFAULT and place(name) == current_app.config["PROFILE"]:
+    if name != DEFAULT and _is_same(place(name), current_app.config["PROFILE"]):
         return "PROFILE, which `default` has, is at the path that this name stands for."
     return None
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Tell whether two paths of links, not what these lead to, are the same."""
+    return one.name == other.name and one.parent.resolve() == other.parent.resolve()
+
+
+def unregistered() -> list[str]:
+    """Return the names of profiles that are in their folder, and not in the database."""
+    known = set(db.session.scalars(select(Profile.name)))
+    return sorted(
+        path.name
+        for path in trees.listed(_folder())
+        if path.name not in known
+        and not name_fault(path.name)
+        and path.is_symlink()
+        and nix.generations(path)
+    )
 
 
 PACKAGES = select(Package.id, Package.name, Package.version, Package.status, Package.store_paths)

@@ -45,10 +45,13 @@ def reconcile(*, force: bool = False, seconds: float = math.inf) -> list[str]:
     after waiting `seconds` for its turn and, without `force`, TooMuchLost.
     """
     with profiles.locked(seconds):
+        new = history.unregistered()
+        profiles.register(new)
         lost, every = _lost_packages(), history.every()
         if not force:
             _refuse_to_lose(len(lost), every)
-        said = [f"{one.name} {one.version} is no longer in the store" for one in lost]
+        said = [f"the profile {name} is in its folder, and was not in the database" for name in new]
+        said += [f"{one.name} {one.version} is no longer in the store" for one in lost]
         said += _missing_roots(without=lost)
         seen = [_see(profile, said) for profile in every]
 
@@ -277,7 +280,8 @@ def _hold_back_downloads() -> None:
     Under SQLite a transaction that has written does that by itself.
     """
     created = Package.status == PackageStatus.CREATED
-    db.session.execute(select(Package.id).where(created).with_for_update())
+    # In the order in which an apply locks packages.
+    db.session.execute(select(Package.id).where(created).order_by(Package.id).with_for_update())
 
 
 def _stale(links: dict[Path, int]) -> list[Path]:

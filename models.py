@@ -18,6 +18,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import (
     JSON,
     BigInteger,
+    ColumnElement,
     DateTime,
     Dialect,
     Engine,
@@ -128,8 +129,13 @@ def insert_or_ignore(model: type[Base]) -> Any:
 
     Whatever else is wrong with the row is still an error.
     """
+    return upsert(model).on_conflict_do_nothing()
+
+
+def upsert(model: type[Base]) -> Any:
+    """Return an INSERT that can say what to do about a row that is there already."""
     dialect = postgresql if db.engine.dialect.name == "postgresql" else sqlite
-    return dialect.insert(model).on_conflict_do_nothing()
+    return dialect.insert(model)
 
 
 def columns(model: type[Base], *omitted: str) -> list[Any]:
@@ -234,8 +240,11 @@ class Package(Model):
         self.store_path = self.store_paths = self.closure_size = None
 
     @staticmethod
-    def forget(package_id: int) -> bool:
-        """Delete a package and its tasks; return False while it is activated or downloading."""
+    def forget(package_id: int, *conditions: ColumnElement[bool]) -> bool:
+        """Delete a package and its tasks; return False while it is activated or downloading.
+
+        So it is where one of the `conditions` does not hold.
+        """
         # Under PostgreSQL this waits for a task that is being queued, so that the DELETE sees it.
         db.session.execute(select(Package.id).where(Package.id == package_id).with_for_update())
 
@@ -246,6 +255,7 @@ class Package(Model):
                 Package.id == package_id,
                 Package.status != PackageStatus.ACTIVATED,
                 ~has_live_task,
+                *conditions,
             )
             .returning(Package.id)
         ).all()

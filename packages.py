@@ -51,7 +51,8 @@ ACTIVATION_ERRORS = (
 def index(query: dict[str, Any]) -> Any:
     """List packages, oldest first."""
     filters = {"name": Package.name, "status": Package.status}
-    return page(queries.PACKAGES, query, key=Package.id, filters=filters)
+    held = queries.held_by(query.pop("profile", None))
+    return page(queries.PACKAGES, query, *held, key=Package.id, filters=filters)
 
 
 @blueprint.post("/packages")
@@ -161,12 +162,8 @@ def forget(package_id: int) -> Any:
     """Forget the package, its tasks and its GC roots; not while it is activated or downloading."""
     with profiles.locked():
         package = find(package_id)
-        if applies.needs(package_id):
-            use = "being applied to a profile"
-            raise errors.PackageInUse(name=package.name, version=package.version, use=use)
-        if not Package.forget(package_id):
-            is_activated = package.status == PackageStatus.ACTIVATED
-            use = "activated" if is_activated else "downloading"
+        if not Package.forget(package_id, ~applies.is_wanted()):
+            use = _use(package)
             raise errors.PackageInUse(name=package.name, version=package.version, use=use)
         gc_roots.remove(current_app.config["DATA_DIR"], package_id)
     return {}
@@ -178,6 +175,13 @@ def find(package_id: int) -> AnyRow:
     if row is None:
         raise errors.NoSuchPackage(package_id=package_id)
     return row
+
+
+def _use(package: AnyRow) -> str:
+    """Return in words why a package can't be forgotten."""
+    if package.status == PackageStatus.ACTIVATED:
+        return "activated"
+    return "downloading" if package.task_status in LIVE else "in a set that is being applied"
 
 
 def _downloaded_by(package_id: int) -> Any:

@@ -49,9 +49,8 @@ class Profile(Model):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(32))
-    # Counts the changes, and the applies that were accepted.
+    # Counts changes, and applies that were accepted; 0 only in the transaction that adds the row.
     revision: Mapped[int] = mapped_column(default=0)
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
     changed_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
 
 
@@ -138,7 +137,6 @@ class Apply(Model):
     )
     profile_id: Mapped[int] = mapped_column(ForeignKey("profiles.id", ondelete="CASCADE"))
     by: Mapped[str | None] = mapped_column(String(100))
-    size: Mapped[int]  # of the set, from which a package may be forgotten
     # The profile's, of a request that said which state it was made for.
     revision: Mapped[int | None]
 

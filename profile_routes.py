@@ -1,72 +1,95 @@
-"""The routes of profiles: list, show, apply a set, promote, delete."""
+"""The routes of profiles: list, show, wait for, apply a set, promote, delete.
 
+What they show is by the record: a generation that PROFILE_CHECK still looks at is not shown.
+"""
+
+from functools import partial
 from typing import Any
 
 from flask import Response, g, request
-from sqlalchemy import select
+from sqlalchemy import Select, func, select
+from werkzeug.datastructures import ETags
 
 import applies
 import errors
-import history
 import profiles
 import services
 from api import Blueprint, headers
 from followers import wait_until
-from history import History
-from models import LIVE, Task, db
-from profile_models import Apply, Profile
+from history import History, place
+from models import LIVE, AnyRow, Task, db
+from profile_models import Apply, Change, Generation, Profile
 from profile_schemas import (
     AppliedSchema,
     ApplyQuerySchema,
     PackageSetSchema,
     ProfileSchema,
+    ProfileWaitSchema,
     PromotionSchema,
 )
-from schemas import EmptySchema, WaitSchema
+from schemas import EmptySchema
 from worker import Pool
 
 blueprint = Blueprint(
     "profiles", __name__, url_prefix="/api/v1", description="Sets of packages that are active"
 )
 
-REFUSALS = (
-    errors.NoSuchProfile,
-    errors.ActivationRefused,
-    errors.CheckFailed,
-    errors.ProfileReplaced,
-    errors.NixFailed,
-    errors.Busy,
-    errors.FileUnusable,
-)
+
+def _states() -> Select[Any]:
+    """Select profiles, `default` first, each with its active generation and its live apply."""
+    active = select(Change.generation_id).join(Generation)
+    active = active.where(Generation.profile_id == Profile.id).order_by(Change.id.desc()).limit(1)
+    live = select(func.max(Task.seq)).join(Apply)
+    live = live.where(Apply.profile_id == Profile.id, Task.status.in_(LIVE))
+    profile = Profile.id, Profile.name, Profile.revision, Profile.changed_at
+    generation = Generation.number.label("generation"), Generation.store_path, Generation.packages
+    task = Task.seq.label("apply"), Task.id.label("task_id")
+    return (
+        select(*profile, *generation, *task)
+        .select_from(Profile)
+        .outerjoin(Generation, Generation.id == active.correlate(Profile).scalar_subquery())
+        .outerjoin(Task, Task.seq == live.correlate(Profile).scalar_subquery())
+        .order_by(Profile.id)
+    )
+
+
+STATES = _states()
 
 
 @blueprint.get("/profiles")
 @blueprint.response(200, ProfileSchema(many=True))
 def index() -> Any:
     """List the profiles, `default` first."""
-    return [_shown(profile) for profile in history.every()]
+    return list(map(_shown, db.session.execute(STATES)))
 
 
-@blueprint.get("/profile/<name>")
-@blueprint.arguments(WaitSchema, location="query")
+@blueprint.get("/profile/<profile_name>")
+@blueprint.arguments(ProfileWaitSchema, location="query")
 @blueprint.response(200, ProfileSchema, headers=headers("ETag", "Retry-After"))
 @blueprint.alt_response(304, description="It is as If-None-Match has it", success=True)
-@blueprint.refuses(errors.NoSuchProfile)
-def show(query: dict[str, Any], name: str) -> Any:
-    """Show a profile; with If-None-Match, at once or as soon as it has another ETag than that.
+@blueprint.refuses(errors.NoSuchProfile, errors.ProfileChanged)
+def show(query: dict[str, Any], profile_name: str) -> Any:
+    """Show a profile, at once or as soon as it has changed.
 
-    The ETag changes with each change of the profile, and with each apply that is accepted.
+    Its ETag changes with each change of the profile, and when an apply is accepted or ends. What
+    `wait` waits for is an ETag other than those in If-None-Match, or than the present one.
     """
-    profile = profiles.find(name)
-    etag, headers = _etag(profile), {}
-    if query["wait"] and not _is_new(etag):
-        changed = wait_until(_is_new, lambda: _etag(profiles.find(name)), query["wait"])
-        etag, headers = changed or etag, {} if changed else {"Retry-After": "1"}
-    headers["ETag"] = f'"{etag}"'
-    return (_shown(profile), headers) if _is_new(etag) else Response(status=304, headers=headers)
+    state = _state(profile_name)
+    _check_match(profile_name, _etag(state))
+    seen = request.if_none_match or ETags([_etag(state)])
+    headers = {}
+    if query["wait"] and seen.contains_weak(_etag(state)):
+        is_new = partial(_is_new, seen=seen)
+        changed = wait_until(is_new, partial(_state, profile_name), query["wait"])
+        state, headers = changed or state, {} if changed else {"Retry-After": "1"}
+
+    headers["ETag"] = f'"{_etag(state)}"'
+    if request.if_none_match.contains_weak(_etag(state)):
+        return Response(status=304, headers=headers)
+    return _shown(state), headers
 
 
-@blueprint.put("/profile/<name>")
+@blueprint.put("/profile/<profile_name>")
 @blueprint.arguments(ApplyQuerySchema, location="query")
 @blueprint.arguments(PackageSetSchema)
 @blueprint.response(202, AppliedSchema, example={"task_id": errors.EXAMPLE_TASK})
@@ -80,70 +103,84 @@ def show(query: dict[str, Any], name: str) -> Any:
 @blueprint.refuses(
     errors.ProfileChanged, errors.ActivationRefused, errors.FilesCollide, errors.NixFailed
 )
-def apply(query: dict[str, Any], fields: dict[str, Any], name: str) -> Any:
+def apply(query: dict[str, Any], fields: dict[str, Any], profile_name: str) -> Any:
     """Make a profile hold exactly these packages, in one generation or not at all.
 
     What isn't there yet is registered and downloaded first, and a profile that isn't there is made.
-    An apply that still waits gives way to a newer one. If-Match and If-None-Match make it depend on
-    the state of the profile, If-Match until the change itself. With `dry_run`, only tell what that
-    would change.
+    An apply that still waits gives way to a newer one; one of the same set is the answer to both.
+    If-Match and If-None-Match make it depend on the state of the profile, If-Match until the change
+    itself. With `dry_run`, only tell what that would change.
     """
     wanted = [(package["name"], package["version"]) for package in fields["packages"]]
+    check = partial(_check, profile_name)
     if query["dry_run"]:
-        return {"task_id": None, **applies.plan(name, wanted)}, 200
-    asked = {"by": g.caller.label, "request_id": g.request_id}
-    task_id = applies.accept(name, wanted, lambda profile: _check(name, profile), **asked)
+        return {"task_id": None, **applies.plan(profile_name, wanted, check)}, 200
+    task_id = applies.accept(
+        profile_name, wanted, check, by=g.caller.label, request_id=g.request_id
+    )
     if task_id is None:
         return {"task_id": None}, 200
     services.get(Pool).wake()
     return {"task_id": task_id}
 
 
-@blueprint.post("/profile/<name>/promote")
+@blueprint.post("/profile/<profile_name>/promote")
 @blueprint.arguments(PromotionSchema)
 @blueprint.response(200, ProfileSchema)
-@blueprint.refuses(*REFUSALS, errors.NothingToPromote)
-def promote(fields: dict[str, Any], name: str) -> Any:
+@blueprint.refuses(
+    errors.NoSuchProfile,
+    errors.NothingToPromote,
+    errors.ActivationRefused,
+    errors.CheckFailed,
+    errors.ProfileReplaced,
+    errors.ProfileChanged,
+    errors.NixFailed,
+    errors.Busy,
+    errors.FileUnusable,
+)
+def promote(fields: dict[str, Any], profile_name: str) -> Any:
     """Make a profile the active generation of another one: its very store path, in one switch."""
     source = profiles.find(fields["source"])
-    profiles.promote(name, source, by=g.caller.label)
-    return _shown(profiles.find(name))
+    profiles.promote(profile_name, source, partial(_check, profile_name), by=g.caller.label)
+    return _shown(_state(profile_name))
 
 
-@blueprint.delete("/profile/<name>")
+@blueprint.delete("/profile/<profile_name>")
 @blueprint.response(200, EmptySchema)
-@blueprint.refuses(errors.NoSuchProfile, errors.ProfileKept, errors.Busy, errors.FileUnusable)
-def delete(name: str) -> Any:
+@blueprint.refuses(
+    errors.NoSuchProfile,
+    errors.ProfileKept,
+    errors.ProfileReplaced,
+    errors.ProfileChanged,
+    errors.Busy,
+    errors.FileUnusable,
+)
+def delete(profile_name: str) -> Any:
     """Delete a profile with its generations; its packages stay downloaded."""
-    profiles.delete(profiles.find(name))
+    profiles.delete(profiles.find(profile_name), partial(_check, profile_name))
     return {}
 
 
-def _shown(profile: History) -> dict[str, Any]:
-    now = profile.current()
-    live = select(Task.id).join(Apply).where(Apply.profile_id == profile.id, Task.status.in_(LIVE))
-    return {
-        "name": profile.name,
-        "path": str(profile.path),
-        "generation": now and now[0],
-        "store_path": now and now[1],
-        "packages": profile.active(),
-        "changed_at": db.session.scalar(select(Profile.changed_at).where(Profile.id == profile.id)),
-        "task_id": db.session.scalar(live.order_by(Task.seq.desc()).limit(1)),
-    }
+def _state(name: str) -> AnyRow:
+    """Return a profile as it is by the record. Raises NoSuchProfile."""
+    row = db.session.execute(STATES.where(Profile.id == profiles.find(name).id)).one_or_none()
+    if row is None:
+        raise errors.NoSuchProfile(name=name)
+    return row
 
 
-def _etag(profile: History) -> str:
-    """Return the profile's ETag, without the quotation marks."""
-    revision = db.session.scalar(select(Profile.revision).where(Profile.id == profile.id))
-    now = profile.current()
-    _, _, name = now[1].rpartition("/") if now else ("", "", "0")
-    return f"{revision}.{name[:8]}"
+def _shown(state: AnyRow) -> dict[str, Any]:
+    path, packages = str(place(state.name)), state.packages or []
+    return {**state._mapping, "path": path, "packages": packages}
 
 
-def _is_new(etag: str) -> bool:
-    """Tell whether If-None-Match does not name this ETag."""
-    return not request.if_none_match.contains_weak(etag)
+def _etag(state: AnyRow) -> str:
+    """Return the ETag of a profile, without the quotation marks; no other profile ever has it."""
+    return f"{state.id}.{state.revision}.{state.apply or 0}"
+
+
+def _is_new(state: AnyRow, seen: ETags) -> bool:
+    return not seen.contains_weak(_etag(state))
 
 
 def _check(name: str, profile: History | None) -> bool:
@@ -151,10 +188,18 @@ def _check(name: str, profile: History | None) -> bool:
 
     Raises ProfileChanged where If-Match or If-None-Match don't have it.
     """
-    etag = _etag(profile) if profile else None
-    if_match, if_none_match = request.if_match, request.if_none_match
-    matches = not request.headers.get("If-Match") or (etag is not None and etag in if_match)
-    is_other = etag is None or etag not in if_none_match
-    if not matches or not is_other:
-        raise errors.ProfileChanged(name=name, etag=f'"{etag}"' if etag else "none")
-    return bool(request.headers.get("If-Match")) and not if_match.star_tag
+    etag = _etag(_state(name)) if profile else None
+    _check_match(name, etag)
+    if etag is not None and request.if_none_match.contains_weak(etag):
+        raise _changed(name, etag)
+    return "If-Match" in request.headers and not request.if_match.star_tag
+
+
+def _check_match(name: str, etag: str | None) -> None:
+    """Raise ProfileChanged where If-Match does not have the ETag, which is None for no profile."""
+    if "If-Match" in request.headers and (etag is None or etag not in request.if_match):
+        raise _changed(name, etag)
+
+
+def _changed(name: str, etag: str | None) -> errors.ProfileChanged:
+    return errors.ProfileChanged(name=name, etag=f'"{etag}"' if etag else "none")

@@ -6,11 +6,13 @@ from errors import EXAMPLE_TASK
 from fields import (
     MAX_ID,
     MAX_IDS,
+    MAX_WAIT_SECONDS,
     Choice,
     OutputSchema,
     Page,
     ProfileName,
     QueryInteger,
+    Seconds,
     Strict,
     Timestamp,
     TrueOrFalse,
@@ -46,6 +48,16 @@ class PackageSetSchema(Strict):
     )
 
 
+class ProfileWaitSchema(Strict):
+    """How long to wait for a change of a profile."""
+
+    wait = Seconds(
+        load_default=0.0,
+        validate=validate.Range(0, MAX_WAIT_SECONDS),
+        **described("Answer when it has changed, or after this many seconds.", 0.5),
+    )
+
+
 class PromotionSchema(Strict):
     """Which profile to take the generation of."""
 
@@ -60,7 +72,7 @@ class ProfileSchema(OutputSchema):
     generation = fields.Integer(**nullable("The number of its active generation.", 3))
     store_path = fields.String(**nullable("The store path of that.", PROFILE_PATH))
     packages = fields.List(fields.Nested(PackageReferenceSchema), **always("What it holds."))
-    changed_at = Timestamp(**always("When it changed, or was asked to, last.", DONE))
+    changed_at = Timestamp(**always("When it changed last.", DONE))
     task_id = fields.UUID(**nullable("The apply that waits or runs, if there is one.", None))
 
 
@@ -91,9 +103,10 @@ class PlanSchema(StatusSchema):
     )
 
 
-class NamedVersionSchema(OutputSchema):
-    """A version of a name, be it registered or not."""
+class PlannedPackageSchema(OutputSchema):
+    """A package, in short, be it registered or not."""
 
+    id = fields.Integer(**nullable("Its id; null where it is not registered.", 1))
     name = fields.String(**always("The name.", "hello"))
     version = fields.String(**always("The version.", "2.12.1"))
 
@@ -104,13 +117,13 @@ class AppliedSchema(OutputSchema):
     task_id = fields.UUID(
         **nullable("The task; null where nothing is to do, or would be done.", EXAMPLE_TASK)
     )
-    added = fields.List(fields.Nested(PackageReferenceSchema), **described("What would come."))
+    added = fields.List(fields.Nested(PlannedPackageSchema), **described("What would come."))
     removed = fields.List(fields.Nested(PackageReferenceSchema), **described("What would go."))
     replaced = fields.List(
         fields.Nested(ReplacementSchema), **described("What would change its version.")
     )
     to_download = fields.List(
-        fields.Nested(NamedVersionSchema), **described("What would be downloaded first.")
+        fields.Nested(PlannedPackageSchema), **described("What would be downloaded first.")
     )
     closure_size_change = fields.Integer(
         **described("How much larger the closure would be without that, in bytes.", 4096)

@@ -9,8 +9,9 @@ import fcntl
 import logging
 import shlex
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,7 +36,7 @@ from errors import (
     ProfileKept,
 )
 from history import History
-from models import LIVE, AnyRow, Package, PackageStatus, Task, db, insert_or_ignore
+from models import LIVE, AnyRow, Package, PackageStatus, Task, db, upsert
 from profile_models import DEFAULT, Apply, Generation, Profile, Reason
 
 log = logging.getLogger("pkgd.profiles")
@@ -43,6 +44,21 @@ log = logging.getLogger("pkgd.profiles")
 CHECK_SECONDS = 60
 LOCK_SECONDS = 30  # how long a request waits for its turn to change the profile
 LOCK_POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a change calls, which an exception from it ends and undoes.
+
+    `beat` is called again and again while a program runs, and `confirm` in the transaction that
+    records the change, before its commit.
+    """
+
+    beat: Callable[[], None] = lambda: None
+    confirm: Callable[[], None] = lambda: None
+
+
+NOBODY = Watch()
 
 
 def find(name: str) -> History:
@@ -53,16 +69,33 @@ def find(name: str) -> History:
     return profile
 
 
+def check_name(name: str) -> None:
+    """Raise InvalidInput for a name that no profile can have."""
+    if fault := history.name_fault(name):
+        raise InvalidInput(errors={"name": [fault]})
+
+
 def add(name: str) -> tuple[History, bool]:
     """Return the profile of this name, made where there is none, and whether that is so.
 
-    Nothing is committed. Raises InvalidInput for a name that no profile can have.
+    Its row is locked until the commit, before which a new one is to be touched. Raises InvalidInput
+    for a name that no profile can have.
     """
-    if fault := history.name_fault(name):
-        raise InvalidInput(errors={"name": [fault]})
-    new = insert_or_ignore(Profile).values(name=name).returning(Profile.id)
-    is_new = db.session.scalar(new) is not None
-    return find(name), is_new
+    check_name(name)
+    new = upsert(Profile).values(name=name, revision=0)
+    as_it_is = new.on_conflict_do_update(
+        index_elements=[Profile.name], set_={"revision": Profile.revision}
+    )
+    row = db.session.execute(as_it_is.returning(Profile.id, Profile.revision)).one()
+    return History(row.id, name, history.place(name)), row.revision == 0
+
+
+def register(names: Iterable[str]) -> None:
+    """Add profiles that are in their folder alone, so that reconciliation can look at them."""
+    for name in names:
+        profile, _ = add(name)
+        profile.touch()
+    db.session.commit()
 
 
 def activate(profile: History, package_ids: Sequence[int], by: str | None) -> None:
@@ -90,46 +123,70 @@ def deactivate(profile: History, package_id: int, by: str | None) -> None:
             _set(profile, after, Reason.DEACTIVATE, by)
 
 
-def hold(profile: History, packages: list[AnyRow], by: str | None) -> None:
+def hold(profile: History, packages: list[AnyRow], by: str | None, watch: Watch) -> None:
     """Make a profile hold exactly these packages, within a `change`.
 
     Raises CheckFailed, nix.ProfileReplaced or nix.ProfileRefused.
     """
-    _check_new(profile, packages)
-    _set(profile, packages, Reason.APPLY, by)
+    check_new(profile, packages)
+    _set(profile, packages, Reason.APPLY, by, watch)
 
 
-def promote(name: str, source: History, by: str | None) -> None:
+def promote(
+    name: str, source: History, check: Callable[[History | None], object], by: str | None
+) -> None:
     """Make a profile the active generation of another one: the very store path, in one switch.
 
-    It is made where there is none of this name. Raises InvalidInput for one that no profile can
+    It is made where there is none of this name. `check` is called with the profile, None where
+    there was none, before anything changes. Raises InvalidInput for a name that no profile can
     have, NothingToPromote, CheckFailed, Busy, nix.ProfileReplaced or nix.ProfileRefused.
     """
-    if source.current() is None:
-        raise NothingToPromote(name=source.name)
-    profile, _ = add(name)
-    db.session.commit()
-    with change(source):
-        _follow(profile)
+    check_name(name)
+    with change(source), ExitStack() as on_exception:
         now = source.current()
-        if now is None:
+        if now is None or not source.link(now[0]).exists():
             raise NothingToPromote(name=source.name)
+        profile, is_new = add(name)
+        check(None if is_new else profile)
+        if is_new:
+            profile.touch()
+            on_exception.callback(_remove, profile)
+        db.session.commit()
+        _follow(profile)
         _take_over(profile, source, *now, by)
+        on_exception.pop_all()
 
 
-def delete(profile: History) -> None:
-    """Forget a profile, and delete its generations. Raises ProfileKept, Busy."""
+def delete(profile: History, check: Callable[[History], object]) -> None:
+    """Forget a profile, and delete its generations; `check` is called before anything changes.
+
+    Raises ProfileKept, NoSuchProfile, Busy or nix.ProfileReplaced.
+    """
     if profile.name == DEFAULT:
         raise ProfileKept(name=DEFAULT, why="it always exists")
     with locked():
+        if not profile.lock():
+            raise NoSuchProfile(name=profile.name)
+        check(profile)
         if is_applying(profile):
             raise ProfileKept(name=profile.name, why="a set is being applied to it")
         nix.leads_to(profile.path)
+        # A crash from here on leaves a whole profile or an empty one, which reconciliation follows.
+        profile.empty()
+        db.session.commit()
         nix.relink(profile.path, None)
         for number in profile.links():
             profile.link(number).unlink()
+        _remove(profile)
+
+
+def _remove(profile: History) -> None:
+    """Remove a profile without a generation, unless a set has been given to it meanwhile."""
+    db.session.rollback()
+    profile.lock()
+    if profile.current() is None and not is_applying(profile):
         profile.remove()
-        db.session.commit()
+    db.session.commit()
 
 
 def is_applying(profile: History) -> bool:
@@ -171,9 +228,7 @@ def difference(before: list[AnyRow], after: list[AnyRow]) -> dict[str, Any]:
 
     `closure_size_change` is in bytes. Raises nix.ProfileRefused where it could not hold them.
     """
-    with TemporaryDirectory(dir=current_app.config["DATA_DIR"]) as folder:
-        build(Path(folder) / "profile", in_order(after))
-
+    try_out(after)
     staying = {package.id for package in before} & {package.id for package in after}
     added = [package for package in after if package.id not in staying]
     removed = [package for package in before if package.id not in staying]
@@ -186,8 +241,14 @@ def difference(before: list[AnyRow], after: list[AnyRow]) -> dict[str, Any]:
             for old in removed
             if old.name in versions
         ],
-        "closure_size_change": _closure_size(after) - _closure_size(before),
+        "closure_size_change": closure_size(after) - closure_size(before),
     }
+
+
+def try_out(packages: list[AnyRow]) -> None:
+    """Raise nix.ProfileRefused where no profile can hold these packages."""
+    with TemporaryDirectory(dir=current_app.config["DATA_DIR"]) as folder:
+        build(Path(folder) / "profile", in_order(packages))
 
 
 @contextmanager
@@ -207,13 +268,15 @@ def locked(seconds: float | None = None) -> Iterator[None]:
         yield
 
 
-def build(profile: Path, packages: list[nix.ProfilePackage]) -> int:
+def build(
+    profile: Path, packages: list[nix.ProfilePackage], beat: Callable[[], None] = lambda: None
+) -> int:
     """Make a profile hold exactly these packages; return its generation.
 
-    Raises nix.ProfileRefused.
+    `beat` is called meanwhile, and ends it by raising. Raises nix.ProfileRefused.
     """
     tmp = current_app.config["DATA_DIR"] / "tmp"
-    return nix.set_profile(services.get(nix.Store), profile, packages, tmp=tmp)
+    return nix.set_profile(services.get(nix.Store), profile, packages, tmp=tmp, beat=beat)
 
 
 def in_order(packages: Iterable[AnyRow]) -> list[nix.ProfilePackage]:
@@ -257,17 +320,17 @@ def _after_activation(
     for package in wanted:
         if package.status == PackageStatus.CREATED:
             raise NotDownloaded(name=package.name, version=package.version)
-    _check_new(profile, wanted)
+    check_new(profile, wanted)
     names = {package.name for package in wanted}
     return wanted, [package for package in profile.active() if package.name not in names]
 
 
-def _check_new(profile: History, packages: Iterable[AnyRow]) -> None:
+def check_new(profile: History | None, packages: Iterable[AnyRow]) -> None:
     """Raise nix.ProfileRefused for packages of which a profile would hold nothing.
 
     Only new ones are checked: what is in the profile since earlier may stay there.
     """
-    held = {package.id for package in profile.active()}
+    held = {package.id for package in profile.active()} if profile else set()
     for package in packages:
         if package.id not in held:
             nix.check_activatable(services.get(nix.Store), _profile_package(package))
@@ -330,18 +393,25 @@ def _tell(sentences: Iterable[str]) -> None:
         log.warning("the profile: %s", sentence)
 
 
-def _set(profile: History, packages: list[AnyRow], reason: Reason, by: str | None) -> None:
+def _set(
+    profile: History,
+    packages: list[AnyRow],
+    reason: Reason,
+    by: str | None,
+    watch: Watch = NOBODY,
+) -> None:
     """Make the profile hold these packages; write the record if that or the profile differs."""
     before = profile.current()
     wanted = {package.id for package in packages}
     is_recorded = {package.id for package in profile.active()} == wanted
     with _all_or_nothing(profile):
-        number = build(profile.path, in_order(packages))
+        number = build(profile.path, in_order(packages), watch.beat)
         changed = profile.current() != before
         if changed:
-            _check(profile, number)
+            _check(profile, number, watch)
         if changed or not is_recorded:
             profile.note(number, packages, reason, by)
+            watch.confirm()
             db.session.commit()
 
 
@@ -402,19 +472,20 @@ def _all_or_nothing(profile: History) -> Iterator[None]:
 
 def _restore(profile: History, target: Path | None, numbers: set[int]) -> None:
     """Make the profile lead to `target` again, and remove all generations but those."""
+    db.session.rollback()
     nix.relink(profile.path, target)
     for number in profile.links().keys() - numbers:
         profile.link(number).unlink()
 
 
-def _check(profile: History, number: int) -> None:
+def _check(profile: History, number: int, watch: Watch = NOBODY) -> None:
     """Run the operator's check on the new generation. Raises CheckFailed."""
-    failure = _check_failure(profile.link(number))
+    failure = _check_failure(profile.link(number), watch)
     if failure is not None:
         raise CheckFailed(number=number, failure=failure)
 
 
-def _check_failure(generation: Path) -> str | None:
+def _check_failure(generation: Path, watch: Watch) -> str | None:
     """Return how PROFILE_CHECK failed; None when it passed, or there is none."""
     command = shlex.split(current_app.config["PROFILE_CHECK"])
     if not command:
@@ -422,14 +493,19 @@ def _check_failure(generation: Path) -> str | None:
 
     environ = services.get(nix.Store).environ
     try:
-        done = nix.run([*command, str(generation)], environ=environ, seconds=CHECK_SECONDS)
+        done = nix.run(
+            [*command, str(generation)],
+            environ=environ,
+            seconds=CHECK_SECONDS,
+            heard=lambda _: watch.beat(),
+        )
     except nix.NixError as error:
         return str(error)
     output = nix.decode(done.stdout + done.stderr).strip()
     return f"exit code {done.code}: {output}" if done.code else None
 
 
-def _closure_size(packages: list[AnyRow]) -> int:
+def closure_size(packages: list[AnyRow]) -> int:
     """Return the bytes of all that these packages need together."""
     paths = [path for package in packages for path in package.store_paths]
     return nix.closure_size(services.get(nix.Store), paths) if paths else 0

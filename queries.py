@@ -3,10 +3,10 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy import ColumnElement, Select, bindparam, case, func, select
 
 from catalog_models import CatalogIndex
-from models import AnyRow, Package, Task, Token, columns, db, utcnow
+from models import AnyRow, Package, PackageStatus, Task, Token, columns, db, utcnow
 from profile_models import Apply, Membership, Profile
 
 
@@ -18,13 +18,14 @@ def _packages() -> Select[Any]:
         .correlate(Package)
         .scalar_subquery()
     )
-    profiles = (
+    names = (
         select(func.aggregate_strings(Profile.name, ","))
         .join(Membership, Membership.profile_id == Profile.id)
         .where(Membership.package_id == Package.id)
         .correlate(Package)
         .scalar_subquery()
     )
+    profiles = case((Package.status == PackageStatus.ACTIVATED, names))  # few are: ask for no other
     task = (
         Task.id.label("task_id"),
         Task.status.label("task_status"),
@@ -52,6 +53,22 @@ LIVE_TOKENS = select(*columns(Token, "digest", "key_id", "first", "revoked_at"))
     Token.revoked_at.is_(None), Token.expires_at > bindparam("now")
 )
 _LIVE_TOKEN = LIVE_TOKENS.where(Token.digest == bindparam("digest"))
+
+
+def held_by(profile: str | None) -> list[ColumnElement[bool]]:
+    """Return what selects the packages of a profile; nothing where None is asked for."""
+    if profile is None:
+        return []
+    mine = select(Membership.package_id).join(Profile).where(Profile.name == profile)
+    return [Package.id.in_(mine)]
+
+
+def applied_to(profile: str | None) -> list[ColumnElement[bool]]:
+    """Return what selects the applies to a profile; nothing where None is asked for."""
+    if profile is None:
+        return []
+    mine = select(Apply.task_seq).join(Profile).where(Profile.name == profile)
+    return [Task.seq.in_(mine)]
 
 
 def package(package_id: int) -> AnyRow | None:

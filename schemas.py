@@ -27,6 +27,7 @@ from fields import (
     NestedColumns,
     OutputSchema,
     Page,
+    ProfileName,
     QueryInteger,
     Seconds,
     Strict,
@@ -198,6 +199,7 @@ class PackageQuerySchema(Page):
         **described("Only packages of this name.", "hello", pattern=PLAIN_TEXT_RULE),
     )
     status = Choice(PackageStatus, **described("Only packages of this status.", "downloaded"))
+    profile = ProfileName(**described("Only packages that this profile holds.", "default"))
     after = QueryInteger(
         validate=validate.Range(0, MAX_ID), **described("The id of the last package before.", 0)
     )
@@ -247,7 +249,9 @@ class ProgressSchema(OutputSchema):
     done = fields.Integer(**always("How many are done.", 2))
     expected = fields.Integer(**always("How many there are to do.", 3))
     phase = fields.String(
-        **nullable("`resolving`, `fetching`, `building`, `rooting` or `indexing`.", "building")
+        **nullable(
+            "`resolving`, `fetching`, `building`, `rooting`, `indexing` or `applying`.", "building"
+        )
     )
 
 
@@ -278,6 +282,8 @@ class TaskQuerySchema(Page):
     """Which tasks to list."""
 
     status = Choice(TaskStatus, **described("Only tasks of this status.", "failed"))
+    kind = Choice(TaskKind, **described("Only tasks of this kind.", "apply"))
+    profile = ProfileName(**described("Only applies to this profile.", "staging"))
     package_id = QueryInteger(
         validate=validate.Range(0, MAX_ID), **described("Only tasks of this package.", 1)
     )

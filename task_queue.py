@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Executable, Select, String, literal, or_, select, update
+from sqlalchemy import Executable, Select, String, and_, literal, or_, select, update
 from sqlalchemy.orm import aliased
 
 import nix
@@ -103,14 +103,13 @@ class Unindexed:
 class WantedSet:
     """The profile that is to hold exactly a set of packages, those of the apply with this `seq`.
 
-    `size` is how many these are, and `revision` the state of the profile that the set is meant for;
-    None for any.
+    `revision` is the state of the profile that the set is meant for; None for any.
     """
 
     seq: int
+    profile_id: int
     profile: str
     by: str | None
-    size: int
     revision: int | None
 
 
@@ -171,9 +170,9 @@ class Lease:
         self._check(end(*self._fence(), status=TaskStatus.FAILED, error=error))
         db.session.commit()
 
-    def cancel(self) -> None:
-        """End the task as its user asked."""
-        self._check(end(*self._fence(), status=TaskStatus.CANCELLED))
+    def cancel(self, error: TaskError | None = None) -> None:
+        """End the task as its user asked, or for the reason that `error` tells."""
+        self._check(end(*self._fence(), status=TaskStatus.CANCELLED, error=error))
         db.session.commit()
 
     def requeue(self) -> None:
@@ -237,31 +236,38 @@ def add_indexing(index_id: int) -> uuid.UUID | None:
     return task_id
 
 
-def add_downloads(package_ids: Collection[int], request_id: str | None) -> None:
+def add_downloads(package_ids: Collection[int], request_id: str | None) -> bool:
     """Queue the downloads of those packages that need one and have none, without a commit.
 
-    The caller has locked the packages.
+    Return whether any needs one. The caller has locked the packages.
     """
     is_created = Package.id.in_(package_ids), Package.status == PackageStatus.CREATED
     created = db.session.scalars(select(Package.id).where(*is_created).order_by(Package.id))
     if rows := [{"package_id": one, "request_id": request_id} for one in created]:
         db.session.execute(insert_or_ignore(Task).values(rows), execution_options=NO_SYNC)
+    return bool(rows)
 
 
 def add_apply(
-    profile_id: int, package_ids: Collection[int], request_id: str | None, **more: Any
+    profile_id: int,
+    package_ids: Collection[int],
+    request_id: str | None,
+    *,
+    waits: bool,
+    **more: Any,
 ) -> uuid.UUID:
     """Queue an apply of a set to a profile, without a commit, and return its task's id.
 
-    It takes the place of those that wait. `more` are other values of the Apply.
+    It takes the place of those that wait. `waits` tells that packages are being downloaded, and
+    `more` are other values of the Apply.
     """
     is_older = Task.seq.in_(select(Apply.task_seq).where(Apply.profile_id == profile_id))
     end(is_older, Task.status == TaskStatus.QUEUED, status=TaskStatus.CANCELLED, error=SUPERSEDED)
-    task = Task(kind=TaskKind.APPLY, request_id=request_id, waiting=WAITING_FOR_PACKAGES)
+    waiting = WAITING_FOR_PACKAGES if waits else None
+    task = Task(kind=TaskKind.APPLY, request_id=request_id, waiting=waiting)
     db.session.add(task)
     db.session.flush()
-    size = len(package_ids)
-    db.session.add(Apply(task_seq=task.seq, profile_id=profile_id, size=size, **more))
+    db.session.add(Apply(task_seq=task.seq, profile_id=profile_id, **more))
     db.session.flush()
     db.session.add_all(AppliedPackage(task_seq=task.seq, package_id=one) for one in package_ids)
     return task.id
@@ -350,10 +356,9 @@ def _take_turn() -> None:
 def _subject(taken: AnyRow) -> Subject:
     """Return what a claimed task is about."""
     if taken.kind == TaskKind.APPLY:
-        applied = select(Apply.task_seq, Profile.name, Apply.by, Apply.size, Apply.revision).join(
-            Profile
-        )
-        return WantedSet(*db.session.execute(applied.where(Apply.task_seq == taken.seq)).one())
+        subject = Apply.task_seq, Profile.id, Profile.name, Apply.by, Apply.revision
+        applied = select(*subject).join(Profile).where(Apply.task_seq == taken.seq)
+        return WantedSet(*db.session.execute(applied).one())
     if taken.kind == TaskKind.DOWNLOAD:
         wanted = select(Package.id, Package.name, Package.version)
         return Wanted(*db.session.execute(wanted.where(Package.id == taken.package_id)).one())
@@ -391,13 +396,14 @@ def _is_due() -> tuple[Any, ...]:
 def _is_waiting_for_packages() -> Any:
     """Select the applies of which a package is being downloaded."""
     download = aliased(Task)
-    return (
+    needed = (
         select(AppliedPackage.package_id)
         .join(download, download.package_id == AppliedPackage.package_id)
         .where(AppliedPackage.task_seq == Task.seq, download.status.in_(LIVE))
         .correlate(Task)
         .exists()
     )
+    return and_(Task.kind == TaskKind.APPLY, needed)
 
 
 def holders() -> list[str]:

@@ -32,10 +32,11 @@ def index(query: dict[str, Any]) -> Any:
     """List tasks, newest first."""
     if isinstance(query.get("after"), UUID):
         query["after"] = _seq(query["after"])
-    filters = {"status": Task.status, "package_id": Task.package_id}
+    filters = {"status": Task.status, "kind": Task.kind, "package_id": Task.package_id}
+    mine = queries.applied_to(query.pop("profile", None))
     # A Link goes by the place in the list, which stays when the task itself is deleted.
     return page(
-        queries.TASKS, query, key=Task.seq, filters=filters, newest_first=True, cursor="seq"
+        queries.TASKS, query, *mine, key=Task.seq, filters=filters, newest_first=True, cursor="seq"
     )
 
 

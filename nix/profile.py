@@ -3,7 +3,7 @@
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,11 +39,16 @@ class ProfilePackage:
 
 
 def set_profile(
-    store: Store, profile: Path, packages: Iterable[ProfilePackage], *, tmp: Path
+    store: Store,
+    profile: Path,
+    packages: Iterable[ProfilePackage],
+    *,
+    tmp: Path,
+    beat: Callable[[], None] = lambda: None,
 ) -> int:
     """Make the profile hold exactly these packages, in one step; return its generation's number.
 
-    Temporary files are written in `tmp`.
+    Temporary files are written in `tmp`. `beat` is called meanwhile, and ends it by raising.
 
     Raises Collision or another ProfileRefused, which leave the profile as it was.
     """
@@ -54,7 +59,8 @@ def set_profile(
     with tempfile.NamedTemporaryFile("w", dir=tmp, suffix=".json") as file:
         json.dump([asdict(package) for package in wanted], file)
         file.flush()
-        done = call(store.with_tmp(tmp), _activation(profile, Path(file.name).resolve()))
+        activation = _activation(profile, Path(file.name).resolve())
+        done = call(store.with_tmp(tmp), activation, beat=beat)
 
     try:
         text(done)
@@ -64,7 +70,7 @@ def set_profile(
 
 
 def set_store_path(store: Store, profile: Path, path: str) -> int:
-    """Make the profile lead to what another one has built; return its generation's number."""
+    """Make the profile lead to a store path, in one step; return its generation's number."""
     _make_folder(profile.parent)
     _nix_env(store, profile, "--set", path)
     return int(profile.readlink().name.split("-")[-2])

@@ -25,13 +25,11 @@ def create_profiles():
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("name", sa.String(32), nullable=False),
         sa.Column("revision", sa.Integer, nullable=False),
-        sa.Column("created_at", TIME, nullable=False),
         sa.Column("changed_at", TIME, nullable=False),
         sa.UniqueConstraint("name", name="one_profile_of_a_name"),
         sqlite_autoincrement=True,
     )
-    now = datetime.now(UTC)
-    default = {"name": "default", "revision": 0, "created_at": now, "changed_at": now}
+    default = {"name": "default", "revision": 1, "changed_at": datetime.now(UTC)}
     op.get_bind().execute(profiles.insert().values(**default))
 
 
@@ -74,7 +72,6 @@ def create_applies():
         sa.Column("task_seq", sa.Integer, task, primary_key=True),
         sa.Column("profile_id", sa.Integer, profile, nullable=False),
         sa.Column("by", sa.String(100)),
-        sa.Column("size", sa.Integer, nullable=False),
         sa.Column("revision", sa.Integer),
     )
     op.create_index("applies_by_profile", "applies", ["profile_id"])

@@ -209,6 +209,20 @@ def test_a_profile_whose_own_store_path_is_gone_is_built_again(
 
 
 @SQLITE
+def test_a_named_profile_whose_store_path_is_gone_is_built_again(
+    app, own_store, applied, run_reconcile, remove, held
+):
+    applied("app 1.0.0")
+    remove(own_store, (app.config["DATA_DIR"] / "profiles" / "team").resolve())
+
+    assert run_reconcile() == [
+        "generation 1 of team had lost a part; generation 1 of team is built of what is left"
+    ]
+
+    assert held() == ["app 1.0.0"]
+
+
+@SQLITE
 def test_a_profile_that_can_not_be_built_again_is_said_and_left(
     own_store, replace_program, client, activated, run_reconcile, statuses
 ):
