@@ -210,10 +210,10 @@ def test_a_profile_whose_own_store_path_is_gone_is_built_again(
 
 @SQLITE
 def test_a_named_profile_whose_store_path_is_gone_is_built_again(
-    app, own_store, applied, run_reconcile, remove, held
+    app, own_store, applied, run_reconcile, held
 ):
     applied("app 1.0.0")
-    remove(own_store, (app.config["DATA_DIR"] / "profiles" / "team").resolve())
+    delete_by_nix(own_store, (app.config["DATA_DIR"] / "profiles" / "team").resolve())
 
     assert run_reconcile() == [
         "generation 1 of team had lost a part; generation 1 of team is built of what is left"
