@@ -115,6 +115,8 @@ def _getter(name: str, field: fields.Field[Any]) -> Callable[[Any], Any]:
         return attrgetter(field.attribute or name)
     if isinstance(field, NestedColumns):
         return field.get_from
+    if isinstance(field, JoinedNames):
+        return field.getter(name)
     return lambda row: field.serialize(name, row, accessor=getattr)
 
 
@@ -191,8 +193,10 @@ class JoinedNames(fields.List[Any]):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(fields.String(), **kwargs)
 
-    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> list[Any] | None:
-        return sorted(value.split(",")) if value else []
+    def getter(self, name: str) -> Callable[[Any], list[str]]:
+        """Return the function that gets the names from a row."""
+        get = attrgetter(name)
+        return lambda row: sorted(joined.split(",")) if (joined := get(row)) else []
 
 
 class Choice(fields.Enum[StrEnum]):

@@ -3,11 +3,34 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, bindparam, case, func, select
+from sqlalchemy import ColumnElement, Select, String, bindparam, case, func, select
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from catalog_models import CatalogIndex
 from models import AnyRow, Package, PackageStatus, Task, Token, columns, db, utcnow
 from profile_models import Apply, Membership, Profile
+
+
+class Joined(FunctionElement[str]):
+    """The texts of a group, joined by commas.
+
+    SQLAlchemy's own aggregate_strings is compiled at each execution, which takes 25 µs.
+    """
+
+    type = String()
+    inherit_cache = True
+
+
+@compiles(Joined)
+def _joined(texts: Joined, compiler: SQLCompiler, **options: Any) -> str:
+    return f"string_agg({compiler.process(texts.clauses, **options)}, ',')"
+
+
+@compiles(Joined, "sqlite")
+def _joined_by_sqlite(texts: Joined, compiler: SQLCompiler, **options: Any) -> str:
+    return f"group_concat({compiler.process(texts.clauses, **options)})"
 
 
 def _packages() -> Select[Any]:
@@ -19,13 +42,13 @@ def _packages() -> Select[Any]:
         .scalar_subquery()
     )
     names = (
-        select(func.aggregate_strings(Profile.name, ","))
+        select(Joined(Profile.name))
         .join(Membership, Membership.profile_id == Profile.id)
         .where(Membership.package_id == Package.id)
         .correlate(Package)
         .scalar_subquery()
     )
-    profiles = case((Package.status == PackageStatus.ACTIVATED, names))  # few are: ask for no other
+    profiles = case((Package.status == PackageStatus.ACTIVATED, names))  # else there are none
     task = (
         Task.id.label("task_id"),
         Task.status.label("task_status"),
