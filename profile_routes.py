@@ -15,6 +15,7 @@ import errors
 import profiles
 import services
 from api import Blueprint, headers
+from fields import PROFILE_NAME
 from followers import wait_until
 from history import History, place
 from models import LIVE, AnyRow, Task, db
@@ -163,7 +164,9 @@ def delete(profile_name: str) -> Any:
 
 def _state(name: str) -> AnyRow:
     """Return a profile as it is by the record. Raises NoSuchProfile."""
-    row = db.session.execute(STATES.where(Profile.id == profiles.find(name).id)).one_or_none()
+    mine = STATES.where(Profile.name == name)
+    # PostgreSQL would refuse to look for some other texts.
+    row = db.session.execute(mine).one_or_none() if PROFILE_NAME.fullmatch(name) else None
     if row is None:
         raise errors.NoSuchProfile(name=name)
     return row

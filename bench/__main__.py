@@ -14,7 +14,7 @@ from measurements import Results
 import catalog
 
 HERE = Path(__file__).resolve().parent
-USAGE = "usage: script/bench [--quick | cpu | catalog]"
+USAGE = "usage: script/bench [--quick | cpu | catalog | apply]"
 
 
 def main(arguments):
@@ -30,6 +30,10 @@ def main(arguments):
             print(results.table())
         case ["catalog"]:
             catalog.measure()
+        case ["apply"]:
+            results = Results()
+            builds.measure_applies(results, rounds=5)
+            print(results.table())
         case _:
             raise SystemExit(USAGE)
 
@@ -62,6 +66,8 @@ def measure_basics(results, rounds, seconds, batches):
     throughput.measure(results, seconds, rounds)
     progress("builds")
     builds.measure(results, rounds, batches)
+    progress("applies")
+    builds.measure_applies(results, batches)
 
 
 def progress(what):

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from config import SETTINGS
-from script import pinned, telling
+from script import pinned, sets, telling
 from script.telling import BOLD, CYAN, RED, Unexpected, expect, step, tell
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,35 +40,8 @@ LIVE = ("queued", "running")
 
 def story(api: "Api", profile: Path) -> None:
     """Take a package from a name and a version to a program that runs, then switch versions."""
-    step("Is the service there?")
-    answer = api.get("/hello", 200)
-    expect("the greeting", answer, {"message": "Welcome to Package API"})
-
-    step("Mint the first token; on a new development server this needs none")
-    api.keep_token(api.post("/api/v1/tokens", 201)["token"])
-
-    step("From now on, a request without a token is refused")
-    answer = api.post("/api/v1/tokens", 401, with_token=False)
-    expect("the problem's status", answer["status"], 401)
-
-    step("Register a package, by name and version")
-    newer = register(api, "hello", "2.12.1")
-
-    step("Download it: Nix builds it in the background, and a task shows the progress")
-    task = download(api, newer)
-
-    step("Wait for the task to end")
-    task = wait(api, task)
-    expect("the task's status", task["status"], "succeeded")
-
-    step("Read the log of its build")
-    api.get(f"/api/v1/task/{task['id']}/log", 200)
-
-    step("Activate it: the profile now has its programs")
-    activate(api, newer)
-
-    step("Run it")
-    first_greeting = run(profile / "bin" / "hello")
+    begin(api)
+    newer, first_greeting = install(api, profile)
 
     step("Register, download and activate another version of it")
     older = register(api, "hello", "2.10.0")
@@ -97,6 +70,42 @@ def story(api: "Api", profile: Path) -> None:
         {package["version"]: package["status"] for package in packages},
         {"2.12.1": "downloaded", "2.10.0": "activated", "9.9.9": "created"},
     )
+
+
+def begin(api: "Api") -> None:
+    """Greet the service, and get a token."""
+    step("Is the service there?")
+    answer = api.get("/hello", 200)
+    expect("the greeting", answer, {"message": "Welcome to Package API"})
+
+    step("Mint the first token; on a new development server this needs none")
+    api.keep_token(api.post("/api/v1/tokens", 201)["token"])
+
+    step("From now on, a request without a token is refused")
+    answer = api.post("/api/v1/tokens", 401, with_token=False)
+    expect("the problem's status", answer["status"], 401)
+
+
+def install(api: "Api", profile: Path) -> tuple[int, str]:
+    """Register, download, activate and run a package; return its id and what it printed."""
+    step("Register a package, by name and version")
+    newer = register(api, "hello", "2.12.1")
+
+    step("Download it: Nix builds it in the background, and a task shows the progress")
+    task = download(api, newer)
+
+    step("Wait for the task to end")
+    task = wait(api, task)
+    expect("the task's status", task["status"], "succeeded")
+
+    step("Read the log of its build")
+    api.get(f"/api/v1/task/{task['id']}/log", 200)
+
+    step("Activate it: the profile now has its programs")
+    activate(api, newer)
+
+    step("Run it")
+    return newer, run(profile / "bin" / "hello")
 
 
 def register(api: "Api", name: str, version: str) -> int:
@@ -164,6 +173,10 @@ class Api:
     def post(self, path: str, status: int, body: Any = None, *, with_token: bool = True) -> Any:
         """Send a POST and return the answer, which must have this status."""
         return self._ask("POST", path, status, body, with_token=with_token)
+
+    def put(self, path: str, status: int, body: Any) -> Any:
+        """Send a PUT and return the answer, which must have this status."""
+        return self._ask("PUT", path, status, body)
 
     def _ask(
         self, method: str, path: str, status: int, body: Any = None, *, with_token: bool = True
@@ -235,6 +248,7 @@ def main(store: str) -> int:
         ):
             api = Api(url)
             story(api, folder / "profile")
+            sets.story(api, folder)
             pinned.story(pinned.Shell(environment | of_pkgctl(folder, api)), folder)
             run(folder / "profile" / "bin" / "hello")
             step("Stop the service")
