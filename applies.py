@@ -211,12 +211,11 @@ def _turn(attempt: Attempt, profile: History) -> Iterator[None]:
     """Wait until no other change goes on."""
     with ExitStack() as within:
         while True:
-            attempt.check()
             try:
                 within.enter_context(profiles.change(profile, seconds=TURN_SECONDS))
                 break
             except Busy:
-                continue
+                attempt.beat()
         attempt.check()
         yield
 

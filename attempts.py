@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -115,8 +114,10 @@ class Attempt:
 
     def check(self) -> None:
         """Raise Stopped, Cancelled or LeaseLost as `beat` does, by the database as it is now."""
-        self._flushed_at = -math.inf
-        self.beat()
+        if self.stopping.is_set():
+            raise Stopped
+        if self.lease.is_cancel_requested():
+            raise Cancelled
 
     def note(self, statement: Executable) -> None:
         """Have a statement executed with what is written next."""

@@ -373,21 +373,35 @@ def test_an_apply_that_lost_its_lease_during_the_check_leaves_no_record(
 
 
 @SQLITE
-def test_the_record_counts_only_under_the_lease_and_without_a_cancel(
-    app, downloaded, put, get_task, pool, held, monkeypatch
+@pytest.mark.parametrize("step", ["_follow", "build"])
+def test_a_cancel_before_the_record_leaves_none(
+    downloaded, put, get_task, pool, held, monkeypatch, step
 ):
     downloaded()
     task_id = put(HELLO).json["task_id"]
-    build = profiles.build
+    real = getattr(profiles, step)
 
-    def build_and_cancel(*arguments):
-        task_queue.request_cancel(db.session.scalar(select(Task.id).where(Task.kind == "apply")))
-        return build(*arguments[:2])
+    def cancel_and_go_on(*arguments):
+        task_queue.request_cancel(UUID(task_id))
+        return real(*arguments)
 
-    monkeypatch.setattr(profiles, "build", build_and_cancel)
+    monkeypatch.setattr(profiles, step, cancel_and_go_on)
     assert pool.run_one()
 
     assert (get_task(task_id)["status"], held()) == ("cancelled", [])
+
+
+@SQLITE
+def test_an_apply_that_begins_as_the_service_stops_goes_back_to_the_queue(
+    downloaded, put, get_task, pool
+):
+    downloaded()
+    task_id = put(HELLO).json["task_id"]
+    pool.stopping.set()
+
+    assert pool.run_one()
+
+    assert (get_task(task_id)["status"], get_task(task_id)["attempt"]) == ("queued", 0)
 
 
 @SQLITE
