@@ -36,7 +36,7 @@ import openapi
 import packages
 import pins
 import profile_models  # noqa: F401 # its tables
-import profile_routes
+import profiles
 import services
 import tasks
 import tokens
@@ -55,7 +55,7 @@ BLUEPRINTS = (
     packages,
     tasks,
     catalogs,
-    profile_routes,
+    profiles,
     generations,
     tokens,
     health,

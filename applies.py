@@ -13,10 +13,11 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Executable, Select, exists, func, select, tuple_
 from sqlalchemy.orm import aliased
 
+import activation
 import history
 import nix
-import profiles
 import task_queue
+from activation import Watch
 from attempts import Attempt, Cancelled, Failed, Outdated
 from errors import Busy, CheckFailed, InvalidInput
 from history import PACKAGES, History
@@ -31,7 +32,6 @@ from models import (
     insert_or_ignore,
 )
 from profile_models import AppliedPackage, Apply
-from profiles import Watch
 from task_queue import SUPERSEDED, TaskError, WantedSet
 
 TURN_SECONDS = 0.5  # between the looks at whether the task is to be stopped
@@ -58,7 +58,7 @@ def accept(
     two versions of a name or a name that no profile can have.
     """
     _refuse_doubles(wanted)
-    profile, is_new = profiles.add(name)
+    profile, is_new = activation.add(name)
     is_for_this_state = check(None if is_new else profile)
     ids = _registered(wanted)
     if not is_new and _is_so(profile, ids):
@@ -83,14 +83,14 @@ def plan(name: str, wanted: Sequence[NamedVersion], check: Check) -> dict[str, A
     nix.ProfileRefused.
     """
     _refuse_doubles(wanted)
-    profiles.check_name(name)
+    activation.check_name(name)
     profile = history.of(name)
     check(profile)
     before = profile.active() if profile else []
     found = list(db.session.execute(PACKAGES.where(_is_one_of(wanted))))
     there = [package for package in found if package.status != PackageStatus.CREATED]
-    profiles.check_new(profile, there)
-    profiles.try_out(there)
+    activation.check_new(profile, there)
+    activation.try_out(there)
 
     ids = {(package.name, package.version): package.id for package in found}
     held, missing = {(one.name, one.version) for one in before}, {*wanted} - {*_named(there)}
@@ -105,7 +105,7 @@ def plan(name: str, wanted: Sequence[NamedVersion], check: Check) -> dict[str, A
             if old.name in versions
         ],
         "to_download": [_told(one, ids) for one in sorted(missing)],
-        "closure_size_change": profiles.closure_size(there) - profiles.closure_size(before),
+        "closure_size_change": activation.closure_size(there) - activation.closure_size(before),
     }
 
 
@@ -158,7 +158,7 @@ def _is_so(profile: History, ids: Sequence[int]) -> bool:
     return (
         is_true
         and {package.id for package in profile.active()} == set(ids)
-        and not profiles.is_applying(profile)
+        and not activation.is_applying(profile)
     )
 
 
@@ -194,7 +194,7 @@ def apply(attempt: Attempt, subject: WantedSet) -> Sequence[Executable]:
         _check(profile, subject, packages)
         try:
             watch = Watch(attempt.beat, partial(_confirm, attempt))
-            profiles.hold(profile, packages, subject.by, watch)
+            activation.hold(profile, packages, subject.by, watch)
         except CheckFailed as error:
             raise Failed(TaskError("check_failed", str(error), error.hint)) from None
         except nix.NixError as error:
@@ -212,7 +212,7 @@ def _turn(attempt: Attempt, profile: History) -> Iterator[None]:
     with ExitStack() as within:
         while True:
             try:
-                within.enter_context(profiles.change(profile, seconds=TURN_SECONDS))
+                within.enter_context(activation.change(profile, seconds=TURN_SECONDS))
                 break
             except Busy:
                 attempt.beat()

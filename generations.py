@@ -7,8 +7,8 @@ from typing import Any
 from flask import g
 from sqlalchemy import select
 
+import activation
 import errors
-import profiles
 from api import Blueprint, headers, page
 from history import History
 from models import AnyRow, columns, db
@@ -41,7 +41,7 @@ REFUSALS = (
 @blueprint.refuses(errors.NoSuchProfile)
 def index(query: dict[str, Any]) -> Any:
     """List a profile's generations, newest first."""
-    profile = profiles.find(query.pop("profile"))
+    profile = activation.find(query.pop("profile"))
     mine = Generation.profile_id == profile.id, Generation.id.not_in(profile.untrue())
     number = Generation.number
     rows, headers = page(GENERATIONS, query, *mine, key=number, newest_first=True, cursor="number")
@@ -54,8 +54,8 @@ def index(query: dict[str, Any]) -> Any:
 @blueprint.refuses(*REFUSALS)
 def activate(query: dict[str, Any], number: int) -> Any:
     """Switch to a generation; being there already is a success."""
-    profile = profiles.find(query["profile"])
-    profiles.switch(profile, number, by=g.caller.label)
+    profile = activation.find(query["profile"])
+    activation.switch(profile, number, by=g.caller.label)
     return _one(profile, number)
 
 
@@ -65,8 +65,8 @@ def activate(query: dict[str, Any], number: int) -> Any:
 @blueprint.refuses(*REFUSALS)
 def rollback(query: dict[str, Any]) -> Any:
     """Switch to the generation that was active before this one."""
-    profile = profiles.find(query["profile"])
-    return _one(profile, profiles.rollback(profile, by=g.caller.label))
+    profile = activation.find(query["profile"])
+    return _one(profile, activation.rollback(profile, by=g.caller.label))
 
 
 def _one(profile: History, number: int) -> dict[str, Any]:

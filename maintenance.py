@@ -16,11 +16,11 @@ from flask import current_app
 from sqlalchemy import Select, delete, func, or_, select
 from sqlalchemy.orm import aliased
 
+import activation
 import gc_roots
 import history
 import nix
 import pins
-import profiles
 import services
 from history import History
 from models import LIVE, Package, PackageStatus, Task, TaskKind, TaskStatus, db, soon
@@ -44,9 +44,9 @@ def reconcile(*, force: bool = False, seconds: float = math.inf) -> list[str]:
     Everything is looked at first, and written in one transaction. Raises nix.ProfileReplaced, Busy
     after waiting `seconds` for its turn and, without `force`, TooMuchLost.
     """
-    with profiles.locked(seconds):
+    with activation.locked(seconds):
         new = history.unregistered()
-        profiles.register(new)
+        activation.register(new)
         lost, every = _lost_packages(), history.every()
         if not force:
             _refuse_to_lose(len(lost), every)
@@ -132,7 +132,7 @@ def _needed_roots(without: Collection[Package]) -> Iterator[tuple[str, Callable[
     downloaded = select(Package).where(Package.status != PackageStatus.CREATED)
     for one in db.session.scalars(downloaded).all():
         if one not in without:
-            ensure = partial(profiles.ensure_rooted, one.id, one.store_paths or [], known)
+            ensure = partial(activation.ensure_rooted, one.id, one.store_paths or [], known)
             yield f"{one.name} {one.version}", ensure
 
     for profile in history.every():
@@ -182,7 +182,7 @@ def _lead_back(profile: History, target: Path, number: int | None) -> str:
 def _rebuild(profile: History, found: history.Found, said: list[str]) -> history.Found | None:
     """Build the active generation again, of those of its packages that the store still has."""
     record = profile.record_of(found.number)
-    active = found.packages or profiles.in_order(profile.active())
+    active = found.packages or activation.in_order(profile.active())
     held = history.held_by(record) if record else active
     gone = history.lost(held)
     left = [package for package in held if package not in gone]
@@ -192,7 +192,7 @@ def _rebuild(profile: History, found: history.Found, said: list[str]) -> history
     with suppress(nix.BuildFailed):  # where it needs what is gone: then another one is built
         nix.restore(services.get(nix.Store), found.store_path)
     try:
-        number = profiles.build(profile.path, left)
+        number = activation.build(profile.path, left)
     except nix.ProfileRefused as error:
         said.append(f"{had_lost}, and can't be built again: {error}")
         return None
@@ -219,7 +219,7 @@ def collect_garbage(*, dry_run: bool, force: bool = False) -> Collected:
     or OSError where something that has to be kept can't be rooted and, without `force`,
     TooMuchLost.
     """
-    with profiles.locked(math.inf):
+    with activation.locked(math.inf):
         every, store = history.every(), services.get(nix.Store)
         for profile in every:
             nix.leads_to(profile.path)  # else its active generation is not known

@@ -5,10 +5,10 @@ from typing import Any
 from flask import current_app, g, url_for
 from sqlalchemy import select
 
+import activation
 import applies
 import errors
 import gc_roots
-import profiles
 import queries
 import services
 import task_queue
@@ -127,10 +127,10 @@ def activate_all(query: dict[str, Any], fields: dict[str, Any]) -> Any:
 
 
 def _activate(package_ids: list[int], *, profile: str, dry_run: bool) -> Any:
-    where = profiles.find(profile)
+    where = activation.find(profile)
     if dry_run:
-        return profiles.plan(where, package_ids)
-    profiles.activate(where, package_ids, by=g.caller.label)
+        return activation.plan(where, package_ids)
+    activation.activate(where, package_ids, by=g.caller.label)
     return {"status": PackageStatus.ACTIVATED}
 
 
@@ -149,9 +149,9 @@ def _activate(package_ids: list[int], *, profile: str, dry_run: bool) -> Any:
 )
 def deactivate(query: dict[str, Any], package_id: int) -> Any:
     """Take the package out of a profile; it stays downloaded, and in other profiles."""
-    profile = profiles.find(query["profile"])
+    profile = activation.find(query["profile"])
     find(package_id)
-    profiles.deactivate(profile, package_id, by=g.caller.label)
+    activation.deactivate(profile, package_id, by=g.caller.label)
     return {"status": find(package_id).status}
 
 
@@ -160,7 +160,7 @@ def deactivate(query: dict[str, Any], package_id: int) -> Any:
 @blueprint.refuses(errors.NoSuchPackage, errors.PackageInUse, errors.Busy, errors.FileUnusable)
 def forget(package_id: int) -> Any:
     """Forget the package, its tasks and its GC roots; not while it is activated or downloading."""
-    with profiles.locked():
+    with activation.locked():
         package = find(package_id)
         if not Package.forget(package_id, ~applies.is_wanted()):
             use = _use(package)

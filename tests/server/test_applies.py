@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import select, update
 from support import POSTGRESQL, SQLITE, bearing, until
 
+import activation
 import applies
 import nix
-import profiles
 import task_queue
 from downloads import Realised
 from downloads import downloaded as as_downloaded
@@ -379,13 +379,13 @@ def test_a_cancel_before_the_record_leaves_none(
 ):
     downloaded()
     task_id = put(HELLO).json["task_id"]
-    real = getattr(profiles, step)
+    real = getattr(activation, step)
 
     def cancel_and_go_on(*arguments):
         task_queue.request_cancel(UUID(task_id))
         return real(*arguments)
 
-    monkeypatch.setattr(profiles, step, cancel_and_go_on)
+    monkeypatch.setattr(activation, step, cancel_and_go_on)
     assert pool.run_one()
 
     assert (get_task(task_id)["status"], held()) == ("cancelled", [])
@@ -588,7 +588,7 @@ def test_an_apply_that_was_killed_before_its_record_ends_well_the_second_time(
     with app.app_context():
         package = db.session.get(Package, 1)
         one = nix.ProfilePackage(package.name, package.version, tuple(package.store_paths))
-        profiles.build(app.config["DATA_DIR"] / "profiles" / "team", [one])
+        activation.build(app.config["DATA_DIR"] / "profiles" / "team", [one])
 
     assert pool.run_one()
 

@@ -6,10 +6,10 @@ import pytest
 from sqlalchemy import event
 from support import POSTGRESQL, SQLITE, bearing, until
 
+import activation
 import applies
 import history
 import nix
-import profiles
 from errors import NoSuchProfile
 from maintenance import collect_garbage, reconcile
 from models import db
@@ -421,10 +421,10 @@ def test_a_profile_that_is_deleted_meanwhile_is_not_found(app, put, work):
     work()
     with app.app_context():
         team = history.of("team")
-        profiles.delete(team, _unconditionally)
+        activation.delete(team, _unconditionally)
 
         with pytest.raises(NoSuchProfile):
-            profiles.delete(team, _unconditionally)
+            activation.delete(team, _unconditionally)
 
 
 @POSTGRESQL
@@ -437,7 +437,7 @@ def test_a_set_that_is_given_to_a_profile_while_it_is_deleted_is_kept(app, clien
         wanted = [("parrot", "1.0.0")]
         return applies.accept("team", wanted, _unconditionally, by=None, request_id=None)
 
-    _, task_id = race(lambda: profiles.delete(team, _unconditionally), accept)
+    _, task_id = race(lambda: activation.delete(team, _unconditionally), accept)
 
     shown = client.get(TEAM).json
     assert (shown["task_id"], shown["generation"]) == (str(task_id), None)
