@@ -16,6 +16,7 @@ from sqlalchemy.orm import aliased
 import activation
 import history
 import nix
+import plans
 import task_queue
 from activation import Watch
 from attempts import Attempt, Cancelled, Failed, Outdated
@@ -89,8 +90,8 @@ def plan(name: str, wanted: Sequence[NamedVersion], check: Check) -> dict[str, A
     before = profile.active() if profile else []
     found = list(db.session.execute(PACKAGES.where(_is_one_of(wanted))))
     there = [package for package in found if package.status != PackageStatus.CREATED]
-    activation.check_new(profile, there)
-    activation.try_out(there)
+    plans.check_new(profile, there)
+    plans.try_out(there)
 
     ids = {(package.name, package.version): package.id for package in found}
     held, missing = {(one.name, one.version) for one in before}, {*wanted} - {*_named(there)}
@@ -105,7 +106,7 @@ def plan(name: str, wanted: Sequence[NamedVersion], check: Check) -> dict[str, A
             if old.name in versions
         ],
         "to_download": [_told(one, ids) for one in sorted(missing)],
-        "closure_size_change": activation.closure_size(there) - activation.closure_size(before),
+        "closure_size_change": plans.closure_size(there) - plans.closure_size(before),
     }
 
 

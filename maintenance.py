@@ -21,6 +21,7 @@ import gc_roots
 import history
 import nix
 import pins
+import plans
 import services
 from history import History
 from models import LIVE, Package, PackageStatus, Task, TaskKind, TaskStatus, db, soon
@@ -182,7 +183,7 @@ def _lead_back(profile: History, target: Path, number: int | None) -> str:
 def _rebuild(profile: History, found: history.Found, said: list[str]) -> history.Found | None:
     """Build the active generation again, of those of its packages that the store still has."""
     record = profile.record_of(found.number)
-    active = found.packages or activation.in_order(profile.active())
+    active = found.packages or plans.in_order(profile.active())
     held = history.held_by(record) if record else active
     gone = history.lost(held)
     left = [package for package in held if package not in gone]
@@ -192,7 +193,7 @@ def _rebuild(profile: History, found: history.Found, said: list[str]) -> history
     with suppress(nix.BuildFailed):  # where it needs what is gone: then another one is built
         nix.restore(services.get(nix.Store), found.store_path)
     try:
-        number = activation.build(profile.path, left)
+        number = plans.build(profile.path, left)
     except nix.ProfileRefused as error:
         said.append(f"{had_lost}, and can't be built again: {error}")
         return None

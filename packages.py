@@ -9,6 +9,7 @@ import activation
 import applies
 import errors
 import gc_roots
+import plans
 import queries
 import services
 import task_queue
@@ -129,7 +130,7 @@ def activate_all(query: dict[str, Any], fields: dict[str, Any]) -> Any:
 def _activate(package_ids: list[int], *, profile: str, dry_run: bool) -> Any:
     where = activation.find(profile)
     if dry_run:
-        return activation.plan(where, package_ids)
+        return plans.plan(where, package_ids)
     activation.activate(where, package_ids, by=g.caller.label)
     return {"status": PackageStatus.ACTIVATED}
 

@@ -11,6 +11,7 @@ from support import POSTGRESQL, SQLITE, bearing, until
 import activation
 import applies
 import nix
+import plans
 import task_queue
 from downloads import Realised
 from downloads import downloaded as as_downloaded
@@ -373,19 +374,19 @@ def test_an_apply_that_lost_its_lease_during_the_check_leaves_no_record(
 
 
 @SQLITE
-@pytest.mark.parametrize("step", ["_follow", "build"])
+@pytest.mark.parametrize(("module", "step"), [(activation, "_follow"), (plans, "build")])
 def test_a_cancel_before_the_record_leaves_none(
-    downloaded, put, get_task, pool, held, monkeypatch, step
+    downloaded, put, get_task, pool, held, monkeypatch, module, step
 ):
     downloaded()
     task_id = put(HELLO).json["task_id"]
-    real = getattr(activation, step)
+    real = getattr(module, step)
 
     def cancel_and_go_on(*arguments):
         task_queue.request_cancel(UUID(task_id))
         return real(*arguments)
 
-    monkeypatch.setattr(activation, step, cancel_and_go_on)
+    monkeypatch.setattr(module, step, cancel_and_go_on)
     assert pool.run_one()
 
     assert (get_task(task_id)["status"], held()) == ("cancelled", [])
@@ -588,7 +589,7 @@ def test_an_apply_that_was_killed_before_its_record_ends_well_the_second_time(
     with app.app_context():
         package = db.session.get(Package, 1)
         one = nix.ProfilePackage(package.name, package.version, tuple(package.store_paths))
-        activation.build(app.config["DATA_DIR"] / "profiles" / "team", [one])
+        plans.build(app.config["DATA_DIR"] / "profiles" / "team", [one])
 
     assert pool.run_one()
 
