@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Executable, Select, String, and_, literal, or_, select, update
+from sqlalchemy import Executable, Select, String, and_, insert, literal, or_, select, update
 from sqlalchemy.orm import aliased
 
 import nix
@@ -269,7 +269,8 @@ def add_apply(
     db.session.flush()
     db.session.add(Apply(task_seq=task.seq, profile_id=profile_id, **more))
     db.session.flush()
-    db.session.add_all(AppliedPackage(task_seq=task.seq, package_id=one) for one in package_ids)
+    if rows := [{"task_seq": task.seq, "package_id": one} for one in package_ids]:
+        db.session.execute(insert(AppliedPackage), rows)
     return task.id
 
 

@@ -86,6 +86,8 @@ def _make_folder(folder: Path) -> None:
 def check_activatable(store: Store, package: ProfilePackage) -> None:
     """Raise ProfileRefused for a package of which a profile would hold nothing of the store."""
     path = Path(package.paths[0])
+    if path.is_dir() and not path.is_symlink():
+        return  # as nearly all are: to resolve a path takes much longer
     target = path.resolve()
     if not target.exists():
         problem = "is a link to nothing" if path.is_symlink() else "does not exist"
