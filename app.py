@@ -37,6 +37,8 @@ import metrics
 import nix
 import packages
 import pins
+import profile_models  # noqa: F401 # its tables
+import profiles
 import read_only
 import services
 import tasks
@@ -45,14 +47,24 @@ from auth import Throttle
 from catalog_state import Catalogs
 from database import DatabaseFile
 from fields import MAX_ID, rfc3339
+from followers import FollowerSlots
 from models import DATABASE_AWAY, cause, db
 from openapi import ApiDocument
-from tasks import FollowerSlots
 from worker import Pool
 
 log = logging.getLogger("pkgd.server")
 
-BLUEPRINTS = (packages, tasks, catalogs, generations, tokens, health, metrics, api_pages)
+BLUEPRINTS = (
+    packages,
+    tasks,
+    catalogs,
+    profiles,
+    generations,
+    tokens,
+    health,
+    metrics,
+    api_pages,
+)
 REQUEST_ID_LENGTH = 64
 # A path below which a proxy may serve all this: no empty part, which could name another host, and
 # none of one or two dots.

@@ -4,8 +4,9 @@ import errno
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from flask import Flask
@@ -28,7 +29,11 @@ FETCH_RETRY_SECONDS = (1, 4)
 FLUSH_BYTES = 256 * 1024
 
 # What each kind of task begins with. Until the next phase, a fault of the host costs no attempt.
-FIRST_PHASES = {TaskKind.DOWNLOAD: "resolving", TaskKind.INDEX: "indexing"}
+FIRST_PHASES = {
+    TaskKind.DOWNLOAD: "resolving",
+    TaskKind.INDEX: "indexing",
+    TaskKind.APPLY: "applying",
+}
 
 
 class Stopped(Exception):
@@ -43,8 +48,21 @@ class Yielded(Exception):
     """The task goes back to the queue, to be gone on with later; the message says why."""
 
 
+class Failed(Exception):
+    """The task can't be done, for a reason that Nix knows nothing of."""
+
+    def __init__(self, error: TaskError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
 class Outdated(Exception):
-    """What the task was to do is no longer wanted; the message says why."""
+    """What the task was to do is no longer wanted."""
+
+    def __init__(self, reason: TaskError | str) -> None:
+        """Say why, in words or by an error that the task is to show."""
+        super().__init__(reason.message if isinstance(reason, TaskError) else reason)
+        self.error = reason if isinstance(reason, TaskError) else None
 
 
 class Attempt:
@@ -91,6 +109,17 @@ class Attempt:
         if time.monotonic() - self._flushed_at >= FLUSH_SECONDS or len(self._log) >= FLUSH_BYTES:
             self._flush_or_wait()
 
+    def beat(self) -> None:
+        """Renew the lease in time; raise Stopped, Cancelled or LeaseLost to stop the run."""
+        self.tick(b"", self.progress)
+
+    def check(self) -> None:
+        """Raise Stopped, Cancelled or LeaseLost as `beat` does, by the database as it is now."""
+        if self.stopping.is_set():
+            raise Stopped
+        if self.lease.is_cancel_requested():
+            raise Cancelled
+
     def note(self, statement: Executable) -> None:
         """Have a statement executed with what is written next."""
         self._notes.append(statement)
@@ -108,7 +137,7 @@ class Attempt:
         """
         while True:
             try:
-                is_cancelled = self._stage()
+                is_cancelled = self.stage()
                 write()
             except DATABASE_AWAY as error:
                 self._give_up_or_wait(error)
@@ -123,7 +152,7 @@ class Attempt:
         try:
             if lease.attempt > 1 or self.tmp.parent.exists():
                 nix.sweep(self.tmp.parent)  # what killed attempts have left behind
-            effect = work(self)
+            effects = work(self)
 
         except Stopped:
             self.say("the service stops; the task goes back to the queue")
@@ -136,7 +165,10 @@ class Attempt:
             return lease.requeue
         except Outdated as reason:
             self.say(f"cancelled: {reason}")
-            return lease.cancel
+            return partial(lease.cancel, reason.error)
+        except Failed as failed:
+            self.say(f"failed: {failed.error.code}")
+            return partial(lease.fail, failed.error)
         except nix.NixMissing:
             return lease.requeue
         except nix.NixError as error:
@@ -148,7 +180,7 @@ class Attempt:
                 return self._failing(nix.NixUnavailable(str(error.strerror)))
             raise
 
-        return lambda: lease.succeed(effect)
+        return partial(lease.succeed, *effects)
 
     def _failing(self, error: nix.NixError) -> Callable[[], None]:
         """Return the method that writes why the task failed, or that has it tried again."""
@@ -193,7 +225,7 @@ class Attempt:
         now = time.monotonic()
         due = now - self._renewed_at >= self.config["LEASE_SECONDS"] / 3
         if self._log or self._notes or self.progress != self._shown or due:
-            requested = self._stage()
+            requested = self.stage()
             db.session.commit()
             self._forget_written()
         else:
@@ -209,8 +241,11 @@ class Attempt:
         self._shown = self.progress
         self._flushed_at = self._renewed_at = time.monotonic()
 
-    def _stage(self) -> bool:
-        """Write a longer lease, the progress and a piece of log, without a commit."""
+    def stage(self) -> bool:
+        """Write a longer lease, the progress and a piece of log, without a commit.
+
+        Return True when a cancel was requested; raise LeaseLost when the lease is gone.
+        """
         # First of all, since it raises LeaseLost where the task is gone, with its log.
         requested = self.lease.renew(
             self.config["LEASE_SECONDS"],
@@ -252,5 +287,5 @@ class Attempt:
             self.say(f"the log is cut here, at its limit of {limit} bytes; the build goes on")
 
 
-# What a task does; it returns the statement that is executed with the task's success.
-Work = Callable[[Attempt], Executable]
+# What a task does; it returns the statements that are executed with the task's success.
+Work = Callable[[Attempt], Sequence[Executable]]

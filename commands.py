@@ -285,7 +285,7 @@ def gc(dry_run: bool, force: bool) -> None:
         check_writable()
     done = maintenance.collect_garbage(dry_run=dry_run, force=force)
     would = "would be " if dry_run else ""
-    numbers = ", ".join(map(str, done.generations)) or "none"
+    numbers = ", ".join(done.generations) or "none"
     click.echo(f"generations {would}removed: {numbers}")
     click.echo(f"roots {would}removed: {len(done.roots)}")
     click.echo(f"bytes {would}freed: {done.freed_bytes}")

@@ -149,7 +149,7 @@ def _store_in_use(folder: Path) -> str | None:
 
 
 def _targets(folder: Path) -> Iterator[Path]:
-    for pattern in ("roots/*-*", "profile-*-link"):
+    for pattern in ("roots/*-*", "profile-*-link", "profiles/*-link"):
         for link in folder.glob(pattern):
             with suppress(OSError):
                 yield link.readlink()

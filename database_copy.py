@@ -16,6 +16,7 @@ from sqlalchemy import (
     LargeBinary,
     Table,
     create_engine,
+    delete,
     func,
     insert,
     inspect,
@@ -27,6 +28,7 @@ from sqlalchemy.exc import DBAPIError
 import database
 from models import cause, db
 
+FIRST = {"profiles": 1}  # rows that a new schema has
 # How many rows are in memory at a time.
 ROWS = 500
 LARGE_ROWS = 16  # of pieces of logs
@@ -91,11 +93,17 @@ def _take_snapshot(connection: Connection) -> None:
 
 
 def _check_empty(destination: Connection) -> None:
+    """Begin to write, and delete what a new schema has. Raises CopyError if there is more."""
     if destination.dialect.name == "sqlite":
         destination.exec_driver_sql("BEGIN IMMEDIATE")
-    filled = [table.name for table in _tables() if _count(destination, table)]
+    filled = [
+        table.name for table in _tables() if _count(destination, table) > FIRST.get(table.name, 0)
+    ]
     if filled:
         raise CopyError(f"the destination is not empty: it has {', '.join(filled)}")
+    for table in _tables():
+        if table.name in FIRST:
+            destination.execute(delete(table))
 
 
 def _copy_table(table: Table, source: Connection, destination: Connection, report: Report) -> int:

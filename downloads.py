@@ -1,5 +1,6 @@
 """A download: find a package in the catalogs, build or fetch it, and root it."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from sqlalchemy import Update, update
@@ -44,7 +45,7 @@ def downloaded(package_id: int, realised: Realised) -> Update:
     )
 
 
-def download(attempt: Attempt, wanted: Wanted) -> Update:
+def download(attempt: Attempt, wanted: Wanted) -> Sequence[Update]:
     """Resolve a package, build or fetch it, and root it; return the statement of its success."""
     found = _resolve(attempt, wanted)
     try:
@@ -60,7 +61,7 @@ def download(attempt: Attempt, wanted: Wanted) -> Update:
     attempt.progress = nix.Progress(done, expected, "rooting")
     size = nix.closure_size(attempt.store, paths)
     attempt.say(f"downloaded {paths[0]}, {size} bytes with all that it needs")
-    return downloaded(wanted.package_id, Realised(store_paths=paths, closure_size=size))
+    return [downloaded(wanted.package_id, Realised(store_paths=paths, closure_size=size))]
 
 
 def _resolve(attempt: Attempt, wanted: Wanted) -> nix.Resolution:

@@ -242,6 +242,46 @@ class NoSuchToken(ApiError):
     example: ClassVar = {"token_id": 7}
 
 
+class NoSuchProfile(ApiError):
+    """There is no profile of this name."""
+
+    status = 404
+    code = "no-such-profile"
+    message = "there is no profile {name!r}"
+    hint = "List the profiles, or make it: PUT profile/NAME."
+    example: ClassVar = {"name": "staging"}
+
+
+class NothingToPromote(ApiError):
+    """The profile that is to be promoted has no generation."""
+
+    status = 409
+    code = "nothing-to-promote"
+    message = "the profile {name} has no generation"
+    hint = "Apply a set to it first."
+    example: ClassVar = {"name": "staging"}
+
+
+class ProfileKept(ApiError):
+    """The profile can't be deleted."""
+
+    status = 409
+    code = "profile-kept"
+    message = "the profile {name} can't be deleted: {why}"
+    hint = "Wait for the apply, or cancel it."
+    example: ClassVar = {"name": "default", "why": "it always exists"}
+
+
+class ProfileChanged(ApiError):
+    """The profile is not in the state that If-Match or If-None-Match names."""
+
+    status = 412
+    code = "profile-changed"
+    message = "the profile {name} has changed: its ETag is {etag}"
+    hint = "Look at it again, and decide anew."
+    example: ClassVar = {"name": "staging", "etag": '"7.b5qvdl8x"'}
+
+
 class NoSuchGeneration(ApiError):
     """The profile has no generation of this number."""
 

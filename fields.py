@@ -26,6 +26,8 @@ CONTROLS = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
 PLAIN_TEXT = validate.Regexp(
     rf"[^{CONTROLS}\ud800-\udfff]*\Z", error="Must hold no control characters."
 )
+PROFILE_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}\Z")
+PROFILE_NAME_ERROR = "Must begin with a small letter, and hold 32 of a-z, 0-9 and - at most."
 MAX_ID = 2**31 - 1
 MAX_IDS = 1000
 MAX_OFFSET = 2**53 - 1
@@ -36,6 +38,7 @@ MAX_WAIT_SECONDS = 30
 # The same rules as regular expressions of JSON Schema, for the API document.
 NAME_RULE = "^[A-Za-z_][A-Za-z0-9_+.-]*$"
 PLAIN_TEXT_RULE = f"^[^{CONTROLS}]*$"
+PROFILE_NAME_RULE = "^[a-z][a-z0-9-]{0,31}$"
 NUMERAL = "(0|[1-9][0-9]*)"
 PART = f"({NUMERAL}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
 VERSION_RULE = (
@@ -112,6 +115,8 @@ def _getter(name: str, field: fields.Field[Any]) -> Callable[[Any], Any]:
         return attrgetter(field.attribute or name)
     if isinstance(field, NestedColumns):
         return field.get_from
+    if isinstance(field, JoinedNames):
+        return field.getter(name)
     return lambda row: field.serialize(name, row, accessor=getattr)
 
 
@@ -172,6 +177,26 @@ class TrueOrFalse(fields.Boolean):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(truthy={"true"}, falsy={"false"}, load_default=False, **kwargs)
+
+
+class ProfileName(fields.String):
+    """The name of a profile."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs["metadata"]["pattern"] = PROFILE_NAME_RULE
+        super().__init__(validate=validate.Regexp(PROFILE_NAME, error=PROFILE_NAME_ERROR), **kwargs)
+
+
+class JoinedNames(fields.List[Any]):
+    """A list of names, which a query joins by commas."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(fields.String(), **kwargs)
+
+    def getter(self, name: str) -> Callable[[Any], list[str]]:
+        """Return the function that gets the names from a row."""
+        get = attrgetter(name)
+        return lambda row: sorted(joined.split(",")) if (joined := get(row)) else []
 
 
 class Choice(fields.Enum[StrEnum]):

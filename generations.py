@@ -1,4 +1,4 @@
-"""The routes of the profile's generations: list, switch, roll back."""
+"""The routes of generations: list those of a profile, switch to one, roll back."""
 
 from collections import defaultdict
 from collections.abc import Collection
@@ -7,19 +7,24 @@ from typing import Any
 from flask import g
 from sqlalchemy import select
 
+import activation
 import errors
-import history
-import profiles
 from api import Blueprint, headers, page
-from models import AnyRow, Change, Generation, columns, db
-from schemas import GenerationQuerySchema, GenerationSchema
+from history import History
+from models import AnyRow, columns, db
+from profile_models import Change, Generation
+from profile_schemas import GenerationQuerySchema, GenerationSchema, ProfileQuerySchema
 
 blueprint = Blueprint(
-    "generations", __name__, url_prefix="/api/v1", description="The profile, and a way back"
+    "generations",
+    __name__,
+    url_prefix="/api/v1",
+    description="Generations of a profile, and a way back",
 )
 
 GENERATIONS = select(*columns(Generation))
 REFUSALS = (
+    errors.NoSuchProfile,
     errors.NoSuchGeneration,
     errors.ActivationRefused,
     errors.CheckFailed,
@@ -33,43 +38,48 @@ REFUSALS = (
 @blueprint.get("/generations")
 @blueprint.arguments(GenerationQuerySchema, location="query")
 @blueprint.response(200, GenerationSchema(many=True), headers=headers("Link", "X-Total-Count"))
+@blueprint.refuses(errors.NoSuchProfile)
 def index(query: dict[str, Any]) -> Any:
-    """List the profile's generations, newest first."""
-    is_true = Generation.id.not_in(history.untrue())
+    """List a profile's generations, newest first."""
+    profile = activation.find(query.pop("profile"))
+    mine = Generation.profile_id == profile.id, Generation.id.not_in(profile.untrue())
     number = Generation.number
-    rows, headers = page(
-        GENERATIONS, query, is_true, key=number, newest_first=True, cursor="number"
-    )
-    return _shown(rows), headers
+    rows, headers = page(GENERATIONS, query, *mine, key=number, newest_first=True, cursor="number")
+    return _shown(profile, rows), headers
 
 
 @blueprint.post("/generation/<id:number>/activate")
+@blueprint.arguments(ProfileQuerySchema, location="query")
 @blueprint.response(200, GenerationSchema)
 @blueprint.refuses(*REFUSALS)
-def activate(number: int) -> Any:
+def activate(query: dict[str, Any], number: int) -> Any:
     """Switch to a generation; being there already is a success."""
-    profiles.switch(number, by=g.caller.label)
-    return _one(number)
+    profile = activation.find(query["profile"])
+    activation.switch(profile, number, by=g.caller.label)
+    return _one(profile, number)
 
 
 @blueprint.post("/generations/rollback")
+@blueprint.arguments(ProfileQuerySchema, location="query")
 @blueprint.response(200, GenerationSchema)
 @blueprint.refuses(*REFUSALS)
-def rollback() -> Any:
+def rollback(query: dict[str, Any]) -> Any:
     """Switch to the generation that was active before this one."""
-    return _one(profiles.rollback(by=g.caller.label))
+    profile = activation.find(query["profile"])
+    return _one(profile, activation.rollback(profile, by=g.caller.label))
 
 
-def _one(number: int) -> dict[str, Any]:
-    row = db.session.execute(GENERATIONS.where(Generation.number == number)).one_or_none()
+def _one(profile: History, number: int) -> dict[str, Any]:
+    mine = Generation.profile_id == profile.id, Generation.number == number
+    row = db.session.execute(GENERATIONS.where(*mine)).one_or_none()
     if row is None:
         raise errors.NoSuchGeneration(number=number)
-    return _shown([row])[0]
+    return _shown(profile, [row])[0]
 
 
-def _shown(rows: list[AnyRow]) -> list[dict[str, Any]]:
+def _shown(profile: History, rows: list[AnyRow]) -> list[dict[str, Any]]:
     changes = _changes([row.id for row in rows])
-    active = history.current_number()
+    active = profile.current_number()
 
     return [
         {

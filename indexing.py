@@ -28,13 +28,13 @@ SETS = 500
 MESSAGE_LENGTH = 300
 
 
-def index(attempt: Attempt, subject: Unindexed) -> Update:
+def index(attempt: Attempt, subject: Unindexed) -> Sequence[Update]:
     """Index a catalog; return the statement of its success.
 
-    Raises Yielded while a download waits or the service is drained, Outdated once the catalog is
+    Raises Yielded while another task waits or the service is drained, Outdated once the catalog is
     another.
     """
-    return _Run(attempt, subject).run()
+    return [_Run(attempt, subject).run()]
 
 
 class _Run:
@@ -153,10 +153,10 @@ class _Run:
         self._catalog()
 
     def _make_way(self) -> None:
-        """Raise Yielded while a download waits, or the service is drained."""
+        """Raise Yielded while another task waits, or the service is drained."""
         self.asked_at = time.monotonic()
-        if task_queue.is_download_waiting(PATIENCE_SECONDS):
-            raise Yielded("a download waits")
+        if task_queue.is_other_waiting(PATIENCE_SECONDS):
+            raise Yielded("another task waits")
         drained = drain.reason(self.attempt.data_dir)
         if drained is not None:
             raise Yielded(drained)

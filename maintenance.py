@@ -1,10 +1,10 @@
-"""Maintenance: reconciling the database with the profile and the store, collecting, pruning.
+"""Maintenance: reconciling the database with profiles and the store, collecting, pruning.
 
-The profile is authoritative for what is active, and the store for what is downloaded.
+A profile is authoritative for what is active, and the store for what is downloaded.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,23 +16,16 @@ from flask import current_app
 from sqlalchemy import Select, delete, func, or_, select
 from sqlalchemy.orm import aliased
 
+import activation
 import gc_roots
 import history
 import nix
 import pins
-import profiles
+import plans
 import services
-from models import (
-    LIVE,
-    Generation,
-    Package,
-    PackageStatus,
-    Reason,
-    Task,
-    TaskStatus,
-    db,
-    soon,
-)
+from history import History
+from models import LIVE, Package, PackageStatus, Task, TaskKind, TaskStatus, db, soon
+from profile_models import Reason
 
 MANY_PACKAGES = 3  # as many that most of them are not lost by accident
 PRUNE_BATCH = 500
@@ -52,28 +45,39 @@ def reconcile(*, force: bool = False, seconds: float = math.inf) -> list[str]:
     Everything is looked at first, and written in one transaction. Raises nix.ProfileReplaced, Busy
     after waiting `seconds` for its turn and, without `force`, TooMuchLost.
     """
-    with profiles.locked(seconds):
-        lost = _lost_packages()
+    with activation.locked(seconds):
+        new = history.unregistered()
+        activation.register(new)
+        lost, every = _lost_packages(), history.every()
         if not force:
-            _refuse_to_lose(len(lost))
-        said = [f"{one.name} {one.version} is no longer in the store" for one in lost]
+            _refuse_to_lose(len(lost), every)
+        said = [f"the profile {name} is in its folder, and was not in the database" for name in new]
+        said += [f"{one.name} {one.version} is no longer in the store" for one in lost]
         said += _missing_roots(without=lost)
-        built = _repair(said)
-        unknown = (number for number in history.unrecorded() if not built or number != built.number)
-        found = [history.look(number) for number in unknown]
+        seen = [_see(profile, said) for profile in every]
 
         for package in lost:
             package.set_created()
-        said += history.forget_gone()
-        for one in found:
-            said += history.renew(one)[1]
-        if built:
-            history.note(built.number, history.adopt(built.packages), Reason.FOUND, None)
-        said += history.follow()
+        for profile, built, found in seen:
+            said += profile.forget_gone()
+            for one in found:
+                said += profile.renew(one)[1]
+            if built:
+                profile.note(built.number, history.adopt(built.packages), Reason.FOUND, None)
+            said += profile.follow()
         said += _missing_roots()
         db.session.commit()
         said += pins.mend_roots()
         return list(dict.fromkeys(said))
+
+
+def _see(
+    profile: History, said: list[str]
+) -> tuple[History, history.Found | None, list[history.Found]]:
+    """Return a profile, the generation that was built to repair it, and those without a record."""
+    built = _repair(profile, said)
+    unknown = [number for number in profile.unrecorded() if not built or number != built.number]
+    return profile, built, [profile.look(number) for number in unknown]
 
 
 def _lost_packages() -> list[Package]:
@@ -84,20 +88,23 @@ def _lost_packages() -> list[Package]:
     return [package for package in packages if not valid.issuperset(package.store_paths or ())]
 
 
-def _refuse_to_lose(lost: int) -> None:
-    """Raise TooMuchLost where most packages would go, or the profile has no generation any more."""
+def _refuse_to_lose(lost: int, every: Iterable[History]) -> None:
+    """Raise TooMuchLost where most packages would go, or a profile has no generation any more."""
     has_path = Package.store_path.is_not(None)
     all_ = db.session.scalar(select(func.count()).select_from(Package).where(has_path)) or 0
-    active = len(profiles.active())
-    is_gone = history.current_number() is None and not history.links()
     insist = "if that is right, run flask reconcile --force"
     if _are_most(lost, all_):
         store = services.get(nix.Store).directory
         what = f"{lost} of {all_} downloaded packages are not in the store {store}"
         raise TooMuchLost(f"{what} and would have to be downloaded again; {insist}")
-    if active >= MANY_PACKAGES and is_gone:
-        what = f"the profile {current_app.config['PROFILE']} has no generation any more"
-        raise TooMuchLost(f"{what}, and {active} packages would no longer be activated; {insist}")
+    for profile in every:
+        active = len(profile.active())
+        is_gone = profile.current_number() is None and not profile.links()
+        if active >= MANY_PACKAGES and is_gone:
+            what = f"the profile {profile.path} has no generation any more"
+            raise TooMuchLost(
+                f"{what}, and {active} packages would no longer be activated; {insist}"
+            )
 
 
 def _are_most(lost: int, all_: int) -> bool:
@@ -126,66 +133,71 @@ def _needed_roots(without: Collection[Package]) -> Iterator[tuple[str, Callable[
     downloaded = select(Package).where(Package.status != PackageStatus.CREATED)
     for one in db.session.scalars(downloaded).all():
         if one not in without:
-            ensure = partial(profiles.ensure_rooted, one.id, one.store_paths or [], known)
+            ensure = partial(activation.ensure_rooted, one.id, one.store_paths or [], known)
             yield f"{one.name} {one.version}", ensure
 
-    unknown = {n: path for n, path in history.links().items() if str(history.link(n)) not in known}
-    valid = nix.valid_paths(store, unknown.values())
-    for number, path in unknown.items():
-        if path in valid:
-            yield f"generation {number}", partial(_root_generation, number, path)
+    for profile in history.every():
+        links = {profile.link(number): number for number in profile.links()}
+        unknown = {link: str(link.readlink()) for link in links if str(link) not in known}
+        valid = nix.valid_paths(store, unknown.values())
+        for link, path in unknown.items():
+            if path in valid:
+                yield (
+                    f"generation {profile.label(links[link])}",
+                    partial(_root_generation, path, link),
+                )
 
 
-def _root_generation(number: int, path: str) -> bool:
-    nix.add_root(services.get(nix.Store), path, history.link(number))
+def _root_generation(path: str, link: Path) -> bool:
+    nix.add_root(services.get(nix.Store), path, link)
     return True
 
 
-def _repair(said: list[str]) -> history.Found | None:
-    """Make the profile a whole generation again; only Nix is asked to write.
+def _repair(profile: History, said: list[str]) -> history.Found | None:
+    """Make a profile a whole generation again; only Nix is asked to write.
 
     Say what was done, and return the generation if one was built. Raises nix.ProfileReplaced.
     """
-    target = nix.leads_to(current_app.config["PROFILE"])
+    target = nix.leads_to(profile.path)
     if target is None:
         return None
-    number = history.current_number()
+    number = profile.current_number()
     if number is None:
-        number = history.active_before()
-        said.append(_lead_back(target, number))
+        number = profile.active_before()
+        said.append(_lead_back(profile, target, number))
     if number is None:
         return None
-    found = history.look(number)
-    return _rebuild(found, said) if found.is_broken else None
+    found = profile.look(number)
+    return _rebuild(profile, found, said) if found.is_broken else None
 
 
-def _lead_back(target: Path, number: int | None) -> str:
+def _lead_back(profile: History, target: Path, number: int | None) -> str:
     """Make a profile that leads elsewhere the generation that was active last."""
-    elsewhere = f"the profile led to {target}, which is no generation of it"
+    elsewhere = f"{profile.title} led to {target}, which is no generation of it"
     if number is None:
         return f"{elsewhere}: nothing is active until it is replaced by the next activation"
-    nix.relink(current_app.config["PROFILE"], Path(history.link(number).name))
+    nix.relink(profile.path, Path(profile.link(number).name))
     return f"{elsewhere}: it leads to generation {number} again"
 
 
-def _rebuild(found: history.Found, said: list[str]) -> history.Found | None:
+def _rebuild(profile: History, found: history.Found, said: list[str]) -> history.Found | None:
     """Build the active generation again, of those of its packages that the store still has."""
-    record = history.record_of(found.number)
-    active = found.packages or profiles.in_order(profiles.active())
+    record = profile.record_of(found.number)
+    active = found.packages or plans.in_order(profile.active())
     held = history.held_by(record) if record else active
     gone = history.lost(held)
     left = [package for package in held if package not in gone]
 
     lost = "a part" if found.store_path else "its link"
+    had_lost = f"generation {profile.label(found.number)} had lost {lost}"
     with suppress(nix.BuildFailed):  # where it needs what is gone: then another one is built
         nix.restore(services.get(nix.Store), found.store_path)
     try:
-        number = profiles.build(current_app.config["PROFILE"], left)
+        number = plans.build(profile.path, left)
     except nix.ProfileRefused as error:
-        said.append(f"generation {found.number} had lost {lost}, and can't be built again: {error}")
+        said.append(f"{had_lost}, and can't be built again: {error}")
         return None
-    built = f"generation {number} is built of what is left"
-    said.append(f"generation {found.number} had lost {lost}; {built}")
+    said.append(f"{had_lost}; generation {profile.label(number)} is built of what is left")
     return replace(found, number=number, packages=left)
 
 
@@ -196,7 +208,7 @@ def _rebuild(found: history.Found, said: list[str]) -> history.Found | None:
 class Collected:
     """What a collection removed, or would: generations, roots, and bytes of store paths."""
 
-    generations: list[int]
+    generations: list[str]
     roots: list[Path]
     freed_bytes: int
 
@@ -208,30 +220,40 @@ def collect_garbage(*, dry_run: bool, force: bool = False) -> Collected:
     or OSError where something that has to be kept can't be rooted and, without `force`,
     TooMuchLost.
     """
-    with profiles.locked(math.inf):
-        nix.leads_to(current_app.config["PROFILE"])  # else the active generation is not known
+    with activation.locked(math.inf):
+        every, store = history.every(), services.get(nix.Store)
+        for profile in every:
+            nix.leads_to(profile.path)  # else its active generation is not known
         for _, ensure_rooted in _needed_roots(without=_lost_packages()):
             ensure_rooted()
-        old, store = _old_generations(), services.get(nix.Store)
+        old = {profile: _old_generations(profile) for profile in every}
+        generations = [profile.label(number) for profile in every for number in old[profile]]
         # First: so none is of a package that is registered and downloaded from here on.
         links = gc_roots.all_links(current_app.config["DATA_DIR"])
         if not force:
             _refuse_to_collect(links)
         if dry_run:
             stale = [*_stale(links), *pins.leftover_roots()]
-            without = [*stale, *map(history.link, old)]
-            return Collected(old, stale, nix.garbage_bytes(store, without))
+            unlinked = (profile.link(number) for profile in every for number in old[profile])
+            freed = nix.garbage_bytes(store, [*stale, *unlinked])
+            return Collected(generations, stale, freed)
 
-        nix.delete_generations(store, current_app.config["PROFILE"], old)
-        # One transaction: a download that began meanwhile would lose its root.
-        db.session.execute(delete(Generation).where(Generation.number.in_(old)))
-        _hold_back_downloads()
-        stale = _stale(links)
-        for link in stale:
-            link.unlink(missing_ok=True)
-        db.session.commit()
-        stale += pins.remove_leftover_roots()
-        return Collected(old, stale, nix.collect_garbage(store))
+        for profile, numbers in old.items():
+            nix.delete_generations(store, profile.path, numbers)
+            profile.forget(numbers)
+        stale = _remove_stale(links)
+        return Collected(generations, stale, nix.collect_garbage(store))
+
+
+def _remove_stale(links: dict[Path, int]) -> list[Path]:
+    """Remove the roots that nothing needs, in the transaction that has begun; return them."""
+    # One transaction: a download that began meanwhile would lose its root.
+    _hold_back_downloads()
+    stale = _stale(links)
+    for link in stale:
+        link.unlink(missing_ok=True)
+    db.session.commit()
+    return stale + pins.remove_leftover_roots()
 
 
 def _refuse_to_collect(links: dict[Path, int]) -> None:
@@ -245,10 +267,11 @@ def _refuse_to_collect(links: dict[Path, int]) -> None:
         raise TooMuchLost(f"{what} and would have to be downloaded again; {insist}")
 
 
-def _old_generations() -> list[int]:
+def _old_generations(profile: History) -> list[int]:
     """Return all generations but the newest KEEP_GENERATIONS and the active one."""
-    numbers = list(history.links())
-    needed = {*numbers[-current_app.config["KEEP_GENERATIONS"] :], history.current_number()}
+    numbers = list(profile.links())
+    newest = numbers[-current_app.config["KEEP_GENERATIONS"] :]
+    needed = {*newest, profile.current_number()}
     return [number for number in numbers if number not in needed]
 
 
@@ -258,7 +281,8 @@ def _hold_back_downloads() -> None:
     Under SQLite a transaction that has written does that by itself.
     """
     created = Package.status == PackageStatus.CREATED
-    db.session.execute(select(Package.id).where(created).with_for_update())
+    # In the order in which an apply locks packages.
+    db.session.execute(select(Package.id).where(created).order_by(Package.id).with_for_update())
 
 
 def _stale(links: dict[Path, int]) -> list[Path]:
@@ -314,6 +338,10 @@ def _old_tasks(days: int) -> Select[Any]:
 
     return (
         select(Task.seq)
-        .where(Task.status.not_in(LIVE), Task.finished_at < ended_before, has_newer)
+        .where(
+            Task.status.not_in(LIVE),
+            Task.finished_at < ended_before,
+            or_(has_newer, Task.kind == TaskKind.APPLY),
+        )
         .order_by(Task.seq)
     )

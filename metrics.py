@@ -33,7 +33,6 @@ import auth
 import catalog_index
 import drain
 import health
-import history
 import nix
 import queries
 import read_only
@@ -186,7 +185,7 @@ class StateCollector(Collector):
         with suppress(*UNREADABLE, nix.NixError):
             yield from list(_catalogs())
         with suppress(nix.NixError):
-            generation = history.current_number() or 0
+            generation = nix.current_generation(current_app.config["PROFILE"]) or 0
             yield _gauge("pkgd_profile_generation", "The active generation, or 0.", generation)
 
 

@@ -10,7 +10,6 @@ import secrets
 import sqlite3
 import time
 import uuid
-from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import (
     JSON,
     BigInteger,
+    ColumnElement,
     DateTime,
     Dialect,
     Engine,
@@ -38,7 +38,6 @@ from sqlalchemy import (
     inspect,
     null,
     select,
-    update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
@@ -90,10 +89,11 @@ LIVE = (TaskStatus.QUEUED, TaskStatus.RUNNING)
 
 
 class TaskKind(StrEnum):
-    """What a task does: download a package, or index a catalog."""
+    """What a task does: download a package, index a catalog, or apply a set to a profile."""
 
     DOWNLOAD = "download"
     INDEX = "index"
+    APPLY = "apply"
 
 
 class Scope(StrEnum):
@@ -185,7 +185,8 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-def _enum(kind: type[StrEnum]) -> Enum:
+def enum_of(kind: type[StrEnum]) -> Enum:
+    """Return the type of a column that holds the values of an enumeration."""
     return Enum(
         kind, native_enum=False, length=16, values_callable=lambda all_: [one.value for one in all_]
     )
@@ -206,7 +207,7 @@ class Package(Model):
     name: Mapped[str] = mapped_column(String(128).with_variant(String(50), "sqlite"))
     version: Mapped[str] = mapped_column(String(64))
     status: Mapped[PackageStatus] = mapped_column(
-        _enum(PackageStatus), default=PackageStatus.CREATED
+        enum_of(PackageStatus), default=PackageStatus.CREATED
     )
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow, onupdate=utcnow)
@@ -222,7 +223,7 @@ class Package(Model):
     def register(name: str, version: str) -> AnyRow | None:
         """Add a package and return its row; None when the version is registered already."""
         new = insert_or_ignore(Package).values(name=name, version=version)
-        shown = new.returning(*columns(Package), null().label("task_id"))
+        shown = new.returning(*columns(Package), null().label("task_id"), null().label("profiles"))
         row = db.session.execute(shown).one_or_none()
         db.session.commit()
         return row
@@ -239,8 +240,11 @@ class Package(Model):
         self.store_path = self.store_paths = self.closure_size = None
 
     @staticmethod
-    def forget(package_id: int) -> bool:
-        """Delete a package and its tasks; return False while it is activated or downloading."""
+    def forget(package_id: int, *conditions: ColumnElement[bool]) -> bool:
+        """Delete a package and its tasks; return False while it is activated or downloading.
+
+        So it is where one of the `conditions` does not hold.
+        """
         # Under PostgreSQL this waits for a task that is being queued, so that the DELETE sees it.
         db.session.execute(select(Package.id).where(Package.id == package_id).with_for_update())
 
@@ -251,6 +255,7 @@ class Package(Model):
                 Package.id == package_id,
                 Package.status != PackageStatus.ACTIVATED,
                 ~has_live_task,
+                *conditions,
             )
             .returning(Package.id)
         ).all()
@@ -258,22 +263,9 @@ class Package(Model):
         db.session.commit()
         return bool(deleted)
 
-    @staticmethod
-    def follow_profile(active: Collection[int]) -> None:
-        """Make `activated` exactly the packages with these ids, without a commit."""
-        removed = update(Package).where(
-            Package.status == PackageStatus.ACTIVATED, Package.id.not_in(active)
-        )
-        added = update(Package).where(
-            Package.status == PackageStatus.DOWNLOADED, Package.id.in_(active)
-        )
-
-        db.session.execute(removed.values(status=PackageStatus.DOWNLOADED))
-        db.session.execute(added.values(status=PackageStatus.ACTIVATED))
-
 
 class Task(Model):
-    """One requested download of a package, or the indexing of a catalog."""
+    """A requested download of a package, the indexing of a catalog, or an apply to a profile."""
 
     __tablename__ = "tasks"
     __table_args__ = (
@@ -284,13 +276,13 @@ class Task(Model):
 
     seq: Mapped[int] = mapped_column(primary_key=True)
     id: Mapped[uuid.UUID] = mapped_column(Uuid, unique=True, default=new_task_id)
-    kind: Mapped[TaskKind] = mapped_column(_enum(TaskKind), default=TaskKind.DOWNLOAD)
+    kind: Mapped[TaskKind] = mapped_column(enum_of(TaskKind), default=TaskKind.DOWNLOAD)
     # Of a download, and of an indexing.
     package_id: Mapped[int | None] = mapped_column(ForeignKey("packages.id", ondelete="CASCADE"))
     index_id: Mapped[int | None] = mapped_column(
         ForeignKey("catalog_indexes.id", ondelete="CASCADE")
     )
-    status: Mapped[TaskStatus] = mapped_column(_enum(TaskStatus), default=TaskStatus.QUEUED)
+    status: Mapped[TaskStatus] = mapped_column(enum_of(TaskStatus), default=TaskStatus.QUEUED)
     attempt: Mapped[int] = mapped_column(default=0)
     request_id: Mapped[str | None] = mapped_column(String(64))
     waiting: Mapped[str | None] = mapped_column(Text)
@@ -341,53 +333,6 @@ class TaskLog(Model):
     data: Mapped[bytes] = mapped_column(LargeBinary)
 
 
-class Reason(StrEnum):
-    """Why the profile changed."""
-
-    ACTIVATE = "activate"
-    REPLACE = "replace"
-    DEACTIVATE = "deactivate"
-    SWITCH = "switch"
-    ROLLBACK = "rollback"
-    FOUND = "found"  # changed by somebody else, or repaired: found at a reconciliation
-
-
-class Generation(Model):
-    """A numbered version of the profile, with what it holds as it was then.
-
-    Nix gives out a number again once its link is gone: a row is true only while the link of its
-    number leads to its store path. Rows of an earlier version have none until they are looked at.
-    """
-
-    __tablename__ = "generations"
-    __table_args__ = (
-        UniqueConstraint("number", name="one_of_a_number"),
-        {"sqlite_autoincrement": True},
-    )
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    number: Mapped[int]
-    store_path: Mapped[str | None] = mapped_column(Text)
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
-    packages: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
-
-
-class Change(Model):
-    """A switch of the profile to a generation: when, why, and who asked for it."""
-
-    __tablename__ = "changes"
-    __table_args__ = (
-        Index("changes_by_generation", "generation_id", "id"),
-        {"sqlite_autoincrement": True},
-    )
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    generation_id: Mapped[int] = mapped_column(ForeignKey("generations.id", ondelete="CASCADE"))
-    at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
-    reason: Mapped[Reason] = mapped_column(_enum(Reason))
-    by: Mapped[str | None] = mapped_column(String(100))
-
-
 class Token(Model):
     """An API token, of which only the keyed digest is kept; a revoked one stays on record."""
 
@@ -396,7 +341,7 @@ class Token(Model):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str | None] = mapped_column(String(100))
-    scope: Mapped[Scope] = mapped_column(_enum(Scope))
+    scope: Mapped[Scope] = mapped_column(enum_of(Scope))
     digest: Mapped[str] = mapped_column(String(64), unique=True)
     # Which key that is made with; null where an earlier version made it.
     key_id: Mapped[str | None] = mapped_column(String(16))

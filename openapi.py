@@ -21,7 +21,7 @@ import errors
 from api import Blueprint, headers, is_in_api
 from config import VERSION
 from errors import CONTENT_TYPE, EXAMPLE_TASK, ApiError
-from fields import MAX_NAME_LENGTH, NAME_RULE
+from fields import MAX_NAME_LENGTH, NAME_RULE, PROFILE_NAME_RULE
 from models import Scope
 from schemas import ProblemSchema
 
@@ -59,6 +59,7 @@ SECURITY = {
 
 # The headers of answers: what each is, and an example.
 HEADERS = {
+    "ETag": ("Stands for this state, in If-None-Match and If-Match.", '"1.7.0"'),
     "Link": (
         "The next page, if there is one (RFC 8288).",
         '</api/v1/packages?after=7>; rel="next"',
@@ -78,6 +79,7 @@ PARAMETERS: dict[str, tuple[str, Any, Part]] = {
     "name": ("A name.", "hello", {"pattern": NAME_RULE, "maxLength": MAX_NAME_LENGTH}),
     "number": ("The number of a generation.", 3, {}),
     "package_id": ("The id of a package.", 1, {}),
+    "profile_name": ("The name of a profile.", "staging", {"pattern": PROFILE_NAME_RULE}),
     "task_id": (
         "The id of a task, or its first digits: 4 or more, with or without hyphens.",
         EXAMPLE_TASK,
@@ -110,6 +112,11 @@ LINKS = {
         ("task_id", "$response.body#/0/id", "tasks_log"),
     ],
     "tasks_cancel": [("task_id", "$request.path.task_id", "tasks_show")],
+    "profiles_apply": [
+        ("task_id", "$response.body#/task_id", "tasks_show"),
+        ("task_id", "$response.body#/task_id", "tasks_cancel"),
+        ("profile_name", "$request.path.profile_name", "profiles_show"),
+    ],
     "generations_index": [("number", "$response.body#/0/number", "generations_activate")],
     "tokens_create": [("token_id", "$response.body#/id", "tokens_revoke")],
 }

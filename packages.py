@@ -5,24 +5,25 @@ from typing import Any
 from flask import current_app, g, url_for
 from sqlalchemy import select
 
+import activation
+import applies
 import errors
 import gc_roots
-import profiles
+import plans
 import queries
 import services
 import task_queue
 from api import Blueprint, headers, page
 from errors import EXAMPLE_TASK
 from models import LIVE, AnyRow, Package, PackageStatus, Task, TaskStatus, db
+from profile_schemas import ActivationSchema, PlanSchema, ProfileQuerySchema
 from schemas import (
-    ActivationSchema,
     DownloadSchema,
     EmptySchema,
     PackageIdsSchema,
     PackageInSchema,
     PackageQuerySchema,
     PackageSchema,
-    PlanSchema,
     StatusSchema,
 )
 from worker import Pool
@@ -32,6 +33,7 @@ blueprint = Blueprint(
 )
 
 ACTIVATION_ERRORS = (
+    errors.NoSuchProfile,
     errors.NoSuchPackage,
     errors.NotDownloaded,
     errors.FilesCollide,
@@ -50,7 +52,8 @@ ACTIVATION_ERRORS = (
 def index(query: dict[str, Any]) -> Any:
     """List packages, oldest first."""
     filters = {"name": Package.name, "status": Package.status}
-    return page(queries.PACKAGES, query, key=Package.id, filters=filters)
+    held = queries.held_by(query.pop("profile", None))
+    return page(queries.PACKAGES, query, *held, key=Package.id, filters=filters)
 
 
 @blueprint.post("/packages")
@@ -104,7 +107,7 @@ def download(package_id: int) -> Any:
 @blueprint.response(200, PlanSchema, example={"status": "activated"})
 @blueprint.refuses(*ACTIVATION_ERRORS)
 def activate(query: dict[str, Any], package_id: int) -> Any:
-    """Put the package in the profile, in place of another version of its name.
+    """Put the package in a profile, in place of another version of its name.
 
     With `dry_run`, only tell what that would change.
     """
@@ -118,7 +121,7 @@ def activate(query: dict[str, Any], package_id: int) -> Any:
 @blueprint.response(200, PlanSchema, example={"status": "activated"})
 @blueprint.refuses(*ACTIVATION_ERRORS)
 def activate_all(query: dict[str, Any], fields: dict[str, Any]) -> Any:
-    """Put several packages in the profile, in one generation or not at all.
+    """Put several packages in a profile, in one generation or not at all.
 
     Each takes the place of another version of its name. With `dry_run`, only tell what that would
     change.
@@ -126,16 +129,19 @@ def activate_all(query: dict[str, Any], fields: dict[str, Any]) -> Any:
     return _activate(fields["ids"], **query)
 
 
-def _activate(package_ids: list[int], *, dry_run: bool) -> Any:
+def _activate(package_ids: list[int], *, profile: str, dry_run: bool) -> Any:
+    where = activation.find(profile)
     if dry_run:
-        return profiles.plan(package_ids)
-    profiles.activate(package_ids, by=g.caller.label)
+        return plans.plan(where, package_ids)
+    activation.activate(where, package_ids, by=g.caller.label)
     return {"status": PackageStatus.ACTIVATED}
 
 
 @blueprint.post("/package/<id:package_id>/deactivate")
+@blueprint.arguments(ProfileQuerySchema, location="query")
 @blueprint.response(200, StatusSchema)
 @blueprint.refuses(
+    errors.NoSuchProfile,
     errors.NoSuchPackage,
     errors.ActivationRefused,
     errors.CheckFailed,
@@ -144,10 +150,11 @@ def _activate(package_ids: list[int], *, dry_run: bool) -> Any:
     errors.Busy,
     errors.FileUnusable,
 )
-def deactivate(package_id: int) -> Any:
-    """Take the package out of the profile; it stays downloaded."""
+def deactivate(query: dict[str, Any], package_id: int) -> Any:
+    """Take the package out of a profile; it stays downloaded, and in other profiles."""
+    profile = activation.find(query["profile"])
     find(package_id)
-    profiles.deactivate(package_id, by=g.caller.label)
+    activation.deactivate(profile, package_id, by=g.caller.label)
     return {"status": find(package_id).status}
 
 
@@ -156,11 +163,10 @@ def deactivate(package_id: int) -> Any:
 @blueprint.refuses(errors.NoSuchPackage, errors.PackageInUse, errors.Busy, errors.FileUnusable)
 def forget(package_id: int) -> Any:
     """Forget the package, its tasks and its GC roots; not while it is activated or downloading."""
-    with profiles.locked():
+    with activation.locked():
         package = find(package_id)
-        if not Package.forget(package_id):
-            is_activated = package.status == PackageStatus.ACTIVATED
-            use = "activated" if is_activated else "downloading"
+        if not Package.forget(package_id, ~applies.is_wanted()):
+            use = _use(package)
             raise errors.PackageInUse(name=package.name, version=package.version, use=use)
         gc_roots.remove(current_app.config["DATA_DIR"], package_id)
     return {}
@@ -176,6 +182,13 @@ def find(package_id: int) -> AnyRow:
         raise errors.NoSuchPackage(package_id=package_id)
     g.package = row
     return row
+
+
+def _use(package: AnyRow) -> str:
+    """Return in words why a package can't be forgotten."""
+    if package.status == PackageStatus.ACTIVATED:
+        return "activated"
+    return "downloading" if package.task_status in LIVE else "in a set that is being applied"
 
 
 def _downloaded_by(package_id: int) -> Any:

@@ -1,328 +1,208 @@
-"""The profile: what is active. One caller at a time changes it, atomically.
+"""The routes of profiles: list, show, wait for, apply a set, promote, delete.
 
-Every change takes the lock, has the record follow the profile, runs Nix and then the operator's
-check, and writes the record. Where one of these fails, the profile is made what it was. After a
-crash in between, the next change or reconciliation makes the record follow the profile.
+What they show is by the record: a generation that PROFILE_CHECK still looks at is not shown.
 """
 
-import fcntl
-import logging
-import shlex
-import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from operator import attrgetter
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from functools import partial
 from typing import Any
 
-from flask import current_app
-from sqlalchemy import select
+from flask import Response, g, request
+from sqlalchemy import Select, func, select
+from werkzeug.datastructures import ETags
 
-import gc_roots
-import history
-import nix
+import activation
+import applies
+import errors
 import services
-from errors import Busy, CheckFailed, InvalidInput, NoSuchGeneration, NoSuchPackage, NotDownloaded
-from models import AnyRow, Generation, Package, PackageStatus, Reason, db
+from api import Blueprint, headers
+from fields import PROFILE_NAME
+from followers import wait_until
+from history import History, place
+from models import LIVE, AnyRow, Task, db
+from profile_models import Apply, Change, Generation, Profile
+from profile_schemas import (
+    AppliedSchema,
+    ApplyQuerySchema,
+    PackageSetSchema,
+    ProfileSchema,
+    ProfileWaitSchema,
+    PromotionSchema,
+)
+from schemas import EmptySchema
+from worker import Pool
 
-log = logging.getLogger("pkgd.profiles")
-
-CHECK_SECONDS = 60
-LOCK_SECONDS = 30  # how long a request waits for its turn to change the profile
-LOCK_POLL_SECONDS = 0.02
+blueprint = Blueprint(
+    "profiles", __name__, url_prefix="/api/v1", description="Sets of packages that are active"
+)
 
 
-def activate(package_ids: Sequence[int], by: str | None) -> None:
-    """Put packages in the profile in one generation, in place of other versions of their names.
+def _states() -> Select[Any]:
+    """Select profiles, `default` first, each with its active generation and its live apply."""
+    active = select(Change.generation_id).join(Generation)
+    active = active.where(Generation.profile_id == Profile.id).order_by(Change.id.desc()).limit(1)
+    live = select(func.max(Task.seq)).join(Apply)
+    live = live.where(Apply.profile_id == Profile.id, Task.status.in_(LIVE))
+    profile = Profile.id, Profile.name, Profile.revision, Profile.changed_at
+    generation = Generation.number.label("generation"), Generation.store_path, Generation.packages
+    task = Task.seq.label("apply"), Task.id.label("task_id")
+    return (
+        select(*profile, *generation, *task)
+        .select_from(Profile)
+        .outerjoin(Generation, Generation.id == active.correlate(Profile).scalar_subquery())
+        .outerjoin(Task, Task.seq == live.correlate(Profile).scalar_subquery())
+        .order_by(Profile.id)
+    )
 
-    Raises NoSuchPackage, NotDownloaded, InvalidInput for two versions of one name, CheckFailed,
-    Busy, nix.ProfileReplaced, or nix.ProfileRefused, such as nix.Collision when another active
-    package has the same file; the profile is then what it was.
+
+STATES = _states()
+
+
+@blueprint.get("/profiles")
+@blueprint.response(200, ProfileSchema(many=True))
+def index() -> Any:
+    """List the profiles, `default` first."""
+    return list(map(_shown, db.session.execute(STATES)))
+
+
+@blueprint.get("/profile/<profile_name>")
+@blueprint.arguments(ProfileWaitSchema, location="query")
+@blueprint.response(200, ProfileSchema, headers=headers("ETag", "Retry-After"))
+@blueprint.alt_response(304, description="It is as If-None-Match has it", success=True)
+@blueprint.refuses(errors.NoSuchProfile, errors.ProfileChanged)
+def show(query: dict[str, Any], profile_name: str) -> Any:
+    """Show a profile, at once or as soon as it has changed.
+
+    Its ETag changes with each change of the profile, and when an apply is accepted or ends. What
+    `wait` waits for is an ETag other than those in If-None-Match, or than the present one.
     """
-    _wanted(package_ids)  # what can't be activated waits for no turn
-    with _change():
-        wanted, others = _after_activation(package_ids)
-        after = [*wanted, *others]
-        is_replacement = not {package.id for package in active()} <= {one.id for one in after}
-        _set(after, Reason.REPLACE if is_replacement else Reason.ACTIVATE, by)
+    state = _state(profile_name)
+    _check_match(profile_name, _etag(state))
+    seen = request.if_none_match or ETags([_etag(state)])
+    headers = {}
+    if query["wait"] and seen.contains_weak(_etag(state)):
+        is_new = partial(_is_new, seen=seen)
+        changed = wait_until(is_new, partial(_state, profile_name), query["wait"])
+        state, headers = changed or state, {} if changed else {"Retry-After": "1"}
+
+    headers["ETag"] = f'"{_etag(state)}"'
+    if request.if_none_match.contains_weak(_etag(state)):
+        return Response(status=304, headers=headers)
+    return _shown(state), headers
 
 
-def deactivate(package_id: int, by: str | None) -> None:
-    """Take a package out of the profile; do nothing where it isn't in it. Raises CheckFailed."""
-    with _change():
-        before = active()
-        after = [package for package in before if package.id != package_id]
-        if len(after) < len(before):
-            _set(after, Reason.DEACTIVATE, by)
+@blueprint.put("/profile/<profile_name>")
+@blueprint.arguments(ApplyQuerySchema, location="query")
+@blueprint.arguments(PackageSetSchema)
+@blueprint.response(202, AppliedSchema, example={"task_id": errors.EXAMPLE_TASK})
+@blueprint.alt_response(
+    200,
+    schema=AppliedSchema,
+    description="Nothing is to do, or it was only asked what would be",
+    success=True,
+    example={"task_id": None},
+)
+@blueprint.refuses(
+    errors.ProfileChanged, errors.ActivationRefused, errors.FilesCollide, errors.NixFailed
+)
+def apply(query: dict[str, Any], fields: dict[str, Any], profile_name: str) -> Any:
+    """Make a profile hold exactly these packages, in one generation or not at all.
 
-
-def switch(number: int, by: str | None, reason: Reason = Reason.SWITCH) -> None:
-    """Make the profile what it was in a generation. Raises NoSuchGeneration, CheckFailed."""
-    with _change():
-        _switch(number, by, reason)
-
-
-def rollback(by: str | None) -> int:
-    """Switch to the generation that was active before; return its number."""
-    with _change():
-        number = history.active_before()
-        if number is None:
-            raise NoSuchGeneration(detail="no other generation was active before")
-        _switch(number, by, Reason.ROLLBACK)
-        return number
-
-
-def plan(package_ids: Sequence[int]) -> dict[str, Any]:
-    """Return what activating packages would add, replace and remove, without doing it.
-
-    `status` is `activated` where all of them are, `closure_size_change` in bytes. Raises
-    NoSuchPackage, NotDownloaded, InvalidInput for two versions of one name, or nix.ProfileRefused.
+    What isn't there yet is registered and downloaded first, and a profile that isn't there is made.
+    An apply that still waits gives way to a newer one; one of the same set is the answer to both.
+    If-Match and If-None-Match make it depend on the state of the profile, If-Match until the change
+    itself. With `dry_run`, only tell what that would change.
     """
-    wanted, others = _after_activation(package_ids)
-    before, after = active(), [*wanted, *others]
-    with TemporaryDirectory(dir=current_app.config["DATA_DIR"]) as folder:
-        build(Path(folder) / "profile", in_order(after))
-
-    staying = {package.id for package in before} & {package.id for package in after}
-    added = [package for package in after if package.id not in staying]
-    removed = [package for package in before if package.id not in staying]
-    versions = {package.name: package.version for package in wanted}
-    return {
-        "status": PackageStatus.DOWNLOADED if added else PackageStatus.ACTIVATED,
-        "added": added,
-        "removed": removed,
-        "replaced": [
-            {"name": old.name, "old": old.version, "new": versions[old.name]} for old in removed
-        ],
-        "closure_size_change": _closure_size(after) - _closure_size(before),
-    }
+    wanted = [(package["name"], package["version"]) for package in fields["packages"]]
+    check = partial(_check, profile_name)
+    if query["dry_run"]:
+        return {"task_id": None, **applies.plan(profile_name, wanted, check)}, 200
+    task_id = applies.accept(
+        profile_name, wanted, check, by=g.caller.label, request_id=g.request_id
+    )
+    if task_id is None:
+        return {"task_id": None}, 200
+    services.get(Pool).wake()
+    return {"task_id": task_id}
 
 
-def active() -> list[AnyRow]:
-    """Return the packages that are activated according to the database, oldest first."""
-    is_active = Package.status == PackageStatus.ACTIVATED
-    return list(db.session.execute(packages().where(is_active).order_by(Package.id)).all())
+@blueprint.post("/profile/<profile_name>/promote")
+@blueprint.arguments(PromotionSchema)
+@blueprint.response(200, ProfileSchema)
+@blueprint.refuses(
+    errors.NoSuchProfile,
+    errors.NothingToPromote,
+    errors.ActivationRefused,
+    errors.CheckFailed,
+    errors.ProfileReplaced,
+    errors.ProfileChanged,
+    errors.NixFailed,
+    errors.Busy,
+    errors.FileUnusable,
+)
+def promote(fields: dict[str, Any], profile_name: str) -> Any:
+    """Make a profile the active generation of another one: its very store path, in one switch."""
+    source = activation.find(fields["source"])
+    activation.promote(profile_name, source, partial(_check, profile_name), by=g.caller.label)
+    return _shown(_state(profile_name))
 
 
-def packages() -> Any:
-    """Select the columns of packages that a profile is made of."""
-    return select(Package.id, Package.name, Package.version, Package.status, Package.store_paths)
+@blueprint.delete("/profile/<profile_name>")
+@blueprint.response(200, EmptySchema)
+@blueprint.refuses(
+    errors.NoSuchProfile,
+    errors.ProfileKept,
+    errors.ProfileReplaced,
+    errors.ProfileChanged,
+    errors.Busy,
+    errors.FileUnusable,
+)
+def delete(profile_name: str) -> Any:
+    """Delete a profile with its generations; its packages stay downloaded."""
+    activation.delete(activation.find(profile_name), partial(_check, profile_name))
+    return {}
 
 
-@contextmanager
-def locked(seconds: float | None = None) -> Iterator[None]:
-    """Let one caller at a time, of all processes, change what is in the profile or the store.
+def _state(name: str) -> AnyRow:
+    """Return a profile as it is by the record. Raises NoSuchProfile."""
+    mine = STATES.where(Profile.name == name)
+    # PostgreSQL would refuse to look for some other texts.
+    row = db.session.execute(mine).one_or_none() if PROFILE_NAME.fullmatch(name) else None
+    if row is None:
+        raise errors.NoSuchProfile(name=name)
+    return row
 
-    Raises Busy after waiting for `seconds`, which are LOCK_SECONDS by default.
+
+def _shown(state: AnyRow) -> dict[str, Any]:
+    path, packages = str(place(state.name)), state.packages or []
+    return {**state._mapping, "path": path, "packages": packages}
+
+
+def _etag(state: AnyRow) -> str:
+    """Return the ETag of a profile, without the quotation marks; no other profile ever has it."""
+    return f"{state.id}.{state.revision}.{state.apply or 0}"
+
+
+def _is_new(state: AnyRow, seen: ETags) -> bool:
+    return not seen.contains_weak(_etag(state))
+
+
+def _check(name: str, profile: History | None) -> bool:
+    """Tell whether If-Match says which state of a profile the request is for.
+
+    Raises ProfileChanged where If-Match or If-None-Match don't have it.
     """
-    deadline = time.monotonic() + (LOCK_SECONDS if seconds is None else seconds)
-    # Nix itself locks profile.lock, which therefore can't be this file.
-    path: Path = current_app.config["DATA_DIR"] / "changes.lock"
-    with path.open("ab") as file:
-        while not _try_lock(file.fileno()):
-            if time.monotonic() >= deadline:
-                raise Busy(what="another change of the profile or the store is going on")
-            time.sleep(LOCK_POLL_SECONDS)
-        yield
+    etag = _etag(_state(name)) if profile else None
+    _check_match(name, etag)
+    if etag is not None and request.if_none_match.contains_weak(etag):
+        raise _changed(name, etag)
+    return "If-Match" in request.headers and not request.if_match.star_tag
 
 
-def build(profile: Path, packages: list[nix.ProfilePackage]) -> int:
-    """Make a profile hold exactly these packages; return its generation.
-
-    Raises nix.ProfileRefused.
-    """
-    tmp = current_app.config["DATA_DIR"] / "tmp"
-    return nix.set_profile(services.get(nix.Store), profile, packages, tmp=tmp)
+def _check_match(name: str, etag: str | None) -> None:
+    """Raise ProfileChanged where If-Match does not have the ETag, which is None for no profile."""
+    if "If-Match" in request.headers and (etag is None or etag not in request.if_match):
+        raise _changed(name, etag)
 
 
-def in_order(packages: Iterable[AnyRow]) -> list[nix.ProfilePackage]:
-    """Return the packages for a profile: in another order they would be another generation."""
-    return [_profile_package(package) for package in sorted(packages, key=attrgetter("id"))]
-
-
-def ensure_rooted(package_id: int, store_paths: list[str], known: Collection[str]) -> bool:
-    """Give a package's store paths their GC roots; return True when one was missing.
-
-    `known` are the roots that Nix knows.
-    """
-    data_dir = current_app.config["DATA_DIR"]
-    if gc_roots.are_complete(data_dir, package_id, store_paths, known):
-        return False
-
-    gc_roots.remove(data_dir, package_id)
-    for number, store_path in enumerate(store_paths):
-        link = gc_roots.link(data_dir, package_id, number)
-        nix.add_root(services.get(nix.Store), store_path, link)
-    return True
-
-
-def _profile_package(package: AnyRow) -> nix.ProfilePackage:
-    return nix.ProfilePackage(package.name, package.version, tuple(package.store_paths))
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _after_activation(package_ids: Sequence[int]) -> tuple[list[AnyRow], list[AnyRow]]:
-    """Return the packages to activate, and the others that will be active then."""
-    wanted = _wanted(package_ids)
-    for package in wanted:
-        if package.status == PackageStatus.CREATED:
-            raise NotDownloaded(name=package.name, version=package.version)
-    # Only new packages are checked: what is in the profile since earlier may stay there.
-    for package in wanted:
-        if package.status == PackageStatus.DOWNLOADED:
-            nix.check_activatable(services.get(nix.Store), _profile_package(package))
-
-    names = {package.name for package in wanted}
-    return wanted, [package for package in active() if package.name not in names]
-
-
-def _wanted(package_ids: Sequence[int]) -> list[AnyRow]:
-    """Return the packages of these ids, each of another name."""
-    rows = db.session.execute(packages().where(Package.id.in_(package_ids)))
-    found = {package.id: package for package in rows}
-    by_name: dict[str, AnyRow] = {}
-    for package_id in package_ids:
-        if package_id not in found:
-            raise NoSuchPackage(package_id=package_id)
-        package = found[package_id]
-        other = by_name.setdefault(package.name, package)
-        if other is not package:
-            both = f"{other.name} {other.version} and {package.version}"
-            raise InvalidInput(
-                errors={"ids": [f"A profile holds one version of a name, not {both}."]}
-            )
-    return list(by_name.values())
-
-
-@contextmanager
-def _change() -> Iterator[None]:
-    """Take the lock, and have the record follow what somebody else has made of the profile.
-
-    Raises nix.ProfileReplaced where nothing can follow.
-    """
-    with locked():
-        nix.leads_to(_profile())
-        now = history.current()
-        if now and history.is_behind(now[0]):
-            _record(now[0])
-            _tell(history.follow())
-            db.session.commit()
-            known = nix.known_roots(services.get(nix.Store))
-            for package in active():
-                ensure_rooted(package.id, package.store_paths, known)
-        yield
-
-
-def _record(number: int) -> Generation:
-    """Return the record of a generation, renewed where it is missing or of another generation."""
-    record = history.record_of(number)
-    if record is None:
-        record, sentences = history.renew(history.look(number))
-        _tell(sentences)
-        db.session.commit()
-    return record
-
-
-def _tell(sentences: Iterable[str]) -> None:
-    for sentence in sentences:
-        log.warning("the profile: %s", sentence)
-
-
-def _set(packages: list[AnyRow], reason: Reason, by: str | None) -> None:
-    """Make the profile hold these packages; write the record if that or the profile differs."""
-    before = history.current()
-    is_recorded = {package.id for package in active()} == {package.id for package in packages}
-    with _all_or_nothing():
-        number = build(_profile(), in_order(packages))
-        changed = history.current() != before
-        if changed:
-            _check(number)
-        if changed or not is_recorded:
-            history.note(number, packages, reason, by)
-            db.session.commit()
-
-
-def _switch(number: int, by: str | None, reason: Reason) -> None:
-    if not history.link(number).exists():
-        raise NoSuchGeneration(number=number)
-    record = _record(number)
-    if number == history.current_number():
-        return
-
-    packages = _take_up(record)
-    with _all_or_nothing():
-        nix.switch_generation(services.get(nix.Store), _profile(), number)
-        _check(number)
-        history.note(number, packages, reason, by)
-        db.session.commit()
-
-
-def _take_up(record: Generation) -> list[Package]:
-    """Return a generation's packages, registered and rooted again where they no longer are."""
-    held = history.held_by(record)
-    if gone := history.lost(held):
-        names = ", ".join(map(str, gone))
-        raise nix.ProfileRefused(f"generation {record.number}: the store no longer has {names}")
-    packages = history.adopt(held)
-    db.session.commit()
-    known = nix.known_roots(services.get(nix.Store))
-    for package in packages:
-        ensure_rooted(package.id, package.store_paths or [], known)
-    return packages
-
-
-@contextmanager
-def _all_or_nothing() -> Iterator[None]:
-    """Make the profile what it was if something in the `with` block is raised."""
-    with ExitStack() as on_exception:
-        on_exception.callback(_restore, nix.leads_to(_profile()), set(history.links()))
-        yield
-        on_exception.pop_all()
-
-
-def _restore(target: Path | None, numbers: set[int]) -> None:
-    """Make the profile lead to `target` again, and remove all generations but those."""
-    nix.relink(_profile(), target)
-    for number in history.links().keys() - numbers:
-        history.link(number).unlink()
-
-
-def _check(number: int) -> None:
-    """Run the operator's check on the new generation. Raises CheckFailed."""
-    failure = _check_failure(history.link(number))
-    if failure is not None:
-        raise CheckFailed(number=number, failure=failure)
-
-
-def _check_failure(generation: Path) -> str | None:
-    """Return how PROFILE_CHECK failed; None when it passed, or there is none."""
-    command = shlex.split(current_app.config["PROFILE_CHECK"])
-    if not command:
-        return None
-
-    environ = services.get(nix.Store).environ
-    try:
-        done = nix.run([*command, str(generation)], environ=environ, seconds=CHECK_SECONDS)
-    except nix.NixError as error:
-        return str(error)
-    output = nix.decode(done.stdout + done.stderr).strip()
-    return f"exit code {done.code}: {output}" if done.code else None
-
-
-def _closure_size(packages: list[AnyRow]) -> int:
-    """Return the bytes of all that these packages need together."""
-    paths = [path for package in packages for path in package.store_paths]
-    return nix.closure_size(services.get(nix.Store), paths) if paths else 0
-
-
-def _profile() -> Path:
-    profile: Path = current_app.config["PROFILE"]
-    return profile
+def _changed(name: str, etag: str | None) -> errors.ProfileChanged:
+    return errors.ProfileChanged(name=name, etag=f'"{etag}"' if etag else "none")

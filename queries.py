@@ -4,10 +4,34 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy import ColumnElement, Select, String, bindparam, case, func, select
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from catalog_models import CatalogIndex
-from models import AnyRow, Package, Task, Token, columns, db, utcnow
+from models import AnyRow, Package, PackageStatus, Task, Token, columns, db, utcnow
+from profile_models import Apply, Membership, Profile
+
+
+class Joined(FunctionElement[str]):
+    """The texts of a group, joined by commas.
+
+    SQLAlchemy's own aggregate_strings is compiled at each execution, which takes 25 µs.
+    """
+
+    type = String()
+    inherit_cache = True
+
+
+@compiles(Joined)
+def _joined(texts: Joined, compiler: SQLCompiler, **options: Any) -> str:
+    return f"string_agg({compiler.process(texts.clauses, **options)}, ',')"
+
+
+@compiles(Joined, "sqlite")
+def _joined_by_sqlite(texts: Joined, compiler: SQLCompiler, **options: Any) -> str:
+    return f"group_concat({compiler.process(texts.clauses, **options)})"
 
 
 def _packages() -> Select[Any]:
@@ -18,6 +42,14 @@ def _packages() -> Select[Any]:
         .correlate(Package)
         .scalar_subquery()
     )
+    names = (
+        select(Joined(Profile.name))
+        .join(Membership, Membership.profile_id == Profile.id)
+        .where(Membership.package_id == Package.id)
+        .correlate(Package)
+        .scalar_subquery()
+    )
+    profiles = case((Package.status == PackageStatus.ACTIVATED, names))  # else there are none
     task = (
         Task.id.label("task_id"),
         Task.status.label("task_status"),
@@ -27,12 +59,16 @@ def _packages() -> Select[Any]:
         Task.error_reason,
     )
 
-    return select(*columns(Package, "store_paths"), *task).outerjoin(Task, Task.seq == latest)
+    shown = *columns(Package, "store_paths"), *task, profiles.label("profiles")
+    return select(*shown).outerjoin(Task, Task.seq == latest)
 
 
 PACKAGES = _packages()
-TASKS: Select[Any] = select(*columns(Task), CatalogIndex.catalog).outerjoin(
-    CatalogIndex, CatalogIndex.id == Task.index_id
+TASKS: Select[Any] = (
+    select(*columns(Task), CatalogIndex.catalog, Profile.name.label("profile"))
+    .outerjoin(CatalogIndex, CatalogIndex.id == Task.index_id)
+    .outerjoin(Apply, Apply.task_seq == Task.seq)
+    .outerjoin(Profile, Profile.id == Apply.profile_id)
 )
 
 _PACKAGE = PACKAGES.where(Package.id == bindparam("package_id"))
@@ -51,6 +87,22 @@ _DEAD_TOKEN = (
     .where(Token.digest.in_(bindparam("digests", expanding=True)))
     .limit(1)
 )
+
+
+def held_by(profile: str | None) -> list[ColumnElement[bool]]:
+    """Return what selects the packages of a profile; nothing where None is asked for."""
+    if profile is None:
+        return []
+    mine = select(Membership.package_id).join(Profile).where(Profile.name == profile)
+    return [Package.id.in_(mine)]
+
+
+def applied_to(profile: str | None) -> list[ColumnElement[bool]]:
+    """Return what selects the applies to a profile; nothing where None is asked for."""
+    if profile is None:
+        return []
+    mine = select(Apply.task_seq).join(Profile).where(Profile.name == profile)
+    return [Task.seq.in_(mine)]
 
 
 def package(package_id: int) -> AnyRow | None:

@@ -22,10 +22,12 @@ from fields import (
     PLAIN_TEXT_RULE,
     VERSION_RULE,
     Choice,
+    JoinedNames,
     JsonInteger,
     NestedColumns,
     OutputSchema,
     Page,
+    ProfileName,
     QueryInteger,
     Seconds,
     Strict,
@@ -39,7 +41,7 @@ from fields import (
     semantic_version,
     unique,
 )
-from models import PackageStatus, Reason, Scope, TaskKind, TaskStatus
+from models import PackageStatus, Scope, TaskKind, TaskStatus
 from task_queue import error_codes
 
 # What several examples share.
@@ -186,6 +188,7 @@ class PackageSchema(OutputSchema):
     closure_size = fields.Integer(
         **nullable("The size of it and all that it needs to run, in bytes.", 33_554_432)
     )
+    profiles = JoinedNames(**always("The profiles that hold it.", ["default"]))
     task = NestedColumns(
         LatestTaskSchema, key="task_id", **nullable("Its latest task, if there was any.")
     )
@@ -199,6 +202,7 @@ class PackageQuerySchema(Page):
         **described("Only packages of this name.", "hello", pattern=PLAIN_TEXT_RULE),
     )
     status = Choice(PackageStatus, **described("Only packages of this status.", "downloaded"))
+    profile = ProfileName(**described("Only packages that this profile holds.", "default"))
     after = QueryInteger(
         validate=validate.Range(0, MAX_ID), **described("The id of the last package before.", 0)
     )
@@ -221,12 +225,6 @@ class StatusSchema(OutputSchema):
     status = Choice(PackageStatus, **always("The package's status.", "downloaded"))
 
 
-class ActivationSchema(Strict):
-    """How to activate."""
-
-    dry_run = TrueOrFalse(**described("Only tell what would change.", False))
-
-
 class PackageIdsSchema(Strict):
     """Packages, by their ids."""
 
@@ -245,63 +243,6 @@ class PackageReferenceSchema(OutputSchema):
     version = fields.String(**always("Its version.", "2.12.1"))
 
 
-class ReplacementSchema(OutputSchema):
-    """One version that takes another's place."""
-
-    name = fields.String(**always("The name of both.", "hello"))
-    old = fields.String(**always("The version that goes.", "2.10.0"))
-    new = fields.String(**always("The version that comes.", "2.12.1"))
-
-
-class PlanSchema(StatusSchema):
-    """A package's status and, of a dry run, what an activation would change."""
-
-    added = fields.List(fields.Nested(PackageReferenceSchema), **described("What would come."))
-    removed = fields.List(fields.Nested(PackageReferenceSchema), **described("What would go."))
-    replaced = fields.List(
-        fields.Nested(ReplacementSchema), **described("What would change its version.")
-    )
-    closure_size_change = fields.Integer(
-        **described("How much larger the closure would be, in bytes.", 4096)
-    )
-
-
-class ChangeSchema(OutputSchema):
-    """A switch of the profile to a generation: when, why, and the token that asked for it."""
-
-    at = Timestamp(**always("When it was.", DONE))
-    reason = Choice(Reason, **always("Why it was.", "activate"))
-    by = fields.String(**nullable("The name of the token that asked.", "robot"))
-
-
-class GenerationPackageSchema(PackageReferenceSchema):
-    """A package as a generation holds it."""
-
-    store_path = fields.String(**always("Where it is.", STORE_PATH))
-
-
-class GenerationSchema(OutputSchema):
-    """A numbered version of the profile, and the changes that led to it, newest first."""
-
-    number = fields.Integer(
-        **always("Its number, which Nix gives out again once the generation is deleted.", 3)
-    )
-    active = fields.Boolean(**always("Whether the profile is this one.", True))
-    created_at = Timestamp(**always("When it was made.", DONE))
-    packages = fields.List(fields.Nested(GenerationPackageSchema), **always("What it holds."))
-    changes = fields.List(
-        fields.Nested(ChangeSchema), **always("The switches to it, newest first.")
-    )
-
-
-class GenerationQuerySchema(Page):
-    """Which generations to list."""
-
-    after = QueryInteger(
-        validate=validate.Range(0, MAX_ID), **described("The number of the last one before.", 100)
-    )
-
-
 class ProgressSchema(OutputSchema):
     """How far a task is: what is done, of what is expected, and the phase.
 
@@ -311,17 +252,20 @@ class ProgressSchema(OutputSchema):
     done = fields.Integer(**always("How many are done.", 2))
     expected = fields.Integer(**always("How many there are to do.", 3))
     phase = fields.String(
-        **nullable("`resolving`, `fetching`, `building`, `rooting` or `indexing`.", "building")
+        **nullable(
+            "`resolving`, `fetching`, `building`, `rooting`, `indexing` or `applying`.", "building"
+        )
     )
 
 
 class TaskSchema(OutputSchema):
-    """A requested download, or the indexing of a catalog."""
+    """A requested download, the indexing of a catalog, or an apply to a profile."""
 
     id = fields.UUID(**always("Its id.", EXAMPLE_TASK))
     kind = Choice(TaskKind, **always("What it does.", "download"))
     package_id = fields.Integer(**nullable("The id of the package, of a download.", 1))
     catalog = fields.String(**nullable("The catalog, of an indexing.", None))
+    profile = fields.String(**nullable("The profile, of an apply.", None))
     status = Choice(TaskStatus, **always("Where it stands.", "running"))
     request_id = fields.String(
         **nullable("The X-Request-ID of the request that asked for it.", "nightly-17")
@@ -341,6 +285,8 @@ class TaskQuerySchema(Page):
     """Which tasks to list."""
 
     status = Choice(TaskStatus, **described("Only tasks of this status.", "failed"))
+    kind = Choice(TaskKind, **described("Only tasks of this kind.", "apply"))
+    profile = ProfileName(**described("Only applies to this profile.", "staging"))
     package_id = QueryInteger(
         validate=validate.Range(0, MAX_ID), **described("Only tasks of this package.", 1)
     )

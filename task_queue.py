@@ -1,6 +1,7 @@
 """The queue of tasks: adding to it, claiming, and every change of a task until its end.
 
-A claim is one statement: downloads come first, and one catalog is indexed at a time. What a worker
+A claim is one statement: indexing comes last, one catalog at a time, and an apply waits, without a
+worker, until no package of its set is being downloaded. What a worker
 writes afterwards is fenced: it counts only while the task is running under this lease's holder and
 attempt. A worker whose lease is gone gets LeaseLost. Every task that ends does so in `end`.
 """
@@ -11,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Executable, Select, String, literal, or_, select, update
+from sqlalchemy import Executable, Select, String, and_, insert, literal, or_, select, update
 from sqlalchemy.orm import aliased
 
 import nix
@@ -30,6 +31,7 @@ from models import (
     soon,
     utcnow,
 )
+from profile_models import AppliedPackage, Apply, Profile
 from task_ends import TaskError
 
 log = logging.getLogger("pkgd.queue")
@@ -51,10 +53,25 @@ LOST = TaskError(
 )
 
 
+SUPERSEDED = TaskError(
+    code="superseded",
+    message="a newer set was given to the profile before this one was applied",
+    hint="look at the profile's newest apply",
+)
+WAITING_FOR_PACKAGES = "the packages of the set are being downloaded"
+
+CODES = {
+    "lost": "In each of its attempts the task's worker was gone before the end.",
+    "superseded": "Of an apply that was cancelled: a newer one took its place.",
+    "download_failed": "Of an apply: packages of the set could not be downloaded.",
+    "check_failed": "Of an apply: PROFILE_CHECK failed, and the profile is what it was.",
+    "profile_changed": "Of an apply: the profile is no longer what If-Match named.",
+}
+
+
 def error_codes() -> dict[str, str]:
-    """Return each code that a task can fail with, and its meaning in a line."""
-    lost = "In each of its attempts the task's worker was gone before the end."
-    return nix.codes() | {LOST.code: lost}
+    """Return each code that a task can end with, and its meaning in a line."""
+    return nix.codes() | CODES
 
 
 @dataclass(frozen=True)
@@ -96,6 +113,38 @@ class Unindexed:
 
 
 @dataclass(frozen=True)
+class WantedSet:
+    """The profile that is to hold exactly a set of packages, those of the apply with this `seq`.
+
+    `revision` is the state of the profile that the set is meant for; None for any.
+    """
+
+    seq: int
+    profile_id: int
+    profile: str
+    by: str | None
+    revision: int | None
+
+    @property
+    def label(self) -> str:
+        """What to call it in the log."""
+        return f"profile {self.profile}"
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What to add to a line of the log."""
+        return {"profile": self.profile}
+
+
+Subject = Wanted | Unindexed | WantedSet
+KINDS: dict[type[Subject], TaskKind] = {
+    Wanted: TaskKind.DOWNLOAD,
+    Unindexed: TaskKind.INDEX,
+    WantedSet: TaskKind.APPLY,
+}
+
+
+@dataclass(frozen=True)
 class Lease:
     """A worker's claim on one attempt of a task, for a limited time."""
 
@@ -103,12 +152,12 @@ class Lease:
     task_id: uuid.UUID
     attempt: int
     holder: str
-    subject: Wanted | Unindexed
+    subject: Subject
 
     @property
     def kind(self) -> TaskKind:
         """What the task does."""
-        return TaskKind.DOWNLOAD if isinstance(self.subject, Wanted) else TaskKind.INDEX
+        return KINDS[type(self.subject)]
 
     def renew(self, seconds: float, *, done: int, expected: int, phase: str) -> bool:
         """Extend the lease to `seconds` from now and show progress, without a commit.
@@ -144,9 +193,9 @@ class Lease:
         self._check(len(end(*self._fence(), status=TaskStatus.FAILED, error=error)))
         db.session.commit()
 
-    def cancel(self) -> None:
-        """End the task as its user asked."""
-        self._check(len(end(*self._fence(), status=TaskStatus.CANCELLED)))
+    def cancel(self, error: TaskError | None = None) -> None:
+        """End the task as its user asked, or for the reason that `error` tells."""
+        self._check(len(end(*self._fence(), status=TaskStatus.CANCELLED, error=error)))
         db.session.commit()
 
     def requeue(self) -> None:
@@ -210,6 +259,44 @@ def add_indexing(index_id: int) -> uuid.UUID | None:
     return task_id
 
 
+def add_downloads(package_ids: Collection[int], request_id: str | None) -> bool:
+    """Queue the downloads of those packages that need one and have none, without a commit.
+
+    Return whether any needs one. The caller has locked the packages.
+    """
+    is_created = Package.id.in_(package_ids), Package.status == PackageStatus.CREATED
+    created = db.session.scalars(select(Package.id).where(*is_created).order_by(Package.id))
+    if rows := [{"package_id": one, "request_id": request_id} for one in created]:
+        db.session.execute(insert_or_ignore(Task).values(rows), execution_options=NO_SYNC)
+    return bool(rows)
+
+
+def add_apply(
+    profile_id: int,
+    package_ids: Collection[int],
+    request_id: str | None,
+    *,
+    waits: bool,
+    **more: Any,
+) -> uuid.UUID:
+    """Queue an apply of a set to a profile, without a commit, and return its task's id.
+
+    It takes the place of those that wait. `waits` tells that packages are being downloaded, and
+    `more` are other values of the Apply.
+    """
+    is_older = Task.seq.in_(select(Apply.task_seq).where(Apply.profile_id == profile_id))
+    end(is_older, Task.status == TaskStatus.QUEUED, status=TaskStatus.CANCELLED, error=SUPERSEDED)
+    waiting = WAITING_FOR_PACKAGES if waits else None
+    task = Task(kind=TaskKind.APPLY, request_id=request_id, waiting=waiting)
+    db.session.add(task)
+    db.session.flush()
+    db.session.add(Apply(task_seq=task.seq, profile_id=profile_id, **more))
+    db.session.flush()
+    if rows := [{"task_seq": task.seq, "package_id": one} for one in package_ids]:
+        db.session.execute(insert(AppliedPackage), rows)
+    return task.id
+
+
 def request_cancel(task_id: uuid.UUID) -> bool:
     """Cancel a queued task at once, and ask the worker of a running one to stop it.
 
@@ -227,7 +314,8 @@ def request_cancel(task_id: uuid.UUID) -> bool:
 def claim(holder: str, lease_seconds: float) -> Lease | None:
     """Take the first queued task that is due for `holder`; None when there is none.
 
-    Downloads come first, the oldest before the others, and one catalog is indexed at a time.
+    Applies come first, then downloads, the oldest before the others, and one catalog is indexed at
+    a time.
     """
     first = _first_due()
     # The queue is mostly empty when it is asked: a read doesn't take SQLite's write lock.
@@ -251,7 +339,7 @@ def claim(holder: str, lease_seconds: float) -> Lease | None:
             lease_holder=holder,
             lease_until=soon(lease_seconds),
         )
-        .returning(Task.seq, Task.id, Task.attempt, Task.package_id, Task.index_id)
+        .returning(Task.seq, Task.id, Task.attempt, Task.kind, Task.package_id, Task.index_id)
     )
     taken = found and db.session.execute(taking, execution_options=NO_SYNC).one_or_none()
     if taken is None:
@@ -271,11 +359,11 @@ def _first_due() -> Select[int, TaskKind]:
         .where(other.kind == TaskKind.INDEX, other.status == TaskStatus.RUNNING)
         .exists()
     )
-    is_download = Task.kind == TaskKind.DOWNLOAD
+    is_index, is_apply = Task.kind == TaskKind.INDEX, Task.kind == TaskKind.APPLY
     return (
         select(Task.seq, Task.kind)
-        .where(*_is_due(), or_(is_download, ~is_indexing))
-        .order_by(is_download.desc(), Task.seq)
+        .where(*_is_due(), or_(~is_index, ~is_indexing))
+        .order_by(is_index, is_apply.desc(), Task.seq)
         .limit(1)
     )
 
@@ -289,22 +377,24 @@ def _take_turn() -> None:
     db.session.execute(indexing.order_by(Task.seq).limit(1).with_for_update())
 
 
-def _subject(taken: AnyRow) -> Wanted | Unindexed:
+def _subject(taken: AnyRow) -> Subject:
     """Return what a claimed task is about."""
-    if taken.index_id is None:
+    if taken.kind == TaskKind.APPLY:
+        subject = Apply.task_seq, Profile.id, Profile.name, Apply.by, Apply.revision
+        applied = select(*subject).join(Profile).where(Apply.task_seq == taken.seq)
+        return WantedSet(*db.session.execute(applied).one())
+    if taken.kind == TaskKind.DOWNLOAD:
         wanted = select(Package.id, Package.name, Package.version)
         return Wanted(*db.session.execute(wanted.where(Package.id == taken.package_id)).one())
     index = select(CatalogIndex.id, CatalogIndex.catalog, CatalogIndex.signature)
     return Unindexed(*db.session.execute(index.where(CatalogIndex.id == taken.index_id)).one())
 
 
-def is_download_waiting(seconds: float) -> bool:
-    """Tell whether a download has been due for so many seconds, and nobody has taken it."""
+def is_other_waiting(seconds: float) -> bool:
+    """Tell whether a task other than an indexing has been due for so many seconds."""
     before = soon(-seconds)
     is_old = Task.created_at <= before, or_(Task.lease_until.is_(None), Task.lease_until <= before)
-    waiting = select(Task.seq).where(
-        Task.status == TaskStatus.QUEUED, Task.kind == TaskKind.DOWNLOAD, *is_old
-    )
+    waiting = select(Task.seq).where(*_is_due(), Task.kind != TaskKind.INDEX, *is_old)
     is_waiting = db.session.scalar(waiting.limit(1)) is not None
     db.session.rollback()
     return is_waiting
@@ -322,9 +412,22 @@ def explain_wait(reason: str | None) -> None:
 
 
 def _is_due() -> tuple[Any, ...]:
-    """Select the queued tasks but those whose next attempt is later."""
+    """Select the queued tasks but those whose next attempt is later, or that wait for others."""
     is_time = or_(Task.lease_until.is_(None), Task.lease_until <= utcnow())
-    return Task.status == TaskStatus.QUEUED, is_time
+    return Task.status == TaskStatus.QUEUED, is_time, ~_is_waiting_for_packages()
+
+
+def _is_waiting_for_packages() -> Any:
+    """Select the applies of which a package is being downloaded."""
+    download = aliased(Task)
+    needed = (
+        select(AppliedPackage.package_id)
+        .join(download, download.package_id == AppliedPackage.package_id)
+        .where(AppliedPackage.task_seq == Task.seq, download.status.in_(LIVE))
+        .correlate(Task)
+        .exists()
+    )
+    return and_(Task.kind == TaskKind.APPLY, needed)
 
 
 def holders() -> list[str]:
@@ -386,8 +489,9 @@ def end(*where: Any, status: TaskStatus, error: TaskError | None = None) -> Sequ
     )
 
     tasks = db.session.execute(ended, execution_options=NO_SYNC).all()
+    code = error.code if error and status == TaskStatus.FAILED else None
     for task in tasks:
-        task_ends.note(task, status, error.code if error else None, now)
+        task_ends.note(task, status, code, now)
     return tasks
 
 

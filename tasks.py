@@ -1,14 +1,12 @@
 """The routes of tasks: look up, wait for, cancel, and read the log of."""
 
 import re
-import threading
 import time
 from collections.abc import Iterator
-from socket import MSG_DONTWAIT, MSG_PEEK, socket
 from typing import Any
 from uuid import UUID
 
-from flask import Response, request, stream_with_context
+from flask import Response, stream_with_context
 from sqlalchemy import func, select
 
 import build_logs
@@ -17,26 +15,19 @@ import queries
 import services
 import task_queue
 from api import Blueprint, headers, page
+from followers import FollowerSlots, pause, wait_until
 from models import LIVE, AnyRow, Task, db, made_at
 from schemas import LogQuerySchema, TaskQuerySchema, TaskSchema, WaitSchema
-from worker import Pool
 
 blueprint = Blueprint(
     "tasks", __name__, url_prefix="/api/v1", description="Follow and cancel downloads"
 )
 
-POLL_SECONDS = 0.1
-MIN_POLL_SECONDS = 0.005
-POLL_SHARE = 0.1
 FOLLOW_SECONDS = 3600
 WHOLE = 32  # hex digits of an id
 PREFIX = re.compile(f"[0-9a-fA-F]{{4,{WHOLE}}}")
 LISTED = 5  # ids that an error lists
 UNFOUND = (errors.NoSuchTask, errors.AmbiguousTask)
-
-
-class FollowerSlots(threading.BoundedSemaphore):
-    """How many requests of this process may wait for a task or follow a log at once."""
 
 
 @blueprint.get("/tasks")
@@ -46,10 +37,11 @@ def index(query: dict[str, Any]) -> Any:
     """List tasks, newest first."""
     if isinstance(query.get("after"), UUID):
         query["after"] = _seq(query["after"])
-    filters = {"status": Task.status, "package_id": Task.package_id}
+    filters = {"status": Task.status, "kind": Task.kind, "package_id": Task.package_id}
+    mine = queries.applied_to(query.pop("profile", None))
     # A Link goes by the place in the list, which stays when the task itself is deleted.
     return page(
-        queries.TASKS, query, key=Task.seq, filters=filters, newest_first=True, cursor="seq"
+        queries.TASKS, query, *mine, key=Task.seq, filters=filters, newest_first=True, cursor="seq"
     )
 
 
@@ -63,13 +55,8 @@ def show(query: dict[str, Any], task_id: str) -> Any:
     if query["wait"] == 0 or task.status not in LIVE:
         return task
 
-    slots = services.get(FollowerSlots)
-    if not slots.acquire(blocking=False):
-        return task, {"Retry-After": "1"}
-    try:
-        return _await_end(task.id, query["wait"])
-    finally:
-        slots.release()
+    ended = wait_until(lambda task: task.status not in LIVE, lambda: _row(task.id), query["wait"])
+    return (task, {"Retry-After": "1"}) if ended is None else ended
 
 
 @blueprint.post("/task/<task_id>/cancel")
@@ -155,17 +142,6 @@ def _seq(task_id: UUID) -> int:
     return (db.session.scalar(older) or 0) + 1
 
 
-def _await_end(task_id: UUID, seconds: float) -> AnyRow:
-    """Return the task once it has ended, at the latest after `seconds`."""
-    began = time.monotonic()
-    while (task := _row(task_id)).status in LIVE:
-        waited = time.monotonic() - began
-        # Poll every 10 % of the time waited so far: short tasks answer fast, long ones cost little.
-        if waited >= seconds or _pause(POLL_SHARE * waited):
-            break
-    return task
-
-
 def _follow(task: AnyRow, attempt: int, offset: int) -> Response:
     """Stream a log for as long as its attempt runs, to a bounded number of readers at once."""
     slots = services.get(FollowerSlots)
@@ -174,31 +150,11 @@ def _follow(task: AnyRow, attempt: int, offset: int) -> Response:
 
     deadline = time.monotonic() + FOLLOW_SECONDS
     text = build_logs.follow(
-        task.seq, attempt, offset, pause=lambda: _pause() or time.monotonic() >= deadline
+        task.seq, attempt, offset, pause=lambda: pause() or time.monotonic() >= deadline
     )
     response = _plain_text(stream_with_context(text), {"X-Accel-Buffering": "no"})
     response.call_on_close(slots.release)
     return response
-
-
-def _pause(seconds: float = POLL_SECONDS) -> bool:
-    """Wait a moment; return True when the service stops or the client has gone."""
-    db.session.rollback()  # a request that waits holds neither a transaction nor a connection
-    bounded = min(max(seconds, MIN_POLL_SECONDS), POLL_SECONDS)
-    is_stopping = services.get(Pool).stopping.wait(bounded)
-    return is_stopping or _has_gone(request.environ.get("gunicorn.socket"))
-
-
-def _has_gone(client: socket | None) -> bool:
-    """Tell whether the client has closed the connection, so that its thread can serve others."""
-    if client is None:
-        return False
-    try:
-        return client.recv(1, MSG_PEEK | MSG_DONTWAIT) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
 
 
 def _plain_text(body: Iterator[bytes], headers: dict[str, str]) -> Response:

@@ -21,6 +21,7 @@ import maintenance
 import nix
 import services
 import task_queue
+from applies import apply
 from attempts import Attempt, Work
 from catalog_state import Catalogs
 from downloads import download
@@ -28,7 +29,7 @@ from errors import Busy
 from indexing import index
 from models import DATABASE_AWAY, cause
 from nix import trees
-from task_queue import Lease, Wanted
+from task_queue import Lease, Wanted, WantedSet
 
 log = logging.getLogger("pkgd.worker")
 
@@ -318,6 +319,9 @@ class Pool:
 
 def _work(lease: Lease) -> Work:
     """Return what a task does."""
-    if isinstance(lease.subject, Wanted):
-        return partial(download, wanted=lease.subject)
-    return partial(index, subject=lease.subject)
+    subject = lease.subject
+    if isinstance(subject, Wanted):
+        return partial(download, wanted=subject)
+    if isinstance(subject, WantedSet):
+        return partial(apply, subject=subject)
+    return partial(index, subject=subject)

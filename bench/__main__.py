@@ -15,7 +15,7 @@ from measurements import Results
 import catalog
 
 HERE = Path(__file__).resolve().parent
-USAGE = "usage: script/bench [--quick | cpu | catalog | tree PATH]"
+USAGE = "usage: script/bench [--quick | cpu | catalog | apply | tree PATH]"
 
 
 def main(arguments):
@@ -33,6 +33,10 @@ def main(arguments):
             catalog.measure()
         case ["tree", path]:
             tree.measure(path)
+        case ["apply"]:
+            results = Results()
+            builds.measure_applies(results, rounds=5)
+            print(results.table())
         case _:
             raise SystemExit(USAGE)
 
@@ -65,6 +69,8 @@ def measure_basics(results, rounds, seconds, batches):
     throughput.measure(results, seconds, rounds)
     progress("builds")
     builds.measure(results, rounds, batches)
+    progress("applies")
+    builds.measure_applies(results, batches)
 
 
 def progress(what):

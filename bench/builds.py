@@ -1,5 +1,6 @@
 """Builds: downloads and activations by pkgd, and by Nix's own commands."""
 
+import json
 import subprocess
 import tempfile
 import time
@@ -10,11 +11,13 @@ import servers
 from recipes import Recipes
 
 import nix
+from nix.profile import ACTIVATE
 
 PACKAGES = 64
 VERBOSE_PACKAGES = 4
 STORED = "a download of what is in the store"
 ACTIVATION = "an activation"
+APPLY = f"{PACKAGES} downloaded packages applied in one generation"
 MANY = f"{PACKAGES} packages, 4 at once"
 VERBOSE = f"{VERBOSE_PACKAGES} packages with a log of 10 MiB, 4 at once"
 BY_NIX = "nix-instantiate, nix-build"
@@ -22,6 +25,7 @@ BY_XARGS = "xargs -P 4"
 LOG_BYTES = 10 * servers.MIB
 WAIT_SECONDS = 600
 TRIVIAL_SCRIPT = "echo made >$out"
+TREE_SCRIPT = 'mkdir -p "$out/share"; echo made >"$out/share/$(basename "$out")"'
 VERBOSE_SCRIPT = f"head -c {LOG_BYTES} /dev/zero | tr '\\0' x | fold -w 99; touch $out"
 BUILD = 'nix-build "$(nix-instantiate {catalog} --attr $1)" --out-link {roots}/$1'
 
@@ -76,6 +80,35 @@ class Bench:
         root = (self.folder / "bare-roots" / name).resolve()
         with stopwatch() as elapsed:
             self._run(["nix-env", "--profile", self.folder / "bare-profile", "--set", root])
+        return elapsed()
+
+    def apply(self, names):
+        """Have the service apply packages to a profile; return the time taken in seconds."""
+        body = {"packages": [{"name": name, "version": "1.0.0"} for name in names]}
+        with stopwatch() as elapsed:
+            answer = self.service.request("PUT", "profile/applied", json=body)
+            task = self.service.ended(answer.json()["task_id"])
+        assert task["status"] == "succeeded", task
+        return elapsed()
+
+    def set_all(self, package_ids):
+        """Set a profile to packages by the one command that the service uses; return the seconds.
+
+        They are given in the opposite order, which makes another generation.
+        """
+        rows = [self.service.get(f"package/{one}") for one in reversed(package_ids)]
+        packages = [{**row, "paths": [row["store_path"]]} for row in rows]
+        kept = ("name", "version", "paths")
+        text = json.dumps([{name: package[name] for name in kept} for package in packages])
+        (self.folder / "packages.json").write_text(text)
+        with stopwatch() as elapsed:
+            self._run(
+                [
+                    *("nix-env", "--profile", self.folder / "bare-set", "--file", ACTIVATE),
+                    *("--argstr", "packages", self.folder / "packages.json"),
+                    *("--set", "--attr", ""),
+                ]
+            )
         return elapsed()
 
     def _run(self, argv, **more):
@@ -137,6 +170,18 @@ def _measure_activations(results, it):
         results.series(ACTIVATION, "nix-env --set", "ms").add(1000 * it.set_profile(name))
         results.series(ACTIVATION, "pkgd", "ms").add(1000 * it.activate(package_id))
         it.service.post(f"package/{package_id}/deactivate")
+
+
+def measure_applies(results, rounds):
+    """Measure an apply of many packages, and the command that it runs."""
+    with bench() as it:
+        for _ in range(rounds):
+            names = it.add_packages(PACKAGES, TREE_SCRIPT)
+            package_ids = it.register(names)
+            it.download(package_ids)
+            bare = it.set_all(package_ids)
+            results.series(APPLY, "nix-env --set", "ms").add(1000 * bare)
+            results.series(APPLY, "pkgd", "ms").add(1000 * it.apply(names))
 
 
 def _measure_many(results, it, what, count, script):

@@ -74,7 +74,7 @@ def _throughput_limits(results):
 
 
 def _build_limits(results):
-    stored, many = builds.STORED, builds.MANY
+    stored, many, apply = builds.STORED, builds.MANY, builds.APPLY
     ratio = results.median(many, builds.BY_XARGS) / results.median(many, "pkgd")
     return [
         Limit(
@@ -83,6 +83,11 @@ def _build_limits(results):
             at_most=1.3 * results.median(stored, builds.BY_NIX) + 50,
         ),
         Limit(f"{many}: xargs / pkgd", ratio, 0.85),
+        Limit(
+            f"{apply}, ms (at most 1.5 of nix-env --set, plus 100)",
+            results.median(apply, "pkgd"),
+            at_most=1.5 * results.median(apply, "nix-env --set") + 100,
+        ),
     ]
 
 

@@ -59,6 +59,7 @@ from nix.profile import (
     leads_to,
     relink,
     set_profile,
+    set_store_path,
     switch_generation,
 )
 from nix.ranges import matching
@@ -164,6 +165,7 @@ __all__ = [
     "scratch",
     "semantic",
     "set_profile",
+    "set_store_path",
     "setting",
     "sweep",
     "switch_generation",

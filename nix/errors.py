@@ -186,12 +186,14 @@ class NotATarball(NixError):
 class ProfileRefused(NixError):
     """A profile can't hold these packages, and will not however often it is tried."""
 
+    code = "profile_refused"
     hint = "read the message: one of the packages is at fault"
 
 
 class Collision(ProfileRefused):
     """Two packages contain the same file, so that one profile can't hold both."""
 
+    code = "files_collide"
     hint = "deactivate one of the two first"
 
     def __init__(self, first: str, second: str, file: str) -> None:
@@ -203,6 +205,7 @@ class Collision(ProfileRefused):
 class ProfileReplaced(ProfileRefused):
     """Something that Nix did not make is in the place of the profile."""
 
+    code = "profile_replaced"
     hint = "move away what is in the place of the profile"
 
 

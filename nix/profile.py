@@ -3,7 +3,7 @@
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,11 +39,16 @@ class ProfilePackage:
 
 
 def set_profile(
-    store: Store, profile: Path, packages: Iterable[ProfilePackage], *, tmp: Path
+    store: Store,
+    profile: Path,
+    packages: Iterable[ProfilePackage],
+    *,
+    tmp: Path,
+    beat: Callable[[], None] = lambda: None,
 ) -> int:
     """Make the profile hold exactly these packages, in one step; return its generation's number.
 
-    Temporary files are written in `tmp`.
+    Temporary files are written in `tmp`. `beat` is called meanwhile, and ends it by raising.
 
     Raises Collision or another ProfileRefused, which leave the profile as it was.
     """
@@ -54,12 +59,20 @@ def set_profile(
     with tempfile.NamedTemporaryFile("w", dir=tmp, suffix=".json") as file:
         json.dump([asdict(package) for package in wanted], file)
         file.flush()
-        done = call(store.with_tmp(tmp), _activation(profile, Path(file.name).resolve()))
+        activation = _activation(profile, Path(file.name).resolve())
+        done = call(store.with_tmp(tmp), activation, beat=beat)
 
     try:
         text(done)
     except NixError as error:
         raise _refusal(error, wanted) from None
+    return int(profile.readlink().name.split("-")[-2])
+
+
+def set_store_path(store: Store, profile: Path, path: str) -> int:
+    """Make the profile lead to a store path, in one step; return its generation's number."""
+    _make_folder(profile.parent)
+    _nix_env(store, profile, "--set", path)
     return int(profile.readlink().name.split("-")[-2])
 
 
@@ -73,6 +86,8 @@ def _make_folder(folder: Path) -> None:
 def check_activatable(store: Store, package: ProfilePackage) -> None:
     """Raise ProfileRefused for a package of which a profile would hold nothing of the store."""
     path = Path(package.paths[0])
+    if path.is_dir() and not path.is_symlink():
+        return  # as nearly all are: to resolve a path takes much longer
     target = path.resolve()
     if not target.exists():
         problem = "is a link to nothing" if path.is_symlink() else "does not exist"

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from config import SETTINGS
-from script import pinned, telling
+from script import pinned, sets, telling
 from script.telling import BOLD, CYAN, RED, Unexpected, expect, step, tell
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +40,40 @@ LIVE = ("queued", "running")
 
 def story(api: "Api", profile: Path) -> None:
     """Take a package from a name and a version to a program that runs, then switch versions."""
+    begin(api)
+    newer, first_greeting = install(api, profile)
+
+    step("Register, download and activate another version of it")
+    older = register(api, "hello", "2.10.0")
+    task = wait(api, download(api, older))
+    expect("the task's status", task["status"], "succeeded")
+    activate(api, older)
+
+    step("Run the same program: it is now the other version")
+    second_greeting = run(profile / "bin" / "hello")
+    expect("whether the greeting is another", second_greeting != first_greeting, True)
+
+    step("The version that it replaced is downloaded, but no longer activated")
+    package = api.get(f"/api/v1/package/{newer}", 200)
+    expect("the package's status", package["status"], "downloaded")
+
+    step("Download a version that no catalog has: the task fails, and has a hint")
+    task = wait(api, download(api, register(api, "hello", "9.9.9")))
+    expect("the task's status", task["status"], "failed")
+    expect("the error's code", task["error"]["code"], "version_unavailable")
+    tell(f"{task['error']['message']}\n{task['error']['hint']}")
+
+    step("List the packages")
+    packages = api.get("/api/v1/packages", 200)
+    expect(
+        "the packages",
+        {package["version"]: package["status"] for package in packages},
+        {"2.12.1": "downloaded", "2.10.0": "activated", "9.9.9": "created"},
+    )
+
+
+def begin(api: "Api") -> None:
+    """Greet the service, and get a token."""
     step("Is the service there?")
     answer = api.get("/hello", 200)
     expect("the greeting", answer, {"message": "Welcome to Package API"})
@@ -51,6 +85,9 @@ def story(api: "Api", profile: Path) -> None:
     answer = api.post("/api/v1/tokens", 401, with_token=False)
     expect("the problem's status", answer["status"], 401)
 
+
+def install(api: "Api", profile: Path) -> tuple[int, str]:
+    """Register, download, activate and run a package; return its id and what it printed."""
     step("Register a package, by name and version")
     newer = register(api, "hello", "2.12.1")
 
@@ -68,38 +105,7 @@ def story(api: "Api", profile: Path) -> None:
     activate(api, newer)
 
     step("Run it")
-    switch_versions(api, profile, newer, run(profile / "bin" / "hello"))
-
-    step("Download a version that no catalog has: the task fails, and has a hint")
-    task = wait(api, download(api, register(api, "hello", "9.9.9")))
-    expect("the task's status", task["status"], "failed")
-    expect("the error's code", task["error"]["code"], "version_unavailable")
-    tell(f"{task['error']['message']}\n{task['error']['hint']}")
-
-    step("List the packages")
-    packages = api.get("/api/v1/packages", 200)
-    expect(
-        "the packages",
-        {package["version"]: package["status"] for package in packages},
-        {"2.12.1": "downloaded", "2.10.0": "activated", "9.9.9": "created"},
-    )
-
-
-def switch_versions(api: "Api", profile: Path, newer: int, first_greeting: str) -> None:
-    """Have an older version take the place of the newer one, which greets in another way."""
-    step("Register, download and activate another version of it")
-    older = register(api, "hello", "2.10.0")
-    task = wait(api, download(api, older))
-    expect("the task's status", task["status"], "succeeded")
-    activate(api, older)
-
-    step("Run the same program: it is now the other version")
-    second_greeting = run(profile / "bin" / "hello")
-    expect("whether the greeting is another", second_greeting != first_greeting, True)
-
-    step("The version that it replaced is downloaded, but no longer activated")
-    package = api.get(f"/api/v1/package/{newer}", 200)
-    expect("the package's status", package["status"], "downloaded")
+    return newer, run(profile / "bin" / "hello")
 
 
 def register(api: "Api", name: str, version: str) -> int:
@@ -167,6 +173,10 @@ class Api:
     def post(self, path: str, status: int, body: Any = None, *, with_token: bool = True) -> Any:
         """Send a POST and return the answer, which must have this status."""
         return self._ask("POST", path, status, body, with_token=with_token)
+
+    def put(self, path: str, status: int, body: Any) -> Any:
+        """Send a PUT and return the answer, which must have this status."""
+        return self._ask("PUT", path, status, body)
 
     def _ask(
         self, method: str, path: str, status: int, body: Any = None, *, with_token: bool = True
@@ -238,6 +248,7 @@ def main(store: str) -> int:
         ):
             api = Api(url)
             story(api, folder / "profile")
+            sets.story(api, folder)
             pinned.story(pinned.Shell(environment | of_pkgctl(folder, api)), folder)
             run(folder / "profile" / "bin" / "hello")
             step("Stop the service")

@@ -153,6 +153,7 @@ def empty(url):
         connection.execute("SET lock_timeout = '10s'")
         tables = "packages, tokens, generations, pins, catalog_indexes, indexed_names, task_ends"
         connection.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
+        connection.execute("DELETE FROM profiles WHERE name <> 'default'")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

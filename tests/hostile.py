@@ -60,14 +60,18 @@ ROUTES = [
     *("GET /api/v1/tasks", "GET /api/v1/task/{}", "GET /api/v1/task/{}/log"),
     *("POST /api/v1/task/{}/cancel", "GET /api/v1/catalog/{}", "GET /api/v1/generations"),
     "POST /api/v1/packages/activate",
+    *("GET /api/v1/profiles", "GET /api/v1/profile/{}", "PUT /api/v1/profile/{}"),
+    *("DELETE /api/v1/profile/{}", "POST /api/v1/profile/{}/promote"),
     *("POST /api/v1/generation/{}/activate", "POST /api/v1/generations/rollback"),
     *("GET /api/v1/tokens", "POST /api/v1/tokens", "DELETE /api/v1/token/{}", "GET /{}", "GET {}"),
 ]
 PARAMETERS = [
     *("limit", "after", "name", "status", "package_id", "wait", "attempt", "offset", "follow"),
-    *("dry_run", "force", "version", "%00", ""),
+    *("dry_run", "force", "version", "profile", "kind", "%00", ""),
 ]
-FIELDS = ["name", "version", "scope", "expires_in", "ids", "\x00", "\ud800", ""]
+FIELDS = [
+    *("name", "version", "scope", "expires_in", "ids", "packages", "from", "\x00", "\ud800", "")
+]
 # The only admin's token may not go: the requests after it would all end at the gate.
 OWN_TOKEN = re.compile(rb"DELETE [^ ]*/token(/0*1\b|s/all)|force=true")
 

@@ -324,3 +324,61 @@ def replace_program(programs):
         (programs / name).chmod(0o755)
 
     return replace_program
+
+
+# --- Sets of packages ---
+
+
+@pytest.fixture
+def work(pool):
+    """Return a function that works off the queue; it returns how many tasks there were."""
+
+    def work():
+        count = 0
+        while pool.run_one():
+            count += 1
+        return count
+
+    return work
+
+
+@pytest.fixture
+def put(client):
+    """Return a function that applies packages, each as `NAME VERSION`, and returns the answer."""
+
+    def put(*packages, profile="team", query="", **more):
+        pairs = (package.split() for package in packages)
+        body = {"packages": [{"name": name, "version": version} for name, version in pairs]}
+        return client.put(f"/api/v1/profile/{profile}{query}", json=body, **more)
+
+    return put
+
+
+@pytest.fixture
+def applied(put, work, get_task):
+    """Return a function that applies packages, waits for the end, and returns the task."""
+
+    def applied(*packages, **more):
+        answer = put(*packages, **more)
+        assert answer.status_code == 202, answer.json
+        work()
+        return get_task(answer.json["task_id"])
+
+    return applied
+
+
+@pytest.fixture
+def held(client):
+    """Return a function that returns what a profile holds, each as `NAME VERSION`."""
+
+    def held(profile="team"):
+        packages = client.get(f"/api/v1/profile/{profile}").json["packages"]
+        return [f"{one['name']} {one['version']}" for one in packages]
+
+    return held
+
+
+@pytest.fixture
+def etag(client):
+    """Return a function that returns the ETag of a profile."""
+    return lambda profile="team": client.get(f"/api/v1/profile/{profile}").headers["ETag"]

@@ -11,11 +11,8 @@ from support import POSTGRESQL, SQLITE, bearing
 import database_copy
 from catalog_models import CatalogIndex, IndexedName, IndexedOffer, Pin
 from models import (
-    Change,
-    Generation,
     Package,
     PackageStatus,
-    Reason,
     Scope,
     Task,
     TaskKind,
@@ -23,6 +20,15 @@ from models import (
     TaskStatus,
     Token,
     db,
+)
+from profile_models import (
+    AppliedPackage,
+    Apply,
+    Change,
+    Generation,
+    Membership,
+    Profile,
+    Reason,
 )
 from task_ends import TaskEnd
 
@@ -52,7 +58,19 @@ ROWS = (
         Task(seq=3, index_id=3, kind=TaskKind.INDEX, cancel_requested=True),
     ],
     [TaskLog(task_seq=1, attempt=1, start=n * 10**9, data=bytes(range(256))) for n in range(40)],
-    [Generation(id=1, number=6, store_path="/g", packages=[{"name": "ü", "store_paths": []}])],
+    [Profile(id=3, name="team", revision=4, changed_at=WHEN)],
+    [Membership(profile_id=3, package_id=9)],
+    [Apply(task_seq=2, profile_id=3, by="me", revision=None)],
+    [AppliedPackage(task_seq=2, package_id=1)],
+    [
+        Generation(
+            id=1,
+            profile_id=3,
+            number=6,
+            store_path="/g",
+            packages=[{"name": "ü", "store_paths": []}],
+        )
+    ],
     [Change(id=1, generation_id=1, at=WHEN, reason=Reason.ROLLBACK, by="me")],
     [TaskEnd(kind="download", status="failed", code="refused", tasks=2, attempts=3, seconds=0.5)],
     [Token(name="robot", scope=Scope.READ, digest="d" * 64, first=False, expires_at=WHEN)],

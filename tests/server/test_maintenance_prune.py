@@ -4,7 +4,8 @@ import pytest
 from sqlalchemy import func, select, update
 
 import maintenance
-from models import Package, Task, TaskLog, TaskStatus, db, soon
+from models import Package, Task, TaskKind, TaskLog, TaskStatus, db, soon
+from profile_models import AppliedPackage
 
 DAY = 86_400
 
@@ -111,3 +112,16 @@ def test_the_pages_of_a_list_go_on_while_tasks_are_pruned(ended, client):
     for page in (first, with_old):
         following = client.get(page.headers["Link"].split(">")[0].lstrip("<"))
         assert (following.status_code, following.json) == (200, [])
+
+
+def test_old_applies_are_pruned_with_their_sets(app, client, applied):
+    applied("hello 2.12.1")
+    with app.app_context():
+        db.session.execute(update(Task).values(finished_at=soon(-31 * DAY)))
+        db.session.commit()
+
+        assert maintenance.prune(30) == 1
+
+        assert db.session.scalars(select(Task.kind)).all() == [TaskKind.DOWNLOAD]
+        assert db.session.scalar(select(func.count()).select_from(AppliedPackage)) == 0
+    assert client.get("/api/v1/profile/team").json["packages"][0]["name"] == "hello"

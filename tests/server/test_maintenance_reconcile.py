@@ -12,7 +12,8 @@ from support import SQLITE, remove_store, until
 import nix
 import services
 from maintenance import reconcile
-from models import Generation, Package, PackageStatus, db
+from models import Package, PackageStatus, db
+from profile_models import Generation
 from worker import Pool
 
 pytestmark = pytest.mark.usefixtures("own_store")
@@ -205,6 +206,20 @@ def test_a_profile_whose_own_store_path_is_gone_is_built_again(
 
     assert os.listdir(app.config["PROFILE"] / "bin") == ["app"]
     assert statuses() == {"app 1.0.0": "activated"}
+
+
+@SQLITE
+def test_a_named_profile_whose_store_path_is_gone_is_built_again(
+    app, own_store, applied, run_reconcile, held
+):
+    applied("app 1.0.0")
+    delete_by_nix(own_store, (app.config["DATA_DIR"] / "profiles" / "team").resolve())
+
+    assert run_reconcile() == [
+        "generation 1 of team had lost a part; generation 1 of team is built of what is left"
+    ]
+
+    assert held() == ["app 1.0.0"]
 
 
 @SQLITE

@@ -95,6 +95,47 @@ def test_an_upgrade_keeps_generations_with_their_changes(first_schema):
     assert found[0]["changes"][0] | {"at": None} == {"at": None, "reason": "replace", "by": "me"}
 
 
+def test_what_is_active_becomes_the_default_profile_and_nothing_moves_on_disk(first_schema):
+    with first_schema.app_context():
+        flask_migrate.upgrade(revision="0007")
+        with db.engine.begin() as connection:
+            add_active(connection)
+        links = {}
+        for number in (3, 7):
+            links[number] = first_schema.config["PROFILE"].with_name(f"profile-{number}-link")
+            links[number].symlink_to(f"/nonexistent/{number}")
+        first_schema.config["PROFILE"].symlink_to(links[7].name)
+        flask_migrate.upgrade()
+
+    client = bearing(first_schema, "pkgd_old")
+    shown = client.get("/api/v1/profile/default").json
+    assert shown["path"] == str(first_schema.config["PROFILE"])
+    assert (shown["generation"], shown["store_path"]) == (7, "/nonexistent/7")
+    assert [one["name"] for one in shown["packages"]] == ["made-2"]
+    assert client.get("/api/v1/package/2").json["profiles"] == ["default"]
+    generations = client.get("/api/v1/generations").json
+    assert [(one["number"], one["active"]) for one in generations] == [(7, True), (3, False)]
+    assert str(first_schema.config["PROFILE"].readlink()) == "profile-7-link"
+
+
+def add_active(connection):
+    """Add what the schema before named profiles says of an active package."""
+    tables = sa.MetaData()
+    tables.reflect(connection)
+    time = sa.literal_column(f"'{WHEN}'")
+    package, generation, change = (
+        tables.tables[name] for name in ("packages", "generations", "changes")
+    )
+    connection.execute(package.update().where(package.c.id == 2).values(status="activated"))
+    held = {"id": 2, "name": "made-2", "version": "1.0.0", "store_paths": ["/nonexistent/a"]}
+    for number, packages in ((3, []), (7, [held])):
+        row = {"number": number, "store_path": f"/nonexistent/{number}", "packages": packages}
+        added = generation.insert().values(created_at=time, **row).returning(generation.c.id)
+        generation_id = connection.execute(added).scalar_one()
+        row = {"generation_id": generation_id, "at": time, "reason": "activate"}
+        connection.execute(change.insert().values(**row))
+
+
 def test_the_models_match_the_migrations(app):
     with app.app_context():
         flask_migrate.Migrate(app, db, directory=str(MIGRATIONS), render_as_batch=True)

@@ -14,6 +14,7 @@ from support import POSTGRESQL, bearing
 import models
 import task_queue
 from models import Package, PackageStatus, Task, db
+from profile_models import Membership
 
 # Run in its own process, because a model keeps the column until its process ends.
 NEW_COLUMN = """
@@ -24,6 +25,7 @@ from sqlalchemy.orm import mapped_column
 
 from app import create_app
 from models import Package, Task, db
+from profile_models import Membership
 
 model = {"Package": Package, "Task": Task}[sys.argv[1]]
 model.note = mapped_column(String, default="from Python", nullable=False)
@@ -119,7 +121,7 @@ def test_a_package_that_is_activated_meanwhile_is_not_forgotten(app, add_package
     add_packages(1, PackageStatus.DOWNLOADED)
 
     def activate():
-        Package.follow_profile([1])
+        Membership.replace(1, [1])
         db.session.commit()
 
     assert race(activate, lambda: Package.forget(1)) == (None, False)

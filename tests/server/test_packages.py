@@ -19,6 +19,7 @@ CREATED = {
     "drv_path": None,
     "store_path": None,
     "closure_size": None,
+    "profiles": [],
     "task": None,
 }
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from support import SQLITE, bearing
 
-import profiles
+import activation
 import services
 from worker import Pool
 
@@ -315,7 +315,7 @@ def test_a_request_that_waits_too_long_for_its_turn_is_a_503(
     app, client, activated, monkeypatch, method, path
 ):
     activated()
-    monkeypatch.setattr(profiles, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(activation, "LOCK_SECONDS", 0.1)
 
     lock = app.config["DATA_DIR"] / "changes.lock"
     with ThreadPoolExecutor(1) as threads, lock.open("ab") as file:

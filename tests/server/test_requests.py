@@ -5,7 +5,7 @@ from uuid import UUID
 import pytest
 from support import POSTGRESQL, SQLITE
 
-import profiles
+import activation
 from models import Package
 
 DEEP = 30_000
@@ -170,14 +170,14 @@ def between(monkeypatch):
     """Return a function that has a change happen just before the profile is locked."""
 
     def between(change):
-        lock = profiles.locked
+        lock = activation.locked
 
         def changed_first(*arguments):
-            monkeypatch.setattr(profiles, "locked", lock)
+            monkeypatch.setattr(activation, "locked", lock)
             change()
             return lock(*arguments)
 
-        monkeypatch.setattr(profiles, "locked", changed_first)
+        monkeypatch.setattr(activation, "locked", changed_first)
 
     return between
 
@@ -201,15 +201,15 @@ def test_a_generation_that_is_collected_right_after_a_switch_to_it_is_a_404(
     http_client, app, activated, monkeypatch
 ):
     package_id = activated()
-    switch = profiles.switch
+    switch = activation.switch
 
-    def collected_after(number, by):
-        switch(number, by)
+    def collected_after(profile, number, by):
+        switch(profile, number, by)
         http_client.post(f"/api/v1/package/{package_id}/deactivate")
         collected = app.test_cli_runner().invoke(args=["gc"])
         assert "generations removed: 1" in collected.output
 
-    monkeypatch.setattr(profiles, "switch", collected_after)
+    monkeypatch.setattr(activation, "switch", collected_after)
 
     assert http_client.post("/api/v1/generation/1/activate").status_code == 404
 
@@ -225,7 +225,8 @@ def test_a_package_that_is_registered_while_a_rollback_takes_it_up_again_is_no_c
     client.delete(f"/api/v1/package/{first}")
 
     package, number = race(
-        lambda: Package.register("app", "1.0.0"), lambda: profiles.rollback(by=None)
+        lambda: Package.register("app", "1.0.0"),
+        lambda: activation.rollback(activation.find("default"), by=None),
     )
 
     held = client.get("/api/v1/generations").json
@@ -256,6 +257,7 @@ def test_an_unknown_query_parameter_is_refused(http_client, rule):
 @SQLITE
 def test_every_route_of_the_api_refuses_an_unknown_query_parameter(http_client):
     values = {"package_id": 1, "token_id": 1, "number": 1, "task_id": UUID(int=0), "name": "hello"}
+    values["profile_name"] = "default"
     adapter = http_client.application.url_map.bind("localhost")
     answers = {
         (method, rule.rule): http_client.open(

@@ -29,6 +29,7 @@ def test_a_queued_task_has_all_fields(client, schedule):
         "kind": "download",
         "package_id": 1,
         "catalog": None,
+        "profile": None,
         "status": "queued",
         "attempt": 0,
         "waiting": None,

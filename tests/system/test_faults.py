@@ -1,6 +1,7 @@
 """What the queue survives: killed processes, stopped ones, many at once."""
 
 import os
+import random
 import signal
 import time
 
@@ -89,6 +90,49 @@ def test_ctrl_c_at_a_terminal_costs_no_attempt(running, database_url):
         figures.rounds(f"{figures.ROUNDS * 4} tasks"),
         "0 lost, no attempt counted, no process left",
     )
+
+
+def test_kills_during_an_apply_leave_the_old_set_or_the_new_one(running, database_url):
+    folder, moment = running.data_dir / "profiles" / "team" / "share", random.Random(17)
+
+    ends = [over_an_apply(running, number, folder, moment) for number in range(figures.ROUNDS)]
+
+    assert {status for status, _ in ends} == {"succeeded"}
+    again = sum(attempt > 1 for _, attempt in ends)
+    figures.keep(
+        "`kill -9` of everything at a random moment of an apply with 3 downloads, restart",
+        database_url,
+        figures.rounds(),
+        f"the profile held the old set or the new one; each apply ended well, {again} ran twice",
+    )
+
+
+def over_an_apply(service, number, folder, moment):
+    """Kill everything during an apply, and start again; return how the apply ended."""
+    before = listed(folder)
+    after = [f"set-{number}-{n}" for n in range(3)]
+    for name in after:
+        service.recipes.add(name, f"sleep 0.2; mkdir -p $out/share; touch $out/share/{name}")
+    body = {"packages": [{"name": name, "version": "1.0.0"} for name in after]}
+    answer = service.request("PUT", "profile/team", json=body)
+    assert answer.status_code == 202, answer.text
+
+    time.sleep(moment.uniform(0, 2))  # the moment is what varies
+    service.kill()
+    assert listed(folder) in (before, after)
+    service.start()
+
+    end = end_of(service, answer.json()["task_id"])
+    assert listed(folder) == after
+    shown = service.get("profile/team")
+    assert [package["name"] for package in shown["packages"]] == after
+    assert shown["store_path"] == str(folder.parent.resolve())
+    return end
+
+
+def listed(folder):
+    """Return the names of the files in a folder, which may not be there."""
+    return sorted(os.listdir(folder)) if folder.is_dir() else []
 
 
 @SQLITE

@@ -4,6 +4,7 @@ import random
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import figures
 import pytest
@@ -16,6 +17,7 @@ CLIENTS = 6
 TOOLS = [(f"tool-{n}", "1.0.0") for n in range(4)]
 VERSIONS = [("app", "1.0.0"), ("app", "2.0.0"), ("hello", "2.10.0"), ("hello", "2.12.1")]
 ODD = [("clash-one", "1.0.0"), ("clash-two", "1.0.0"), ("parted", "1.0.0"), ("nothing", "1.0.0")]
+PROFILES = ["default", "team", "other"]
 # Of the declared answers 503, those that many changes at once may give.
 WAITS = {"urn:pkgd:problem:busy", "urn:pkgd:problem:database-unavailable"}
 
@@ -63,8 +65,18 @@ class Changes:
                 ("POST", f"generation/{generation}/activate"),
                 ("POST", "generations/rollback"),
                 ("POST", f"task/{task['id']}/cancel"),
+                *[("PUT", "profile/team", {"packages": self.set()})] * 3,
+                ("POST", f"{own}/activate?profile=team"),
+                ("POST", "profile/other/promote", {"from": self.random.choice(PROFILES)}),
+                ("POST", f"generations/rollback?profile={self.random.choice(PROFILES)}"),
+                ("DELETE", "profile/other"),
             ]
         )
+
+    def set(self):
+        """Return a set of packages, each of another name."""
+        versions = dict(self.random.sample([*TOOLS, *VERSIONS, *ODD[2:]], 4))
+        return [{"name": name, "version": version} for name, version in versions.items()]
 
 
 def test_after_random_changes_every_status_is_true(collected, database_url):
@@ -126,6 +138,10 @@ def assert_true(service):
         for one in packages
         if one["status"] == "activated"
     }
-    held = {(name, paths[0]) for name, paths in nix.installed(store, service.data_dir / "profile")}
+    held = {
+        (name, paths[0])
+        for profile in service.get("profiles")
+        for name, paths in nix.installed(store, Path(profile["path"]))
+    }
     assert held == active
     assert service.command("reconcile").stdout == "all as it should be\n"

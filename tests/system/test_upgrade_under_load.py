@@ -2,8 +2,8 @@
 
 import figures
 import pytest
-from activation import ActivatedService, Load, next_release
 from proxy import Nginx
+from socket_activation import ActivatedService, Load, next_release
 from support import SQLITE, until
 
 from database import KNOWN
