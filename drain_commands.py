@@ -86,13 +86,15 @@ def _await_end(folder: Path, seconds: float) -> list[str]:
 
 
 def _running() -> list[str]:
-    """Return what runs, once the tasks of dead workers are back in the queue."""
+    """Return what runs, but for the tasks of dead workers, which go back to the queue."""
+    holders = current_app.config["DATA_DIR"] / "holders"
+    dead = dead_holders(holders, task_queue.holders())
     if not read_only.is_set():
-        holders = current_app.config["DATA_DIR"] / "holders"
-        task_queue.reap(dead_holders(holders, task_queue.holders()))
+        task_queue.reap(dead)
     names = select(Package.name, Package.version, CatalogIndex.catalog, Task.started_at)
     joined = names.select_from(Task).outerjoin(Package).outerjoin(CatalogIndex)
-    rows = db.session.execute(joined.where(Task.status == TaskStatus.RUNNING).order_by(Task.seq))
+    runs = Task.status == TaskStatus.RUNNING, Task.lease_holder.not_in(dead)
+    rows = db.session.execute(joined.where(*runs).order_by(Task.seq))
     running = [_told(row) for row in rows]
     db.session.rollback()
     return running

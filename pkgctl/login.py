@@ -180,9 +180,18 @@ def forget(context: CommandContext, name: str) -> None:
       pkgctl server forget prod
     """
     servers = ServersFile.load()
+    changed = _forget(servers, name)
+    context.printer.result({}, f"Success: Forgot {name}{changed}")
+
+
+def _forget(servers: ServersFile, name: str) -> str:
+    """Forget a server; return what to add where that makes another one the default."""
+    before = servers.default
     servers.forget(name)
     servers.save()
-    context.printer.result({}, f"Success: Forgot {name}")
+    return (
+        f"; the default is now {servers.default}" if servers.default not in (before, None) else ""
+    )
 
 
 @click.command()
@@ -213,9 +222,8 @@ def logout(context: CommandContext, *, revoke: bool, force: bool) -> None:
             with context.hint_at_conflict("--force revokes it all the same"):
                 client.delete(f"token/{token['id']}", **{"force": "true"} if force else {})
 
-    servers.forget(name)
-    servers.save()
     rest = "revoked its token" if revoke else "its token stays valid until it expires"
+    rest += _forget(servers, name)
     text = f"Success: Logged out of {known.url}, server {name}; {rest}"
     context.printer.result({"name": name, "url": known.url}, text)
 

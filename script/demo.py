@@ -319,7 +319,7 @@ def serving(
     log = folder / "server.log"
     tell(f"The service keeps its data in {folder}", BOLD)
     if store_dir:
-        tell(f"and a Nix store in {store_dir}, since this machine's own can't be written")
+        tell(f"and a Nix store in {store_dir}, since this machine's own can't be used")
 
     server = None
     try:

@@ -213,7 +213,10 @@ def test_the_first_login_stays_the_default_until_another_is_chosen(
 def test_forgetting_the_default_server_makes_another_the_default(two_logins, fake_server):
     two_logins("server", "use", "near")
 
-    assert two_logins("server", "forget", "near").stdout == "Success: Forgot near\n"
+    assert (
+        two_logins("server", "forget", "near").stdout
+        == "Success: Forgot near; the default is now far\n"
+    )
     listed = two_logins.json("server", "list")
     assert listed == [{"name": "far", "url": fake_server.url, "default": True}]
 
