@@ -57,7 +57,7 @@ def test_a_url_of_http_is_fetched_and_the_progress_is_told(fetch, web, tmp_path)
     web.content = (tmp_path / "a.tar.xz").read_bytes()
     told = []
 
-    got = fetch(f"{web.url}/200/a.tar.xz", heard=lambda *counts: told.append(counts))
+    got = fetch(f"{web.url}/200/a.tar.xz", report=lambda *counts: told.append(counts))
 
     assert (Path(got.store_path) / "default.nix").read_text() == TEXT
     assert told[-1] == (len(web.content), len(web.content))

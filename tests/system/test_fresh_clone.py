@@ -93,3 +93,4 @@ def test_flask_run_serves_and_says_once_that_nobody_works_the_queue(service):
     assert service.sign_in().startswith("pkgd_")
     assert service.said().count(SERVES_ONLY) == 1
     assert service.get("tasks") == []
+    assert service.stop() == 0
