@@ -359,7 +359,7 @@ def test_an_index_makes_way_for_a_download_and_goes_on_where_it_was(
     (task,) = index_tasks(client)
     assert (task["status"], task["attempt"]) == ("succeeded", 1)
     log = client.get(f"/api/v1/task/{task['id']}/log").text
-    assert "a download waits" in log
+    assert "another task waits" in log
     assert "1 attributes are indexed already" in log
     assert indexed(app) == ["alpha", "beta", "gamma"]
 
