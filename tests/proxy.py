@@ -183,6 +183,16 @@ class TlsCaddy(Caddy):
         ports = f"\thttp_port {self.plain_port}\n\thttps_port {self.port}\n"
         return [("\n{\n", f"\n{{\n\tadmin off\n\tlocal_certs\n\tskip_install_trust\n{ports}")]
 
+    def _listens(self):
+        """Tell whether it has made its certificate, without which it refuses TLS."""
+        tls = ssl.create_default_context()
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+        if super()._listens():
+            with suppress(ssl.SSLError):
+                tls.wrap_socket(dial(self.port), server_hostname=HOST).close()
+                return True
+        return False
+
 
 def dial(port, timeout=30):
     """Return a connection to a port, whose buffers an answer fills soon unless it is read.

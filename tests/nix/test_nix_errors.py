@@ -12,10 +12,13 @@ CODES = {
     "disk_full",
     "evaluation_failed",
     "fetch_failed",
+    "files_collide",
     "hash_mismatch",
     "name_unknown",
     "nix_too_old",
     "nix_unavailable",
+    "profile_refused",
+    "profile_replaced",
     "refused",
     "timed_out",
     "version_unavailable",
@@ -57,7 +60,7 @@ def test_a_class_without_a_code_of_its_own_does_not_change_a_meaning():
     assert nix.codes()["disk_full"] == nix.DiskFull.__doc__
 
 
-@pytest.mark.parametrize("kind", [nix.NixError, nix.NixMissing, nix.Collision])
+@pytest.mark.parametrize("kind", [nix.NixError, nix.NixMissing])
 def test_an_error_that_ends_no_task_has_a_hint_but_no_code(kind):
     assert kind.code == ""
     assert kind.hint

@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import figures
@@ -98,6 +99,16 @@ def test_an_address_that_cannot_be_listened_on_is_told_in_one_line(single, bind,
     assert re.fullmatch(f"pkgd: can't listen on .*: {reason}", said)
 
 
+def answers(path):
+    """Tell whether a server on a Unix socket is alive."""
+    with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
+        client.settimeout(10)
+        client.connect(str(path))
+        client.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+        return b" 200 " in client.recv(64)
+    return False
+
+
 @SQLITE
 def test_a_socket_that_a_killed_server_left_is_used_again(single, tmp_path):
     path = tmp_path / "socket"
@@ -107,7 +118,7 @@ def test_a_socket_that_a_killed_server_left_is_used_again(single, tmp_path):
     single.kill()
 
     single.start(ready=False)
-    until(lambda: single.said().count("Listening at") == 2, explain=single.said)
+    until(lambda: answers(path), explain=single.said)
 
     assert single.stop() == 0
 
