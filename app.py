@@ -23,12 +23,10 @@ from werkzeug.routing import IntegerConverter, Map
 import api
 import api_pages
 import auth
-import catalog_commands
 import catalog_models  # noqa: F401 # its tables
 import catalogs
 import commands
 import config
-import drain_commands
 import error_handlers
 import generations
 import health
@@ -180,8 +178,6 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     for module in BLUEPRINTS:
         app.register_blueprint(module.blueprint)
     commands.init_app(app)
-    catalog_commands.init_app(app)
-    drain_commands.init_app(app)
     return app
 
 

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import create_engine, insert, inspect, select
 from support import POSTGRESQL, SQLITE, bearing
 
-import database_copy
 from catalog_models import CatalogIndex, IndexedName, IndexedOffer, Pin
+from commands import database_copy
 from models import (
     Package,
     PackageStatus,

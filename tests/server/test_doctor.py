@@ -11,13 +11,11 @@ import pytest
 from sqlalchemy import update
 from support import POSTGRESQL, SQLITE, until
 
-import doctor
-import doctor_host
-import doctor_service
 import drain
 import nix
 import services
-from doctor import Level
+from commands import doctor_host, doctor_service, findings
+from commands.findings import Level
 from models import Package, Task, db, soon
 from worker import Pool
 
@@ -98,12 +96,12 @@ def test_without_a_data_folder_there_is_one_error(create_app, tmp_path):
 @pytest.fixture
 def slow_disk(monkeypatch):
     """A check that does not end before the deadline."""
-    monkeypatch.setattr("doctor.DEADLINE_SECONDS", 0.2)
+    monkeypatch.setattr("commands.findings.DEADLINE_SECONDS", 0.2)
     there_again = threading.Event()
 
     def slow_disk():
         there_again.wait(60)
-        yield doctor.ok("late", "late")
+        yield findings.ok("late", "late")
 
     yield slow_disk
     there_again.set()
@@ -117,7 +115,7 @@ def test_a_check_that_hangs_or_fails_is_told_and_holds_nothing_up(app, slow_disk
         raise OSError(5, "Input/output error")
         yield
 
-    monkeypatch.setattr("commands.CHECKS", (slow_disk, broken_disk))
+    monkeypatch.setattr("commands.doctor.CHECKS", (slow_disk, broken_disk))
 
     done = run(app)
 
@@ -138,7 +136,7 @@ def test_what_is_no_time_in_the_database_is_told_and_holds_nothing_up(app, regis
 
 
 def test_every_finding_is_a_line_whatever_it_quotes():
-    said = str(doctor.warning("it", "two\nlines \x1b[31mred", "do\nthis"))
+    said = str(findings.warning("it", "two\nlines \x1b[31mred", "do\nthis"))
 
     assert said == "warning  it: two lines red\n         -> do this"
 
@@ -311,7 +309,7 @@ def test_times_of_the_future_in_the_database_are_an_error(app, examine, schedule
 def test_the_clock_of_postgresql_is_compared(examine, monkeypatch):
     assert examine(doctor_service.times) == []
 
-    monkeypatch.setattr("doctor_service.CLOCK_SECONDS", -1)
+    monkeypatch.setattr("commands.doctor_service.CLOCK_SECONDS", -1)
 
     assert levels(examine(doctor_service.times)) == [Level.ERROR]
 
@@ -358,7 +356,7 @@ def test_a_store_that_is_yet_to_be_made_is_left_unmade(make_app, examine, tmp_pa
 def test_too_little_space_is_told(app, examine, free, level, monkeypatch):
     app.config["MIN_FREE_BYTES"] = free
     if level is None:
-        monkeypatch.setattr("doctor_host.ROOM", 2**60)
+        monkeypatch.setattr("commands.doctor_host.ROOM", 2**60)
         app.config["MIN_FREE_BYTES"], level = 1, Level.WARNING
 
     assert set(levels(examine(doctor_host.disk))) == {level}
@@ -445,7 +443,7 @@ def systemd(programs, tmp_path, monkeypatch):
     """Return a function that has systemd's programs show these facts."""
 
     def systemd(facts):
-        monkeypatch.setattr("doctor_host.SYSTEMD", tmp_path)
+        monkeypatch.setattr("commands.doctor_host.SYSTEMD", tmp_path)
         for name in ("systemctl", "timedatectl"):
             (programs / name).unlink(missing_ok=True)
             (programs / name).write_text(f"#!/bin/sh\nprintf '%s\\n' '{facts}'\n")
@@ -483,7 +481,7 @@ def test_systemd_that_does_not_answer_and_none_at_all_are_told(
 ):
     assert levels(examine(doctor_host.unit)) == [Level.OK]
 
-    monkeypatch.setattr("doctor_host.SYSTEMD", tmp_path)
+    monkeypatch.setattr("commands.doctor_host.SYSTEMD", tmp_path)
 
     assert levels(examine(doctor_host.unit)) == [Level.WARNING, Level.WARNING]
 

@@ -130,7 +130,7 @@ def test_a_drain_does_not_wait_for_a_worker_that_is_gone(
 
 
 def test_a_drain_tells_that_a_catalog_is_being_indexed(app, command, folder, monkeypatch):
-    monkeypatch.setattr("drain_commands.SAY_SECONDS", 0)
+    monkeypatch.setattr("commands.drain.SAY_SECONDS", 0)
     with app.app_context():
         states = [catalog_index.State(nix.Catalog("<nixpkgs>", "<nixpkgs>"), "x")]
         catalog_index.schedule(states)

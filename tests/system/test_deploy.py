@@ -172,7 +172,7 @@ def test_the_image_leaves_out_nothing_that_the_service_imports():
 
     kept = [
         *ROOT.glob("*.py"),
-        *(ROOT / name for name in ("catalog", "deploy", "migrations", "nix")),
+        *(ROOT / name for name in ("catalog", "commands", "deploy", "migrations", "nix")),
     ]
     assert not {path.name for path in kept} & set(left_out)
     assert "requirements-run.txt" not in left_out

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import click
-from flask import Flask, current_app
+from flask import current_app
 
 import catalog_index
 import catalogs
@@ -14,7 +14,7 @@ import nix
 import pins
 import services
 from catalog_state import Catalogs
-from commands import check_writable, state_command
+from commands.guard import check_writable, state_command
 from fields import rfc3339
 from pins import Content, Source
 
@@ -24,11 +24,6 @@ MEGABYTE = 10**6
 @click.group("catalog")
 def catalog() -> None:
     """Manage the catalogs beside those of CATALOGS."""
-
-
-def init_app(app: Flask) -> None:
-    """Add the commands to `app`."""
-    app.cli.add_command(catalog)
 
 
 def command(name: str) -> Callable[[Callable[..., None]], click.Command]:

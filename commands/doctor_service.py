@@ -18,8 +18,8 @@ import gc_roots
 import nix
 import read_only
 import services
+from commands.findings import Finding, error, ok, warning
 from database import backup_note, is_usable, sqlite_file, state
-from doctor import Finding, error, ok, warning
 from models import Package, PackageStatus, Scope, Task, TaskStatus, Token, db, soon, utcnow
 from worker import living_holders
 

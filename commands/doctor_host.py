@@ -14,9 +14,9 @@ from flask import current_app
 import nix
 import services
 from catalog_state import Catalogs
+from commands.findings import Finding, error, ok, warning
 from config import PRODUCTION
 from database import is_usable
-from doctor import Finding, error, ok, warning
 
 SYSTEMD = Path("/run/systemd/system")  # is there where systemd runs the machine
 UNIT_SECONDS = 10

@@ -5,25 +5,19 @@ import time
 from pathlib import Path
 
 import click
-from flask import Flask, current_app
+from flask import current_app
 from sqlalchemy import select
 
 import drain
 import read_only
 import task_queue
 from catalog_models import CatalogIndex
-from commands import state_command
+from commands.guard import state_command
 from models import AnyRow, Package, Task, TaskStatus, db
 from worker import dead_holders
 
 POLL_SECONDS = 0.5
 SAY_SECONDS = 15
-
-
-def init_app(app: Flask) -> None:
-    """Add the commands to `app`."""
-    app.cli.add_command(drain_)
-    app.cli.add_command(resume)
 
 
 @state_command("drain")

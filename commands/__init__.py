@@ -1,0 +1,28 @@
+"""The `flask` commands of an operator on the host, beside the server that they look after."""
+
+from flask import Flask
+
+from commands import catalog, data, doctor, drain, tokens, upkeep, workers
+
+COMMANDS = (
+    data.init_db,
+    data.adopt,
+    data.backup,
+    data.copy_db,
+    tokens.create_token,
+    workers.run_worker,
+    upkeep.reconcile,
+    upkeep.gc,
+    upkeep.prune,
+    doctor.examine,
+    drain.drain_,
+    drain.resume,
+    catalog.catalog,
+)
+
+
+def init_app(app: Flask) -> None:
+    """Add the commands to `app`."""
+    for command in COMMANDS:
+        app.cli.add_command(command)
+    workers.say_what_runs()

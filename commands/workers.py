@@ -1,0 +1,57 @@
+"""The command that runs the worker pool without a web server: run-worker."""
+
+import signal
+import threading
+
+import click
+from flask import current_app
+from flask.cli import with_appcontext
+from werkzeug.serving import is_running_from_reloader
+
+import config
+import health
+import read_only
+import services
+from catalog_state import Catalogs
+from commands.guard import in_one_line
+from worker import Pool
+
+SERVES_ONLY = (
+    "pkgd: flask run serves only: tasks wait in the queue until a worker runs, "
+    "by flask --app app run-worker"
+)
+
+
+def say_what_runs() -> None:
+    """Say, where `flask run` serves, that it runs no tasks."""
+    if _is_made_by_run():
+        click.echo(SERVES_ONLY, err=True)
+
+
+def _is_made_by_run() -> bool:
+    """Tell whether `flask run` makes the application, and for the first time."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.info_name == "run" and not is_running_from_reloader()
+
+
+@click.command("run-worker")
+@with_appcontext
+@in_one_line
+def run_worker() -> None:
+    """Run the worker pool in a process of its own.
+
+    SIGTERM or SIGINT ends it.
+    """
+    pool = services.get(Pool)
+    if current_app.config["WORKER_THREADS"] == 0:
+        config.refuse_start("WORKER_THREADS is 0: there would be nothing to run")
+    health.check_start(current_app)
+
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: ended.set())
+    pool.start()
+    services.get(Catalogs).look()
+    click.echo(read_only.REASON if read_only.is_set() else f"{pool.size} workers run")
+    ended.wait()
+    pool.stop()
