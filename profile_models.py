@@ -108,6 +108,8 @@ class Generation(Model):
     store_path: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
     packages: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    # When the binary cache had it whole; null while it has not.
+    published_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class Change(Model):
