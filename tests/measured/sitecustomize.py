@@ -19,7 +19,8 @@ from pathlib import Path
 SERVER = (
     *("dotenv", "flask_migrate", "flask_smorest", "flask_sqlalchemy", "limits.strategies"),
     *("psutil", "pythonjsonlogger.json", "semantic_version", "semver"),
-    "sqlalchemy.dialects.sqlite",
+    *("logging.config", "sqlalchemy.dialects.sqlite", "sqlite3", "tarfile", "urllib.request"),
+    *("werkzeug.middleware.proxy_fix", "wsgiref.simple_server"),
 )
 LIBRARIES = {
     "flask": SERVER,

@@ -74,7 +74,7 @@ def running_service(folder, store_dir):
         "WEB_PROCESSES": 1,
         "WORKER_THREADS": 4,
     }
-    with Service(settings) as service:
+    with Service(settings, measured=False) as service:
         service.catalog, service.gates = catalog, gates
         service.init_db().start()
         service.secret = service.sign_in()

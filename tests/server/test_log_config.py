@@ -70,7 +70,7 @@ def test_a_traceback_can_not_forge_a_line(log_line, production):
 
 @SQLITE
 def test_a_path_can_not_forge_a_line(settings):
-    with Service(settings | {"WEB_PROCESSES": 1}) as service:
+    with Service(settings | {"WEB_PROCESSES": 1}, measured=False) as service:
         service.init_db()
         service.start()
         service.session.post(f"{service.url}/x%0A2026-11-26%20ERROR%20forged%1B%5B31m%C2%9B%7F")
@@ -164,7 +164,7 @@ def test_a_failed_build_is_a_warning_and_a_good_one_is_none(schedule, pool, capl
 @SQLITE
 def test_the_log_lines_of_a_request_and_of_its_task_have_their_ids(settings):
     settings |= {"APP_ENV": "production", "WEB_PROCESSES": 1}
-    with Service(settings) as service:
+    with Service(settings, measured=False) as service:
         service.init_db()
         secret = service.command("create-token").stdout.strip()
         service.start()

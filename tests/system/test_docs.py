@@ -22,7 +22,7 @@ def service(tmp_path_factory, store_dir):
     """A running service that has a package; an admin's token is in `service.secret`."""
     data_dir = tmp_path_factory.mktemp("docs") / "data"
     settings = {"DATA_DIR": data_dir, "STORE_DIR": store_dir, "WORKER_THREADS": 0}
-    with Service({**settings, "TRUSTED_PROXIES": 1}) as service:
+    with Service({**settings, "TRUSTED_PROXIES": 1}, measured=False) as service:
         service.init_db()
         service.secret = service.start().sign_in()
         service.register("hello", "2.12.1")

@@ -72,6 +72,7 @@ def over_a_kill(service, number):
     return seconds
 
 
+@SQLITE
 def test_ctrl_c_at_a_terminal_costs_no_attempt(running, database_url):
     ids = schedule(running, "slow", 4, running.recipes.gate("go"))
 

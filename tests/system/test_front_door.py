@@ -17,9 +17,9 @@ def service(tmp_path_factory, store_dir):
     """A running service that trusts one proxy."""
     data_dir = tmp_path_factory.mktemp("front") / "data"
     settings = {"DATA_DIR": data_dir, "STORE_DIR": store_dir, "WORKER_THREADS": 0}
-    with Service(settings | {"WEB_PROCESSES": 1, "TRUSTED_PROXIES": 1}) as service:
-        service.command("init-db")
-        service.start().sign_in()
+    settings |= {"WEB_PROCESSES": 1, "TRUSTED_PROXIES": 1}
+    with Service(settings, measured=False) as service:
+        service.init_db().start().sign_in()
         for version in ("1.0.0", "2.0.0"):
             service.register("hello", version)
         yield service

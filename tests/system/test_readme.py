@@ -62,7 +62,7 @@ def is_free(port):
 def service(tmp_path, store_dir):
     """A server as the README has it: its folder is `data`, its port 8000, unless that is taken."""
     settings = {"STORE_DIR": store_dir, "CATALOGS": BUNDLED, "MIN_FREE_BYTES": 1}
-    with Service({"DATA_DIR": tmp_path / "data", **settings}) as service:
+    with Service({"DATA_DIR": tmp_path / "data", **settings}, measured=False) as service:
         if is_free(PORT):
             service.port = service.settings["PORT"] = PORT
             service.url = f"http://127.0.0.1:{PORT}"

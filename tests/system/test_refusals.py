@@ -22,7 +22,8 @@ def service(tmp_path_factory, store_dir):
     data_dir = tmp_path_factory.mktemp("refusals") / "data"
     settings = {"DATA_DIR": data_dir, "STORE_DIR": store_dir, "WORKER_THREADS": 0}
     # One process: gunicorn loses a signal that arrives while it starts another.
-    with Service(settings | {"WEB_PROCESSES": 1, "TRUSTED_PROXIES": 1}) as service:
+    settings |= {"WEB_PROCESSES": 1, "TRUSTED_PROXIES": 1}
+    with Service(settings, measured=False) as service:
         service.init_db()
         service.start()
         service.secret = service.sign_in()

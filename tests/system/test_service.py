@@ -13,9 +13,10 @@ from uuid import UUID
 
 import figures
 import pytest
+from recipes import Recipes
 from service import Service
 from sqlalchemy import select
-from support import SQLITE, until
+from support import BUNDLED, SQLITE, until
 
 from models import Task, db
 
@@ -32,6 +33,19 @@ def peek(app):
             return row.status, row.attempt
 
     return peek
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory, store_dir):
+    """A running service for tests that are in nobody's way: each has packages of its own."""
+    folder = tmp_path_factory.mktemp("shared")
+    recipes = Recipes(folder)
+    settings = {"DATA_DIR": folder / "data", "STORE_DIR": store_dir, "MIN_FREE_BYTES": 1}
+    settings |= {"CATALOGS": f"{BUNDLED} {recipes.catalog}", "INDEX_BYTES": 0}
+    with Service(settings) as service:
+        service.recipes = recipes
+        service.init_db().start().sign_in()
+        yield service
 
 
 @pytest.fixture
@@ -55,21 +69,20 @@ def test_a_package_goes_from_a_name_and_a_version_to_a_program_that_runs(service
     assert "2.12.1" in subprocess.check_output([hello, "--version"], text=True)
 
 
-@SQLITE
-def test_another_version_takes_the_place_of_the_first(running):
+def test_another_version_takes_the_place_of_the_first(shared):
     for version in ("2.12.1", "2.10.0"):
-        package_id = running.register("hello", version)
-        running.ended(running.post(f"package/{package_id}/download")["task_id"])
-        running.post(f"package/{package_id}/activate")
+        package_id = shared.register("hello", version)
+        shared.ended(shared.post(f"package/{package_id}/download")["task_id"])
+        shared.post(f"package/{package_id}/activate")
 
-    hello = running.data_dir / "profile" / "bin" / "hello"
+    hello = shared.data_dir / "profile" / "bin" / "hello"
     assert "2.10.0" in subprocess.check_output([hello, "--version"], text=True)
-    assert [each["status"] for each in running.get("packages")] == ["downloaded", "activated"]
+    statuses = {each["version"]: each["status"] for each in shared.get("packages?name=hello")}
+    assert (statuses["2.12.1"], statuses["2.10.0"]) == ("downloaded", "activated")
 
 
-@SQLITE
-def test_a_version_that_there_is_not_fails_with_those_there_are(running):
-    task = running.ended(running.schedule("hello", "9.9.9"))
+def test_a_version_that_there_is_not_fails_with_those_there_are(shared):
+    task = shared.ended(shared.schedule("hello", "9.9.9"))
 
     assert (task["status"], task["error"]["code"]) == ("failed", "version_unavailable")
     assert "to be had: 2.12.1, 2.10.0" in task["error"]["message"]
@@ -139,6 +152,7 @@ def test_ctrl_c_puts_tasks_back_though_a_second_signal_follows(service, peek, tm
     assert peek(task_id) == ("queued", 0)
 
 
+@SQLITE
 def test_a_reload_puts_running_tasks_back_for_the_new_processes(running, recipes):
     task_id = running.schedule(recipes.add_watched("slow", SLOW), "1.0.0")
     until(lambda: recipes.is_building("slow"))
@@ -211,28 +225,26 @@ def waited(task):
     return (started - created).total_seconds()
 
 
-@SQLITE
-def test_a_line_is_followed_while_its_build_runs(running, recipes, tmp_path):
+def test_a_line_is_followed_while_its_build_runs(shared, tmp_path):
     script = f"echo first; until [ -e {tmp_path}/go ]; do sleep 0.05; done; echo last; touch $out"
-    task_id = running.schedule(recipes.add("talks", script), "1.0.0")
+    task_id = shared.schedule(shared.recipes.add("waits", script), "1.0.0")
 
-    with running.request("GET", f"task/{task_id}/log?follow=true", stream=True) as stream:
+    with shared.request("GET", f"task/{task_id}/log?follow=true", stream=True) as stream:
         lines = stream.iter_lines(chunk_size=1)
         followed = list(iter(lambda: next(lines), b"first"))
-        assert running.task(task_id)["status"] == "running"
+        assert shared.task(task_id)["status"] == "running"
         (tmp_path / "go").touch()
         followed += [b"first", *lines]
 
     assert b"last" in followed
-    assert running.task_log(task_id).splitlines() == followed
+    assert shared.task_log(task_id).splitlines() == followed
 
 
-@SQLITE
-def test_a_line_is_seen_within_a_second_of_being_written(running, recipes):
+def test_a_line_is_seen_within_a_second_of_being_written(shared):
     script = "for n in 1 2 3 4 5 6 7; do date +%s.%N; sleep 0.2; done; touch $out"
-    task_id = running.schedule(recipes.add("talks", script), "1.0.0")
+    task_id = shared.schedule(shared.recipes.add("ticks", script), "1.0.0")
 
-    with running.request("GET", f"task/{task_id}/log?follow=true", stream=True) as stream:
+    with shared.request("GET", f"task/{task_id}/log?follow=true", stream=True) as stream:
         delays = [
             time.time() - float(line)
             for line in stream.iter_lines(chunk_size=1)
@@ -243,19 +255,18 @@ def test_a_line_is_seen_within_a_second_of_being_written(running, recipes):
     assert statistics.median(delays) < 1
 
 
-@SQLITE
-def test_a_followed_log_is_the_same_in_one_piece_and_by_offsets(running, recipes):
+def test_a_followed_log_is_the_same_in_one_piece_and_by_offsets(shared):
     line = "line $n caf\N{LATIN SMALL LETTER E WITH ACUTE}"
     script = f"for n in $(seq 300); do echo {line}; sleep 0.005; done; touch $out"
-    task_id = running.schedule(recipes.add("talks", script), "1.0.0")
+    task_id = shared.schedule(shared.recipes.add("counts", script), "1.0.0")
 
-    followed = running.task_log(task_id, follow="true")
+    followed = shared.task_log(task_id, follow="true")
 
-    whole = running.task_log(task_id)
+    whole = shared.task_log(task_id)
     assert followed == whole
     assert b"line 300 caf" in whole
     for offset in range(0, len(whole), 1009):
-        assert running.task_log(task_id, offset=offset) == whole[offset:]
+        assert shared.task_log(task_id, offset=offset) == whole[offset:]
 
 
 @SQLITE

@@ -177,7 +177,8 @@ def test_a_body_without_a_length_is_refused(service):
 def test_the_service_stops_while_clients_are_slow(tmp_path, store_dir, kind):
     settings = {"DATA_DIR": tmp_path / "data", "STORE_DIR": store_dir, "WORKER_THREADS": 0}
     # One process: gunicorn loses a signal that arrives while it starts another.
-    with Service(settings | {"MIN_FREE_BYTES": 1, "WEB_PROCESSES": 1}) as service, ExitStack() as s:
+    settings |= {"MIN_FREE_BYTES": 1, "WEB_PROCESSES": 1}
+    with Service(settings, measured=False) as service, ExitStack() as s:
         service.init_db()
         service.start()
         service.secret = service.sign_in()
