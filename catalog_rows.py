@@ -21,11 +21,12 @@ SEPARATOR = "\n"  # no description holds one
 # --- Writing ---
 
 
-def made_of(index_id: int, prefix: str, facts: Sequence[nix.Fact]) -> list[dict[str, Any]]:
-    """Return the rows of packages in one set, whose attributes have `prefix`.
+def made_of(index_id: int, within: str, facts: Sequence[nix.Fact]) -> list[dict[str, Any]]:
+    """Return the rows of packages in one set.
 
     A package whose attribute throws is a sibling of nothing, and has its attribute as its name.
     """
+    prefix = nix.joined(within, "")
     pnames = {fact.attr: "" if fact.throws else fact.pname for fact in facts}
     wanted = {base for fact in facts for base in nix.bases(fact.attr)} - pnames.keys()
     there = select(IndexedOffer.attr, IndexedOffer.pname).where(

@@ -185,6 +185,22 @@ def test_attributes_that_end_an_evaluation_are_recorded_each_by_itself(app, inde
         assert "cannot go on" in row.failures["breaks_2"]
 
 
+@SQLITE
+@pytest.mark.parametrize("size", [2, 400])
+def test_a_set_of_which_nothing_can_be_evaluated_is_given_up(own, app, index, monkeypatch, size):
+    monkeypatch.setattr("nix.survey.HOPELESS", 2)
+    monkeypatch.setattr("indexing.SLICE", size)
+    bad = " ".join(f'a{n} = abort "{n}";' for n in range(5))
+    own.write_text(packages("zeta").replace("{ z", f"{{ wanted = {{ {bad} }}; z"))
+
+    index()
+
+    with app.app_context():
+        row = db.session.scalars(select(CatalogIndex)).one()
+    assert set(row.failures) == {"wanted.a0", "wanted.a1", "wanted"}
+    assert (indexed(app), dict(row.todo)["wanted"]) == (["zeta"], 5)
+
+
 # --- The task ---
 
 
