@@ -550,3 +550,28 @@ def test_a_download_asks_the_catalog_that_its_index_names(
 
     assert [one.name for one in missing] == [str(first), str(second)]
     assert (best[0].name == str(second)) == is_known
+
+
+UNFREE = "Package 'dep-1' in x.nix:1 has an unfree license ('x'), refusing to evaluate."
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"), [("no such compiler", "evaluation_failed"), (UNFREE, "unfree")]
+)
+def test_a_version_that_a_download_found_impossible_is_offered_no_more(
+    own, client, index, run_task, said, reason
+):
+    own.write_text(packages("alpha", "beta").replace("''builtin:none''", f'throw "{said}"'))
+    index()
+    assert client.get("/api/v1/catalog/alpha").json["versions"][0]["available"]
+
+    task = run_task("alpha", "1.0.0")
+
+    assert task["error"]["message"].endswith(said) or task["error"]["reason"] == reason
+    (offer,) = client.get("/api/v1/catalog/alpha").json["versions"]
+    assert (offer["available"], offer["reason"]) == (False, reason)
+    assert [one["version"] for one in search(client, "alpha") + search(client, "beta")] == [
+        None,
+        "1.0.0",
+    ]
+    assert client.get(f"/api/v1/package/{task['package_id']}").json["attr"] == "alpha"
