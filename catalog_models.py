@@ -12,6 +12,9 @@ from models import Model, UtcDateTime, utcnow
 # Compared by bytes on both databases, so that attributes with the same beginning are a range.
 BYTES = Text().with_variant(Text(collation="C"), "postgresql")
 
+# Why a version can't be had which looks as if it could, until it is instantiated.
+IMPOSSIBLE = "evaluation_failed"
+
 
 class IndexStatus(StrEnum):
     """How the index of a catalog stands; in all but the first, an older one serves searches."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Update, delete, insert, select, update
 
 import nix
 from catalog_models import CatalogIndex, IndexedName, IndexedOffer
@@ -21,11 +21,12 @@ SEPARATOR = "\n"  # no description holds one
 # --- Writing ---
 
 
-def made_of(index_id: int, prefix: str, facts: Sequence[nix.Fact]) -> list[dict[str, Any]]:
-    """Return the rows of packages in one set, whose attributes have `prefix`.
+def made_of(index_id: int, within: str, facts: Sequence[nix.Fact]) -> list[dict[str, Any]]:
+    """Return the rows of packages in one set.
 
     A package whose attribute throws is a sibling of nothing, and has its attribute as its name.
     """
+    prefix = nix.joined(within, "")
     pnames = {fact.attr: "" if fact.throws else fact.pname for fact in facts}
     wanted = {base for fact in facts for base in nix.bases(fact.attr)} - pnames.keys()
     there = select(IndexedOffer.attr, IndexedOffer.pname).where(
@@ -92,6 +93,12 @@ def _named(offers: Iterable[dict[str, Any]]) -> dict[str, int]:
     present = {one.id: set(one.descriptions.split(SEPARATOR)) for one in names}
     _describe(names, {one.id: present[one.id] | said[one.name] for one in names})
     return {one.name: one.id for one in names}
+
+
+def refused(index_id: int, attr: str, reason: str) -> Update:
+    """Return the statement that notes why a version that an index offers can't be had."""
+    offered = IndexedOffer.index_id == index_id, IndexedOffer.attr == attr
+    return update(IndexedOffer).where(*offered, IndexedOffer.reason.is_(None)).values(reason=reason)
 
 
 def remove_batch(index_id: int) -> bool:

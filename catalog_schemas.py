@@ -2,7 +2,7 @@
 
 from marshmallow import fields, validate
 
-from catalog_models import IndexStatus
+from catalog_models import IMPOSSIBLE, IndexStatus
 from errors import EXAMPLE_TASK
 from fields import (
     MAX_NAME_LENGTH,
@@ -30,7 +30,13 @@ class OfferSchema(OutputSchema):
     spelled = fields.String(**always("How the catalog spells it.", "2.12.1"))
     prerelease = fields.Boolean(**always("Whether its words make it a pre-release.", False))
     available = fields.Boolean(**always("Whether a download gets it.", True))
-    reason = fields.String(**nullable(f"Why not: `shadowed` by another spelling, {REASONS}", None))
+    reason = fields.String(
+        **nullable(
+            "Why not: `shadowed` by another spelling; found when a download tried it,"
+            f" `{IMPOSSIBLE}`; else {REASONS}",
+            None,
+        )
+    )
     catalog = fields.String(**always("The catalog that has it.", "<nixpkgs>"))
     attr = fields.String(**always("Its attribute there.", "hello"))
     description = fields.String(

@@ -3,17 +3,16 @@
 What they offer of a name is remembered until one of them changes.
 """
 
-import hashlib
 import logging
 import math
 import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +25,7 @@ import errors
 import nix
 from config import BUNDLED_CATALOG
 from models import cause
+from nix import signature
 
 log = logging.getLogger("pkgd.catalogs")
 
@@ -38,9 +38,6 @@ LOOK_SECONDS = 10  # how often the catalogs are looked at for a change while som
 LOOK_AGAIN_SECONDS = 60  # when one that failed is evaluated again, even if it has not changed
 MESSAGE_LENGTH = 200
 NOT_LOOKED_AT = "not looked at yet"
-WATCHED_FILES = 500
-# In a large checkout or channel, at least one of these changes with every update.
-LANDMARKS = ("", "default.nix", ".version", ".git/HEAD", ".git/index")
 
 T = TypeVar("T")
 
@@ -126,12 +123,13 @@ class Catalogs:
         What is in the store never changes, so that no file of a pin is looked at.
         """
         if self.store.is_store_path(catalog.place):
-            return _signature_of_text(catalog.place)
-        return _signature_of_files(self._path(catalog))
+            return signature.of_text(catalog.place)
+        return signature.of_files(self._path(catalog))
 
     def offers(self, name: str) -> nix.Offers:
-        """Return what the catalogs offer of a name, from the cache while no catalog has changed.
+        """Return what the catalogs offer of a name: by their indexes where that is known.
 
+        Else they are evaluated, and what they say is remembered while no catalog has changed.
         Raises Busy if the search takes too long, or the wait for a turn.
         """
         state = self._state()
@@ -142,7 +140,19 @@ class Catalogs:
             return remembered[1]
 
         known = catalog_rows.known(indexes, name)
-        offers = self._offers(name, [catalog for catalog, _, _ in state], known)
+        catalogs = [catalog for catalog, _, _ in state]
+        ask = partial(
+            nix.offers,
+            self.store,
+            catalogs,
+            name,
+            known=known,
+            allowed=self.allowed,
+            seconds=EVALUATION_SECONDS,
+        )
+        if known.keys() >= {catalog.name for catalog in catalogs} and any(known.values()):
+            return ask()
+        offers = self._evaluate(lambda tick: ask(tick=tick))
         if not offers.failures:
             self._remember(name, (state, indexes), offers)
         return offers
@@ -154,6 +164,10 @@ class Catalogs:
     def standings(self) -> dict[str, catalog_index.Standing]:
         """Return how the index of each catalog stands; nothing where there are no indexes."""
         return {} if self._index_sets is None else catalog_index.standings(self.states())
+
+    def current_indexes(self) -> dict[str, int]:
+        """Return the id of each catalog's index that is finished, and of its present state."""
+        return self._indexes(self._state())
 
     def newest_indexes(self, catalogs: Sequence[nix.Catalog]) -> dict[str, int]:
         """Return the id of each catalog's newest index, be it current or not."""
@@ -207,7 +221,6 @@ class Catalogs:
         ]
 
     def _indexes(self, state: Snapshot) -> dict[str, int]:
-        """Return the id of each catalog's current index."""
         if self._index_sets is None:
             return {}
         return catalog_index.current(self._index_states(state))
@@ -278,21 +291,6 @@ class Catalogs:
                 log.warning("catalog %s fails: %s", catalog, why)
         self._last_look = Look(failures, state, time.monotonic())
 
-    def _offers(self, name: str, catalogs: Sequence[nix.Catalog], known: nix.Known) -> nix.Offers:
-        """Return what the catalogs offer of a name, by their indexes where that is known."""
-        ask = partial(
-            nix.offers,
-            self.store,
-            catalogs,
-            name,
-            known=known,
-            allowed=self.allowed,
-            seconds=EVALUATION_SECONDS,
-        )
-        if known.keys() >= {catalog.name for catalog in catalogs} and any(known.values()):
-            return ask()
-        return self._evaluate(lambda tick: ask(tick=tick))
-
     def _evaluate(self, ask: Callable[[nix.Tick], T]) -> T:
         """Return what an evaluation answers. Raises Busy past the bounds of time."""
         if not self._evaluations.acquire(timeout=WAIT_SECONDS):
@@ -314,48 +312,6 @@ class Catalogs:
             self._cache.move_to_end(name)
             if len(self._cache) > REMEMBERED_NAMES:
                 self._cache.popitem(last=False)
-
-
-# --- Signatures of files ---
-
-
-def _signature_of_text(text: str) -> str:
-    """Return the SHA-256 of a text, in hexadecimal digits."""
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
-
-
-def _signature_of_files(path: Path | None) -> str:
-    """Return a value that changes whenever what is at `path` does: the state of its files.
-
-    Of a large tree, such as nixpkgs, only the landmarks are looked at.
-    """
-    return _signature_of_text(repr(list(_states(path)) if path else []))
-
-
-def _states(path: Path) -> Iterator[tuple[str, int, int, int]]:
-    """Yield path, inode, time and size of each file that is watched."""
-    top = Path(os.path.realpath(path))
-    if not os.path.exists(top):
-        return
-
-    folder = top if top.is_dir() else top.parent
-    files = list(islice(_files(folder), WATCHED_FILES + 1))
-    if len(files) > WATCHED_FILES:
-        files = [str(top), *(str(folder / landmark) for landmark in LANDMARKS)]
-
-    for file in files:
-        try:
-            status = os.stat(file)
-        except OSError:  # gone meanwhile, or not for us
-            continue
-        yield file, status.st_ino, status.st_mtime_ns, status.st_size
-
-
-def _files(folder: Path) -> Iterator[str]:
-    for top, _, names in os.walk(folder):
-        yield top
-        for name in names:
-            yield os.path.join(top, name)
 
 
 # --- Messages ---

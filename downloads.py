@@ -5,9 +5,11 @@ from dataclasses import asdict, dataclass
 
 from sqlalchemy import Update, update
 
+import catalog_rows
 import gc_roots
 import nix
 from attempts import Attempt
+from catalog_models import IMPOSSIBLE
 from models import Package, PackageStatus
 from task_queue import Wanted
 
@@ -77,13 +79,26 @@ def _resolve(attempt: Attempt, wanted: Wanted) -> nix.Resolution:
             tick=attempt.tick,
             tmp=attempt.tmp,
         )
-    except nix.Refused as error:
-        attempt.note(_note_of(wanted, Origin(error.catalog, error.attr, error.spelled)))
+    except nix.NotProvided as error:
+        _note_refusal(attempt, wanted, error)
         raise
     origin = Origin(found.catalog, found.attr, found.spelled, found.drv_path)
     attempt.note(_note_of(wanted, origin))
     attempt.say(f"found as {found.attr} in {found.catalog}: {found.drv_path}")
     return found
+
+
+def _note_refusal(attempt: Attempt, wanted: Wanted, error: nix.NotProvided) -> None:
+    """Note where a package was found that its catalog can't provide.
+
+    That an index offers it is corrected there: nothing but an attempt to instantiate it tells.
+    """
+    attempt.note(_note_of(wanted, Origin(error.catalog, error.attr, error.spelled)))
+    if error.catalog and error.attr:
+        index_id = attempt.catalogs.current_indexes().get(error.catalog)
+        if index_id is not None:
+            reason = error.reason if isinstance(error, nix.Refused) else IMPOSSIBLE
+            attempt.note(catalog_rows.refused(index_id, error.attr, reason))
 
 
 def _note_of(wanted: Wanted, origin: Origin) -> Update:

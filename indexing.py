@@ -2,9 +2,11 @@
 
 import re
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Update, update
@@ -40,16 +42,18 @@ def index(attempt: Attempt, subject: Unindexed) -> Sequence[Update]:
 class _Run:
     """An attempt to index a catalog.
 
-    `todo` lists the sets, `""` being the catalog itself, each with how many attributes are done.
+    `done` tells of each set, `""` being the catalog itself, how many of its attributes are indexed.
     """
 
     def __init__(self, attempt: Attempt, subject: Unindexed) -> None:
         self.attempt = attempt
         self.subject = subject
         row = db.session.get_one(CatalogIndex, subject.index_id)
-        self.todo: list[list[Any]] = [list(one) for one in row.todo] or [["", 0]]
+        self.done: dict[str, int] = dict(row.todo) or {"": 0}
         self.failures = dict(row.failures)
         db.session.rollback()
+        self.listed: set[str] = set()  # the sets of which `left` was made
+        self.left: deque[tuple[str, str]] = deque()  # attributes to be indexed, each after its set
         self.survey = nix.Survey(
             attempt.store.with_tmp(attempt.tmp),
             self._catalog(),
@@ -62,84 +66,85 @@ class _Run:
 
     def run(self) -> Update:
         """Index all sets, those that are met on the way, too."""
-        done = sum(done for _, done in self.todo)
         self.attempt.say(f"attempt {self.attempt.lease.attempt}: indexing {self.subject.catalog}")
-        if done:
+        if done := sum(self.done.values()):
             self.attempt.say(f"{done:,} attributes are indexed already")
-        place = 0
+        self._add_sets(self.attempt.config["INDEX_SETS"])
         with nix.scratch(self.attempt.tmp):
-            while place < len(self.todo):
-                self._index_set(self.todo[place])
-                place += 1
+            self._list_sets()
+            while self.left:
+                self._check()
+                self._show_progress()
+                self._index_slice([self.left.popleft() for _ in range(min(SLICE, len(self.left)))])
+                if not self.left:
+                    self._list_sets()
+                if time.monotonic() >= self.said_at + SAY_SECONDS:
+                    self._say_progress()
+        self._show_progress()
         self._say_progress()
         self.attempt.say(f"indexed, {len(self.failures):,} attributes can't be evaluated")
-        finished = update(CatalogIndex).where(CatalogIndex.id == self.subject.index_id)
-        return finished.values(finished_at=utcnow(), todo=self.todo, failures=self.failures)
+        return self._state().values(finished_at=utcnow())
 
-    def _index_set(self, entry: list[Any]) -> None:
-        within, done = entry
-        names = self._names(within)
-        rest = names[done:]
-        expected = sum(done for _, done in self.todo) + len(rest)
-        while batch := rest[:SLICE]:
-            self._check()
-            self.attempt.progress = nix.Progress(expected - len(rest), expected, "indexing")
-            self._index_slice(entry, batch)
-            rest = rest[SLICE:]
-            if time.monotonic() >= self.said_at + SAY_SECONDS:
-                self._say_progress()
-        self.attempt.progress = nix.Progress(expected, expected, "indexing")
+    def _list_sets(self) -> None:
+        """Add the attributes of all sets that are new, as far as they are not indexed."""
+        new = [within for within in self.done if within not in self.listed | self.failures.keys()]
+        self.listed.update(new)
+        for within, names in zip(new, self._members(new), strict=True):
+            can = [name for name in names if _can_be_asked(within, name)]
+            self.left += [(within, name) for name in can[self.done[within] :]]
 
-    def _names(self, within: str) -> list[str]:
-        """Return the attributes of a set that can be asked for; none if it can't be evaluated."""
+    def _members(self, sets: Sequence[str]) -> list[list[str]]:
+        """Return the attributes of each set; none of one that can't be evaluated."""
         try:
-            names = self.survey.names(within)
+            return self.survey.members(sets) if sets else []
         except nix.CATALOG_FAULTS as error:
-            if not within:
-                raise
             nix.check(self.attempt.store)
-            self.failures[within] = _short(error)
-            return []
-        if not within:
-            self._add_sets(self.attempt.config["INDEX_SETS"])
-        prefix = f"{within}." if within else ""
-        return [name for name in names if _can_be_asked(prefix, name)]
+            if len(sets) > 1:
+                return [names for within in sets for names in self._members([within])]
+            if sets == [""]:
+                raise
+            self.failures[sets[0]] = _short(error)
+            return [[]]
 
-    def _index_slice(self, entry: list[Any], batch: Sequence[str]) -> None:
-        within = entry[0]
-        prefix = f"{within}." if within else ""
-        found = self.survey.facts(batch, within)
-        for attr, error in found.failures.items():
-            self.failures[prefix + attr] = _short(error)
-        self._add_sets(prefix + fact.attr for fact in found.known if fact.is_set)
+    def _index_slice(self, batch: Sequence[tuple[str, str]]) -> None:
+        """Index attributes, unless their set was given up."""
+        wanted: dict[str, list[str]] = {}
+        for within, attr in batch:
+            if within not in self.failures:
+                wanted.setdefault(within, []).append(attr)
+        found = self.survey.facts(wanted)
+        self.failures |= {path: _short(error) for path, error in found.failures.items()}
+        self._add_sets(fact.path for fact in found.known if fact.is_set and "." not in fact.attr)
 
-        facts = {fact.attr: fact for fact in found.known}
+        facts = {(fact.within, fact.attr): fact for fact in found.known if fact.is_package}
         rest = iter(batch)
         while some := list(islice(rest, ROWS)):
-            entry[1] += len(some)
-            packages = [facts[attr] for attr in some if attr in facts and facts[attr].is_package]
-            rows = catalog_rows.made_of(self.subject.index_id, prefix, packages)
-            done = self.attempt.progress.done + len(some)
-            self.attempt.progress = nix.Progress(done, self.attempt.progress.expected, "indexing")
+            rows: list[dict[str, Any]] = []
+            for within, attrs in groupby(some, key=itemgetter(0)):
+                together = list(attrs)
+                self.done[within] += len(together)
+                packages = [facts[each] for each in together if each in facts]
+                rows += catalog_rows.made_of(self.subject.index_id, within, packages)
+            self._show_progress()
             if self.attempt.save(partial(self._write, rows)):
                 raise Cancelled
 
     def _write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write rows, and how far the index is by them, in the transaction of the lease."""
         catalog_rows.add(rows)
-        state = update(CatalogIndex).where(CatalogIndex.id == self.subject.index_id)
-        db.session.execute(
-            state.values(todo=self.todo, failures=self.failures), execution_options=NO_SYNC
-        )
+        db.session.execute(self._state(), execution_options=NO_SYNC)
         db.session.commit()
 
+    def _state(self) -> Update:
+        """Return the statement that records how far the index is."""
+        mine = update(CatalogIndex).where(CatalogIndex.id == self.subject.index_id)
+        return mine.values(todo=list(map(list, self.done.items())), failures=self.failures)
+
     def _add_sets(self, paths: Iterable[str]) -> None:
-        """Append sets to the list, unless they are in it."""
-        listed = {within for within, _ in self.todo}
+        """Add sets to those that are to be indexed."""
         for path in paths:
-            if path not in listed and len(listed) < SETS and "." not in path.rpartition(".")[2]:
-                self.todo.append([path, 0])
-                listed.add(path)
+            if len(self.done) < SETS:
+                self.done.setdefault(path, 0)
 
     def _tick(self, text: bytes, _progress: nix.Progress) -> None:
         """Go on evaluating, unless this attempt is to end or to make way."""
@@ -170,19 +175,23 @@ class _Run:
                 return state.catalog
         raise Outdated("the catalog is gone")
 
+    def _show_progress(self) -> None:
+        done = sum(self.done.values())
+        self.attempt.progress = nix.Progress(done, done + len(self.left), "indexing")
+
     def _say_progress(self) -> None:
         self.said_at = time.monotonic()
         progress = self.attempt.progress
         self.attempt.say(f"indexed {progress.done:,} of {progress.expected:,} attributes")
 
 
-def _can_be_asked(prefix: str, name: str) -> bool:
-    """Tell whether an attribute has a name that a client may send.
+def _can_be_asked(within: str, name: str) -> bool:
+    """Tell whether an attribute of a set has a name that a client may send.
 
     A dot leads into a set: in one, no name with a dot can be asked for.
     """
-    path = prefix + name
-    is_ambiguous = prefix != "" and "." in name
+    path = nix.joined(within, name)
+    is_ambiguous = within != "" and "." in name
     return (
         len(path) <= MAX_NAME_LENGTH
         and re.match(NAME_PATTERN, path) is not None

@@ -23,6 +23,7 @@ from nix.errors import (
     NixTooOld,
     NixUnavailable,
     NotATarball,
+    NotProvided,
     ProfileRefused,
     ProfileReplaced,
     Refused,
@@ -76,7 +77,7 @@ from nix.store import (
     private_store,
     version,
 )
-from nix.survey import Fact, Facts, Survey
+from nix.survey import Fact, Facts, Survey, joined
 from nix.tarballs import Tarball, base32, check_url, fetched
 from nix.terminal import decode, plain
 from nix.versions import LENGTH as VERSION_LENGTH
@@ -109,6 +110,7 @@ __all__ = [
     "NixTooOld",
     "NixUnavailable",
     "NotATarball",
+    "NotProvided",
     "Offer",
     "Offers",
     "ProfilePackage",
@@ -146,6 +148,7 @@ __all__ = [
     "installed",
     "is_prerelease",
     "is_sibling",
+    "joined",
     "known_roots",
     "leads_to",
     "machine_store",

@@ -30,8 +30,9 @@ FACT = {
 # element, a dictionary the fields there must be.
 SHAPES: dict[str, Any] = {
     "names": [TEXT],
-    "members": [TEXT],
-    "survey": [FACT],
+    "members": [[TEXT]],
+    "survey": None,
+    "fact": FACT,
     "offers": OFFERS,
     "answer": ({"found": FOUND}, {"refused": REFUSED}, {"offers": OFFERS}),
 }

@@ -72,21 +72,25 @@ class DiskFull(NixError):
     hint = "free some space (flask gc), then try again"
 
 
-class EvaluationFailed(NixError):
-    """A catalog can't be evaluated; the message says why."""
+class NotProvided(NixError):
+    """A catalog does not provide a package; `attr` tells where it has it, if it has."""
+
+    catalog: str | None = None
+    attr: str | None = None
+    spelled: str | None = None
+
+
+class EvaluationFailed(NotProvided):
+    """A catalog, or a package in it, can't be evaluated; the message says why."""
 
     code = "evaluation_failed"
     hint = "the catalog has a mistake, or needs something that this server does not have"
 
 
-class Refused(NixError):
+class Refused(NotProvided):
     """A catalog has the package, and refuses to provide it; `reason` tells programs why."""
 
     code = "refused"
-
-    catalog: str | None = None
-    attr: str | None = None
-    spelled: str | None = None
 
     def __init__(self, package: str, reason: str, message: str = "") -> None:
         """Name the package, the reason (a key of REFUSALS) and, if there is one, Nix's message."""

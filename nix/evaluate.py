@@ -19,9 +19,10 @@ from nix.errors import (
 )
 from nix.internal_json import Progress, Tick, ignore
 from nix.near import near_names
+from nix.process import Heard, run
 from nix.refusals import thrown_refusal
 from nix.requirement import unmet
-from nix.store import CALL_SECONDS, DOWNLOAD_OPTIONS, Store, call, find_channel, output
+from nix.store import CALL_SECONDS, DOWNLOAD_OPTIONS, Store, find_channel, output
 from nix.store import version as nix_version
 from nix.versions import is_prerelease, order, semantic
 
@@ -106,7 +107,10 @@ class Offers:
 
 @dataclass(frozen=True)
 class Query:
-    """A name and a version to look for; `tick` is called while Nix evaluates."""
+    """A name and a version to look for; `tick` is called while Nix evaluates.
+
+    `heard` is called with each batch of lines that Nix writes to stderr.
+    """
 
     store: Store
     name: str
@@ -115,6 +119,8 @@ class Query:
     seconds: float
     tick: Tick
     niceness: int = 0
+    cpu_seconds: float = 0  # 0 for any
+    heard: Heard = lambda _: None
 
     def ask(self, attribute: str, *catalogs: Catalog, **more: str) -> Any:
         """Evaluate an attribute of resolve.nix over `catalogs`. Raises CATALOG_FAULTS.
@@ -122,18 +128,23 @@ class Query:
         `more` are other arguments of resolve.nix.
         """
         # Nix ignores TERM while it evaluates, and has nothing to clean up: no grace.
-        done = call(
-            self.store,
+        done = run(
             [*self._nix_instantiate(catalogs, more), "--attr", attribute],
+            environ=self.store.environ,
             seconds=self.seconds,
             niceness=self.niceness,
+            cpu_seconds=self.cpu_seconds,
             grace_seconds=0,
-            beat=lambda: self.tick(b"", RESOLVING),
+            heard=self._hear,
         )
         try:
             return read_answer(attribute, output(done, EvaluationFailed))
         except EvaluationFailed as error:
             raise self._explained(error, catalogs) from None
+
+    def _hear(self, lines: list[bytes]) -> None:
+        self.heard(lines)
+        self.tick(b"", RESOLVING)
 
     def ask_each(
         self, attribute: str, catalogs: Iterable[Catalog]

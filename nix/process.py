@@ -129,18 +129,20 @@ def run(
     heard: Heard = lambda _: None,
     is_build: bool = False,
     niceness: int = 0,
+    cpu_seconds: float = 0,
 ) -> Completed:
     """Run `argv` to its end and return what it wrote, whatever its exit code.
 
     With `is_build`, all processes that it leaves behind are ended, too. `niceness` is what its
-    priority is lowered to, 19 at most.
+    priority is lowered to, 19 at most. `cpu_seconds` bounds the time of the processor that it
+    itself may take; 0 is no bound.
 
     `heard` is called in this thread with each batch of stderr's lines, and with an empty list at
     least every TICK_SECONDS. An exception from it ends the command, with all that it started, and
     reaches the caller. A command is ended by TERM, and by KILL `grace_seconds` later.
 
-    Raises TimedOut past `seconds`; NixMissing; NixCrashed; NixUnavailable where the host has no
-    file descriptors or no memory left to start it.
+    Raises TimedOut past `seconds` or `cpu_seconds`; NixMissing; NixCrashed; NixUnavailable where
+    the host has no file descriptors or no memory left to start it.
     """
     find([argv[0]], environ)
     log.debug("%s", shlex.join(argv))
@@ -152,7 +154,7 @@ def run(
         on_exception.callback(_stop, output, grace_seconds, reap_seconds)
         if niceness:
             os.setpriority(os.PRIO_PROCESS, child.pid, niceness)
-        _watch(output, heard, seconds)
+        _watch(output, heard, seconds, cpu_seconds)
         on_exception.pop_all()
 
     if number := _signal(child.returncode, is_build):
@@ -198,15 +200,29 @@ def _start(
         raise NixUnavailable(f"{argv[0]} can't be started: {error.strerror}") from None
 
 
-def _watch(output: OutputReader, heard: Heard, seconds: float) -> None:
-    """Pass stderr on to `heard` until the child has ended. Raises TimedOut."""
+def _watch(output: OutputReader, heard: Heard, seconds: float, cpu_seconds: float) -> None:
+    """Pass stderr on to `heard` until the child has ended. Raises TimedOut.
+
+    No limit of the kernel for cpu_seconds: its signal is one that Nix's garbage collector uses.
+    """
     deadline = time.monotonic() + seconds
+    child = psutil.Process(output.child.pid)
     while output.child.poll() is None:
         heard(output.read(TICK_SECONDS) or [])
         if time.monotonic() > deadline:
             raise TimedOut(f"it ran longer than {seconds:g} s")
+        if cpu_seconds and _cpu_seconds(child) > cpu_seconds:
+            raise TimedOut(f"it took more than {cpu_seconds:g} s of CPU")
 
     heard(output.read_rest())
+
+
+def _cpu_seconds(child: psutil.Process) -> float:
+    """Return the time of the processor that a process has taken; 0 if it is gone."""
+    with suppress(psutil.Error):
+        times = child.cpu_times()
+        return float(times.user + times.system)
+    return 0.0
 
 
 def _stop(output: OutputReader, grace_seconds: float, reap_seconds: float) -> None:

@@ -130,8 +130,12 @@ def _reason(query: Query, catalog: Catalog, error: NixError) -> tuple[NixError, 
     if isinstance(error, EvaluationFailed):
         answers, _ = query.ask_each("offers", [catalog])
     for answer in answers:
-        if any(semantic(offer["spelled"]) == query.version for offer in answer["versions"]):
-            return refusal(error) or error, True
+        there = [one for one in answer["versions"] if semantic(one["spelled"]) == query.version]
+        if there:
+            chosen = next((one for one in there if one["reason"] is None), there[0])
+            told = refusal(error) or EvaluationFailed(*error.args)
+            told.catalog, told.attr, told.spelled = catalog.name, chosen["attr"], chosen["spelled"]
+            return told, True
         if answer["throws"] and not answer["versions"]:
             return thrown_refusal(query.name, error) or error, False
     return error, False

@@ -8,18 +8,18 @@
 #   version   a Semantic Version; "" matches nothing
 #   allowed   JSON with what nixpkgs may offer beyond its rules: unfree, broken (true or false) and
 #             insecure (a list of names with versions, such as openssl-1.0.2u)
-#   attrs     a JSON list of attributes, for the survey of a whole catalog
-#   set       a JSON list of attributes that lead to the set in which they are; [] for the catalog
+#   wanted    a JSON list of what the survey of a catalog asks for: each has as its set a list of the
+#             attributes that lead there, [] for the catalog itself, and attrs, those in it
 #
 # Only what the answer needs is evaluated: nixpkgs has 80,000 attributes.
-{ catalogs, name ? "", version ? "", allowed ? "{}", attrs ? "[]", set ? "[]"
+{ catalogs, name ? "", version ? "", allowed ? "{}", wanted ? "[]"
 , system ? builtins.currentSystem }:
 
 let
   inherit (builtins)
     any attrNames concatLists concatMap concatStringsSep elem elemAt filter findFile foldl' fromJSON
     functionArgs genList head intersectAttrs isAttrs isFunction isList isString length map match
-    nixPath parseDrvName pathExists readFile split stringLength substring tail tryEval typeOf;
+    nixPath parseDrvName pathExists readFile split stringLength substring tail toJSON trace tryEval typeOf;
 
   # tryEval catches `throw` and `assert`. Any other error ends the evaluation; evaluate.py then
   # evaluates each catalog alone.
@@ -184,12 +184,41 @@ let
 
   # ---- the survey of a whole catalog
 
-  setIn = outer:
+  setIn = path: outer:
     let
       into = outer: part: attempt null (if isAttrs outer then outer.${part} or null else null);
-      inner = foldl' into outer (fromJSON set);
+      inner = foldl' into outer path;
     in
     if isAttrs inner then inner else { };
+
+  first = head (fromJSON catalogs);
+  ruled = load rules first;
+  unruledOne = load noRules first;
+
+  # Return facts about an attribute of the set at `path`, where it is without the rules, too.
+  factOf = path:
+    let
+      found = candidate first "";
+      set = setIn path ruled;
+      lax = setIn path unruledOne;
+    in
+    attr:
+    let
+      strict = found attr (set.${attr} or (throw "gone"));
+      one = unruled first (found attr) strict (attempt null (lax.${attr} or null));
+      meta = (if one.throws then lax else set).${attr}.meta or { };
+      text = limit: get: attempt null (textOf limit (get meta));
+    in
+    {
+      inherit (one) attr isPackage throws spelled reason;
+      pname = if one.isPackage then pnameOf one else "";
+      version = semantic one.spelled;
+      isSet = !one.isPackage && one.kind == "set" && attempt false (one.drv.recurseForDerivations or false == true);
+    } // (if !one.isPackage then { } else {
+      description = text 2000 (meta: meta.description or null);
+      homepage = text 2000 (meta: let all = meta.homepage or null; in if isList all && all != [ ] then head all else all);
+      license = text 800 (meta: licenseOf (meta.license or [ ]));
+    });
 
   # Return a text, cut at `limit` bytes but within no character of UTF-8; null if it is no text.
   textOf = limit: value: if isString value then cut limit value else null;
@@ -260,34 +289,14 @@ rec {
     else if packages == [ ] && throwing != [ ] then (head throwing).drv
     else { inherit offers; };
 
-  # Facts about some attributes of a set in the first catalog.
+  # Write facts about attributes to stderr, each as soon as it is known: where an evaluation ends,
+  # the attribute at fault follows the last one told.
   survey =
-    let
-      catalog = head (fromJSON catalogs);
-      found = candidate catalog "";
-      ruled = setIn (load rules catalog);
-      lax = setIn (load noRules catalog);
-      facts = attr:
-        let
-          strict = found attr (ruled.${attr} or (throw "gone"));
-          one = unruled catalog (found attr) strict (attempt null (lax.${attr} or null));
-          text = limit: get: attempt null (textOf limit (get (if one.throws then lax else ruled).${attr}.meta or { }));
-        in
-        {
-          inherit (one) attr isPackage throws spelled reason;
-          pname = if one.isPackage then pnameOf one else "";
-          version = semantic one.spelled;
-          isSet = !one.isPackage && one.kind == "set" && attempt false (one.drv.recurseForDerivations or false == true);
-        } // (if !one.isPackage then { } else {
-          description = text 2000 (meta: meta.description or null);
-          homepage = text 2000 (meta: let all = meta.homepage or null; in if isList all && all != [ ] then head all else all);
-          license = text 800 (meta: licenseOf (meta.license or [ ]));
-        });
-    in
-    map facts (fromJSON attrs);
+    let tell = _: fact: trace "pkgd:${toJSON fact}" null; in
+    foldl' tell null (concatMap (one: map (factOf one.set) one.attrs) (fromJSON wanted));
 
-  # The names in that set.
-  members = attrNames (setIn (load rules (head (fromJSON catalogs))));
+  # The names in each set.
+  members = map (one: attrNames (setIn one.set ruled)) (fromJSON wanted);
 
   # The names in the same set, to suggest similar ones.
   names = concatMap

@@ -165,7 +165,6 @@ def call(
     grace_seconds: float = GRACE_SECONDS,
     beat: Callable[[], None] = lambda: None,
     is_build: bool = False,
-    niceness: int = 0,
 ) -> Completed:
     """Run a program of Nix; `beat` is called every TICK_SECONDS, and ends it by raising."""
     return run(
@@ -175,7 +174,6 @@ def call(
         grace_seconds=grace_seconds,
         heard=lambda _: beat(),
         is_build=is_build,
-        niceness=niceness,
     )
 
 

@@ -1,25 +1,34 @@
 """The survey of a whole catalog: facts about all that it has, a slice of attributes at a time.
 
-Each slice is one evaluation within bounds of memory and time; one that fails is halved, down to the
-attribute that is at fault.
+Each slice is one evaluation within bounds of memory and time. It tells of each attribute as soon as
+it can: where it ends, the next attribute is at fault, and another evaluation goes on behind that.
 """
 
 import json
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import partial
 from typing import Any
 
-from nix.errors import NixError, NixUnavailable
+from nix.answers import read_answer
+from nix.errors import EvaluationFailed, NixError, NixUnavailable, TimedOut
 from nix.evaluate import CATALOG_FAULTS, NOTHING_MORE, Allowed, Catalog, Query
 from nix.internal_json import Tick, ignore
 from nix.store import Store, check
 
-SECONDS = 600
-LEAST_SECONDS = 30  # for a few attributes
+SECONDS, LEAST_SECONDS = 600, 60
+CPU_SECONDS, LEAST_CPU_SECONDS = 60, 10
 DESCRIPTION_LENGTH, HOMEPAGE_LENGTH, LICENSE_LENGTH = 500, 500, 200
 OUT_OF_MEMORY = ("out of memory", "std::bad_alloc")
-HOPELESS = 50  # as many failures in a slice, and no fact, that nothing is to be expected of it
+HOPELESS = 50  # as many attributes that fail in a row, and nothing is expected of their set
+SLOW = 50  # as many attributes that take too long, and nothing is expected of their catalog
+TOLD = b"trace: pkgd:"
+
+Left = deque[tuple[str, str]]  # attributes that are to be evaluated, each after its set
+
+# What an evaluation may run into though the attribute at hand is not to blame.
+BOUNDS = (TimedOut, NixUnavailable)  # of memory; a crash is one, too
 
 
 @dataclass(frozen=True)
@@ -27,9 +36,11 @@ class Fact:
     """What is known of an attribute: of a package, all but what its catalog doesn't say.
 
     Nixpkgs before 2017 throws for what it refuses: such a package is one that throws.
-    `is_set` tells that it holds packages, and says so by recurseForDerivations.
+    `is_set` tells that it holds packages, and says so by recurseForDerivations. `within` is the set
+    in which it is.
     """
 
+    within: str
     attr: str
     pname: str
     spelled: str
@@ -42,21 +53,29 @@ class Fact:
     is_set: bool
     throws: bool
 
+    @property
+    def path(self) -> str:
+        """The attributes that lead to it from the catalog, with dots."""
+        return joined(self.within, self.attr)
+
 
 @dataclass
 class Facts:
-    """Facts about attributes, and the errors of those that can't be evaluated."""
+    """Facts about attributes, and the errors of those that can't be evaluated, by their paths.
+
+    A set among the errors is one of which nothing more was asked.
+    """
 
     known: list[Fact] = field(default_factory=list)
     failures: dict[str, NixError] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Survey:
-    """A survey of a catalog, each evaluation in `heap` bytes of memory (0 for any), and `seconds`,
-    of which one of fewer attributes has fewer.
+    """A survey of a catalog, each evaluation in `heap` bytes of memory (0 for any), and `seconds`.
 
-    `tick` is called while Nix evaluates. A set in the catalog is named by a path with dots.
+    `tick` is called while Nix evaluates. A set in the catalog is named by a path with dots, and the
+    catalog itself by "".
     """
 
     store: Store
@@ -66,60 +85,120 @@ class Survey:
     niceness: int = 0
     seconds: float = SECONDS
     tick: Tick = ignore
+    slow: int = field(default=0, init=False)  # attributes that took too long
 
     def names(self, within: str = "") -> list[str]:
         """Return the attributes of a set, in order; none if there is no such set.
 
         Raises CATALOG_FAULTS.
         """
-        names: list[str] = self._ask("members", within, self._query)
+        return self.members([within])[0]
+
+    def members(self, sets: Sequence[str]) -> list[list[str]]:
+        """Return the attributes of each set, as `names` does."""
+        names: list[list[str]] = self._ask("members", self._query(), dict.fromkeys(sets, ()))
         return names
 
-    def facts(self, attrs: Sequence[str], within: str = "") -> Facts:
-        """Return facts about some attributes of a set.
+    def facts(self, wanted: Mapping[str, Sequence[str]]) -> Facts:
+        """Return facts about attributes, which are given by their sets.
 
-        Raises an error of Nix where that is not an attribute's fault.
+        An attribute that runs into a bound is evaluated once more, before any other, since those
+        before it may have taken most of that. Raises an error of Nix where that is not an
+        attribute's fault, or where too many fail.
         """
         found = Facts()
-        self._add(found, list(attrs), within, self.seconds)
+        in_a_row: dict[str, int] = {}  # that fail, in one set
+        left = deque((within, attr) for within, attrs in wanted.items() for attr in attrs)
+        while left:
+            before = len(left)
+            error = self._tell(found, left)
+            if error is None:
+                break
+            check(self.store)
+            is_first = len(left) == before
+            if not is_first and isinstance(error, BOUNDS):
+                continue
+            within, attr = left.popleft()
+            found.failures[joined(within, attr)] = error
+            self._count_slow(error)
+            in_a_row = {within: 1 + is_first * in_a_row.get(within, 0)}
+            if in_a_row[within] >= HOPELESS:
+                left = self._given_up(found, left, within, error)
         return found
 
-    def _add(self, found: Facts, attrs: list[str], within: str, seconds: float) -> None:
-        """Add facts about attributes, or have each half of them added, in half the time."""
-        query = replace(self._query, seconds=seconds)
+    def _tell(self, found: Facts, left: Left) -> NixError | None:
+        """Move attributes, in order, from what is left to what was found; return why it ended."""
+        wanted: dict[str, list[str]] = {}
+        for within, attr in left:
+            wanted.setdefault(within, []).append(attr)
+        query = replace(self._query(), heard=partial(_hear, found, left))
         try:
-            answer = self._ask("survey", within, query, attrs=json.dumps(attrs))
-        except (*CATALOG_FAULTS, NixUnavailable) as error:
-            if isinstance(error, NixUnavailable) and not self._is_bound_of_memory(error):
+            self._ask("survey", query, wanted)
+        except CATALOG_FAULTS as error:
+            return error
+        except NixUnavailable as error:
+            if not self._is_bound_of_memory(error):
                 raise
-            check(self.store)
-            if len(attrs) > 1:
-                half, less = len(attrs) // 2, min(seconds, max(seconds / 2, LEAST_SECONDS))
-                self._add(found, attrs[:half], within, less)
-                self._add(found, attrs[half:], within, less)
-                return
-            found.failures[attrs[0]] = error
-            if len(found.failures) >= HOPELESS and not found.known:
-                raise
-            return
-        found.known += map(_fact, answer)
+            return error
+        return EvaluationFailed("Nix has told nothing of it") if left else None
+
+    def _given_up(self, found: Facts, left: Left, within: str, error: NixError) -> Left:
+        """Return what is left without a set of which too much fails; raise if it is the catalog."""
+        if not within:
+            raise error
+        found.failures[within] = error
+        return deque(one for one in left if one[0] != within)
+
+    def _count_slow(self, error: NixError) -> None:
+        """Give the next evaluations less time after one that took too long. Raises TimedOut."""
+        self.slow += isinstance(error, TimedOut)
+        if self.slow >= SLOW:
+            raise error
 
     def _is_bound_of_memory(self, error: NixError) -> bool:
         """Tell whether an evaluation ended at our bound, and not for want of the host's memory."""
         return self.heap > 0 and str(error).endswith(OUT_OF_MEMORY)
 
-    def _ask(self, attribute: str, within: str, query: Query, **more: str) -> Any:
-        path = json.dumps(within.split(".") if within else [])
-        return query.ask(attribute, self.catalog, set=path, **more)
+    def _ask(self, attribute: str, query: Query, wanted: Mapping[str, Sequence[str]]) -> Any:
+        listed = [
+            {"set": within.split(".") if within else [], "attrs": attrs}
+            for within, attrs in wanted.items()
+        ]
+        return query.ask(attribute, self.catalog, wanted=json.dumps(listed))
 
-    @cached_property
     def _query(self) -> Query:
-        store = self.store.with_heap(self.heap) if self.heap else self.store
-        return Query(store, "", "", self.allowed, self.seconds, self.tick, self.niceness)
+        return Query(
+            self.store.with_heap(self.heap) if self.heap else self.store,
+            "",
+            "",
+            self.allowed,
+            min(self.seconds, max(self.seconds / 2**self.slow, LEAST_SECONDS)),
+            self.tick,
+            niceness=self.niceness,
+            cpu_seconds=max(CPU_SECONDS / 2**self.slow, LEAST_CPU_SECONDS),
+        )
 
 
-def _fact(answer: dict[str, Any]) -> Fact:
+def _hear(found: Facts, left: Left, lines: Iterable[bytes]) -> None:
+    """Take facts from lines of stderr. Raises EvaluationFailed for what is none."""
+    for line in lines:
+        _, is_told, text = line.partition(TOLD)
+        if is_told:
+            answer = read_answer("fact", text)
+            if not left or left[0][1] != answer["attr"]:
+                raise EvaluationFailed("the catalog writes what only pkgd writes")
+            within, _ = left.popleft()
+            found.known.append(_fact(within, answer))
+
+
+def joined(within: str, attr: str) -> str:
+    """Return the path of an attribute in a set."""
+    return f"{within}.{attr}" if within else attr
+
+
+def _fact(within: str, answer: dict[str, Any]) -> Fact:
     return Fact(
+        within=within,
         attr=answer["attr"],
         pname=answer["pname"],
         spelled=answer["spelled"],

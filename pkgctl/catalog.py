@@ -24,6 +24,7 @@ REFUSALS = {
     "insecure": ("it is known to be insecure", "the server's ALLOW_INSECURE would allow it"),
     "broken": ("it is marked as broken", "the server's ALLOW_BROKEN would allow it"),
     "unsupported_platform": ("it isn't made for the server's platform", ""),
+    "evaluation_failed": ("its catalog fails where a download has tried it", ""),
 }
 
 FOUND_COLUMNS: Columns = {

@@ -1,7 +1,7 @@
 """Walk real catalogs in slices, and print what of them can be asked for, and what can't and why.
 
-Each slice is one evaluation within the given memory; one that fails is halved, down to what is at
-fault. A sample is then resolved as a download does it, and compared with `nix-instantiate -A`.
+Each slice is one evaluation within the given memory; behind an attribute that fails, another one
+goes on. A sample is then resolved as a download does it, and compared with `nix-instantiate -A`.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def survey(store: nix.Store, catalog: str, options: argparse.Namespace, tmp: Pat
     names = asked.names()
     facts: list[Fact] = []
     failed: dict[str, str] = {}
-    slices = [names[at : at + options.slice] for at in range(0, len(names), options.slice)]
+    slices = [{"": names[at : at + options.slice]} for at in range(0, len(names), options.slice)]
     with ThreadPoolExecutor(options.jobs) as threads:
         for found in threads.map(asked.facts, slices):
             facts += found.known

@@ -145,6 +145,11 @@ def test_run_does_not_wait_for_a_child_that_keeps_writing(pids, monkeypatch):
     until(lambda: not is_running(pids_in(pids)[0]))
 
 
+def test_a_command_ends_at_its_bound_of_cpu():
+    with pytest.raises(TimedOut, match=r"more than 0\.1 s of CPU"):
+        sh("while :; do :; done", cpu_seconds=0.1)
+
+
 def test_a_command_that_runs_too_long_is_ended():
     with pytest.raises(TimedOut, match=r"ran longer than 0\.3 s"):
         sh("while :; do echo; sleep 0.02; done", seconds=0.3)

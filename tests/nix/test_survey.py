@@ -1,5 +1,6 @@
 """The survey of a whole catalog, and the rule of siblings' names."""
 
+import json
 import random
 import time
 
@@ -25,7 +26,7 @@ def test_facts_are_in_order_and_tell_sets_from_packages(store, catalog):
     )
     survey = Survey(store, catalog_at(path))
 
-    found = survey.facts(survey.names())
+    found = survey.facts({"": survey.names()})
 
     assert found.failures == {}
     assert [fact.attr for fact in found.known] == ["a", "b", "gone", "s", "t"]
@@ -39,7 +40,7 @@ def test_a_set_that_is_none_has_no_names(store, catalog):
     survey = Survey(store, catalog_at(path))
 
     assert [survey.names(within) for within in ("a", "s.t", "s.none.x")] == [[], ["u"], []]
-    assert survey.facts(["gone"], "s").known[0].throws
+    assert survey.facts({"s": ["gone"]}).known[0].throws
 
 
 def test_only_the_attribute_at_fault_fails(store, catalog):
@@ -48,7 +49,7 @@ def test_only_the_attribute_at_fault_fails(store, catalog):
     path = catalog(f"{{ bad = abort ''stop''; {text} }}")
     survey = Survey(store, catalog_at(path))
 
-    found = survey.facts(survey.names())
+    found = survey.facts({"": survey.names()})
 
     assert [fact.attr for fact in found.known] == names
     assert list(found.failures) == ["bad"]
@@ -61,7 +62,7 @@ def test_a_catalog_of_which_nothing_can_be_evaluated_is_given_up(store, catalog,
     survey = Survey(store, catalog_at(path))
 
     with pytest.raises(nix.EvaluationFailed, match="2"):
-        survey.facts(survey.names())
+        survey.facts({"": survey.names()})
 
 
 def test_an_evaluation_ends_at_its_bound_of_memory(store, catalog):
@@ -69,10 +70,70 @@ def test_an_evaluation_ends_at_its_bound_of_memory(store, catalog):
     path = catalog(f"{{ big = package (toString ({big})) ''1'' {{ }}; small = 7; }}")
     survey = Survey(store, catalog_at(path), heap=64 * 1024 * 1024)
 
-    found = survey.facts(survey.names())
+    found = survey.facts({"": survey.names()})
 
     assert [fact.attr for fact in found.known] == ["small"]
     assert list(found.failures) == ["big"]
+
+
+MANY = "(builtins.genList (n: n) 30000)"
+COUNT = f"builtins.foldl' (a: _: builtins.foldl' (b: _: b + 1) a {MANY}) 0 {MANY}"
+ENDLESS = f"package (toString ({COUNT})) ''1'' {{ }}"
+
+
+def test_an_attribute_without_an_end_fails_alone_and_leaves_the_others_less_time(
+    store, catalog, monkeypatch
+):
+    for name in ("CPU_SECONDS", "LEAST_CPU_SECONDS"):
+        monkeypatch.setattr(nix.survey, name, 0.3)
+    survey = Survey(store, catalog_at(catalog(f"{{ a = 7; slow = {ENDLESS}; z = 7; }}")))
+
+    found = survey.facts({"": survey.names()})
+
+    assert [fact.attr for fact in found.known] == ["a", "z"]
+    assert str(found.failures["slow"]) == "it took more than 0.3 s of CPU"
+    assert (survey.slow, survey._query().seconds) == (1, 300)
+
+
+def test_a_catalog_with_many_attributes_without_an_end_is_given_up(store, catalog, monkeypatch):
+    monkeypatch.setattr(nix.survey, "CPU_SECONDS", 0.3)
+    monkeypatch.setattr(nix.survey, "LEAST_CPU_SECONDS", 0.3)
+    monkeypatch.setattr(nix.survey, "SLOW", 1)
+    survey = Survey(store, catalog_at(catalog(f"{{ slow = {ENDLESS}; z = 7; }}")))
+
+    with pytest.raises(nix.TimedOut):
+        survey.facts({"": ["slow", "z"]})
+
+
+def test_a_set_of_which_nothing_can_be_evaluated_is_given_up_alone(store, catalog, monkeypatch):
+    monkeypatch.setattr(nix.survey, "HOPELESS", 2)
+    bad = " ".join(f"a{n} = abort ''{n}'';" for n in range(4))
+    survey = Survey(store, catalog_at(catalog(f"{{ s = {{ {bad} }}; z = 7; }}")))
+
+    found = survey.facts({"s": ["a0", "a1", "a2", "a3"], "": ["z"]})
+
+    assert list(found.failures) == ["s.a0", "s.a1", "s"]
+    assert [fact.path for fact in found.known] == ["z"]
+
+
+@pytest.mark.parametrize("told", ["{}", "@other"])
+def test_a_catalog_that_writes_what_is_ours_is_not_believed(store, catalog, told):
+    fact = dict.fromkeys(("attr", "pname", "spelled", "version"), "other")
+    fact |= dict.fromkeys(("isPackage", "isSet", "throws"), False)
+    text = told.replace("@other", json.dumps(fact))
+    path = catalog(f"{{ a = builtins.trace ''pkgd:{text}'' 7; z = 7; }}")
+
+    found = Survey(store, catalog_at(path)).facts({"": ["a", "z"]})
+
+    assert ([fact.attr for fact in found.known], list(found.failures)) == (["z"], ["a"])
+
+
+def test_an_evaluation_that_tells_nothing_is_no_success(store, catalog, replace_program):
+    mute = replace_program(store, "nix-instantiate", "echo null")
+
+    found = Survey(mute, catalog_at(catalog("{ }"))).facts({"": ["a"]})
+
+    assert str(found.failures["a"]) == "Nix has told nothing of it"
 
 
 def test_siblings_are_the_same_in_nix_and_in_python(store, catalog):
@@ -104,4 +165,4 @@ def test_a_program_that_can_not_be_started_is_no_fault_of_an_attribute(
     survey = Survey(broken, catalog_at(catalog("{ a = 7; }")), heap=2**30)
 
     with pytest.raises(nix.NixUnavailable, match="unable to fork"):
-        survey.facts(["a"])
+        survey.facts({"": ["a"]})

@@ -9,9 +9,10 @@ from support import SQLITE, at, bearing, until
 
 import nix
 import services
-from catalog_state import EVALUATIONS, LANDMARKS, WATCHED_FILES, Catalogs
+from catalog_state import EVALUATIONS, Catalogs
 from config import BUNDLED_CATALOG
 from models import db
+from nix.signature import LANDMARKS, WATCHED_FILES
 
 ONE = '{{ app = {{ type = "derivation"; name = "app-{0}"; pname = "app"; version = "{0}"; }}; }}'
 

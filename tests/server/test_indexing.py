@@ -185,6 +185,22 @@ def test_attributes_that_end_an_evaluation_are_recorded_each_by_itself(app, inde
         assert "cannot go on" in row.failures["breaks_2"]
 
 
+@SQLITE
+@pytest.mark.parametrize("size", [2, 400])
+def test_a_set_of_which_nothing_can_be_evaluated_is_given_up(own, app, index, monkeypatch, size):
+    monkeypatch.setattr("nix.survey.HOPELESS", 2)
+    monkeypatch.setattr("indexing.SLICE", size)
+    bad = " ".join(f'a{n} = abort "{n}";' for n in range(5))
+    own.write_text(packages("zeta").replace("{ z", f"{{ wanted = {{ {bad} }}; z"))
+
+    index()
+
+    with app.app_context():
+        row = db.session.scalars(select(CatalogIndex)).one()
+    assert set(row.failures) == {"wanted.a0", "wanted.a1", "wanted"}
+    assert (indexed(app), dict(row.todo)["wanted"]) == (["zeta"], 5)
+
+
 # --- The task ---
 
 
@@ -534,3 +550,28 @@ def test_a_download_asks_the_catalog_that_its_index_names(
 
     assert [one.name for one in missing] == [str(first), str(second)]
     assert (best[0].name == str(second)) == is_known
+
+
+UNFREE = "Package 'dep-1' in x.nix:1 has an unfree license ('x'), refusing to evaluate."
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"), [("no such compiler", "evaluation_failed"), (UNFREE, "unfree")]
+)
+def test_a_version_that_a_download_found_impossible_is_offered_no_more(
+    own, client, index, run_task, said, reason
+):
+    own.write_text(packages("alpha", "beta").replace("''builtin:none''", f'throw "{said}"'))
+    index()
+    assert client.get("/api/v1/catalog/alpha").json["versions"][0]["available"]
+
+    task = run_task("alpha", "1.0.0")
+
+    assert task["error"]["message"].endswith(said) or task["error"]["reason"] == reason
+    (offer,) = client.get("/api/v1/catalog/alpha").json["versions"]
+    assert (offer["available"], offer["reason"]) == (False, reason)
+    assert [one["version"] for one in search(client, "alpha") + search(client, "beta")] == [
+        None,
+        "1.0.0",
+    ]
+    assert client.get(f"/api/v1/package/{task['package_id']}").json["attr"] == "alpha"
