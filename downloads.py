@@ -7,6 +7,7 @@ from sqlalchemy import Update, update
 
 import gc_roots
 import nix
+import pins
 from attempts import Attempt
 from models import Package, PackageStatus
 from task_queue import Wanted
@@ -20,6 +21,7 @@ class Origin:
     attr: str | None = None
     spelled: str | None = None
     drv_path: str | None = None
+    catalog_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,11 @@ def download(attempt: Attempt, wanted: Wanted) -> Sequence[Update]:
 def _resolve(attempt: Attempt, wanted: Wanted) -> nix.Resolution:
     name, version = wanted.name, wanted.version
     attempt.say(f"attempt {attempt.lease.attempt}: resolving {name} {version}")
+    catalogs = attempt.catalogs.best_for(name, version)
     try:
         found = nix.resolve(
             attempt.store,
-            attempt.catalogs.best_for(name, version),
+            catalogs,
             name,
             version,
             allowed=attempt.catalogs.allowed,
@@ -80,7 +83,8 @@ def _resolve(attempt: Attempt, wanted: Wanted) -> nix.Resolution:
     except nix.Refused as error:
         attempt.note(_note_of(wanted, Origin(error.catalog, error.attr, error.spelled)))
         raise
-    origin = Origin(found.catalog, found.attr, found.spelled, found.drv_path)
+    sha256 = pins.sha256(next(one for one in catalogs if one.name == found.catalog))
+    origin = Origin(found.catalog, found.attr, found.spelled, found.drv_path, sha256)
     attempt.note(_note_of(wanted, origin))
     attempt.say(f"found as {found.attr} in {found.catalog}: {found.drv_path}")
     return found
