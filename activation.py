@@ -22,6 +22,7 @@ import history
 import nix
 import plans
 import services
+import task_queue
 from errors import (
     Busy,
     CheckFailed,
@@ -192,7 +193,11 @@ def is_applying(profile: History) -> bool:
 
 
 def switch(profile: History, number: int, by: str | None) -> None:
-    """Make a profile what it was in a generation. Raises NoSuchGeneration, CheckFailed."""
+    """Make a profile what it was in a generation. Raises NoSuchGeneration, CheckFailed.
+
+    Applies that were accepted before, and have not ended, are cancelled; so they are by `rollback`
+    and `promote`.
+    """
     with change(profile):
         _switch(profile, number, Reason.SWITCH, by)
 
@@ -314,6 +319,7 @@ def _switch(profile: History, number: int, reason: Reason, by: str | None) -> No
         raise NoSuchGeneration(number=number)
     record = _record(profile, number)
     if number == profile.current_number():
+        _supersede(profile)
         return
 
     packages = _take_up(profile, record)
@@ -321,7 +327,7 @@ def _switch(profile: History, number: int, reason: Reason, by: str | None) -> No
         nix.switch_generation(services.get(nix.Store), profile.path, number)
         _check(profile, number)
         profile.note(number, packages, reason, by)
-        db.session.commit()
+        _supersede(profile)
 
 
 def _take_over(
@@ -330,13 +336,21 @@ def _take_over(
     """Make the profile this generation of another one."""
     now = profile.current()
     if now and now[1] == store_path:
+        _supersede(profile)
         return
     packages = _take_up(source, _record(source, number))
     with _all_or_nothing(profile):
         made = nix.set_store_path(services.get(nix.Store), profile.path, store_path)
         _check(profile, made)
         profile.note(made, packages, Reason.PROMOTE, by)
-        db.session.commit()
+        _supersede(profile)
+
+
+def _supersede(profile: History) -> None:
+    """Commit a switch, which also counts for the applies that were accepted before it."""
+    profile.lock()  # first, as by an apply
+    task_queue.supersede(profile.id)
+    db.session.commit()
 
 
 def _take_up(profile: History, record: Generation) -> list[Package]:

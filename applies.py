@@ -4,7 +4,7 @@ A request registers what is missing, and queues the downloads and the apply. The
 queue, without a worker, until none of its packages is being downloaded.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ import plans
 import task_queue
 from activation import Watch
 from attempts import Attempt, Cancelled, Failed, Outdated
-from errors import Busy, CheckFailed, InvalidInput
+from errors import Busy, CheckFailed, InvalidInput, LockMismatch
 from history import PACKAGES, History
 from models import (
     LIVE,
@@ -38,15 +38,29 @@ from task_queue import SUPERSEDED, WantedSet
 
 TURN_SECONDS = 0.5  # between the looks at whether the task is to be stopped
 NamedVersion = tuple[str, str]
+Versions = Mapping[NamedVersion, str | None]  # each with the store path that it must have, if any
 Check = Callable[[History | None], bool]
 
 
 # --- Requests ---
 
 
+def versions(packages: Iterable[Mapping[str, str]]) -> Versions:
+    """Return the versions that a request names. Raises InvalidInput for two of a name."""
+    wanted: dict[NamedVersion, str | None] = {}
+    for package in packages:
+        one, path = (package["name"], package["version"]), package.get("store_path")
+        if wanted.get(one) and path not in (None, wanted[one]):
+            message = f"{' '.join(one)} can't be both {wanted[one]} and {path}."
+            raise InvalidInput(errors={"packages": [message]})
+        wanted[one] = path or wanted.get(one)
+    _refuse_doubles(wanted)
+    return wanted
+
+
 def accept(
     name: str,
-    wanted: Sequence[NamedVersion],
+    wanted: Versions,
     check: Check,
     *,
     by: str | None,
@@ -57,12 +71,12 @@ def accept(
     `check` is called with the profile, None where there was none, when no other request can change
     it; it tells whether the set is meant for this state of the profile alone. Return None where
     nothing is to do, and the id of an apply that is about to do the same. Raises InvalidInput for
-    two versions of a name or a name that no profile can have.
+    a name that no profile can have, or LockMismatch for a package that has another store path.
     """
-    _refuse_doubles(wanted)
     profile, is_new = activation.add(name)
     is_for_this_state = check(None if is_new else profile)
     ids = _registered(wanted)
+    _refuse_mismatch(wanted)
     if not is_new and _is_so(profile, ids):
         db.session.rollback()
         return None
@@ -77,17 +91,17 @@ def accept(
     return task_id
 
 
-def plan(name: str, wanted: Sequence[NamedVersion], check: Check) -> dict[str, Any]:
+def plan(name: str, wanted: Versions, check: Check) -> dict[str, Any]:
     """Return what an apply would change, without doing it.
 
     `to_download` are the versions that would be downloaded first; only the others are looked at for
-    collisions, and count in `closure_size_change`, which is in bytes. Raises InvalidInput or
-    nix.ProfileRefused.
+    collisions, and count in `closure_size_change`, which is in bytes. Raises InvalidInput,
+    LockMismatch or nix.ProfileRefused.
     """
-    _refuse_doubles(wanted)
     activation.check_name(name)
     profile = history.of(name)
     check(profile)
+    _refuse_mismatch(wanted)
     before = profile.active() if profile else []
     found = list(db.session.execute(PACKAGES.where(_is_one_of(wanted))))
     there = [package for package in found if package.status != PackageStatus.CREATED]
@@ -96,8 +110,8 @@ def plan(name: str, wanted: Sequence[NamedVersion], check: Check) -> dict[str, A
 
     ids = {(package.name, package.version): package.id for package in found}
     held, missing = {(one.name, one.version) for one in before}, {*wanted} - {*_named(there)}
-    versions = dict(wanted)
-    removed = [one for one in before if (one.name, one.version) not in set(wanted)]
+    versions = dict(wanted.keys())
+    removed = [one for one in before if (one.name, one.version) not in wanted]
     return {
         "added": [_told(one, ids) for one in sorted({*wanted} - held)],
         "removed": removed,
@@ -117,13 +131,32 @@ def is_wanted() -> ColumnElement[bool]:
     return exists().where(*mine, Task.status.in_(LIVE))
 
 
-def _refuse_doubles(wanted: Sequence[NamedVersion]) -> None:
+def _refuse_doubles(wanted: Iterable[NamedVersion]) -> None:
     versions: dict[str, str] = {}
     for name, version in wanted:
         other = versions.setdefault(name, version)
         if other != version:
             message = f"A profile holds one version of a name, not {name} {other} and {version}."
             raise InvalidInput(errors={"packages": [message]})
+
+
+def _refuse_mismatch(wanted: Versions) -> None:
+    """Raise LockMismatch where a package that is downloaded has another path than it must have."""
+    exact = {one: path for one, path in wanted.items() if path}
+    if not exact:
+        return
+    found = select(Package.name, Package.version, Package.store_path).where(_is_one_of(exact))
+    there = db.session.execute(found.where(Package.status != PackageStatus.CREATED))
+    lines = [_mismatch(one, exact[one.name, one.version]) for one in there]
+    if told := "\n".join(filter(None, lines)):
+        raise LockMismatch(detail=told)
+
+
+def _mismatch(package: AnyRow, wanted: str | None) -> str:
+    """Return in a line which store path a package has instead of the wanted one; "" if none."""
+    if wanted in (None, package.store_path):
+        return ""
+    return f"{package.name} {package.version} is {package.store_path} here, not {wanted}"
 
 
 def _named(packages: Sequence[AnyRow]) -> Iterator[NamedVersion]:
@@ -136,24 +169,28 @@ def _told(named: NamedVersion, ids: dict[NamedVersion, int]) -> dict[str, Any]:
     return {"id": ids.get(named), "name": name, "version": version}
 
 
-def _is_one_of(wanted: Sequence[NamedVersion]) -> ColumnElement[bool]:
+def _is_one_of(wanted: Collection[NamedVersion]) -> ColumnElement[bool]:
     return tuple_(Package.name, Package.version).in_(wanted)
 
 
-def _registered(wanted: Sequence[NamedVersion]) -> list[int]:
-    """Return the ids of packages, registered where they aren't yet, that none can forget now."""
-    rows = [{"name": name, "version": version} for name, version in sorted(set(wanted))]
+def _registered(wanted: Versions) -> dict[int, str | None]:
+    """Return packages, registered where they aren't yet, that none can forget now.
+
+    They are ids, each with the store path that it must have.
+    """
+    rows = [{"name": name, "version": version} for name, version in sorted(wanted)]
     # In the order of ids, as others lock several; a weak lock, which holds up no download's end.
-    kept = select(Package.id).where(_is_one_of(wanted)).order_by(Package.id)
+    named = select(Package.id, Package.name, Package.version)
+    kept = named.where(_is_one_of(wanted)).order_by(Package.id)
     kept = kept.with_for_update(read=True, key_share=True)
-    ids: list[int] = []
-    while len(ids) < len(rows):  # again where one was forgotten between the two statements
+    found: list[AnyRow] = []
+    while len(found) < len(rows):  # again where one was forgotten between the two statements
         db.session.execute(insert_or_ignore(Package).values(rows))
-        ids = list(db.session.scalars(kept))
-    return ids
+        found = list(db.session.execute(kept))
+    return {package.id: wanted[package.name, package.version] for package in found}
 
 
-def _is_so(profile: History, ids: Sequence[int]) -> bool:
+def _is_so(profile: History, ids: Collection[int]) -> bool:
     """Tell whether the profile holds exactly these packages, and no apply is going to change it."""
     now = profile.current()
     is_true = now is not None and not profile.is_behind(now[0])
@@ -164,14 +201,15 @@ def _is_so(profile: History, ids: Sequence[int]) -> bool:
     )
 
 
-def _same(profile: History, ids: Sequence[int]) -> UUID | None:
+def _same(profile: History, ids: Mapping[int, str | None]) -> UUID | None:
     """Return the task that is about to apply exactly these packages, whatever changes meanwhile."""
     newest = _newest(profile).where(Task.status.in_(LIVE), Apply.revision.is_(None))
     task = db.session.execute(newest).one_or_none()
     if task is None:
         return None
-    packages = select(AppliedPackage.package_id).where(AppliedPackage.task_seq == task.seq)
-    return task.id if set(db.session.scalars(packages)) == set(ids) else None
+    packages = select(AppliedPackage.package_id, AppliedPackage.store_path)
+    accepted = db.session.execute(packages.where(AppliedPackage.task_seq == task.seq))
+    return task.id if {one.package_id: one.store_path for one in accepted} == ids else None
 
 
 def _newest(profile: History) -> Select[int, UUID]:
@@ -243,8 +281,9 @@ def _check(profile: History, subject: WantedSet, packages: list[AnyRow]) -> None
 
 
 def _packages(subject: WantedSet) -> list[AnyRow]:
-    """Return the packages of the set. Raises Failed unless all are downloaded."""
+    """Return the packages of the set. Raises Failed unless all are downloaded, and as wanted."""
     mine = PACKAGES.join(AppliedPackage).where(AppliedPackage.task_seq == subject.seq)
+    mine = mine.add_columns(Package.store_path, AppliedPackage.store_path.label("wanted_path"))
     packages = list(db.session.execute(mine.order_by(Package.id)))
     missing = [package for package in packages if package.status == PackageStatus.CREATED]
     if missing:
@@ -252,6 +291,10 @@ def _packages(subject: WantedSet) -> list[AnyRow]:
         message = f"{len(missing)} of {len(packages)} packages could not be had:\n{lines}"
         hint = "correct the set, and apply it again: what is downloaded stays so"
         raise Failed(TaskError("download_failed", message, hint))
+    mismatches = [_mismatch(package, package.wanted_path) for package in packages]
+    if told := "\n".join(filter(None, mismatches)):
+        hint = "have the same catalogs here, or forget the package, to have it downloaded anew"
+        raise Failed(TaskError("lock_mismatch", told, hint))
     return packages
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import Update, update
 import catalog_rows
 import gc_roots
 import nix
+import pins
 from attempts import Attempt
 from catalog_models import IMPOSSIBLE
 from models import Package, PackageStatus
@@ -22,6 +23,7 @@ class Origin:
     attr: str | None = None
     spelled: str | None = None
     drv_path: str | None = None
+    catalog_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,11 @@ def download(attempt: Attempt, wanted: Wanted) -> Sequence[Update]:
 def _resolve(attempt: Attempt, wanted: Wanted) -> nix.Resolution:
     name, version = wanted.name, wanted.version
     attempt.say(f"attempt {attempt.lease.attempt}: resolving {name} {version}")
+    catalogs = attempt.catalogs.best_for(name, version)
     try:
         found = nix.resolve(
             attempt.store,
-            attempt.catalogs.best_for(name, version),
+            catalogs,
             name,
             version,
             allowed=attempt.catalogs.allowed,
@@ -82,7 +85,8 @@ def _resolve(attempt: Attempt, wanted: Wanted) -> nix.Resolution:
     except nix.NotProvided as error:
         _note_refusal(attempt, wanted, error)
         raise
-    origin = Origin(found.catalog, found.attr, found.spelled, found.drv_path)
+    sha256 = pins.sha256(next(one for one in catalogs if one.name == found.catalog))
+    origin = Origin(found.catalog, found.attr, found.spelled, found.drv_path, sha256)
     attempt.note(_note_of(wanted, origin))
     attempt.say(f"found as {found.attr} in {found.catalog}: {found.drv_path}")
     return found

@@ -331,6 +331,15 @@ class NotDownloaded(ApiError):
     example: ClassVar = {"name": "hello", "version": "2.12.1"}
 
 
+class LockMismatch(ApiError):
+    """A package has another store path than the request insists on."""
+
+    status = 409
+    code = "lock-mismatch"
+    hint = "Have the same catalogs here, or forget the package, to have it downloaded anew."
+    example: ClassVar = {"detail": "hello 2.12.1 is /nix/store/…-hello, not /nix/store/…-hello"}
+
+
 class FilesCollide(ApiError):
     """Two packages have the same file, so that the profile can't hold both."""
 

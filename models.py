@@ -212,6 +212,8 @@ class Package(Model):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow, onupdate=utcnow)
     catalog: Mapped[str | None] = mapped_column(Text)
+    # Of a pin, which may be another one by now: that of its content when the package was found.
+    catalog_sha256: Mapped[str | None] = mapped_column(String(64))
     attr: Mapped[str | None] = mapped_column(Text)
     spelled: Mapped[str | None] = mapped_column(Text)
     drv_path: Mapped[str | None] = mapped_column(Text)

@@ -81,6 +81,12 @@ def known() -> dict[str, AnyRow]:
         return {pin.name: pin for pin in connection.execute(_PINS)}
 
 
+def sha256(catalog: nix.Catalog) -> str | None:
+    """Return the hash of a catalog; None for one that is no pin, or no longer."""
+    hashes = {pin.store_path: pin.sha256 for pin in known().values()}
+    return hashes.get(catalog.place)
+
+
 def link(name: str) -> Path:
     """Return the path of a pin's GC root."""
     return _folder() / name

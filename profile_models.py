@@ -144,7 +144,7 @@ class Apply(Model):
 
 
 class AppliedPackage(Model):
-    """A package in the set of an apply."""
+    """A package in the set of an apply, and the store path that it must have, if any."""
 
     __tablename__ = "applied_packages"
     __table_args__ = (Index("applied_packages_by_package", "package_id"),)
@@ -155,3 +155,4 @@ class AppliedPackage(Model):
     package_id: Mapped[int] = mapped_column(
         ForeignKey("packages.id", ondelete="CASCADE"), primary_key=True
     )
+    store_path: Mapped[str | None] = mapped_column(Text)

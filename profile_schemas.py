@@ -7,6 +7,8 @@ from fields import (
     MAX_ID,
     MAX_IDS,
     MAX_WAIT_SECONDS,
+    PLAIN_TEXT,
+    PLAIN_TEXT_RULE,
     Choice,
     OutputSchema,
     Page,
@@ -23,6 +25,7 @@ from fields import (
 from profile_models import DEFAULT, Reason
 from schemas import DONE, STORE_PATH, PackageInSchema, PackageReferenceSchema, StatusSchema
 
+MAX_PATH = 1024
 PROFILE_PATH = "/nix/store/y9h1dyv5mlk0w7p1bq9mrkwz0bfnk0cw-profile"
 
 
@@ -38,11 +41,24 @@ class ApplyQuerySchema(Strict):
     dry_run = TrueOrFalse(**described("Only tell what would change.", False))
 
 
+class SetPackageSchema(PackageInSchema):
+    """A package that a profile is to hold."""
+
+    store_path = fields.String(
+        validate=[validate.Length(1, MAX_PATH), PLAIN_TEXT],
+        **described(
+            "The store path that it must have: the apply fails as a whole where it has another.",
+            STORE_PATH,
+            pattern=PLAIN_TEXT_RULE,
+        ),
+    )
+
+
 class PackageSetSchema(Strict):
     """The packages that a profile is to hold."""
 
     packages = fields.List(
-        fields.Nested(PackageInSchema),
+        fields.Nested(SetPackageSchema),
         validate=validate.Length(max=MAX_IDS),
         **always("Exactly these."),
     )

@@ -102,17 +102,23 @@ def show(query: dict[str, Any], profile_name: str) -> Any:
     example={"task_id": None},
 )
 @blueprint.refuses(
-    errors.ProfileChanged, errors.ActivationRefused, errors.FilesCollide, errors.NixFailed
+    errors.ProfileChanged,
+    errors.LockMismatch,
+    errors.ActivationRefused,
+    errors.FilesCollide,
+    errors.NixFailed,
 )
 def apply(query: dict[str, Any], fields: dict[str, Any], profile_name: str) -> Any:
     """Make a profile hold exactly these packages, in one generation or not at all.
 
     What isn't there yet is registered and downloaded first, and a profile that isn't there is made.
-    An apply that still waits gives way to a newer one; one of the same set is the answer to both.
+    An apply that still waits gives way to a newer one, and to a switch, a rollback or a promotion;
+    one of the same set is the answer to both. Where a package has another store path than the set
+    insists on, nothing changes.
     If-Match and If-None-Match make it depend on the state of the profile, If-Match until the change
     itself. With `dry_run`, only tell what that would change.
     """
-    wanted = [(package["name"], package["version"]) for package in fields["packages"]]
+    wanted = applies.versions(fields["packages"])
     check = partial(_check, profile_name)
     if query["dry_run"]:
         return {"task_id": None, **applies.plan(profile_name, wanted, check)}, 200

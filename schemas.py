@@ -182,6 +182,9 @@ class PackageSchema(OutputSchema):
     created_at = Timestamp(**always("When it was registered.", BEGUN))
     updated_at = Timestamp(**always("When its status changed last.", DONE))
     catalog = fields.String(**nullable("The catalog where it was found.", "<nixpkgs>"))
+    catalog_sha256 = fields.String(
+        **nullable("The hash of that catalog where it was a pin, in Nix's base 32.", None)
+    )
     attr = fields.String(**nullable("The attribute it is under there.", "hello"))
     drv_path = fields.String(**nullable("Its derivation.", DERIVATION))
     store_path = fields.String(**nullable("Where it is, once it is downloaded.", STORE_PATH))

@@ -8,7 +8,7 @@ attempt. A worker whose lease is gone gets LeaseLost. Every task that ends does 
 
 import logging
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,12 +58,18 @@ SUPERSEDED = TaskError(
     message="a newer set was given to the profile before this one was applied",
     hint="look at the profile's newest apply",
 )
+SWITCHED = TaskError(
+    code="superseded",
+    message="the profile was switched to a generation before this set was applied",
+    hint="look at the profile, and apply the set again where it is still wanted",
+)
 WAITING_FOR_PACKAGES = "the packages of the set are being downloaded"
 
 CODES = {
     "lost": "In each of its attempts the task's worker was gone before the end.",
-    "superseded": "Of an apply that was cancelled: a newer one took its place.",
+    "superseded": "Of an apply that was cancelled: a newer one, or a switch, took its place.",
     "download_failed": "Of an apply: packages of the set could not be downloaded.",
+    "lock_mismatch": "Of an apply: a package has another store path than the set insists on.",
     "check_failed": "Of an apply: PROFILE_CHECK failed, and the profile is what it was.",
     "profile_changed": "Of an apply: the profile is no longer what If-Match named.",
 }
@@ -273,7 +279,7 @@ def add_downloads(package_ids: Collection[int], request_id: str | None) -> bool:
 
 def add_apply(
     profile_id: int,
-    package_ids: Collection[int],
+    packages: Mapping[int, str | None],
     request_id: str | None,
     *,
     waits: bool,
@@ -281,20 +287,39 @@ def add_apply(
 ) -> uuid.UUID:
     """Queue an apply of a set to a profile, without a commit, and return its task's id.
 
-    It takes the place of those that wait. `waits` tells that packages are being downloaded, and
-    `more` are other values of the Apply.
+    `packages` are ids, each with the store path that it must have, if any. The apply takes the
+    place of those that wait. `waits` tells that packages are being downloaded, and `more` are other
+    values of the Apply.
     """
-    is_older = Task.seq.in_(select(Apply.task_seq).where(Apply.profile_id == profile_id))
-    end(is_older, Task.status == TaskStatus.QUEUED, status=TaskStatus.CANCELLED, error=SUPERSEDED)
+    is_older = _is_apply_to(profile_id), Task.status == TaskStatus.QUEUED
+    end(*is_older, status=TaskStatus.CANCELLED, error=SUPERSEDED)
     waiting = WAITING_FOR_PACKAGES if waits else None
     task = Task(kind=TaskKind.APPLY, request_id=request_id, waiting=waiting)
     db.session.add(task)
     db.session.flush()
     db.session.add(Apply(task_seq=task.seq, profile_id=profile_id, **more))
     db.session.flush()
-    if rows := [{"task_seq": task.seq, "package_id": one} for one in package_ids]:
+    rows = [
+        {"task_seq": task.seq, "package_id": one, "store_path": path}
+        for one, path in packages.items()
+    ]
+    if rows:
         db.session.execute(insert(AppliedPackage), rows)
     return task.id
+
+
+def supersede(profile_id: int) -> None:
+    """Cancel the applies to a profile that wait or run, without a commit: it is switched later.
+
+    The caller has the lock of all changes, so that one that runs hasn't begun to change anything,
+    or hasn't told yet that it has: its lease is gone.
+    """
+    is_live = _is_apply_to(profile_id), Task.status.in_(LIVE)
+    end(*is_live, status=TaskStatus.CANCELLED, error=SWITCHED)
+
+
+def _is_apply_to(profile_id: int) -> Any:
+    return Task.seq.in_(select(Apply.task_seq).where(Apply.profile_id == profile_id))
 
 
 def request_cancel(task_id: uuid.UUID) -> bool:

@@ -130,6 +130,15 @@ def catalogs(context: CommandContext) -> None:
         context.printer.table(context.client.get("catalogs"), CATALOG_COLUMNS)
 
 
+def chosen(context: CommandContext, wanted: PackageSpec) -> PackageSpec:
+    """Return the version to install, as `choose` does; what is downloaded needs no catalog."""
+    if EXACT.fullmatch(wanted.version):
+        known = context.registered(wanted)
+        if known is not None and known["status"] != "created":
+            return PackageSpec(known["name"], known["version"])
+    return choose(context, wanted)
+
+
 def choose(context: CommandContext, wanted: PackageSpec) -> PackageSpec:
     """Return the package that is meant: of a range the newest, else exactly what is wanted.
 

@@ -10,7 +10,19 @@ from typing import Any, cast
 import click
 from click.shell_completion import CompletionItem
 
-from pkgctl import catalog, login, output, packages, profile, programs, tasks, tokens, upgrade
+from pkgctl import (
+    apply,
+    catalog,
+    login,
+    output,
+    packages,
+    profile,
+    profiles,
+    programs,
+    tasks,
+    tokens,
+    upgrade,
+)
 from pkgctl.completion import SHELLS
 from pkgctl.errors import CommandError, ExitCode
 from pkgctl.install import install
@@ -30,6 +42,7 @@ Examples:
   pkgctl search hello
   pkgctl install hello
   pkgctl upgrade
+  pkgctl apply pkgs.toml
   pkgctl activate 1 --token $API_KEY
   pkgctl list --json
 """
@@ -39,7 +52,7 @@ Exit codes:
     1  the server refused the request, or failed at it
     2  wrong usage
     3  the download failed
-    4  the download was cancelled
+    4  the download, or the apply, was cancelled
     5  the build or the wait took too long
     6  not found, such as a package or a task
     7  not allowed: no token, or not enough scope
@@ -151,6 +164,8 @@ for command in (
     *(upgrade.outdated, upgrade.upgrade),
     *(tasks.logs, tasks.tasks, tasks.cancel),
     *(profile.activate, profile.deactivate, profile.generations, profile.rollback, profile.switch),
+    *(apply.apply, apply.export),
+    *(profiles.diff, profiles.profiles, profiles.promote),
     programs.path,
     *(login.login, login.logout, login.server, login.status, login.whoami),
     tokens.token,

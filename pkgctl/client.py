@@ -43,6 +43,7 @@ class ApiRequest:
     query: JsonObject | None = None
     body: JsonObject | None = None
     read_seconds: float | None = None
+    headers: dict[str, str] | None = None
 
 
 def _ignore(_message: str) -> None:
@@ -114,6 +115,21 @@ class Client:
     def post(self, path: str, body: JsonObject | None = None, **query: object) -> Any:
         """POST to /api/v1/PATH and return the answer's JSON."""
         return self._json(self._request(ApiRequest("POST", f"/api/v1/{path}", query, body)))
+
+    def put(self, path: str, body: JsonObject, etag: str | None = None, **query: object) -> Any:
+        """PUT to /api/v1/PATH and return the answer's JSON.
+
+        With an ETag, it counts only for what has that one.
+        """
+        headers = {"If-Match": etag} if etag else None
+        return self._json(
+            self._request(ApiRequest("PUT", f"/api/v1/{path}", query, body, headers=headers))
+        )
+
+    def get_with_etag(self, path: str) -> tuple[Any, str | None]:
+        """GET /api/v1/PATH and return the answer's JSON, and its ETag."""
+        response = self._request(ApiRequest("GET", f"/api/v1/{path}"))
+        return self._json(response), response.headers.get("ETag")
 
     def delete(self, path: str, **query: object) -> Any:
         """DELETE /api/v1/PATH and return the answer's JSON."""
@@ -187,6 +203,7 @@ class Client:
                 self.url + request.path,
                 params=request.query,
                 json=request.body,
+                headers=request.headers,
                 timeout=self._limit_seconds
                 or (CONNECT_SECONDS, request.read_seconds or READ_SECONDS),
                 allow_redirects=False,  # following one turns a POST into a GET

@@ -103,7 +103,7 @@ def registered(ctx: click.Context, incomplete: str) -> Items:
 
 def active_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> Items:
     """Complete the name of an active package."""
-    return _packages(ctx, incomplete, {"status": "activated"})
+    return _packages(ctx, incomplete, {"status": "activated", **_of_profile(ctx)})
 
 
 def _packages(ctx: click.Context, incomplete: str, query: JsonObject) -> Items:
@@ -143,8 +143,18 @@ def generations(ctx: click.Context, _param: click.Parameter, incomplete: str) ->
     """Complete the number of a generation."""
 
     def pairs(client: Client) -> Pairs:
-        found = client.get("generations", limit=LISTED)
+        found = client.get("generations", limit=LISTED, **_of_profile(ctx))
         return [(str(one["number"]), ", ".join(map(title, one["packages"]))) for one in found]
+
+    return _items(ctx, pairs, incomplete)
+
+
+def profiles(ctx: click.Context, incomplete: str) -> Items:
+    """Complete the name of a profile."""
+
+    def pairs(client: Client) -> Pairs:
+        found = client.get("profiles")
+        return [(one["name"], ", ".join(map(title, one["packages"]))) for one in found]
 
     return _items(ctx, pairs, incomplete)
 
@@ -165,6 +175,15 @@ def servers(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> It
     except CommandError:
         return []
     return _fitting([(name, login.url) for name, login in known.items()], incomplete)
+
+
+def _of_profile(ctx: click.Context) -> dict[str, str]:
+    """Return the query that names the profile of the command line."""
+    chosen = ctx.find_root().obj
+    try:
+        return chosen.of_profile if chosen else {}
+    except CommandError:
+        return {}
 
 
 def _items(ctx: click.Context, pairs: Callable[[Client], Pairs], incomplete: str) -> Items:

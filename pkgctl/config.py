@@ -2,16 +2,17 @@
 
 import json
 import os
-import tempfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from pkgctl import files
 from pkgctl.errors import CommandError, ExitCode
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+PRIVATE = 0o600  # only the owner can read it
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class ServersFile:
         path = servers_path()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _replace(Path(os.path.realpath(path)), json.dumps(asdict(self), indent=2))
+            files.replace(path, json.dumps(asdict(self), indent=2), PRIVATE)
         except OSError as error:
             message = f"{path} can't be written: {error.strerror}"
             raise CommandError(message, ExitCode.USAGE) from None
@@ -115,20 +116,6 @@ def _login(name: str, login: Any) -> ServerLogin:
     except (TypeError, AttributeError, UnicodeError, CommandError):
         raise _unreadable(f"{name!r} has no URL and token of a server") from None
     return known
-
-
-def _replace(path: Path, text: str) -> None:
-    """Replace a file in one step, by one that its owner alone can read. Raises OSError."""
-    descriptor, draft = tempfile.mkstemp(dir=path.parent)
-    try:
-        with open(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(draft, path)
-    except OSError:
-        os.unlink(draft)
-        raise
 
 
 def servers_path() -> Path:

@@ -1,6 +1,7 @@
 """The steps that commands share: register packages, request downloads, wait for them."""
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from http import HTTPStatus
@@ -13,17 +14,25 @@ from pkgctl.output import warn
 from pkgctl.tables import title
 from pkgctl.waiting import Interrupted, WaitSettings, wait_for_task
 
+OTHERS = "nothing was activated; --keep-going activates the others"
 ENDS = {ExitCode.FAILED, ExitCode.CANCELLED, ExitCode.TIMED_OUT, ExitCode.NOT_FOUND}
 
 
-@dataclass
-class Download:
+@dataclass(kw_only=True)
+class Awaited:
+    """A task that is waited for, and why it failed; `task_id` is None if nothing is to be done."""
+
+    task_id: str | None
+    label: str
+    error: CommandError | None = None
+
+
+@dataclass(kw_only=True)
+class Download(Awaited):
     """A package that is downloaded; `task_id` is None if it was before."""
 
     package: JsonObject
     is_new: bool
-    task_id: str | None
-    error: CommandError | None = None
 
 
 def register(context: CommandContext, spec: PackageSpec) -> JsonObject:
@@ -46,7 +55,8 @@ def start(context: CommandContext, spec: PackageSpec) -> Download:
     """Register a package, unless it is, and request its download."""
     package, is_new = _register_or_find(context, spec)
     answer = context.client.post(f"package/{package['id']}/download")
-    return Download(package, is_new, answer["task_id"] if answer["status"] == "created" else None)
+    task_id = answer["task_id"] if answer["status"] == "created" else None
+    return Download(task_id=task_id, label=title(package), package=package, is_new=is_new)
 
 
 def _register_or_find(context: CommandContext, spec: PackageSpec) -> tuple[JsonObject, bool]:
@@ -69,9 +79,9 @@ def download_and_wait(context: CommandContext, package: JsonObject, settings: Wa
 
 
 def wait_for_all(
-    context: CommandContext, downloads: list[Download], settings: WaitSettings
+    context: CommandContext, downloads: Sequence[Awaited], settings: WaitSettings
 ) -> None:
-    """Wait until each download has ended, and note why it failed; all share one time-out."""
+    """Wait until each task has ended, and note why it failed; all share one time-out."""
     waiting = [download for download in downloads if download.task_id]
     deadline = time.monotonic() + (settings.timeout or 0)
     for place, download in enumerate(waiting):
@@ -86,13 +96,13 @@ def wait_for_all(
 
 
 def _failure(
-    context: CommandContext, download: Download, settings: WaitSettings
+    context: CommandContext, download: Awaited, settings: WaitSettings
 ) -> CommandError | None:
-    """Wait for a download; return why it failed, if it did. One that Ctrl-C cancelled ends all."""
-    label = title(download.package)
+    """Wait for a task; return why it failed, if it did. One that Ctrl-C cancelled ends all."""
     ends = ENDS - {ExitCode.CANCELLED} if settings.cancel_on_interrupt else ENDS
     try:
-        wait_for_task(context.client, context.printer, str(download.task_id), label, settings)
+        task_id, label = str(download.task_id), download.label
+        wait_for_task(context.client, context.printer, task_id, label, settings)
     except CommandError as error:
         if error.exit_code not in ends:
             raise
@@ -100,8 +110,8 @@ def _failure(
     return None
 
 
-def _cancel(context: CommandContext, downloads: list[Download]) -> None:
-    """Cancel downloads that may not have ended."""
+def _cancel(context: CommandContext, downloads: Sequence[Awaited]) -> None:
+    """Cancel tasks that may not have ended."""
     for download in downloads:
         with suppress(CommandError):
             context.client.post(f"task/{download.task_id}/cancel")
@@ -125,7 +135,7 @@ def warn_of_failures(downloads: list[Download]) -> None:
     """Warn of the downloads that failed, each with its reason."""
     for download in downloads:
         if download.error:
-            warn(f"{title(download.package)}: {download.error}")
+            warn(f"{download.label}: {download.error}")
 
 
 def usable(downloads: list[Download], *, keep_going: bool) -> list[Download]:
@@ -139,13 +149,12 @@ def check(downloads: list[Download], *, keep_going: bool) -> None:
     errors = [download.error for download in downloads if download.error]
     if errors:
         message = f"{len(errors)} of {len(downloads)} downloads failed"
-        hint = "" if keep_going else "nothing was activated; --keep-going activates the others"
-        raise CommandError(message, errors[0].exit_code, hint)
+        raise CommandError(message, errors[0].exit_code, "" if keep_going else OTHERS)
 
 
 def activate(context: CommandContext, packages: list[JsonObject], **query: str) -> JsonObject:
     """Put packages in the profile in one generation, and return the server's answer."""
-    ids = [package["id"] for package in packages]
+    ids, query = [package["id"] for package in packages], {**context.of_profile, **query}
     if len(ids) == 1:
         answer: JsonObject = context.client.post(f"package/{ids[0]}/activate", None, **query)
     else:

@@ -27,6 +27,7 @@ class CommandError(Exception):
         self, message: str, exit_code: ExitCode, hint: str = "", status: int | None = None
     ) -> None:
         self.reason = one_line(message)
+        self.hint = hint
         super().__init__(printable(f"{self.reason} ({hint})" if hint else self.reason))
         self.exit_code = exit_code
         self.status = status

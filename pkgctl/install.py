@@ -6,15 +6,16 @@ import click
 
 from pkgctl import downloads, programs
 from pkgctl.arguments import EXACT, PackageSpec, WantedType
-from pkgctl.catalog import choose
+from pkgctl.catalog import chosen
 from pkgctl.client import JsonObject
-from pkgctl.options import CommandContext, common_options, download_options
+from pkgctl.options import CommandContext, common_options, download_options, profile_option
 from pkgctl.tables import title
 from pkgctl.waiting import WaitSettings
 
 
 @click.command()
 @common_options
+@profile_option
 @download_options
 @click.argument(
     "wanted", metavar="NAME[@VERSION|@RANGE]...", type=WantedType(), nargs=-1, required=True
@@ -45,7 +46,7 @@ def install(
       pkgctl install 'hello@>=2,<2.12' --no-activate
     """
     _check_names(wanted)
-    specs = [_chosen(context, one) for one in _once_each(wanted)]
+    specs = [chosen(context, one) for one in _once_each(wanted)]
     flags = [*["--no-activate"] * no_activate, *["--keep-going"] * keep_going]
     resume_command = context.command_line("install", *specs, *flags)
     settings = WaitSettings(timeout, resume_command, whole_log, cancel_on_interrupt)
@@ -79,15 +80,6 @@ def _once_each(wanted: tuple[PackageSpec, ...]) -> list[PackageSpec]:
         if names.count(name) > 1:
             raise click.UsageError(f"{name} is wanted in two versions: a profile holds one")
     return once
-
-
-def _chosen(context: CommandContext, wanted: PackageSpec) -> PackageSpec:
-    """Return the version to install. What is downloaded already needs no catalog."""
-    if EXACT.fullmatch(wanted.version):
-        known = context.registered(wanted)
-        if known is not None and known["status"] != "created":
-            return PackageSpec(known["name"], known["version"])
-    return choose(context, wanted)
 
 
 def _finish(

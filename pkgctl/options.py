@@ -1,5 +1,6 @@
 """What the commands share: options, and the context that these fill."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ import click
 
 from pkgctl import completion
 from pkgctl.arguments import (
+    PROFILE_NAME,
     DurationType,
     PackageRef,
     PackageSpec,
     PackageType,
+    ProfileType,
     TaskDigits,
     TaskRef,
 )
@@ -30,6 +33,7 @@ from pkgctl.tables import title
 Command = Callable[..., Any]
 
 NEAREST = 10  # versions that a message lists
+DEFAULT_PROFILE = "default"
 
 
 @dataclass
@@ -41,6 +45,7 @@ class CommandContext:
     server: str | None = None
     as_json: bool = False
     patience: float = 0.0
+    given_profile: str | None = None
 
     @cached_property
     def client(self) -> Client:
@@ -56,11 +61,38 @@ class CommandContext:
         """A printer to the standard output."""
         return Printer(as_json=self.as_json)
 
+    @property
+    def profile(self) -> str:
+        """The profile that is meant: --profile says so, else PKGCTL_PROFILE, else the default."""
+        name = self.given_profile or os.environ.get("PKGCTL_PROFILE") or DEFAULT_PROFILE
+        if not PROFILE_NAME.fullmatch(name):
+            message = f"PKGCTL_PROFILE is {name!r}, which is no name of a profile"
+            raise CommandError(message, ExitCode.USAGE)
+        return name
+
+    @property
+    def of_profile(self) -> dict[str, str]:
+        """The query that names the profile; none for the default one, as older servers want it."""
+        return {} if self.profile == DEFAULT_PROFILE else {"profile": self.profile}
+
     def command_line(self, *words: object) -> tuple[str, ...]:
         """Return the words of a pkgctl command for the same server, without the token."""
+        profile = ("--profile", self.given_profile) if self.given_profile else ()
         server = ("--server", self.server) if self.server else ()
         url = ("--url", self.url) if self.url else ()
-        return ("pkgctl", *map(str, words), *server, *url)
+        return ("pkgctl", *map(str, words), *profile, *server, *url)
+
+    def is_active(self, package: JsonObject) -> bool:
+        """Tell whether the profile holds a package."""
+        return package["status"] == "activated" and self._has(package)
+
+    def active(self) -> list[JsonObject]:
+        """Fetch the packages that the profile holds, oldest first."""
+        return list(filter(self._has, self.client.list_all("packages", status="activated")))
+
+    def _has(self, package: JsonObject) -> bool:
+        """Tell whether the profile holds an active package; older servers have one profile."""
+        return self.profile in package.get("profiles", [DEFAULT_PROFILE])
 
     def package(self, ref: PackageRef) -> JsonObject:
         """Fetch a package; raises CommandError if there is none, or if several are meant.
@@ -100,7 +132,8 @@ class CommandContext:
         if not found:
             hint = f"pkgctl list lists what is; pkgctl install {name} installs it"
             raise CommandError(f"{name} is not registered", ExitCode.NOT_FOUND, hint)
-        meant = [package for package in found if package["status"] == "activated"] or found
+        meant = [package for package in found if self.is_active(package)]
+        meant = meant or [package for package in found if package["status"] == "activated"] or found
         if len(meant) > 1:
             listed = ", ".join(f"{one['version']} ({one['status']})" for one in meant)
             message = f"{name} is registered in {len(meant)} versions: {listed}"
@@ -254,6 +287,17 @@ def _store(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     context = ctx.find_root().ensure_object(CommandContext)
     if value:
         setattr(context, str(param.name), value)
+
+
+def profile_option(command: Command) -> Command:
+    """Add the option that says which profile is meant, as the context then tells."""
+    return _context_option(
+        "-p",
+        "--profile",
+        "given_profile",
+        type=ProfileType(),
+        help="Which profile.  [env var: PKGCTL_PROFILE; default: default]",
+    )(command)
 
 
 def wait_options(command: Command) -> Command:

@@ -5,7 +5,13 @@ from itertools import islice
 import click
 
 from pkgctl import completion
-from pkgctl.arguments import PackageRef, PackageSpec, PackageSpecType, PackageType
+from pkgctl.arguments import (
+    PackageRef,
+    PackageSpec,
+    PackageSpecType,
+    PackageType,
+    ProfileType,
+)
 from pkgctl.client import JsonObject
 from pkgctl.downloads import download_and_wait, register
 from pkgctl.errors import one_line
@@ -25,8 +31,10 @@ PACKAGE_DETAILS: Columns = PACKAGE_COLUMNS | {
     "UPDATED": time_column(lambda package: package["updated_at"]),
     "SPELLED": Column(lambda package: package.get("spelled")),
     "CATALOG": Column(lambda package: package.get("catalog")),
+    "CATALOG HASH": Column(lambda package: package.get("catalog_sha256")),
     "ATTRIBUTE": Column(lambda package: package.get("attr")),
     "DERIVATION": Column(lambda package: package["drv_path"]),
+    "PROFILES": Column(lambda package: ", ".join(package.get("profiles", []))),
     "STORE PATH": Column(lambda package: package["store_path"]),
     "CLOSURE BYTES": Column(lambda package: package["closure_size"]),
     "TASK ID": Column(lambda package: package["task"] and package["task"]["id"]),
@@ -68,9 +76,15 @@ def create(context: CommandContext, spec: PackageSpec) -> None:
     type=click.Choice(["created", "downloaded", "activated"]),
     help="Only those that are so.",
 )
+@click.option("-p", "--profile", type=ProfileType(), help="Only those that this profile holds.")
 @click.option("-n", "--limit", type=click.IntRange(min=1), help="At most this many.")
 def list_packages(
-    context: CommandContext, name: str | None, status: str | None, limit: int | None
+    context: CommandContext,
+    *,
+    name: str | None,
+    status: str | None,
+    profile: str | None,
+    limit: int | None,
 ) -> None:
     """List the packages, oldest first.
 
@@ -79,7 +93,7 @@ def list_packages(
       pkgctl list
       pkgctl list --status activated --json
     """
-    listed = context.client.list_all("packages", name=name, status=status)
+    listed = context.client.list_all("packages", name=name, status=status, profile=profile)
     context.printer.table(islice(listed, limit), PACKAGE_COLUMNS)
 
 

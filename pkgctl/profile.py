@@ -2,11 +2,12 @@
 
 import click
 
-from pkgctl import completion, downloads, programs
+from pkgctl import completion, downloads, programs, sets
 from pkgctl.arguments import NumberType, PackageRef, PackageType
 from pkgctl.client import JsonObject
-from pkgctl.options import CommandContext, common_options
+from pkgctl.options import CommandContext, common_options, profile_option, wait_options
 from pkgctl.tables import Column, Columns, text_column, time_column, title, words_column
+from pkgctl.waiting import WaitSettings
 
 GENERATION_COLUMNS: Columns = {
     "NO": Column(lambda generation: generation["number"]),
@@ -37,6 +38,7 @@ def _latest_change(generation: JsonObject, field: str) -> str | None:
 
 @click.command()
 @common_options
+@profile_option
 @click.argument("packages", metavar="PACKAGE...", type=PackageType(), nargs=-1, required=True)
 @click.option("--dry-run", is_flag=True, help="Only tell what would change.")
 def activate(context: CommandContext, packages: tuple[PackageRef, ...], *, dry_run: bool) -> None:
@@ -69,37 +71,58 @@ def activate(context: CommandContext, packages: tuple[PackageRef, ...], *, dry_r
 
 @click.command()
 @common_options
+@profile_option
+@wait_options
 @click.argument("packages", metavar="PACKAGE...", type=PackageType(), nargs=-1, required=True)
-def deactivate(context: CommandContext, packages: tuple[PackageRef, ...]) -> None:
+def deactivate(
+    context: CommandContext, packages: tuple[PackageRef, ...], *, timeout: float | None
+) -> None:
     """Take packages out of the profile.
 
-    They stay downloaded.
+    They stay downloaded. Several leave it in one generation.
 
     \b
     Examples:
       pkgctl deactivate hello
       pkgctl deactivate hello@2.12.1 parrot
     """
-    found = [_to_deactivate(context, ref) for ref in packages]
-    answers = []
-    for package in {one["id"]: one for one in found}.values():
-        answers.append(context.client.post(f"package/{package['id']}/deactivate"))
-        was_active = package["status"] == "activated"
+    named = [_to_deactivate(context, ref) for ref in packages]
+    found = list({one["id"]: one for one in named}.values())
+    if len(found) == 1:
+        path = f"package/{found[0]['id']}/deactivate"
+        answers = [context.client.post(path, None, **context.of_profile)]
+    else:
+        words = context.command_line("deactivate", *packages)
+        answers = _deactivate_all(context, found, WaitSettings(timeout, words))
+    for package in found:
+        was_active = context.is_active(package)
         done = f"Deactivated {title(package)}" if was_active else f"{title(package)} isn't active"
         context.printer.line(f"Success: {done}")
     context.printer.json(answers if len(packages) > 1 else answers[0])
 
 
+def _deactivate_all(
+    context: CommandContext, packages: list[JsonObject], settings: WaitSettings
+) -> list[JsonObject]:
+    """Take packages out of the profile in one generation; return the status of each."""
+    ids = {package["id"] for package in packages}
+    before = sets.held(context, context.profile)
+    rest = sets.references(one for one in before.packages if one["id"] not in ids)
+    sets.put(context, context.profile, rest, settings, before.etag)
+    return [{"status": context.package(one["id"])["status"]} for one in packages]
+
+
 def _to_deactivate(context: CommandContext, ref: PackageRef) -> JsonObject:
     """Return the package that is meant; where none of a name is active, nothing is to be chosen."""
     named = context.packages_named(ref) if isinstance(ref, str) else []
-    if named and not any(package["status"] == "activated" for package in named):
+    if named and not any(map(context.is_active, named)):
         return named[-1]
     return context.package(ref)
 
 
 @click.command()
 @common_options
+@profile_option
 def generations(context: CommandContext) -> None:
     """List what the profile has held.
 
@@ -109,11 +132,13 @@ def generations(context: CommandContext) -> None:
     Example:
       pkgctl generations
     """
-    context.printer.table(context.client.list_all("generations"), GENERATION_COLUMNS)
+    found = context.client.list_all("generations", **context.of_profile)
+    context.printer.table(found, GENERATION_COLUMNS)
 
 
 @click.command()
 @common_options
+@profile_option
 def rollback(context: CommandContext) -> None:
     """Go back to the generation before.
 
@@ -129,6 +154,7 @@ def rollback(context: CommandContext) -> None:
 
 @click.command()
 @common_options
+@profile_option
 @click.argument(
     "number",
     metavar="N",
@@ -147,9 +173,9 @@ def switch(context: CommandContext, number: int) -> None:
 
 def _switch(context: CommandContext, path: str) -> None:
     """Switch to a generation, and print what that changed in the profile."""
-    listed = context.client.list_all("generations")
+    listed = context.client.list_all("generations", **context.of_profile)
     before = next((one for one in listed if one["active"]), None)
-    generation = context.client.post(path)
+    generation = context.client.post(path, None, **context.of_profile)
 
     number = generation["number"]
     text = f"Success: Switched to generation {number}"

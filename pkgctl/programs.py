@@ -9,7 +9,7 @@ import click
 
 from pkgctl.client import JsonObject
 from pkgctl.errors import CommandError, ExitCode
-from pkgctl.options import CommandContext, common_options
+from pkgctl.options import CommandContext, common_options, profile_option
 
 LISTED = 5
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -27,8 +27,9 @@ OTHER_SHELL = (EXPORT, "~/.profile")
 
 @click.command()
 @common_options
+@profile_option
 def path(context: CommandContext) -> None:
-    """Print the folder of installed programs.
+    """Print the folder of a profile's programs.
 
     \b
     Examples:
@@ -91,13 +92,16 @@ def programs(package: JsonObject, profile: Path | None) -> list[Path]:
 
 def _profile(context: CommandContext) -> Path | None:
     """Return the path of the profile on the server's machine; None of an older server."""
+    if context.of_profile:
+        return Path(context.client.get(f"profile/{context.profile}")["path"])
     told = context.client.get("version").get("profile")
     return Path(told) if told else None
 
 
 def _is_here(context: CommandContext, profile: Path) -> bool:
     """Tell whether the profile is on this machine: its packages then are, too."""
-    active = next(context.client.list_all("packages", status="activated", limit=1), None)
+    query = {"status": "activated", "limit": 1, **context.of_profile}
+    active = next(context.client.list_all("packages", **query), None)
     if active is None:
         return profile.parent.is_dir() and _host(context) in LOOPBACK
     return profile.exists() and os.path.exists(active["store_path"])

@@ -6,7 +6,7 @@ from itertools import islice
 
 import click
 
-from pkgctl.arguments import PackageRef, PackageType, TaskRef, TaskType
+from pkgctl.arguments import PackageRef, PackageType, ProfileType, TaskRef, TaskType
 from pkgctl.client import JsonObject
 from pkgctl.errors import CommandError, ExitCode
 from pkgctl.options import CommandContext, common_options, wait_options
@@ -81,9 +81,15 @@ def _print_log(context: CommandContext, ref: TaskRef, attempt: int | None) -> No
     "--status", type=click.Choice(["queued", "running", "succeeded", "failed", "cancelled"])
 )
 @click.option("--package", type=PackageType(), help="Only tasks of this package.")
+@click.option("-p", "--profile", type=ProfileType(), help="Only applies to this profile.")
 @click.option("-n", "--limit", type=click.IntRange(min=1), help="At most this many.")
 def tasks(
-    context: CommandContext, status: str | None, package: PackageRef | None, limit: int | None
+    context: CommandContext,
+    *,
+    status: str | None,
+    package: PackageRef | None,
+    profile: str | None,
+    limit: int | None,
 ) -> None:
     """List the tasks, newest first.
 
@@ -93,7 +99,8 @@ def tasks(
       pkgctl tasks --status running --package hello
     """
     package_id = None if package is None else context.package(package)["id"]
-    found = context.client.list_all("tasks", status=status, package_id=package_id)
+    query = {"status": status, "package_id": package_id, "profile": profile}
+    found = context.client.list_all("tasks", **query)
     listed = islice(found, limit)
     context.printer.table(
         listed if context.printer.as_json else _with_names(context, listed), TASK_COLUMNS
@@ -101,13 +108,17 @@ def tasks(
 
 
 def _with_names(context: CommandContext, tasks: Iterable[JsonObject]) -> Iterator[JsonObject]:
-    """Yield each task with `what` it is about: a package's name and version, or a catalog."""
+    """Yield each task with `what` it is about: name and version, a catalog, or a profile."""
     listed = list(tasks)
     titles = _titles(context, {task["package_id"] for task in listed if task["package_id"]})
     for task in listed:
-        # A server of an earlier version knows nothing but packages.
-        what = titles.get(task["package_id"]) or f"index of {task['catalog']}"
-        yield task | {"what": what}
+        yield task | {"what": titles.get(task["package_id"]) or _other(task)}
+
+
+def _other(task: JsonObject) -> str:
+    """Return what a task is about that downloads no package; older servers have no applies."""
+    profile = task.get("profile")
+    return f"profile {profile}" if profile else f"index of {task['catalog']}"
 
 
 def _titles(context: CommandContext, ids: Collection[int]) -> dict[int, str]:

@@ -4,13 +4,12 @@ from collections.abc import Collection
 
 import click
 
-from pkgctl import completion, downloads, programs
+from pkgctl import completion, downloads, programs, sets
 from pkgctl.arguments import PackageSpec
 from pkgctl.catalog import newer
 from pkgctl.client import JsonObject
-from pkgctl.downloads import Download
 from pkgctl.errors import CommandError, ExitCode
-from pkgctl.options import CommandContext, common_options, download_options
+from pkgctl.options import CommandContext, common_options, download_options, profile_option
 from pkgctl.output import warn
 from pkgctl.tables import Columns, text_column, title
 from pkgctl.waiting import WaitSettings
@@ -25,6 +24,7 @@ OUTDATED_COLUMNS: Columns = {
 
 @click.command()
 @common_options
+@profile_option
 def outdated(context: CommandContext) -> None:
     """List active packages with newer versions.
 
@@ -39,6 +39,7 @@ def outdated(context: CommandContext) -> None:
 
 @click.command()
 @common_options
+@profile_option
 @download_options
 @click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=completion.active_names)
 @click.option("--dry-run", is_flag=True, help="Only tell what would change.")
@@ -56,7 +57,7 @@ def upgrade(
     """Upgrade active packages.
 
     The newest versions take their place, all in one generation. All are downloaded first; if one
-    fails, nothing is activated. `pkgctl rollback` goes back.
+    fails, nothing changes. `pkgctl rollback` goes back.
 
     \b
     Examples:
@@ -71,20 +72,24 @@ def upgrade(
 
     words = ["upgrade", *names, "--keep-going"] if keep_going else ["upgrade", *names]
     settings = WaitSettings(timeout, context.command_line(*words), whole_log, cancel_on_interrupt)
+    if not keep_going:
+        _apply(context, changes, settings)
+        return
     specs = [PackageSpec(change["name"], change["newest"]) for change in changes]
     started = [downloads.start(context, spec) for spec in specs]
     downloads.wait_for_all(context, started, settings)
     downloads.warn_of_failures(started)
     downloads.forget_unknown(context, started)
-    usable = downloads.usable(started, keep_going=keep_going)
+    usable = downloads.usable(started, keep_going=True)
     if usable:
-        _activate(context, usable, changes)
-    downloads.check(started, keep_going=keep_going)
+        downloads.activate(context, [download.package for download in usable])
+        _finish(context, [download.package for download in usable], changes)
+    downloads.check(started, keep_going=True)
 
 
 def _find_changes(context: CommandContext, names: Collection[str] = ()) -> list[JsonObject]:
     """Return what is newer on offer than what is active; warn of what no catalog has any more."""
-    active = list(context.client.list_all("packages", status="activated"))
+    active = context.active()
     if missing := set(names) - {package["name"] for package in active}:
         hint = "pkgctl list --status activated lists what is"
         message = f"{', '.join(sorted(missing))}: not active"
@@ -115,12 +120,22 @@ def _change(package: JsonObject, offer: JsonObject) -> JsonObject:
     }
 
 
-def _activate(context: CommandContext, usable: list[Download], changes: list[JsonObject]) -> None:
-    """Activate what was downloaded in one generation, and print what that changed."""
-    packages = [download.package for download in usable]
-    context.client.post("packages/activate", {"ids": [package["id"] for package in packages]})
+def _apply(context: CommandContext, changes: list[JsonObject], settings: WaitSettings) -> None:
+    """Have the profile hold the newer versions, or nothing of them, unless it changes meanwhile."""
+    before = sets.held(context, context.profile)
+    newest = {change["name"]: change["newest"] for change in changes}
+    wanted = [
+        {"name": one["name"], "version": newest.get(one["name"], one["version"])}
+        for one in before.packages
+    ]
+    profile = sets.put(context, context.profile, wanted, settings, before.etag, downloads.OTHERS)
+    _finish(context, [one for one in profile["packages"] if one["name"] in newest], changes)
+
+
+def _finish(context: CommandContext, packages: list[JsonObject], changes: list[JsonObject]) -> None:
+    """Print what an upgrade to these packages has changed."""
     names = {package["name"] for package in packages}
-    count = f"{len(usable)} package{'s' * (len(usable) > 1)}"
+    count = f"{len(packages)} package{'s' * (len(packages) > 1)}"
     done = [change for change in changes if change["name"] in names]
     _report(context, done, f"Success: Upgraded {count}")
     if context.printer.is_terminal:

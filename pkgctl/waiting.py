@@ -18,6 +18,11 @@ END_OF_LOG = 2**53 - 1  # an offset past every log's end
 
 ERROR_EXIT_CODES = {
     "timed_out": ExitCode.TIMED_OUT,
+    "files_collide": ExitCode.REFUSED,
+    "profile_refused": ExitCode.REFUSED,
+    "check_failed": ExitCode.REFUSED,
+    "profile_changed": ExitCode.REFUSED,
+    "lock_mismatch": ExitCode.REFUSED,
     "name_unknown": ExitCode.NOT_FOUND,
     "version_unavailable": ExitCode.NOT_FOUND,
 }
@@ -179,9 +184,13 @@ def wait_for_task(
 
 def check_success(task: JsonObject) -> None:
     """Raise CommandError unless an ended task has succeeded."""
+    error = task["error"]
     if task["status"] == "cancelled":
-        raise CommandError("the task was cancelled", ExitCode.CANCELLED)
-    if error := task["error"]:
+        message, hint = (
+            (error["message"], error["hint"]) if error else ("the task was cancelled", "")
+        )
+        raise CommandError(message, ExitCode.CANCELLED, hint)
+    if error:
         exit_code = ERROR_EXIT_CODES.get(error["code"], ExitCode.FAILED)
         more = "" if exit_code == ExitCode.NOT_FOUND else f"; pkgctl logs {task['id']}"
         raise CommandError(error["message"], exit_code, error["hint"] + more)

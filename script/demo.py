@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from config import SETTINGS
-from script import pinned, sets, telling
+from script import manifests, pinned, sets, telling
 from script.telling import BOLD, CYAN, RED, Unexpected, expect, step, tell
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -249,7 +249,9 @@ def main(store: str) -> int:
             api = Api(url)
             story(api, folder / "profile")
             sets.story(api, folder)
-            pinned.story(pinned.Shell(environment | of_pkgctl(folder, api)), folder)
+            shell = pinned.Shell(environment | of_pkgctl(folder, api))
+            manifests.story(shell, folder)
+            pinned.story(shell, folder)
             run(folder / "profile" / "bin" / "hello")
             step("Stop the service")
             expect("the service's exit code", stop(server), 0)

@@ -32,6 +32,7 @@ ANSWERS = {
     ],
     "/tasks": [TASK],
     "/generations": [{"number": 12, "packages": PACKAGES[:1]}, {"number": 3, "packages": []}],
+    "/profiles": [{"name": "default", "packages": []}, {"name": "team", "packages": PACKAGES[:1]}],
     "/tokens": [{"id": 7, "name": "robot"}],
 }
 
@@ -82,6 +83,10 @@ def completed(*words):
         (("upgrade", ""), ["hello", "parrot"]),
         (("logs", ""), [TASK_ID[:8], "hello", "parrot"]),
         (("switch", "1"), ["12"]),
+        (("switch", "-p", "team", "1"), ["12"]),
+        (("switch", "-p", "t"), ["team"]),
+        (("promote", ""), ["default", "team"]),
+        (("apply", "pkgs.toml", "--upgrade", "h"), ["hello"]),
         (("token", "revoke", ""), ["7"]),
         (("server", "use", ""), ["prod"]),
         (("list", "--server", "p"), ["prod"]),
@@ -91,6 +96,16 @@ def completed(*words):
 )
 def test_a_word_is_completed_by_what_the_server_has(environ, words, values):
     assert completed(*words) == values
+
+
+def test_the_completion_is_of_the_profile_that_is_meant(environ, monkeypatch):
+    completed("switch", "-p", "team", "1")
+    monkeypatch.setenv("PKGCTL_PROFILE", "../x")
+
+    assert completed("upgrade", "h") == ["hello"]
+
+    paths = [path for _, path, _ in environ.requests]
+    assert [parse_qs(urlsplit(path).query).get("profile") for path in paths] == [["team"], None]
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,8 @@ def activated(folder, *programs, at="my profile", **fields):
     def answer(method, path):
         if "/version" in path:
             return FakeAnswer(version)
+        if "/profile/" in path:
+            return FakeAnswer({"packages": [package], "task_id": None})
         if method == "POST":
             return FakeAnswer(package | {"task_id": None})
         if "/catalog/" in path:

@@ -31,7 +31,7 @@ def changes(client, profile="team"):
 
 def accept(*wanted):
     """Accept an apply of these packages without a request, and return its task's id."""
-    return applies.accept("team", wanted, lambda _: False, by=None, request_id=None)
+    return applies.accept("team", dict.fromkeys(wanted), lambda _: False, by=None, request_id=None)
 
 
 # --- One apply ---
@@ -610,3 +610,156 @@ def test_a_lost_apply_is_run_again(app, put, downloaded, get_task, pool, held):
 
     task = get_task(task_id)
     assert (task["status"], task["attempt"], held()) == ("succeeded", 2, [HELLO])
+
+
+# --- Store paths that a set insists on ---
+
+NOT_IT = "/nix/store/b5qvdl8xw7n3q5v1rlkz0fpyq1a3n6hz-hello-2.12.1"
+
+
+@pytest.fixture
+def insist(client):
+    """Return a function that applies hello with store paths that it must have."""
+
+    def insist(*paths, query=""):
+        hello = {"name": "hello", "version": "2.12.1"}
+        body = {"packages": [{**hello, "store_path": path} for path in paths]}
+        return client.put(f"/api/v1/profile/team{query}", json=body)
+
+    return insist
+
+
+def test_a_set_with_the_store_path_that_a_package_gets_is_applied(insist, store_path, work, held):
+    answer = insist(store_path)
+
+    assert answer.status_code == 202
+    assert insist(store_path).json == answer.json
+    assert (work(), held()) == (2, [HELLO])
+    assert insist(store_path).json == {"task_id": None}
+
+
+@pytest.fixture
+def store_path(downloaded, client):
+    """The store path of hello, which is no longer registered."""
+    package_id = downloaded()
+    path = client.get(f"/api/v1/package/{package_id}").json["store_path"]
+    assert client.delete(f"/api/v1/package/{package_id}").status_code == 200
+    return path
+
+
+def test_a_package_that_gets_another_store_path_fails_the_apply(insist, work, get_task, held):
+    task_id = insist(NOT_IT).json["task_id"]
+
+    assert (work(), held()) == (2, [])
+
+    error = get_task(task_id)["error"]
+    assert error["code"] == "lock_mismatch"
+    assert error["message"].startswith("hello 2.12.1 is ")
+    assert error["message"].endswith(f" here, not {NOT_IT}")
+
+
+@SQLITE
+@pytest.mark.parametrize("query", ["", "?dry_run=true"])
+def test_a_downloaded_package_of_another_store_path_is_refused_at_once(
+    insist, downloaded, client, query
+):
+    downloaded()
+
+    refused = insist(NOT_IT, query=query)
+
+    assert (refused.status_code, refused.json["type"]) == (409, "urn:pkgd:problem:lock-mismatch")
+    assert refused.json["detail"].endswith(f" here, not {NOT_IT}")
+    assert client.get("/api/v1/profile/team").status_code == 404
+
+
+@SQLITE
+def test_a_set_that_insists_on_less_is_another_one(insist, put, get_task):
+    first = insist(NOT_IT).json["task_id"]
+
+    second = put(HELLO).json["task_id"]
+
+    assert get_task(first)["error"]["code"] == "superseded"
+    assert get_task(second)["status"] == "queued"
+
+
+@SQLITE
+def test_two_store_paths_of_one_package_are_refused(insist, client):
+    refused = insist(NOT_IT, f"{NOT_IT}-other")
+
+    assert (refused.status_code, [*refused.json["errors"]]) == (422, ["packages"])
+    assert client.get("/api/v1/packages").json == []
+    assert insist(NOT_IT, NOT_IT).status_code == 202
+
+
+# --- Switches that come later ---
+
+
+@pytest.fixture
+def switch(client, applied, downloaded):
+    """Return a function that switches the profile `team`, of two generations, in some way."""
+    applied(HELLO)
+    applied(APP)
+    applied(HELLO, profile="staging")
+
+    def switch(way):
+        url, body = {
+            "promote": ("profile/team/promote", {"from": "staging"}),
+            "rollback": ("generations/rollback?profile=team", None),
+            "switch": ("generation/1/activate?profile=team", None),
+        }[way]
+        answer = client.post(f"/api/v1/{url}", json=body)
+        assert answer.status_code == 200, answer.json
+
+    return switch
+
+
+def test_later_switches_supersede_the_applies_that_wait(switch, put, work, get_task, held):
+    # of those that come twice, the second one finds nothing to change
+    for way in ("promote", "promote", "rollback", "switch", "switch"):
+        task_id = put(PARROT).json["task_id"]
+
+        switch(way)
+
+        task = get_task(task_id)
+        assert (task["status"], task["error"]["code"]) == ("cancelled", "superseded")
+        assert task["error"]["message"].startswith("the profile was switched")
+    work()
+    assert held() == [HELLO]
+
+
+def test_a_later_switch_supersedes_an_apply_that_runs_and_waits_for_its_turn(
+    switch, put, pool, get_task, held, downloaded, monkeypatch
+):
+    downloaded("parrot", "1.0.0")
+    task_id = put(PARROT).json["task_id"]
+    real = applies.apply
+
+    def switch_and_go_on(attempt, subject):
+        switch("rollback")
+        return real(attempt, subject)
+
+    monkeypatch.setattr("worker.apply", switch_and_go_on)
+    assert pool.run_one()
+
+    task = get_task(task_id)
+    assert (task["status"], task["error"]["code"], held()) == ("cancelled", "superseded", [HELLO])
+
+
+@SQLITE
+def test_a_switch_that_fails_supersedes_nothing(switch, app, put, get_task, client):
+    task_id = put(PARROT).json["task_id"]
+    app.config["PROFILE_CHECK"] = "false"
+
+    assert client.post("/api/v1/generations/rollback?profile=team").status_code == 409
+
+    assert get_task(task_id)["status"] == "queued"
+
+
+@SQLITE
+def test_an_activation_supersedes_no_apply(switch, put, work, get_task, held, client):
+    task_id = put(PARROT).json["task_id"]
+
+    client.post("/api/v1/package/1/activate?profile=team")
+    work()
+
+    assert (get_task(task_id)["status"], held()) == ("succeeded", [PARROT])

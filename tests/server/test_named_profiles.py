@@ -435,7 +435,9 @@ def test_a_set_that_is_given_to_a_profile_while_it_is_deleted_is_kept(app, clien
 
     def accept():
         wanted = [("parrot", "1.0.0")]
-        return applies.accept("team", wanted, _unconditionally, by=None, request_id=None)
+        return applies.accept(
+            "team", dict.fromkeys(wanted), _unconditionally, by=None, request_id=None
+        )
 
     _, task_id = race(lambda: activation.delete(team, _unconditionally), accept)
 

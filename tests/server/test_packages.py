@@ -16,6 +16,7 @@ CREATED = {
     "catalog": None,
     "attr": None,
     "spelled": None,
+    "catalog_sha256": None,
     "drv_path": None,
     "store_path": None,
     "closure_size": None,

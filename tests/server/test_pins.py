@@ -523,3 +523,20 @@ def test_gc_leaves_the_roots_alone_that_a_command_is_making(app, left):
 
     assert "roots removed: 0\n" in done.output
     assert left()[1] == ["new"]
+
+
+# --- What a package came from ---
+
+
+@SQLITE
+def test_a_package_keeps_the_hash_of_the_pin_that_it_came_from(
+    flask, url, newer, pin, downloaded, client
+):
+    flask("add", "old", url, "--first")
+    hashed = pin().sha256
+
+    package_id = downloaded("app", "1.0.0")
+    flask("update", "old", newer)
+
+    assert client.get(f"/api/v1/package/{package_id}").json["catalog_sha256"] == hashed
+    assert pin().sha256 != hashed
