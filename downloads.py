@@ -8,8 +8,8 @@ from sqlalchemy import Update, update
 import gc_roots
 import nix
 from attempts import Attempt
+from leases import Wanted
 from models import Package, PackageStatus
-from task_queue import Wanted
 
 
 @dataclass(frozen=True)
