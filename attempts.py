@@ -16,9 +16,9 @@ import build_logs
 import nix
 import services
 from catalog_state import Catalogs
+from leases import NO_SYNC, Lease, LeaseLost
 from models import DATABASE_AWAY, TaskKind, cause, db
 from task_ends import TaskError
-from task_queue import NO_SYNC, Lease, LeaseLost
 
 log = logging.getLogger("pkgd.worker")
 

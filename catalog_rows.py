@@ -12,8 +12,8 @@ from sqlalchemy import Update, delete, insert, select, update
 import nix
 from catalog_models import CatalogIndex, IndexedName, IndexedOffer
 from fields import NAME_PATTERN
+from leases import NO_SYNC
 from models import AnyRow, db, upsert
-from task_queue import NO_SYNC
 
 BATCH = 500
 SEPARATOR = "\n"  # no description holds one

@@ -11,8 +11,8 @@ import nix
 import pins
 from attempts import Attempt
 from catalog_models import IMPOSSIBLE
+from leases import Wanted
 from models import Package, PackageStatus
-from task_queue import Wanted
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The tables, and the changes of a package's state; those of a task's are in task_queue.py.
+"""The tables, and the changes of a package's state; those of a task's are in leases.py.
 
 A SQLite connection is in autocommit mode until its first INSERT, UPDATE or DELETE, which begins an
 immediate transaction. So each statement sees what was last committed, as under PostgreSQL's READ

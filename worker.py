@@ -17,6 +17,7 @@ from flask import Flask, g
 import catalog_index
 import database
 import drain
+import leases
 import maintenance
 import nix
 import services
@@ -27,9 +28,9 @@ from catalog_state import Catalogs
 from downloads import download
 from errors import Busy
 from indexing import index
+from leases import Lease, Wanted, WantedSet
 from models import DATABASE_AWAY, cause
 from nix import trees
-from task_queue import Lease, Wanted, WantedSet
 
 log = logging.getLogger("pkgd.worker")
 
@@ -262,8 +263,8 @@ class Pool:
 
     def reap(self) -> None:
         """Requeue the tasks whose lease ran out, or whose holder is dead on this machine."""
-        others = [holder for holder in task_queue.holders() if holder != self.holder_id]
-        reaped = task_queue.reap(dead_holders(self._holders, others))
+        others = [holder for holder in leases.holders() if holder != self.holder_id]
+        reaped = leases.reap(dead_holders(self._holders, others))
         if reaped:
             log.warning("took %d tasks back from workers that are gone", reaped)
 

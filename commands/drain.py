@@ -9,6 +9,7 @@ from flask import current_app
 from sqlalchemy import select
 
 import drain
+import leases
 import read_only
 import task_queue
 from catalog_models import CatalogIndex
@@ -82,9 +83,9 @@ def _await_end(folder: Path, seconds: float) -> list[str]:
 def _running() -> list[str]:
     """Return what runs, but for the tasks of dead workers, which go back to the queue."""
     holders = current_app.config["DATA_DIR"] / "holders"
-    dead = dead_holders(holders, task_queue.holders())
+    dead = dead_holders(holders, leases.holders())
     if not read_only.is_set():
-        task_queue.reap(dead)
+        leases.reap(dead)
     names = select(Package.name, Package.version, CatalogIndex.catalog, Task.started_at)
     joined = names.select_from(Task).outerjoin(Package).outerjoin(CatalogIndex)
     runs = Task.status == TaskStatus.RUNNING, Task.lease_holder.not_in(dead)

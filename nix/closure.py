@@ -1,4 +1,4 @@
-"""Closures: the disk space that store paths take, with all that they need.
+"""Closures: all that store paths need, and the disk space that this takes.
 
 Nix's database has the sizes and the references. Reading it takes less time than starting a program
 of Nix, which would take longer than everything else that pkgd adds to a download.
@@ -7,11 +7,12 @@ of Nix, which would take longer than everything else that pkgd adds to a downloa
 import json
 import re
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import closing
 from pathlib import Path
 
-from nix.store import Store, call, text
+from nix.build import valid_paths
+from nix.store import Store, call, call_in_batches, text
 
 BUSY_SECONDS = 1
 NAR_SIZE = re.compile(r'<data key="narSize">(\d+)</data>')
@@ -37,6 +38,12 @@ def closure_size(store: Store, paths: Collection[str]) -> int:
     """
     size = _size_by_database(store, paths)
     return _size_by_nix(store, paths) if size is None else size
+
+
+def closure(store: Store, paths: Iterable[str]) -> set[str]:
+    """Return those of the paths that are valid, with all that they need."""
+    argv = ["nix-store", "--query", "--requisites"]
+    return set(call_in_batches(store, argv, valid_paths(store, paths)))
 
 
 def _size_by_database(store: Store, paths: Collection[str]) -> int | None:

@@ -187,6 +187,25 @@ class NotATarball(NixError):
     hint = "check the URL, and fetch it again: the file may have been cut"
 
 
+class CacheAway(NixError):
+    """The binary cache can't be used for the moment: away, unreachable, or its disk is full."""
+
+    hint = "see to it that the cache can be reached and has room: publishing goes on by itself"
+
+
+class PublishFailed(NixError):
+    """The binary cache took nothing, and will not until the operator has set something right."""
+
+    code = "publish_failed"
+    hint = "have the operator set right what the message names, then flask publish --all"
+
+
+class CacheKeyUnusable(PublishFailed):
+    """The key that signs what is published can't be used."""
+
+    hint = "have the operator see to CACHE_KEY_FILE, then flask publish --all"
+
+
 class ProfileRefused(NixError):
     """A profile can't hold these packages, and will not however often it is tried."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nix import trees
 from nix.build import valid_paths
+from nix.closure import closure
 from nix.errors import NixError
 from nix.process import Completed
 from nix.store import Store, call, call_in_batches, text
@@ -101,16 +102,10 @@ def _live_without(store: Store, removed: Collection[str]) -> set[str]:
     """
     roots = (line.partition(" -> ") for line in _collector(store, "--print-roots"))
     kept = {path for root, _, path in roots if path and root not in removed}
-    live = _closure(store, kept)
+    live = closure(store, kept)
 
     derivers = set(call_in_batches(store, ["nix-store", "--query", "--deriver"], live))
-    return live | _closure(store, derivers - {"unknown-deriver"})
-
-
-def _closure(store: Store, paths: Iterable[str]) -> set[str]:
-    """Return the closure of those of the paths that are valid."""
-    argv = ["nix-store", "--query", "--requisites"]
-    return set(call_in_batches(store, argv, valid_paths(store, paths)))
+    return live | closure(store, derivers - {"unknown-deriver"})
 
 
 def _freed_by(paths: Iterable[str]) -> int:

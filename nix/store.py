@@ -24,7 +24,9 @@ DOWNLOAD_OPTIONS = (
 )
 
 # The service's secrets, which expressions and builders could read from the environment.
-SECRETS = {"SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URL"}
+# Only publishing is given those of AWS.
+AWS_SECRETS = {"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
+SECRETS = {"SECRET_KEY", "SECRET_KEY_FALLBACKS", "DATABASE_URL", *AWS_SECRETS}
 
 # Variables that would lead Nix past a private store.
 POINTERS = {"NIX_REMOTE", "NIX_PATH", "NIX_PROFILES", "NIX_USER_CONF_FILES"}
@@ -188,12 +190,12 @@ def text(done: Completed, kind: type[NixError] = NixError) -> str:
 def output(done: Completed, kind: type[NixError] = NixError) -> bytes:
     """Return the bytes that a program wrote to stdout; if it failed, raise like `text`."""
     if done.code:
-        raise error_from(_reason(done), kind)
+        raise error_from(error_message(done), kind)
     return done.stdout
 
 
-def _reason(done: Completed) -> str:
-    """Return Nix's error message without the trace before it."""
+def error_message(done: Completed) -> str:
+    """Return the error message that a program wrote, without the trace before it."""
     stderr = "\n".join(decode(line) for line in done.stderr.split(b"\n"))
     message = ERROR.split(stderr.split("\n(use '--show-trace'")[0], maxsplit=1)[-1]
     reason = INDENT.sub("", TRACED_ERROR.split(message)[-1]).strip()

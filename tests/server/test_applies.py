@@ -10,6 +10,7 @@ from support import POSTGRESQL, SQLITE, bearing, until
 
 import activation
 import applies
+import leases
 import nix
 import plans
 import task_queue
@@ -604,7 +605,7 @@ def test_a_lost_apply_is_run_again(app, put, downloaded, get_task, pool, held):
         task_queue.claim("gone", 30)
         db.session.execute(update(Task).where(Task.kind == "apply").values(lease_until=soon(-1)))
         db.session.commit()
-        assert task_queue.reap() == 1
+        assert leases.reap() == 1
 
     assert pool.run_one()
 

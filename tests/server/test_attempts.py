@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import delete, event, select, update
 from support import SQLITE, no_descriptors, until
 
+import leases
 import nix
 import services
 import task_queue
@@ -215,7 +216,7 @@ def test_a_worker_that_loses_its_lease_ends_its_build_and_writes_nothing(
 
     expire(app)
     with app.app_context():
-        task_queue.reap()
+        leases.reap()
         assert task_queue.claim("another", 60).attempt == 2
     before = get_task(task_id), read_log(task_id, attempt=1)
     thread.join(10)

@@ -9,6 +9,7 @@ from support import CATALOGS, SQLITE, at, until
 import catalog_index
 import catalog_rows
 import drain
+import leases
 import nix
 import services
 import task_queue
@@ -415,7 +416,7 @@ def test_an_index_goes_on_after_a_worker_that_is_gone(
     with app.app_context():
         db.session.execute(update(Task).values(lease_until=soon(-1)))
         db.session.commit()
-        assert task_queue.reap() == 1
+        assert leases.reap() == 1
     gate.touch()
     thread.join()
     assert indexed(app) == ["alpha"]  # the worker that lost its lease writes nothing

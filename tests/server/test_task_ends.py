@@ -6,20 +6,20 @@ import pytest
 from sqlalchemy import delete, select, update
 from support import POSTGRESQL, SQLITE
 
+import leases
 import task_queue
 from models import Package, Task, TaskStatus, columns, db, soon
-from task_ends import TaskEnd
-from task_queue import TaskError
+from task_ends import TaskEnd, TaskError
 
 WRONG = TaskError("build_failed", "it did not build", "read the log")
 
 
 @pytest.fixture
-def leases(app):
+def claimed(app):
     """Return a function that queues and claims tasks; the test is in the app context."""
     with app.app_context():
 
-        def leases(count=1, holder="holder"):
+        def claimed(count=1, holder="holder"):
             packages = [Package(name="made", version=f"{n}.0.0") for n in range(count)]
             db.session.add_all(packages)
             db.session.commit()
@@ -27,7 +27,7 @@ def leases(app):
                 task_queue.add(package.id)
             return [task_queue.claim(holder, 30) for _ in packages]
 
-        yield leases
+        yield claimed
 
 
 def lose(lease, **values):
@@ -44,8 +44,8 @@ def counts():
     return {(row.status, row.code): row.tasks for row in rows}
 
 
-def test_each_end_is_counted_by_its_status_and_code(leases):
-    first, second, third, fourth = leases(4)
+def test_each_end_is_counted_by_its_status_and_code(claimed):
+    first, second, third, fourth = claimed(4)
 
     first.fail(WRONG)
     second.fail(WRONG)
@@ -56,8 +56,8 @@ def test_each_end_is_counted_by_its_status_and_code(leases):
 
 
 @SQLITE
-def test_counts_stay_when_the_tasks_are_deleted(leases):
-    leases()[0].succeed()
+def test_counts_stay_when_the_tasks_are_deleted(claimed):
+    claimed()[0].succeed()
 
     db.session.execute(delete(Task))
     db.session.commit()
@@ -66,8 +66,8 @@ def test_counts_stay_when_the_tasks_are_deleted(leases):
 
 
 @SQLITE
-def test_a_clock_that_is_set_back_takes_nothing_from_the_sum_of_times(leases):
-    (lease,) = leases()
+def test_a_clock_that_is_set_back_takes_nothing_from_the_sum_of_times(claimed):
+    (lease,) = claimed()
     started = update(Task).where(Task.seq == lease.seq).values(started_at=soon(3600))
     db.session.execute(started)
     db.session.commit()
@@ -77,8 +77,8 @@ def test_a_clock_that_is_set_back_takes_nothing_from_the_sum_of_times(leases):
     assert db.session.scalar(select(TaskEnd.seconds)) == 0
 
 
-def test_attempts_and_the_time_of_the_last_one_are_added_up(leases):
-    for lease in leases(2):
+def test_attempts_and_the_time_of_the_last_one_are_added_up(claimed):
+    for lease in claimed(2):
         started = update(Task).where(Task.seq == lease.seq).values(started_at=soon(-100))
         db.session.execute(started)
         lease.succeed()
@@ -89,9 +89,9 @@ def test_attempts_and_the_time_of_the_last_one_are_added_up(leases):
 
 
 @SQLITE
-def test_an_end_that_is_rolled_back_is_not_counted(leases):
-    (lease,) = leases()
-    task_queue.end(Task.seq == lease.seq, status=TaskStatus.SUCCEEDED)
+def test_an_end_that_is_rolled_back_is_not_counted(claimed):
+    (lease,) = claimed()
+    leases.end(Task.seq == lease.seq, status=TaskStatus.SUCCEEDED)
     db.session.rollback()
     db.session.commit()
 
@@ -99,8 +99,8 @@ def test_an_end_that_is_rolled_back_is_not_counted(leases):
 
 
 @SQLITE
-def test_a_task_that_is_put_back_is_not_counted(leases):
-    first, second = leases(2)
+def test_a_task_that_is_put_back_is_not_counted(claimed):
+    first, second = claimed(2)
     first.requeue()
     second.retry(WRONG, 1)
 
@@ -108,12 +108,12 @@ def test_a_task_that_is_put_back_is_not_counted(leases):
 
 
 @SQLITE
-def test_a_task_that_is_lost_is_counted_and_named_in_the_log(leases, caplog):
-    first, second = leases(2)
-    lose(first, attempt=task_queue.MAX_ATTEMPTS)
+def test_a_task_that_is_lost_is_counted_and_named_in_the_log(claimed, caplog):
+    first, second = claimed(2)
+    lose(first, attempt=leases.MAX_ATTEMPTS)
     lose(second, cancel_requested=True)
 
-    assert task_queue.reap() == 2
+    assert leases.reap() == 2
 
     assert counts() == {("failed", "lost"): 1, ("cancelled", ""): 1}
     (line,) = [record.getMessage() for record in caplog.records if record.name == "pkgd.queue"]
@@ -122,8 +122,8 @@ def test_a_task_that_is_lost_is_counted_and_named_in_the_log(leases, caplog):
 
 
 @POSTGRESQL
-def test_ends_at_once_are_all_counted(leases, race):
-    first, second = leases(2)
+def test_ends_at_once_are_all_counted(claimed, race):
+    first, second = claimed(2)
 
     race(lambda: first.fail(WRONG), lambda: second.fail(WRONG))
 
@@ -131,9 +131,9 @@ def test_ends_at_once_are_all_counted(leases, race):
 
 
 @POSTGRESQL
-def test_an_end_that_is_not_committed_holds_up_no_other(app, leases):
-    first, second = leases(2)
-    task_queue.end(Task.seq == first.seq, status=TaskStatus.CANCELLED)
+def test_an_end_that_is_not_committed_holds_up_no_other(app, claimed):
+    first, second = claimed(2)
+    leases.end(Task.seq == first.seq, status=TaskStatus.CANCELLED)
 
     def cancel():
         with app.app_context():

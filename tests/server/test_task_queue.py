@@ -9,10 +9,12 @@ from sqlalchemy import select, update
 from support import POSTGRESQL, SQLITE
 
 import build_logs
+import leases
 import task_queue
 from downloads import Realised, downloaded
+from leases import Lease, LeaseLost
 from models import Package, Task, TaskLog, TaskStatus, columns, db, soon
-from task_queue import Lease, LeaseLost, TaskError
+from task_ends import TaskError
 
 REALISED = Realised(store_paths=("/nix/store/a", "/nix/store/a-man"), closure_size=7)
 WRONG = TaskError("build_failed", "it did not build", "read the log")
@@ -84,7 +86,7 @@ def test_a_claim_names_the_package_the_holder_and_the_end_of_the_lease(queue):
     assert (lease.subject.name, lease.subject.version) == ("made", "0.0.0")
     assert (lease.kind, lease.attempt, lease.holder) == ("download", 1, "me")
     assert soon(20) < task(lease).lease_until < soon(31)
-    assert task_queue.holders() == ["me"]
+    assert leases.holders() == ["me"]
 
 
 def test_a_renewal_shows_progress_and_extends_the_lease(queue):
@@ -189,7 +191,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing(queue, write):
     queue()
     lost = claim("first")
     expire(lost)
-    task_queue.reap()
+    leases.reap()
     kept = claim("second")
     before = task(kept)
 
@@ -203,11 +205,11 @@ def test_a_worker_that_lost_its_lease_writes_nothing(queue, write):
 def test_a_task_whose_lease_ran_out_is_queued_again(queue):
     queue()
     lease = claim()
-    assert task_queue.reap() == 0
+    assert leases.reap() == 0
 
     expire(lease)
 
-    assert task_queue.reap() == 1
+    assert leases.reap() == 1
     assert (task(lease).status, task(lease).lease_holder) == ("queued", None)
     assert claim("other").attempt == 2
 
@@ -217,7 +219,7 @@ def test_a_task_that_was_lost_three_times_fails(queue):
     for _ in range(3):
         lease = claim()
         expire(lease)
-        task_queue.reap()
+        leases.reap()
 
     row = task(lease)
     assert (row.status, row.error_code) == ("failed", "lost")
@@ -234,7 +236,7 @@ def test_a_lost_task_with_a_requested_cancel_is_cancelled(queue, attempts):
     task_queue.request_cancel(task_id)
     expire(lease)
 
-    task_queue.reap()
+    leases.reap()
 
     assert (task(lease).status, task(lease).error_code) == ("cancelled", None)
 
@@ -257,7 +259,7 @@ def test_a_dead_holders_task_is_queued_before_its_lease_runs_out(queue):
     queue(2)
     dead, alive = claim("dead"), claim("alive")
 
-    assert task_queue.reap(["dead"]) == 1
+    assert leases.reap(["dead"]) == 1
 
     assert (task(dead).status, task(alive).status) == ("queued", "running")
 
@@ -378,7 +380,7 @@ def test_a_worker_whose_lease_is_reaped_meanwhile_writes_nothing(app, queue, rac
         with pytest.raises(LeaseLost):
             lease.fail(WRONG)
 
-    assert race(task_queue.reap, fail) == (1, None)
+    assert race(leases.reap, fail) == (1, None)
 
     assert (task(lease).status, task(lease).error_code) == ("queued", None)
 
@@ -393,7 +395,7 @@ def test_a_lease_that_is_renewed_meanwhile_is_not_reaped(app, queue, race):
         lease.renew(60, done=0, expected=0, phase="building")
         db.session.commit()
 
-    assert race(renew, task_queue.reap) == (None, 0)
+    assert race(renew, leases.reap) == (None, 0)
 
     assert (task(lease).status, task(lease).lease_holder) == ("running", "holder")
 
@@ -404,7 +406,7 @@ def test_a_look_at_an_empty_queue_needs_no_write_lock(queue, database_url):
         other.execute("BEGIN IMMEDIATE")
 
         assert claim() is None
-        assert task_queue.reap() == 0
+        assert leases.reap() == 0
         task_queue.explain_wait("no room")
         other.rollback()
     other.close()
