@@ -16,7 +16,7 @@ from sqlalchemy.orm import aliased
 
 from history import History
 from machine_models import Machine, Rollout
-from models import AnyRow, db, upsert
+from models import AnyRow, columns, db, upsert
 from profile_models import Change, Generation, Profile
 
 ALL = 100
@@ -63,8 +63,7 @@ def with_offers(profiles: Select[Any]) -> Select[Any]:
     )
 
 
-_PROFILES: Select[Any] = select(Profile.id, Profile.name).select_from(Profile)
-OFFERS = with_offers(_PROFILES)
+OFFERS = with_offers(select(*columns(Profile)).select_from(Profile))
 
 
 def newest(row: AnyRow) -> Offer | None:

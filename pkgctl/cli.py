@@ -10,7 +10,18 @@ from typing import Any, cast
 import click
 from click.shell_completion import CompletionItem
 
-from pkgctl import catalog, login, output, packages, profile, programs, tasks, tokens, upgrade
+from pkgctl import (
+    catalog,
+    login,
+    machines,
+    output,
+    packages,
+    profile,
+    programs,
+    tasks,
+    tokens,
+    upgrade,
+)
 from pkgctl.completion import SHELLS
 from pkgctl.errors import CommandError, ExitCode
 from pkgctl.install import install
@@ -153,6 +164,7 @@ for command in (
     *(profile.activate, profile.deactivate, profile.generations, profile.rollback, profile.switch),
     programs.path,
     *(login.login, login.logout, login.server, login.status, login.whoami),
+    *(machines.machines, machines.machine, machines.rollout),
     tokens.token,
 ):
     cli.add_command(command)

@@ -115,6 +115,10 @@ class Client:
         """POST to /api/v1/PATH and return the answer's JSON."""
         return self._json(self._request(ApiRequest("POST", f"/api/v1/{path}", query, body)))
 
+    def put(self, path: str, body: JsonObject, **query: object) -> Any:
+        """PUT to /api/v1/PATH and return the answer's JSON."""
+        return self._json(self._request(ApiRequest("PUT", f"/api/v1/{path}", query, body)))
+
     def delete(self, path: str, **query: object) -> Any:
         """DELETE /api/v1/PATH and return the answer's JSON."""
         return self._json(self._request(ApiRequest("DELETE", f"/api/v1/{path}", query)))

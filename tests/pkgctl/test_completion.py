@@ -32,6 +32,8 @@ ANSWERS = {
     ],
     "/tasks": [TASK],
     "/generations": [{"number": 12, "packages": PACKAGES[:1]}, {"number": 3, "packages": []}],
+    "/machines": [{"name": "web-1", "profile": "default", "state": "current"}],
+    "/profiles": [{"name": "default", "packages": PACKAGES[:1]}, {"name": "x", "packages": []}],
     "/tokens": [{"id": 7, "name": "robot"}],
 }
 
@@ -83,6 +85,10 @@ def completed(*words):
         (("logs", ""), [TASK_ID[:8], "hello", "parrot"]),
         (("switch", "1"), ["12"]),
         (("token", "revoke", ""), ["7"]),
+        (("machine", "w"), ["web-1"]),
+        (("machines", "-p", "d"), ["default"]),
+        (("machines", "--state", "f"), ["failed"]),
+        (("rollout", ""), ["default", "x"]),
         (("server", "use", ""), ["prod"]),
         (("list", "--server", "p"), ["prod"]),
         (("uninst",), ["uninstall"]),
