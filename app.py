@@ -31,6 +31,8 @@ import error_handlers
 import generations
 import health
 import log_config
+import machine_models  # noqa: F401 # its tables
+import machines
 import metrics
 import nix
 import packages
@@ -57,6 +59,7 @@ BLUEPRINTS = (
     tasks,
     catalogs,
     profiles,
+    machines,
     generations,
     tokens,
     health,

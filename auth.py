@@ -48,7 +48,8 @@ SECRET_PREFIX = "pkgd_"  # noqa: S105 - no secret: it says what a leaked string 
 SECRET_BYTES = 32
 SCHEMES = ("token", "bearer")
 MASKED = f"{SECRET_PREFIX}{'*' * 8}"
-LAST_USED_SECONDS = 60  # how exact `last_used_at` is
+LAST_USED_SECONDS = 60  # how exact `last_used_at` is,
+SYNC_LAST_USED_SECONDS = 900  # and of a machine's token, so that few of its requests write
 NOTICE = timedelta(days=7)  # how long before its end a token is announced to expire,
 NOTICE_SHARE = 7  # or this part of its life, if that is shorter
 KEY_ID_LENGTH = 16
@@ -67,6 +68,10 @@ OPEN_ENDPOINTS = {
 }
 ADMIN_BLUEPRINTS = {"tokens"}
 OWN_TOKEN = "tokens.own"  # noqa: S105 # an endpoint, which tells every caller who it is
+REPORT = "machines.report"  # what a machine is
+# What a token of scope `sync` may read; machines.show lets it read its own machine alone.
+SYNC_BLUEPRINTS = {"cache"}
+SYNC_READS = {"profiles.index", "profiles.show", "machines.show", OWN_TOKEN}
 # Headers of proxies; only those of TRUSTED_PROXIES say truly who is asking.
 FORWARDED = {"Forwarded", "Via", "X-Forwarded-For", "X-Real-Ip"}
 ELSEWHERE = (
@@ -109,7 +114,9 @@ class Caller:
     def is_due_for_note(self) -> bool:
         """Whether this use is to be written down."""
         last = self.last_used_at
-        return last is None or last < soon(-LAST_USED_SECONDS) or self.is_due_for_notice
+        is_machine = self.scope == Scope.SYNC
+        seconds = SYNC_LAST_USED_SECONDS if is_machine else LAST_USED_SECONDS
+        return last is None or last < soon(-seconds) or self.is_due_for_notice
 
     @property
     def label(self) -> str:
@@ -176,7 +183,8 @@ def check_token() -> None:
         raise Unauthorized(detail=ELSEWHERE if wants_first else None, docs=docs)
 
     needed = required_scope(request.endpoint, request.method)
-    if not g.caller.scope.includes(needed):
+    is_sync = g.caller.scope == Scope.SYNC and is_for_machines(request.endpoint, request.method)
+    if not (is_sync or g.caller.scope.includes(needed)):
         raise ScopeTooSmall(needed=needed, given=g.caller.scope)
 
 
@@ -204,11 +212,19 @@ def refusal(status: int) -> Refusal | None:
 
 
 def required_scope(endpoint: str | None, method: str) -> Scope:
-    """Return the scope that a request needs."""
+    """Return the scope that a request needs; `is_for_machines` tells where `sync` will do, too."""
     blueprint = (endpoint or "").partition(".")[0]
     if blueprint in ADMIN_BLUEPRINTS and endpoint != OWN_TOKEN:
         return Scope.ADMIN
+    if endpoint == REPORT:
+        return Scope.SYNC
     return Scope.READ if method in SAFE_METHODS else Scope.OPERATE
+
+
+def is_for_machines(endpoint: str | None, method: str) -> bool:
+    """Tell whether a token of scope `sync` will do where `read` is needed."""
+    blueprint = (endpoint or "").partition(".")[0]
+    return method in SAFE_METHODS and (blueprint in SYNC_BLUEPRINTS or endpoint in SYNC_READS)
 
 
 def authenticate() -> Caller | None:

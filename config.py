@@ -156,6 +156,7 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
     "LOG_BYTES": _number(16 * MIB, 1, MIB * MIB),
     "MIN_FREE_BYTES": _number(512 * MIB, 0, MIB**3),
     "MAX_FOLLOWERS": _number(8, 0, 4096),
+    "MACHINE_SILENT_SECONDS": _number(600, 1, 365 * DAY),
     "TASK_DAYS": _number(30, 1, CENTURY_DAYS),
     "METRICS_PUBLIC": (_yes_or_no, False, "true or false"),
     "TRUSTED_PROXIES": _number(0, 0, 100),

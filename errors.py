@@ -262,6 +262,36 @@ class NothingToPromote(ApiError):
     example: ClassVar = {"name": "staging"}
 
 
+class MachinesNotCurrent(ApiError):
+    """Machines of the profile that is to be promoted don't hold it, or none does yet."""
+
+    status = 409
+    code = "machines-not-current"
+    message = "the profile {name} is not proven by its machines: {why}"
+    hint = "See the machines that it names; promote without require=current to do so all the same."
+    example: ClassVar = {"name": "staging", "why": "of 5, 1 has failed: web-1"}
+
+
+class NoSuchMachine(ApiError):
+    """No machine of this name has reported."""
+
+    status = 404
+    code = "no-such-machine"
+    message = "there is no machine {name!r}"
+    hint = "List the machines: one is there once it has reported."
+    example: ClassVar = {"name": "web-1"}
+
+
+class NotYourMachine(ApiError):
+    """Another token of scope sync reports this machine."""
+
+    status = 403
+    code = "not-your-machine"
+    message = "another live token reports the machine {name}"
+    hint = "Use that token or another name; or have an operator revoke it, or remove the machine."
+    example: ClassVar = {"name": "web-1"}
+
+
 class ProfileKept(ApiError):
     """The profile can't be deleted."""
 

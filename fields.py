@@ -28,6 +28,10 @@ PLAIN_TEXT = validate.Regexp(
 )
 PROFILE_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}\Z")
 PROFILE_NAME_ERROR = "Must begin with a small letter, and hold 32 of a-z, 0-9 and - at most."
+MACHINE_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9.-]{0,63}\Z")
+MACHINE_NAME_ERROR = (
+    "Must begin with a letter or digit, and hold 64 of a-z, A-Z, 0-9, . and - at most."
+)
 MAX_ID = 2**31 - 1
 MAX_IDS = 1000
 MAX_OFFSET = 2**53 - 1
@@ -39,6 +43,7 @@ MAX_WAIT_SECONDS = 30
 NAME_RULE = "^[A-Za-z_][A-Za-z0-9_+.-]*$"
 PLAIN_TEXT_RULE = f"^[^{CONTROLS}]*$"
 PROFILE_NAME_RULE = "^[a-z][a-z0-9-]{0,31}$"
+MACHINE_NAME_RULE = "^[a-zA-Z0-9][a-zA-Z0-9.-]{0,63}$"
 NUMERAL = "(0|[1-9][0-9]*)"
 PART = f"({NUMERAL}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
 VERSION_RULE = (
@@ -185,6 +190,14 @@ class ProfileName(fields.String):
     def __init__(self, **kwargs: Any) -> None:
         kwargs["metadata"]["pattern"] = PROFILE_NAME_RULE
         super().__init__(validate=validate.Regexp(PROFILE_NAME, error=PROFILE_NAME_ERROR), **kwargs)
+
+
+class MachineName(fields.String):
+    """The name of a machine."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs["metadata"]["pattern"] = MACHINE_NAME_RULE
+        super().__init__(validate=validate.Regexp(MACHINE_NAME, error=MACHINE_NAME_ERROR), **kwargs)
 
 
 class JoinedNames(fields.List[Any]):

@@ -129,8 +129,9 @@ def _level(status: int, refusal: auth.Refusal | None) -> int:
         return logging.DEBUG
     if refusal is not None and refusal.reason != auth.RefusalReason.MISSING:
         return logging.WARNING
-    is_routine = request.method in ("GET", "HEAD") and status < 400
-    return logging.DEBUG if is_routine else logging.INFO
+    # Each machine reports once a minute.
+    is_routine = request.method in ("GET", "HEAD") or request.endpoint == auth.REPORT
+    return logging.DEBUG if is_routine and status < 400 else logging.INFO
 
 
 def _facts(response: Response, refusal: auth.Refusal | None) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import history
 import nix
 import pins
 import plans
+import rollouts
 import services
 from history import History
 from models import LIVE, Package, PackageStatus, Task, TaskKind, TaskStatus, db, soon
@@ -268,10 +269,10 @@ def _refuse_to_collect(links: dict[Path, int]) -> None:
 
 
 def _old_generations(profile: History) -> list[int]:
-    """Return all generations but the newest KEEP_GENERATIONS and the active one."""
+    """Return all generations but the newest KEEP_GENERATIONS, the active one, and those offered."""
     numbers = list(profile.links())
     newest = numbers[-current_app.config["KEEP_GENERATIONS"] :]
-    needed = {*newest, profile.current_number()}
+    needed = {*newest, profile.current_number(), *rollouts.offered_numbers(profile)}
     return [number for number in numbers if number not in needed]
 
 

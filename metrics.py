@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import product
 from typing import Any, TypeVar
 
@@ -33,6 +34,7 @@ import auth
 import catalog_index
 import drain
 import health
+import machine_states
 import nix
 import queries
 import read_only
@@ -287,12 +289,21 @@ def _rows() -> Iterator[Metric]:
         found = {str(status): 0 for status in PackageStatus} | counts
         samples = [([status], count) for status, count in found.items()]
         yield _labelled("pkgd_packages", "Packages, by status.", ["status"], samples)
+        yield _machines(connection)
         size = connection.scalar(_SIZE_OF_DATABASE[connection.dialect.name]) or 0
         yield _gauge("pkgd_database_bytes", "Size of the database.", size)
 
 
 def _pairs(connection: Connection, statement: Select[Any, int]) -> dict[Any, int]:
     return dict(map(tuple, connection.execute(statement)))
+
+
+def _machines(connection: Connection) -> Metric:
+    """Return how many machines are in each state; the names of their profiles stay out."""
+    counted = partial(_pairs, connection, machine_states.BY_STATE)
+    found = machine_states.none() | services.get(Remembered).get("machines", counted)
+    samples = [([state], count) for state, count in found.items()]
+    return _labelled("pkgd_machines", "Machines that follow a profile.", ["state"], samples)
 
 
 def _live_tasks(connection: Connection) -> Iterator[Metric]:

@@ -97,8 +97,9 @@ class TaskKind(StrEnum):
 
 
 class Scope(StrEnum):
-    """What a token may do; each includes the ones before it."""
+    """What a token may do. `sync`, a machine's, is beside `read`; the others include both."""
 
+    SYNC = "sync"
     READ = "read"
     OPERATE = "operate"
     ADMIN = "admin"
@@ -106,7 +107,8 @@ class Scope(StrEnum):
     def includes(self, other: "Scope") -> bool:
         """Tell whether this scope allows what `other` allows."""
         order = list(Scope)
-        return order.index(self) >= order.index(other)
+        is_below = order.index(self) >= order.index(other)
+        return is_below and (self, other) != (Scope.READ, Scope.SYNC)
 
 
 @event.listens_for(Engine, "connect")

@@ -21,7 +21,7 @@ import errors
 from api import Blueprint, headers, is_in_api
 from config import VERSION
 from errors import CONTENT_TYPE, EXAMPLE_TASK, ApiError
-from fields import MAX_NAME_LENGTH, NAME_RULE, PROFILE_NAME_RULE
+from fields import MACHINE_NAME_RULE, MAX_NAME_LENGTH, NAME_RULE, PROFILE_NAME_RULE
 from models import Scope
 from schemas import ProblemSchema
 
@@ -32,7 +32,8 @@ Installs software packages with Nix: register a name and a version, have Nix bui
 the background, activate it in a profile, roll back.
 
 **Tokens.** All of `/api/v1` wants `Authorization: Bearer SECRET`, or `Token SECRET`. A token has a
-scope: `read`, `operate` (which may change packages, tasks and the profile) or `admin` (tokens too).
+scope: `read`, `operate` (which may change packages, tasks and profiles) or `admin` (tokens too). A
+machine's is `sync`: it may read profiles and the binary cache, and report what the machine holds.
 In development, the first token needs none: `POST /api/v1/tokens`.
 
 **Problems.** Every answer but a success is a problem document (RFC 9457), of the media type
@@ -76,6 +77,7 @@ ERROR_HEADERS = {401: ["WWW-Authenticate"], 429: ["Retry-After"], 503: ["Retry-A
 
 # The parameters of paths: what each is, an example, and rules that URL converters don't have.
 PARAMETERS: dict[str, tuple[str, Any, Part]] = {
+    "machine_name": ("The name of a machine.", "web-1.example.org", {"pattern": MACHINE_NAME_RULE}),
     "name": ("A name.", "hello", {"pattern": NAME_RULE, "maxLength": MAX_NAME_LENGTH}),
     "number": ("The number of a generation.", 3, {}),
     "package_id": ("The id of a package.", 1, {}),
@@ -116,6 +118,11 @@ LINKS = {
         ("task_id", "$response.body#/task_id", "tasks_show"),
         ("task_id", "$response.body#/task_id", "tasks_cancel"),
         ("profile_name", "$request.path.profile_name", "profiles_show"),
+    ],
+    "machines_index": [("machine_name", "$response.body#/0/name", "machines_show")],
+    "machines_report": [
+        ("machine_name", "$request.path.machine_name", "machines_show"),
+        ("profile_name", "$response.body#/profile", "profiles_show"),
     ],
     "generations_index": [("number", "$response.body#/0/number", "generations_activate")],
     "tokens_create": [("token_id", "$response.body#/id", "tokens_revoke")],
@@ -222,7 +229,8 @@ def add_security(operation: Part, endpoint: str, method: str) -> None:
         operation["security"] = []
         return
     operation["security"] = [{scheme: []} for scheme in SECURITY]
-    said = f"Needs a token of scope `{auth.required_scope(endpoint, method)}`."
+    or_sync = " or `sync`" if auth.is_for_machines(endpoint, method) else ""
+    said = f"Needs a token of scope `{auth.required_scope(endpoint, method)}`{or_sync}."
     operation["description"] = f"{operation.get('description', '')}\n\n{said}".strip()
 
 
@@ -236,8 +244,8 @@ def add_errors(operation: Part, endpoint: str, method: str) -> None:
     if endpoint not in auth.OPEN_ENDPOINTS:
         own += ["X-Token-Expires"]
         possible += [errors.Unauthorized, errors.TooManyFailures, errors.DatabaseUnavailable]
-        is_change = auth.required_scope(endpoint, method) != Scope.READ
-        possible += [errors.ScopeTooSmall, errors.ReadOnly] * is_change
+        possible += [errors.ReadOnly] * (auth.required_scope(endpoint, method) != Scope.READ)
+        possible += [errors.ScopeTooSmall] * (not auth.is_for_machines(endpoint, method))
     if "requestBody" in operation:
         possible += [errors.InvalidJson, errors.LengthRequired]
         possible += [errors.BodyTooLarge, errors.BodyNotJson]

@@ -10,6 +10,7 @@ from fields import (
     PLAIN_TEXT,
     PLAIN_TEXT_RULE,
     Choice,
+    MachineName,
     OutputSchema,
     Page,
     ProfileName,
@@ -22,11 +23,18 @@ from fields import (
     described,
     nullable,
 )
+from machine_schemas import MachineCountsSchema, OfferedSchema, RolloutSchema
 from profile_models import DEFAULT, Reason
-from schemas import DONE, STORE_PATH, PackageInSchema, PackageReferenceSchema, StatusSchema
+from schemas import (
+    DONE,
+    PROFILE_PATH,
+    STORE_PATH,
+    PackageInSchema,
+    PackageReferenceSchema,
+    StatusSchema,
+)
 
 MAX_PATH = 1024
-PROFILE_PATH = "/nix/store/y9h1dyv5mlk0w7p1bq9mrkwz0bfnk0cw-profile"
 
 
 class ProfileQuerySchema(Strict):
@@ -65,12 +73,25 @@ class PackageSetSchema(Strict):
 
 
 class ProfileWaitSchema(Strict):
-    """How long to wait for a change of a profile."""
+    """For which machine to show a profile, and how long to wait for a change of it."""
 
+    machine = MachineName(
+        load_default=None, **described("Show what is offered to this machine.", "web-1")
+    )
     wait = Seconds(
         load_default=0.0,
         validate=validate.Range(0, MAX_WAIT_SECONDS),
         **described("Answer when it has changed, or after this many seconds.", 0.5),
+    )
+
+
+class GateSchema(Strict):
+    """What must be so for a promotion."""
+
+    require = fields.String(
+        load_default=None,
+        validate=validate.OneOf(["current"]),
+        **described("`current`: that the machines of the source hold what is promoted.", "current"),
     )
 
 
@@ -90,6 +111,17 @@ class ProfileSchema(OutputSchema):
     packages = fields.List(fields.Nested(PackageReferenceSchema), **always("What it holds."))
     changed_at = Timestamp(**always("When it changed last.", DONE))
     task_id = fields.UUID(**nullable("The apply that waits or runs, if there is one.", None))
+    offered = fields.Nested(
+        OfferedSchema,
+        **nullable("What machines are to hold, by the rollout; null for: what they hold."),
+    )
+    rollout = fields.Nested(
+        RolloutSchema, **always("Which share is offered the newest generation.")
+    )
+    machines = fields.Nested(
+        MachineCountsSchema,
+        **nullable("How many machines follow it, by state; null where `machine` is asked for."),
+    )
 
 
 class ActivationSchema(ProfileQuerySchema):

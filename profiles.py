@@ -13,16 +13,21 @@ from werkzeug.datastructures import ETags
 import activation
 import applies
 import errors
+import machine_states
+import rollouts
 import services
 from api import Blueprint, headers
 from fields import PROFILE_NAME
 from followers import wait_until
 from history import History, place
+from machine_models import Machine
+from machine_schemas import PercentSchema
 from models import LIVE, AnyRow, Task, db
 from profile_models import Apply, Change, Generation, Profile
 from profile_schemas import (
     AppliedSchema,
     ApplyQuerySchema,
+    GateSchema,
     PackageSetSchema,
     ProfileSchema,
     ProfileWaitSchema,
@@ -45,13 +50,13 @@ def _states() -> Select[Any]:
     profile = Profile.id, Profile.name, Profile.revision, Profile.changed_at
     generation = Generation.number.label("generation"), Generation.store_path, Generation.packages
     task = Task.seq.label("apply"), Task.id.label("task_id")
-    return (
+    states = (
         select(*profile, *generation, *task)
         .select_from(Profile)
         .outerjoin(Generation, Generation.id == active.correlate(Profile).scalar_subquery())
         .outerjoin(Task, Task.seq == live.correlate(Profile).scalar_subquery())
-        .order_by(Profile.id)
     )
+    return rollouts.with_offers(states).order_by(Profile.id)
 
 
 STATES = _states()
@@ -61,7 +66,8 @@ STATES = _states()
 @blueprint.response(200, ProfileSchema(many=True))
 def index() -> Any:
     """List the profiles, `default` first."""
-    return list(map(_shown, db.session.execute(STATES)))
+    machines = machine_states.counts()
+    return [_shown(state, machines[state.id]) for state in db.session.execute(STATES)]
 
 
 @blueprint.get("/profile/<profile_name>")
@@ -72,22 +78,28 @@ def index() -> Any:
 def show(query: dict[str, Any], profile_name: str) -> Any:
     """Show a profile, at once or as soon as it has changed.
 
-    Its ETag changes with each change of the profile, and when an apply is accepted or ends. What
-    `wait` waits for is an ETag other than those in If-None-Match, or than the present one.
+    Its ETag changes with each change of the profile, when an apply is accepted or ends, and with
+    what is offered to `machine`, or to machines at all; not with what these report. What `wait`
+    waits for is an ETag other than those in If-None-Match, or than the present one.
     """
-    state = _state(profile_name)
+    state, machine = _state(profile_name), query["machine"]
     _check_match(profile_name, _etag(state))
-    seen = request.if_none_match or ETags([_etag(state)])
+    etag = partial(_etag_of_offer, machine=machine)
+    seen = request.if_none_match or ETags([etag(state)])
     headers = {}
-    if query["wait"] and seen.contains_weak(_etag(state)):
-        is_new = partial(_is_new, seen=seen)
-        changed = wait_until(is_new, partial(_state, profile_name), query["wait"])
+    if query["wait"] and seen.contains_weak(etag(state)):
+        changed = wait_until(
+            lambda state: not seen.contains_weak(etag(state)),
+            partial(_state, profile_name),
+            query["wait"],
+        )
         state, headers = changed or state, {} if changed else {"Retry-After": "1"}
 
-    headers["ETag"] = f'"{_etag(state)}"'
-    if request.if_none_match.contains_weak(_etag(state)):
+    headers["ETag"] = f'"{etag(state)}"'
+    if request.if_none_match.contains_weak(etag(state)):
         return Response(status=304, headers=headers)
-    return _shown(state), headers
+    # A machine asks often, and to count all of them takes long.
+    return _shown(state, None if machine else _counts(state), machine), headers
 
 
 @blueprint.put("/profile/<profile_name>")
@@ -131,12 +143,33 @@ def apply(query: dict[str, Any], fields: dict[str, Any], profile_name: str) -> A
     return {"task_id": task_id}
 
 
+@blueprint.put("/profile/<profile_name>/rollout")
+@blueprint.arguments(PercentSchema)
+@blueprint.response(200, ProfileSchema)
+@blueprint.refuses(errors.NoSuchProfile, errors.ProfileChanged)
+def roll_out(fields: dict[str, Any], profile_name: str) -> Any:
+    """Offer the newest generation to a share of the machines, and what comes after it, too.
+
+    The rest goes on being offered what all were, however often the profile changes, until a larger
+    share or 100 includes it. A share that is set before a change holds back that change. One that
+    is set after it does so only while no machine holds the new generation yet.
+    """
+    profile = activation.find(profile_name)
+    profile.lock()
+    _check_match(profile_name, _etag(_state(profile_name)))
+    rollouts.set_percent(profile, fields["percent"])
+    state = _state(profile_name)
+    return _shown(state, _counts(state))
+
+
 @blueprint.post("/profile/<profile_name>/promote")
+@blueprint.arguments(GateSchema, location="query")
 @blueprint.arguments(PromotionSchema)
 @blueprint.response(200, ProfileSchema)
 @blueprint.refuses(
     errors.NoSuchProfile,
     errors.NothingToPromote,
+    errors.MachinesNotCurrent,
     errors.ActivationRefused,
     errors.CheckFailed,
     errors.ProfileReplaced,
@@ -145,11 +178,22 @@ def apply(query: dict[str, Any], fields: dict[str, Any], profile_name: str) -> A
     errors.Busy,
     errors.FileUnusable,
 )
-def promote(fields: dict[str, Any], profile_name: str) -> Any:
-    """Make a profile the active generation of another one: its very store path, in one switch."""
+def promote(query: dict[str, Any], fields: dict[str, Any], profile_name: str) -> Any:
+    """Make a profile the active generation of another one: its very store path, in one switch.
+
+    With `require=current`, only if every machine of the source that was heard of lately is current,
+    and one of them holds that generation.
+    """
     source = activation.find(fields["source"])
-    activation.promote(profile_name, source, partial(_check, profile_name), by=g.caller.label)
-    return _shown(_state(profile_name))
+
+    def check(profile: History | None) -> None:
+        _check(profile_name, profile)
+        if query["require"]:
+            machine_states.require_current(source)
+
+    activation.promote(profile_name, source, check, by=g.caller.label)
+    state = _state(profile_name)
+    return _shown(state, _counts(state))
 
 
 @blueprint.delete("/profile/<profile_name>")
@@ -178,18 +222,43 @@ def _state(name: str) -> AnyRow:
     return row
 
 
-def _shown(state: AnyRow) -> dict[str, Any]:
+def _shown(
+    state: AnyRow, machines: machine_states.Counts | None, machine: str | None = None
+) -> dict[str, Any]:
     path, packages = str(place(state.name)), state.packages or []
-    return {**state._mapping, "path": path, "packages": packages}
+    rest = rollouts.rest(state)
+    return {
+        **state._mapping,
+        "path": path,
+        "packages": packages,
+        "offered": rollouts.offered(state, machine),
+        "rollout": {"percent": state.percent, "rest": rest},
+        "machines": machines,
+    }
+
+
+def _counts(state: AnyRow) -> machine_states.Counts:
+    return machine_states.counts(Machine.profile_id == state.id)[state.id]
 
 
 def _etag(state: AnyRow) -> str:
-    """Return the ETag of a profile, without the quotation marks; no other profile ever has it."""
+    """Return the ETag of what operators change, without the quotation marks; If-Match is of that.
+
+    No other profile ever has it.
+    """
     return f"{state.id}.{state.revision}.{state.apply or 0}"
 
 
-def _is_new(state: AnyRow, seen: ETags) -> bool:
-    return not seen.contains_weak(_etag(state))
+def _etag_of_offer(state: AnyRow, machine: str | None) -> str:
+    """Return the whole ETag: the above, and what is published, rolled out, and offered."""
+    offered = rollouts.offered(state, machine)
+    offer = f"{state.newest_id or 0}.{state.percent}.{offered.id if offered else 0}"
+    return f"{_etag(state)}.{offer}"
+
+
+def _operators_part(etags: ETags, *, weak: bool = False) -> set[str]:
+    """Return of ETags what `_etag` returns; that was all of them in earlier versions."""
+    return {".".join(etag.split(".")[:3]) for etag in etags.as_set(include_weak=weak)}
 
 
 def _check(name: str, profile: History | None) -> bool:
@@ -199,14 +268,19 @@ def _check(name: str, profile: History | None) -> bool:
     """
     etag = _etag(_state(name)) if profile else None
     _check_match(name, etag)
-    if etag is not None and request.if_none_match.contains_weak(etag):
+    excluded = request.if_none_match
+    is_excluded = excluded.star_tag or etag in _operators_part(excluded, weak=True)
+    if etag is not None and is_excluded:
         raise _changed(name, etag)
     return "If-Match" in request.headers and not request.if_match.star_tag
 
 
 def _check_match(name: str, etag: str | None) -> None:
     """Raise ProfileChanged where If-Match does not have the ETag, which is None for no profile."""
-    if "If-Match" in request.headers and (etag is None or etag not in request.if_match):
+    if "If-Match" not in request.headers:
+        return
+    wanted = request.if_match
+    if etag is None or not (wanted.star_tag or etag in _operators_part(wanted)):
         raise _changed(name, etag)
 
 

@@ -47,6 +47,7 @@ from task_queue import error_codes
 # What several examples share.
 DERIVATION = "/nix/store/8jm0wsmmhzgrvkkrcwqzmiihpgy6b3vj-hello-2.12.1.drv"
 STORE_PATH = "/nix/store/b5qvdl8xw7n3q5v1rlkz0fpyq1a3n6hz-hello-2.12.1"
+PROFILE_PATH = "/nix/store/y9h1dyv5mlk0w7p1bq9mrkwz0bfnk0cw-profile"
 BEGUN, DONE = "2024-05-05T09:30:00.000Z", "2024-05-05T09:30:04.250Z"
 ERROR_CODES = "\n".join(f"- `{code}`: {meaning}" for code, meaning in error_codes().items())
 REASONS = ", ".join(f"`{reason}`" for reason in nix.REFUSALS) + "."

@@ -14,6 +14,7 @@ from pkgctl import (
     apply,
     catalog,
     login,
+    machines,
     output,
     packages,
     profile,
@@ -168,6 +169,7 @@ for command in (
     *(profiles.diff, profiles.profiles, profiles.promote),
     programs.path,
     *(login.login, login.logout, login.server, login.status, login.whoami),
+    *(machines.machines, machines.machine, machines.rollout),
     tokens.token,
 ):
     cli.add_command(command)

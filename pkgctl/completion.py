@@ -168,6 +168,16 @@ def tokens(ctx: click.Context, _param: click.Parameter, incomplete: str) -> Item
     return _items(ctx, pairs, incomplete)
 
 
+def machines(ctx: click.Context, _param: click.Parameter, incomplete: str) -> Items:
+    """Complete the name of a machine."""
+
+    def pairs(client: Client) -> Pairs:
+        found = client.get("machines", limit=PAGE_SIZE)
+        return [(one["name"], f"{one['profile']}, {one['state']}") for one in found]
+
+    return _items(ctx, pairs, incomplete)
+
+
 def servers(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> Items:
     """Complete the name of a server that pkgctl login knows."""
     try:

@@ -25,6 +25,9 @@ from pkgctl.tables import Columns, Kind, fit, long_cell, plain_cell, plain_row
 TABLE_WIDTH = 10_000
 STATUS_STYLES = {
     "activated": "green",
+    "current": "green",
+    "behind": "yellow",
+    "silent": "red",
     "downloaded": "cyan",
     "succeeded": "green",
     "running": "cyan",

@@ -36,7 +36,9 @@ def token() -> None:
 @token.command()
 @common_options
 @click.option("--name", help="What it is for.")
-@click.option("--scope", type=click.Choice(["read", "operate", "admin"]), help="What it may do.")
+@click.option(
+    "--scope", type=click.Choice(["sync", "read", "operate", "admin"]), help="What it may do."
+)
 @click.option("--expires-in", type=DurationType(), help="How long it lives, such as 12h or 30d.")
 def create(
     context: CommandContext, name: str | None, scope: str | None, expires_in: float | None
@@ -49,6 +51,7 @@ def create(
     Examples:
       pkgctl token create
       pkgctl token create --scope operate --expires-in 30d
+      pkgctl token create --scope sync --name web
       API_KEY=$(pkgctl token create --scope read)
     """
     seconds = None if expires_in is None else int(expires_in)

@@ -33,6 +33,7 @@ ANSWERS = {
     "/tasks": [TASK],
     "/generations": [{"number": 12, "packages": PACKAGES[:1]}, {"number": 3, "packages": []}],
     "/profiles": [{"name": "default", "packages": []}, {"name": "team", "packages": PACKAGES[:1]}],
+    "/machines": [{"name": "web-1", "profile": "default", "state": "current"}],
     "/tokens": [{"id": 7, "name": "robot"}],
 }
 
@@ -88,6 +89,10 @@ def completed(*words):
         (("promote", ""), ["default", "team"]),
         (("apply", "pkgs.toml", "--upgrade", "h"), ["hello"]),
         (("token", "revoke", ""), ["7"]),
+        (("machine", "w"), ["web-1"]),
+        (("machines", "-p", "d"), ["default"]),
+        (("machines", "--state", "f"), ["failed"]),
+        (("rollout", ""), ["default", "team"]),
         (("server", "use", ""), ["prod"]),
         (("list", "--server", "p"), ["prod"]),
         (("uninst",), ["uninstall"]),

@@ -7,13 +7,16 @@ from threading import Thread
 
 import psycopg
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 from support import bearing, listening, metrics, remove_store, until
 
+import activation
 import nix
 import services
-from models import Package, PackageStatus, Token, db, soon
+from machine_models import Machine
+from models import Package, PackageStatus, Token, db, soon, utcnow
 from nix.store import PROGRAMS
+from profile_models import Change, Generation, Reason
 from worker import Pool
 
 
@@ -382,3 +385,58 @@ def held(client):
 def etag(client):
     """Return a function that returns the ETag of a profile."""
     return lambda profile="team": client.get(f"/api/v1/profile/{profile}").headers["ETag"]
+
+
+# --- Machines ---
+
+
+@pytest.fixture
+def generation(app):
+    """Return a function that records that a profile has become a generation."""
+
+    def generation(number, store_path, *, profile="default", published=True):
+        with app.app_context():
+            owner, _ = activation.add(profile)
+            key = {"profile_id": owner.id, "number": number}
+            row = db.session.scalar(select(Generation).filter_by(**key))
+            if row is None:
+                row = Generation(**key, store_path=store_path, packages=[])
+                db.session.add(row)
+            row.published_at = utcnow() if published else None
+            db.session.flush()
+            db.session.add(Change(generation_id=row.id, reason=Reason.APPLY))
+            owner.touch()
+            db.session.commit()
+
+    return generation
+
+
+@pytest.fixture
+def report(client):
+    """Return a function that reports a machine, and returns the answer."""
+    usual = {"profile": "default", "generation": 1, "state": "current"}
+
+    def report(name="web-1", store_path="/nix/store/aaa-profile", by=client, **more):
+        body = {**usual, "store_path": store_path, **more}
+        return by.put(f"/api/v1/machine/{name}", json=body)
+
+    return report
+
+
+@pytest.fixture
+def silence(app):
+    """Return a function that has a machine report nothing for 11 minutes."""
+
+    def silence(name):
+        with app.app_context():
+            mine = update(Machine).where(Machine.name == name)
+            db.session.execute(mine.values(seen_at=soon(-660)))
+            db.session.commit()
+
+    return silence
+
+
+@pytest.fixture
+def machine_client(app, mint):
+    """Return a function that returns a client with a new token of scope sync."""
+    return lambda: bearing(app, mint(scope="sync")["token"])

@@ -1,0 +1,154 @@
+"""The routes of machines that follow profiles: report, list, show, remove."""
+
+from functools import cache
+from typing import Any
+
+from flask import g
+from sqlalchemy import ColumnElement, bindparam, delete, or_, select
+from sqlalchemy.exc import IntegrityError
+
+import errors
+import machine_states
+import rollouts
+from api import Blueprint, headers, page
+from fields import MACHINE_NAME, MACHINE_NAME_ERROR
+from machine_models import Machine
+from machine_schemas import MachineQuerySchema, MachineSchema, ReportSchema
+from models import AnyRow, Scope, Token, UtcDateTime, db, upsert, utcnow
+from profile_models import Profile
+from schemas import EmptySchema
+
+blueprint = Blueprint(
+    "machines", __name__, url_prefix="/api/v1", description="Machines that follow a profile"
+)
+
+REPORTED = (
+    *("name", "place", "generation", "store_path", "reported", "error", "seen_at", "token_id"),
+)
+
+
+@blueprint.get("/machines")
+@blueprint.arguments(MachineQuerySchema, location="query")
+@blueprint.response(200, MachineSchema(many=True), headers=headers("Link", "X-Total-Count"))
+def index(query: dict[str, Any]) -> Any:
+    """List the machines that have reported, by name."""
+    where = []
+    if "profile" in query:
+        where.append(machine_states.of_profile(query["profile"]))
+    if "state" in query:
+        where.append(machine_states.in_state(query["state"]))
+    return page(machine_states.MACHINES, query, *where, key=Machine.name, cursor="name")
+
+
+@blueprint.get("/machine/<machine_name>")
+@blueprint.response(200, MachineSchema)
+@blueprint.refuses(errors.NoSuchMachine, errors.NotYourMachine)
+def show(machine_name: str) -> Any:
+    """Show a machine; to a token of scope `sync`, its own alone."""
+    if not MACHINE_NAME.fullmatch(machine_name):
+        raise errors.NoSuchMachine(name=machine_name)
+    return _machine(machine_name, *_is_ours())
+
+
+@blueprint.put("/machine/<machine_name>")
+@blueprint.arguments(ReportSchema)
+@blueprint.response(200, MachineSchema)
+@blueprint.refuses(errors.NoSuchProfile, errors.NotYourMachine)
+def report(fields: dict[str, Any], machine_name: str) -> Any:
+    """Report what a machine holds; one that isn't known yet becomes so.
+
+    The name then belongs to the token of scope `sync` that reports it, until that expires or is
+    revoked.
+    """
+    if not MACHINE_NAME.fullmatch(machine_name):
+        raise errors.InvalidInput(errors={"name": [MACHINE_NAME_ERROR]})
+    try:
+        is_written = _write(machine_name, fields)
+    except IntegrityError:
+        db.session.rollback()
+        _check_profile(fields["profile"])
+        raise
+    if not is_written:
+        _check_profile(fields["profile"])
+        raise errors.NotYourMachine(name=machine_name)
+    return _machine(machine_name)
+
+
+@blueprint.delete("/machine/<machine_name>")
+@blueprint.response(200, EmptySchema)
+@blueprint.refuses(errors.NoSuchMachine)
+def remove(machine_name: str) -> Any:
+    """Forget a machine; it is there again once it reports."""
+    is_name = MACHINE_NAME.fullmatch(machine_name)
+    removed = delete(Machine).where(Machine.name == machine_name).returning(Machine.id)
+    if not is_name or db.session.execute(removed).one_or_none() is None:
+        raise errors.NoSuchMachine(name=machine_name)
+    db.session.commit()
+    return {}
+
+
+def _machine(name: str, *where: ColumnElement[bool]) -> AnyRow:
+    """Return a machine. Raises NoSuchMachine, or NotYourMachine where `where` leaves it out."""
+    mine = machine_states.MACHINES.where(Machine.name == name)
+    row = db.session.execute(mine.where(*where)).one_or_none()
+    if row is None and where and db.session.execute(mine).one_or_none():
+        raise errors.NotYourMachine(name=name)
+    if row is None:
+        raise errors.NoSuchMachine(name=name)
+    return row
+
+
+def _is_ours() -> list[ColumnElement[bool]]:
+    """Return what restricts the caller to its own machines, which only scope `sync` does."""
+    return [Machine.token_id == g.caller.id] if g.caller.scope == Scope.SYNC else []
+
+
+def _write(name: str, fields: dict[str, Any]) -> bool:
+    """Write a report by one statement; return False where the name or the profile forbids it."""
+    is_sync = g.caller.scope == Scope.SYNC
+    now = utcnow()
+    values = {
+        "now": now,
+        "profile": fields["profile"],
+        "name": name,
+        "place": rollouts.place_of(fields["profile"], name),
+        "generation": fields["generation"],
+        "store_path": fields["store_path"],
+        "reported": fields["state"],
+        "error": fields["error"] or None,
+        "seen_at": now,
+        "token_id": g.caller.id if is_sync else None,
+    }
+    statement = _upsert(db.engine.dialect.name, is_sync)
+    # By the connection: a session takes an INSERT with values for one of rows.
+    written = db.session.connection().execute(statement, values).one_or_none()
+    db.session.commit()
+    return written is not None
+
+
+@cache
+def _upsert(_dialect: str, is_sync: bool) -> Any:
+    """Return the statement, built once: building costs more than executing.
+
+    An operator's report leaves the name to whose it is.
+    """
+    given = {key: bindparam(key, type_=getattr(Machine, key).type) for key in REPORTED}
+    reported = select(Profile.id, *given.values()).where(Profile.name == bindparam("profile"))
+    new = upsert(Machine).from_select(["profile_id", *given], reported)
+    kept = {"name"} if is_sync else {"name", "token_id"}
+    changed = {key: new.excluded[key] for key in ("profile_id", *given) if key not in kept}
+    is_live = Token.revoked_at.is_(None), Token.expires_at > bindparam("now", type_=UtcDateTime)
+    is_free = or_(
+        Machine.token_id == new.excluded.token_id,
+        Machine.token_id.is_(None),
+        Machine.token_id.not_in(select(Token.id).where(*is_live)),
+    )
+    return new.on_conflict_do_update(
+        index_elements=[Machine.name], set_=changed, where=is_free if is_sync else None
+    ).returning(Machine.id)
+
+
+def _check_profile(name: str) -> None:
+    """Raise NoSuchProfile."""
+    if db.session.scalar(select(Profile.id).where(Profile.name == name)) is None:
+        raise errors.NoSuchProfile(name=name)
