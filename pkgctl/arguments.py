@@ -14,6 +14,7 @@ MAX_ID = 2**31 - 1
 MAX_ID_DIGITS = len(str(MAX_ID))
 LATEST = "latest"  # as a version: the newest that may be had
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_+.-]*", re.ASCII)
+PROFILE_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 EXACT = re.compile(r"\d+\.\d+\.\d+([-+].*)?", re.ASCII)
 TASK_DIGITS = re.compile(r"[0-9a-fA-F]{4,32}")
 WHOLE = 32  # digits of a task's id
@@ -116,6 +117,22 @@ class TaskType(PackageType):
     def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> Items:
         """Complete the id of a recent task, or a registered package."""
         return completion.recent_tasks(ctx, incomplete) + completion.registered(ctx, incomplete)
+
+
+class ProfileType(click.ParamType[str]):
+    """The name of a profile."""
+
+    name = "PROFILE"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """Convert an argument."""
+        if PROFILE_NAME.fullmatch(value):
+            return str(value)
+        return self.fail(f"{value!r} is no name of a profile, such as staging", param, ctx)
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> Items:
+        """Complete the name of a profile."""
+        return completion.profiles(ctx, incomplete)
 
 
 class NumberType(click.ParamType[int]):

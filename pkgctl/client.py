@@ -43,6 +43,7 @@ class ApiRequest:
     query: JsonObject | None = None
     body: JsonObject | None = None
     read_seconds: float | None = None
+    headers: dict[str, str] | None = None
 
 
 def _ignore(_message: str) -> None:
@@ -91,6 +92,7 @@ class Client:
         limit_seconds: float | None = None,
     ) -> None:
         self.url = url
+        self.token = token
         self._limit_seconds = limit_seconds
         self.retry_policy = retry_policy or RetryPolicy()
         self.token_expires_at: str | None = None
@@ -115,9 +117,31 @@ class Client:
         """POST to /api/v1/PATH and return the answer's JSON."""
         return self._json(self._request(ApiRequest("POST", f"/api/v1/{path}", query, body)))
 
+    def put(self, path: str, body: JsonObject, etag: str | None = None, **query: object) -> Any:
+        """PUT to /api/v1/PATH and return the answer's JSON.
+
+        With an ETag, it counts only for what has that one.
+        """
+        headers = {"If-Match": etag} if etag else None
+        return self._json(
+            self._request(ApiRequest("PUT", f"/api/v1/{path}", query, body, headers=headers))
+        )
+
     def delete(self, path: str, **query: object) -> Any:
         """DELETE /api/v1/PATH and return the answer's JSON."""
         return self._json(self._request(ApiRequest("DELETE", f"/api/v1/{path}", query)))
+
+    def get_unless(
+        self, path: str, etag: str | None, **query: object
+    ) -> tuple[Any | None, str | None]:
+        """GET /api/v1/PATH unless it still has this ETag; return the answer's JSON, and its ETag.
+
+        The JSON is None where it has.
+        """
+        headers = {"If-None-Match": etag} if etag else None
+        response = self._request(ApiRequest("GET", f"/api/v1/{path}", query, headers=headers))
+        is_same = response.status_code == HTTPStatus.NOT_MODIFIED
+        return None if is_same else self._json(response), response.headers.get("ETag")
 
     def ready(self) -> Any:
         """Return the readiness checks; raises ServerUnreachable if one fails."""
@@ -187,6 +211,7 @@ class Client:
                 self.url + request.path,
                 params=request.query,
                 json=request.body,
+                headers=request.headers,
                 timeout=self._limit_seconds
                 or (CONNECT_SECONDS, request.read_seconds or READ_SECONDS),
                 allow_redirects=False,  # following one turns a POST into a GET
@@ -203,6 +228,7 @@ class Client:
     def _check(self, response: requests.Response) -> None:
         """Raise unless the response is a success, and pkgd's."""
         is_pkgd = "X-Request-ID" in response.headers
+        is_same = response.status_code == HTTPStatus.NOT_MODIFIED
         is_malformed = response.status_code == HTTPStatus.BAD_REQUEST and not is_pkgd
         if is_malformed and not self._proxy and (error := other_scheme(self.url)):
             raise error
@@ -210,7 +236,7 @@ class Client:
             raise ServerUnreachable(self._detail(response))
         if response.status_code >= HTTPStatus.BAD_REQUEST:
             raise self._wrong_url(response) or self._refusal(response)
-        if response.status_code >= HTTPStatus.MULTIPLE_CHOICES:
+        if response.status_code >= HTTPStatus.MULTIPLE_CHOICES and not is_same:
             target = response.headers.get("Location", "")
             moved = f"{self._name} redirects to {target}"
             target = target.partition("?")[0].removesuffix(self._path_of(response))

@@ -149,6 +149,16 @@ def generations(ctx: click.Context, _param: click.Parameter, incomplete: str) ->
     return _items(ctx, pairs, incomplete)
 
 
+def profiles(ctx: click.Context, incomplete: str) -> Items:
+    """Complete the name of a profile."""
+
+    def pairs(client: Client) -> Pairs:
+        found = client.get("profiles")
+        return [(one["name"], ", ".join(map(title, one["packages"]))) for one in found]
+
+    return _items(ctx, pairs, incomplete)
+
+
 def tokens(ctx: click.Context, _param: click.Parameter, incomplete: str) -> Items:
     """Complete the id of a token."""
 

@@ -2,16 +2,17 @@
 
 import json
 import os
-import tempfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from pkgctl import files
 from pkgctl.errors import CommandError, ExitCode
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+PRIVATE = 0o600  # only the owner can read it
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class ServersFile:
         path = servers_path()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _replace(Path(os.path.realpath(path)), json.dumps(asdict(self), indent=2))
+            files.replace(path, json.dumps(asdict(self), indent=2), PRIVATE)
         except OSError as error:
             message = f"{path} can't be written: {error.strerror}"
             raise CommandError(message, ExitCode.USAGE) from None
@@ -117,20 +118,6 @@ def _login(name: str, login: Any) -> ServerLogin:
     return known
 
 
-def _replace(path: Path, text: str) -> None:
-    """Replace a file in one step, by one that its owner alone can read. Raises OSError."""
-    descriptor, draft = tempfile.mkstemp(dir=path.parent)
-    try:
-        with open(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(draft, path)
-    except OSError:
-        os.unlink(draft)
-        raise
-
-
 def servers_path() -> Path:
     """Return the path of servers.json; raises CommandError if there is no home folder for it."""
     config = Path(os.environ.get("XDG_CONFIG_HOME", ""))
@@ -153,12 +140,28 @@ def choose_server(url: str | None, token: str | None, name: str | None) -> tuple
         return clean_url(login.url), clean_token(token or login.token)
 
     url = url or os.environ.get("PKGCTL_URL")
-    token = token or os.environ.get("PKGCTL_TOKEN")
+    token = token or os.environ.get("PKGCTL_TOKEN") or _token_of_file()
     if not (url and token):
         servers = ServersFile.load()
         url = clean_url(url or servers.default_url)
         token = token or servers.token_for(url)
     return clean_url(url), clean_token(token) if token else None
+
+
+def _token_of_file() -> str | None:
+    """Return the token in the file that PKGCTL_TOKEN_FILE names, such as a credential of systemd.
+
+    None where it names none.
+    """
+    path = os.environ.get("PKGCTL_TOKEN_FILE")
+    if not path:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        message = f"PKGCTL_TOKEN_FILE, {path}, can't be read: {reason}"
+        raise CommandError(message, ExitCode.NOT_ALLOWED) from None
 
 
 def clean_url(url: str) -> str:

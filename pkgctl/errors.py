@@ -14,6 +14,8 @@ class ExitCode(IntEnum):
     NOT_FOUND = 6
     NOT_ALLOWED = 7
     UNREACHABLE = 8
+    UNTRUSTED = 9
+    NIX_FAILED = 10
     INTERRUPTED = 130
 
 
@@ -27,6 +29,7 @@ class CommandError(Exception):
         self, message: str, exit_code: ExitCode, hint: str = "", status: int | None = None
     ) -> None:
         self.reason = one_line(message)
+        self.hint = hint
         super().__init__(printable(f"{self.reason} ({hint})" if hint else self.reason))
         self.exit_code = exit_code
         self.status = status
