@@ -44,7 +44,7 @@ Exit codes:
     5  the build or the wait took too long
     6  not found, such as a package or a task
     7  not allowed: no token, or not enough scope
-    8  the server or cache can't be reached, or isn't ready
+    8  the server or cache can't be reached or isn't ready
     9  the cache's key, signature or contents are wrong
    10  this machine's Nix failed
   130  interrupted; what was waited for goes on

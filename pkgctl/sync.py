@@ -117,9 +117,9 @@ def sync(
     every: float | None,
     action: str | None,
 ) -> None:
-    """Have this machine hold what a profile of the server holds.
+    """Have this machine follow a profile.
 
-    What the profile offers is fetched from the server's binary cache, with its signature checked,
+    What it offers is fetched from the server's binary cache, with its signature checked,
     and becomes a generation of a profile of Nix at PATH. Then the check runs, with the path of that
     generation as its argument. Where it fails, the machine goes back to what it had, and that
     generation isn't tried again until another one is offered, or with --retry. Each round is
@@ -133,7 +133,8 @@ def sync(
     \b
     Examples:
       pkgctl sync web
-      pkgctl sync web --to /opt/web --check '/opt/web-test --quick' --every 60s
+      pkgctl sync web --to /opt/web --every 60s
+      pkgctl sync web --check '/opt/web-test --quick'
       pkgctl sync web --status
       pkgctl sync web --rollback
     """

@@ -134,6 +134,8 @@ class OfferingServer:
             self.answer(handler, {"detail": "refused"}, self.refuse)
         elif handler.path == "/api/v1/cache":
             self.answer(handler, {"url": self.cache_url, "public_key": self.public_key})
+        elif handler.path == "/api/v1/profiles":
+            self.answer(handler, [{"name": "web", "packages": []}])
         else:
             etag = f'"{self.etag}"'
             status = 304 if handler.headers["If-None-Match"] == etag else 200

@@ -9,12 +9,14 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from click.shell_completion import ShellComplete
 from daemon import Daemon
 from harness import CommandRunner, FakeAnswer, FakeServer, finish
 from offering import TOKEN, MachineStore, OfferingServer, SignedCache, basic, tool
 from support import remove_store, until
 
 from pkgctl import follower, nix_client, sync
+from pkgctl.cli import cli
 from pkgctl.errors import ExitCode
 from pkgctl.nix_client import is_store_path
 from pkgctl.sync_state import StateFolder, SyncState
@@ -711,6 +713,14 @@ def test_a_folder_that_can_not_be_used_is_told(follow, path, name):
 )
 def test_a_wrong_command_line_is_refused(unconfigured, words):
     assert unconfigured("sync", *words).exit_code == ExitCode.USAGE
+
+
+def test_the_name_of_the_profile_is_completed(ctl, server, monkeypatch):
+    for name in ("PKGCTL_URL", "PKGCTL_TOKEN"):
+        monkeypatch.setenv(name, ctl.environ[name])
+    completion = ShellComplete(cli, {}, "pkgctl", "_PKGCTL_COMPLETE")
+
+    assert [item.value for item in completion.get_completions(["sync"], "we")] == ["web"]
 
 
 def test_a_host_name_that_can_not_be_a_machines_is_told(unconfigured, monkeypatch):
