@@ -28,6 +28,7 @@ from pkgctl.completion import SHELLS
 from pkgctl.errors import CommandError, ExitCode
 from pkgctl.install import install
 from pkgctl.options import CommandContext, common_options
+from pkgctl.sync import sync
 from pkgctl.waiting import Interrupted, interrupts
 
 ALIASES = {"info": "show", "ls": "list", "uninstall": "deactivate"}
@@ -52,12 +53,14 @@ Exit codes:
     0  done
     1  the server refused the request, or failed at it
     2  wrong usage
-    3  the download failed
+    3  the download failed, or the check of a sync
     4  the download, or the apply, was cancelled
     5  the build or the wait took too long
     6  not found, such as a package or a task
     7  not allowed: no token, or not enough scope
-    8  the server can't be reached, or isn't ready
+    8  the server or cache can't be reached or isn't ready
+    9  the cache's key, signature or contents are wrong
+   10  this machine's Nix failed
   130  interrupted; what was waited for goes on
 """
 
@@ -170,7 +173,7 @@ for command in (
     programs.path,
     *(login.login, login.logout, login.server, login.status, login.whoami),
     *(machines.machines, machines.machine, machines.rollout),
-    tokens.token,
+    *(sync, tokens.token),
 ):
     cli.add_command(command)
 

@@ -92,6 +92,7 @@ class Client:
         limit_seconds: float | None = None,
     ) -> None:
         self.url = url
+        self.token = token
         self._limit_seconds = limit_seconds
         self.retry_policy = retry_policy or RetryPolicy()
         self.token_expires_at: str | None = None
@@ -126,14 +127,21 @@ class Client:
             self._request(ApiRequest("PUT", f"/api/v1/{path}", query, body, headers=headers))
         )
 
-    def get_with_etag(self, path: str) -> tuple[Any, str | None]:
-        """GET /api/v1/PATH and return the answer's JSON, and its ETag."""
-        response = self._request(ApiRequest("GET", f"/api/v1/{path}"))
-        return self._json(response), response.headers.get("ETag")
-
     def delete(self, path: str, **query: object) -> Any:
         """DELETE /api/v1/PATH and return the answer's JSON."""
         return self._json(self._request(ApiRequest("DELETE", f"/api/v1/{path}", query)))
+
+    def get_unless(
+        self, path: str, etag: str | None, **query: object
+    ) -> tuple[Any | None, str | None]:
+        """GET /api/v1/PATH unless it still has this ETag; return the answer's JSON, and its ETag.
+
+        The JSON is None where it has.
+        """
+        headers = {"If-None-Match": etag} if etag else None
+        response = self._request(ApiRequest("GET", f"/api/v1/{path}", query, headers=headers))
+        is_same = response.status_code == HTTPStatus.NOT_MODIFIED
+        return None if is_same else self._json(response), response.headers.get("ETag")
 
     def ready(self) -> Any:
         """Return the readiness checks; raises ServerUnreachable if one fails."""
@@ -220,6 +228,7 @@ class Client:
     def _check(self, response: requests.Response) -> None:
         """Raise unless the response is a success, and pkgd's."""
         is_pkgd = "X-Request-ID" in response.headers
+        is_same = response.status_code == HTTPStatus.NOT_MODIFIED
         is_malformed = response.status_code == HTTPStatus.BAD_REQUEST and not is_pkgd
         if is_malformed and not self._proxy and (error := other_scheme(self.url)):
             raise error
@@ -227,7 +236,7 @@ class Client:
             raise ServerUnreachable(self._detail(response))
         if response.status_code >= HTTPStatus.BAD_REQUEST:
             raise self._wrong_url(response) or self._refusal(response)
-        if response.status_code >= HTTPStatus.MULTIPLE_CHOICES:
+        if response.status_code >= HTTPStatus.MULTIPLE_CHOICES and not is_same:
             target = response.headers.get("Location", "")
             moved = f"{self._name} redirects to {target}"
             target = target.partition("?")[0].removesuffix(self._path_of(response))

@@ -140,12 +140,28 @@ def choose_server(url: str | None, token: str | None, name: str | None) -> tuple
         return clean_url(login.url), clean_token(token or login.token)
 
     url = url or os.environ.get("PKGCTL_URL")
-    token = token or os.environ.get("PKGCTL_TOKEN")
+    token = token or os.environ.get("PKGCTL_TOKEN") or _token_of_file()
     if not (url and token):
         servers = ServersFile.load()
         url = clean_url(url or servers.default_url)
         token = token or servers.token_for(url)
     return clean_url(url), clean_token(token) if token else None
+
+
+def _token_of_file() -> str | None:
+    """Return the token in the file that PKGCTL_TOKEN_FILE names, such as a credential of systemd.
+
+    None where it names none.
+    """
+    path = os.environ.get("PKGCTL_TOKEN_FILE")
+    if not path:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        message = f"PKGCTL_TOKEN_FILE, {path}, can't be read: {reason}"
+        raise CommandError(message, ExitCode.NOT_ALLOWED) from None
 
 
 def clean_url(url: str) -> str:

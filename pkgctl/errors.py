@@ -14,6 +14,8 @@ class ExitCode(IntEnum):
     NOT_FOUND = 6
     NOT_ALLOWED = 7
     UNREACHABLE = 8
+    UNTRUSTED = 9
+    NIX_FAILED = 10
     INTERRUPTED = 130
 
 

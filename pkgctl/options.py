@@ -270,7 +270,11 @@ def common_options(command: Command) -> Command:
             shell_complete=completion.servers,
             help="A server that pkgctl login knows.",
         ),
-        _context_option("--token", metavar="SECRET", help="A token.  [env var: PKGCTL_TOKEN]"),
+        _context_option(
+            "--token",
+            metavar="SECRET",
+            help="A token.  [env var: PKGCTL_TOKEN, or a file: PKGCTL_TOKEN_FILE]",
+        ),
         _context_option("--url", help="The server's URL.  [env var: PKGCTL_URL]"),
     ):
         command = option(command)

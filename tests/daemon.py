@@ -14,11 +14,15 @@ import nix
 
 
 class Daemon:
-    """The Nix daemon of a private store in `folder`; `store` is the store through it."""
+    """The Nix daemon of a private store in `folder`; `store` is the store through it.
 
-    def __init__(self, folder):
+    Its store paths may be in another folder, `store_dir`.
+    """
+
+    def __init__(self, folder, store_dir=None):
         require(shutil.which("nix-daemon"), "nix-daemon")
         own = nix.private_store(folder, download_attempts="2").environ
+        own = {**own, "NIX_STORE_DIR": str(store_dir or own["NIX_STORE_DIR"])}
         # Without a state folder, or NIX_REMOTE, a daemon would forward to itself without end.
         (folder / "var" / "nix").mkdir(parents=True)
         self._environ = {**own, "NIX_REMOTE": "local"}

@@ -13,18 +13,24 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from proxy import HOST, Nginx, TlsCaddy, dial, program
 from support import until
 
 from app import create_app
 from config import SETTINGS
 from nix.store import call
+from pkgctl.cli import cli
+from pkgctl.follower import CHECK_SECONDS
+from pkgctl.nix_client import CALL_SECONDS, FETCH_SECONDS
 from worker import STOP_SECONDS
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
 UNIT = DEPLOY / "pkgd.service"
 SOCKET = DEPLOY / "pkgd.socket"
+SYNC = DEPLOY / "pkgd-sync.service"
+TIMER = DEPLOY / "pkgd-sync.timer"
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 EXPOSURE = 3.0
 GRACEFUL_SECONDS = 30  # gunicorn.conf.py
@@ -42,7 +48,11 @@ STUBS = """
     mkEnableOption = text: { };
     mkIf = condition: value: if condition then value else { };
     mkOption = option: option;
-    types = { attrsOf = x: x; oneOf = x: x; str = 1; int = 1; path = 1; package = 1; };
+    optionals = condition: list: if condition then list else [ ];
+    types = {
+      attrsOf = x: x; listOf = x: x; nullOr = x: x; oneOf = x: x;
+      str = 1; int = 1; path = 1; package = 1;
+    };
   };
   names = [
     "cacert" "caddy" "curl" "git" "nginx" "nix" "openssl" "postgresql" "shellcheck" "util-linux"
@@ -65,7 +75,17 @@ STUBS = """
     python = pkgs.python3;
     wheelsHash = "";
   };
-  config = { services.pkgd = service; nix.package = "/nix"; };
+  sync = {
+    enable = true;
+    url = "https://pkgd.example.org";
+    profile = "web";
+    tokenFile = "/etc/pkgd/sync_token";
+    check = null;
+    extraOptions = [ "--json" ];
+    package = "/pkgctl";
+  };
+  config = { services.pkgd = service; services.pkgd-sync = sync; nix.package = "/nix"; };
+  machine = (import @SYNC@ { inherit config lib pkgs; }).config.systemd;
 """
 
 
@@ -81,7 +101,7 @@ def settings_of(text, section="[Service]"):
 
 def evaluate(store, expression):
     """Return what a Nix expression about the stubs comes to."""
-    expression = f"let {STUBS} in {expression}"
+    expression = f"let {STUBS.replace('@SYNC@', str(DEPLOY / 'sync.nix'))} in {expression}"
     done = call(store, ["nix-instantiate", "--eval", "--strict", "--json", "--expr", expression])
     assert done.code == 0, done.stderr.decode()
     return json.loads(done.stdout)
@@ -138,6 +158,71 @@ def test_the_unit_waits_longer_than_the_service_takes_to_stop():
     (seconds,) = settings_of(UNIT.read_text())["TimeoutStopSec"]
 
     assert int(seconds) > max(GRACEFUL_SECONDS, STOP_SECONDS)
+
+
+# --- The units of a machine that follows a profile ---
+
+
+@pytest.fixture
+def sync_unit(tmp_path):
+    """The unit in a file that names this machine's pkgctl, with its timer beside it."""
+    copy = tmp_path / SYNC.name
+    bin_ = Path(sys.executable).parent
+    copy.write_text(SYNC.read_text().replace("/opt/pkgctl/bin", str(bin_)))
+    shutil.copy(TIMER, tmp_path)
+    return copy
+
+
+def test_systemd_has_nothing_to_say_about_the_units_of_a_machine(sync_unit):
+    argv = [
+        program("systemd-analyze"),
+        "verify",
+        "--man=no",
+        sync_unit,
+        sync_unit.parent / TIMER.name,
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True)
+
+    said = [line for line in done.stderr.splitlines() if sync_unit.stem in line]
+    assert (done.returncode, done.stdout, said) == (0, "", [])
+
+
+def test_the_unit_of_a_machine_is_hardened(sync_unit):
+    argv = [program("systemd-analyze"), "security", "--offline=true", "--no-pager", sync_unit]
+    done = subprocess.run(argv, capture_output=True, text=True)
+
+    exposure = re.search(r"exposure level for pkgd-sync.service: ([\d.]+)", done.stdout)
+    assert exposure, done.stderr
+    assert float(exposure[1]) <= EXPOSURE
+
+
+def test_the_unit_of_a_machine_runs_a_command_that_there_is():
+    (start,) = settings_of(SYNC.read_text())["ExecStart"]
+    words = start.replace("$SYNC_OPTIONS", "--status").replace("${SYNC_PROFILE}", "web").split()
+
+    assert words[0] == "/opt/pkgctl/bin/pkgctl"
+    assert CliRunner().invoke(cli, words[1:]).exit_code == 0
+
+
+def test_the_unit_of_a_machine_waits_longer_than_a_sync_takes():
+    (minutes,) = settings_of(SYNC.read_text())["TimeoutStartSec"]
+
+    assert int(minutes.removesuffix("min")) * 60 > FETCH_SECONDS + 4 * CALL_SECONDS + CHECK_SECONDS
+
+
+def test_the_module_of_a_machine_has_what_its_units_have(store):
+    theirs = evaluate(store, "machine.services.pkgd-sync.serviceConfig")
+    timer = evaluate(store, "machine.timers.pkgd-sync.timerConfig")
+
+    ours = settings_of(SYNC.read_text())
+    own = {"Environment", "EnvironmentFile", "ExecStart"}
+    assert theirs.keys() - own == ours.keys() - own
+    for name in ours.keys() - own:
+        assert as_words(theirs[name]) == " ".join(ours[name]), name
+    assert theirs["ExecStart"] == "/pkgctl/bin/pkgctl sync --once --json web"
+    assert {name: [value] for name, value in timer.items()} == settings_of(
+        TIMER.read_text(), "[Timer]"
+    )
 
 
 # --- Commands that several files say ---

@@ -1,0 +1,293 @@
+"""One machine that follows a profile: ask, fetch, switch, check, report.
+
+Whatever dies in between, the profile is at the old generation or at the new one. One whose check
+was cut short is checked in the next round, before anything else.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pkgctl.children import run
+from pkgctl.client import Client, JsonObject
+from pkgctl.errors import CommandError, ExitCode, one_line
+from pkgctl.nix_client import BinaryCache, NixProfile, environment, is_store_path, show
+from pkgctl.sync_state import Offer, Refusal, StateFolder, SyncState, Trial
+
+CHECK_SECONDS = 60
+HEARTBEAT_SECONDS = 120  # MACHINE_SILENT_SECONDS is 600 on the server unless set
+MAX_ERROR_LENGTH = 1000
+ROLLED_BACK = "rolled back on the machine"
+
+
+@dataclass(frozen=True)
+class Following:
+    """Which profile is followed, by which machine, at which path, and what its check is."""
+
+    profile: str
+    machine: str
+    path: Path
+    check: Sequence[str] = ()
+    public_keys: Sequence[str] = ()
+    check_seconds: float = CHECK_SECONDS
+
+
+class Reporter:
+    """Tells the server how the machine stands: each change, and else every few minutes."""
+
+    def __init__(self) -> None:
+        self._told: JsonObject | None = None
+        self._told_at = 0.0
+
+    def report(self, client: Client, machine: str, body: JsonObject) -> None:
+        """Report, unless the same was reported a moment ago. Raises CommandError."""
+        is_due = time.monotonic() >= self._told_at + HEARTBEAT_SECONDS
+        if body == self._told and not is_due:
+            return
+        client.put(f"machine/{machine}", body)
+        self._told, self._told_at = body, time.monotonic()
+
+
+class Local:
+    """What a machine holds of a profile: all that needs no server. Its folder is locked."""
+
+    def __init__(self, following: Following, folder: StateFolder, lock: int) -> None:
+        self.following = following
+        self.folder = folder
+        self.state = folder.load()
+        self.nix = NixProfile(following.path, folder.home, lock)
+
+    def remember(self, **changes: Any) -> None:
+        """Change the state, and save it. Raises CommandError."""
+        for name, value in changes.items():
+            setattr(self.state, name, value)
+        self.folder.save(self.state)
+
+    def finish_trial(self) -> None:
+        """Finish a check that was cut short. Raises CommandError where it fails."""
+        trial = self.state.trying
+        if trial is None:
+            return
+        if self.nix.store_path != trial.offer.store_path:
+            self.remember(trying=None)
+        elif self._is_refused(trial.offer):
+            self._go_back(trial)
+        else:
+            self._judge(trial)
+
+    def roll_back(self) -> None:
+        """Go to the generation before, and stay there until another one is offered."""
+        number = self.nix.earlier()
+        if number is None:
+            hint = f"pkgctl sync {self.following.profile} --status shows how it stands"
+            message = f"{self.following.path} has no earlier generation"
+            raise CommandError(message, ExitCode.NOT_FOUND, hint)
+        left = self.state.offered or Offer(self.nix.store_path or "")
+        self.remember(refused=Refusal(left.store_path, ROLLED_BACK), trying=None)
+        self.nix.switch(number)
+
+    def is_settled(self, offer: Offer) -> bool:
+        """Tell whether nothing is to do about an offer; one that failed is forgotten by another."""
+        if self._is_refused(offer):
+            return True
+        if self.state.refused:
+            self.remember(refused=None)
+        is_held = self.nix.store_path == offer.store_path
+        if is_held and (self.state.held, self.state.error) != (offer, None):
+            self.remember(held=offer, error=None)
+        return is_held
+
+    def take(self, offer: Offer) -> None:
+        """Make an offer, which has been fetched, the profile. Raises CommandError."""
+        trial = Trial(offer, self.nix.number)
+        self.remember(trying=trial)
+        self.nix.set(offer.store_path)
+        self.folder.root.unlink(missing_ok=True)
+        self._judge(trial)
+
+    def _is_refused(self, offer: Offer) -> bool:
+        refused = self.state.refused
+        return refused is not None and refused.store_path == offer.store_path
+
+    def _judge(self, trial: Trial) -> None:
+        """Check the present generation; go back where that fails. Raises CommandError."""
+        failure = self._check()
+        if failure is None:
+            self.remember(held=trial.offer, trying=None, error=None)
+            return
+        error = f"the check failed: {failure}"[:MAX_ERROR_LENGTH]
+        self.remember(refused=Refusal(trial.offer.store_path, error))
+        self._go_back(trial)
+        kept = "back to what it was" if trial.before else "nothing is active"
+        raise CommandError(error, ExitCode.FAILED, f"{kept}; not tried again until it changes")
+
+    def _check(self) -> str | None:
+        """Return how the check failed; None where it passed, or there is none."""
+        if not self.following.check or self.nix.number is None:
+            return None
+        argv = [*self.following.check, str(self.nix.link(self.nix.number))]
+        seconds = self.following.check_seconds
+        try:
+            done = run(argv, environ=environment(), seconds=seconds, show=show)
+        except OSError as error:
+            return f"{argv[0]} can't be run: {error.strerror}"
+        if done.code is None:
+            return f"it took longer than {seconds:g} s"
+        said = one_line(done.output)
+        return f"exit code {done.code}: {said}".rstrip(": ") if done.code else None
+
+    def _go_back(self, trial: Trial) -> None:
+        """Switch to what was active before a trial, and delete the generation that failed."""
+        number = self.nix.number
+        before = trial.before
+        if number is not None and before is not None and self.nix.store_path_of(before):
+            self.nix.switch(before)
+            self.nix.delete(number)
+        elif number is not None:
+            self.nix.clear(number)
+        self.remember(trying=None)
+
+
+class Follower:
+    """A round of a sync with the server."""
+
+    def __init__(self, local: Local, client: Client, reporter: Reporter) -> None:
+        self._local = local
+        self._client = client
+        self._reporter = reporter
+
+    def sync(self) -> bool:
+        """Make the profile what is offered; tell whether that changed it. Raises CommandError.
+
+        How it stands is reported in any case, unless the server can't be asked.
+        """
+        with self._failure_reported():
+            self._local.finish_trial()
+        self._ask()
+        with self._failure_reported():
+            has_changed = self._take()
+
+        refused = self._local.state.refused
+        self._report(refused.error if refused else None)
+        return has_changed
+
+    def _ask(self) -> None:
+        """Learn what is offered, unless it is what was offered last. Raises CommandError."""
+        local, following = self._local, self._local.following
+        source = f"{self._client.url} {following.profile} {following.machine}"
+        etag = local.state.etag if local.state.source == source else None
+        found, etag = self._client.get_unless(
+            f"profile/{following.profile}", etag, machine=following.machine
+        )
+        if found is not None:
+            local.remember(source=source, etag=etag, offered=_offer_of(found))
+
+    def _take(self) -> bool:
+        local = self._local
+        offer = local.state.offered
+        if offer is None or local.is_settled(offer):
+            return False
+        try:
+            self._fetch(offer)
+            local.take(offer)
+        except CommandError as error:
+            local.remember(error=error.reason)
+            raise
+        return True
+
+    def _fetch(self, offer: Offer) -> None:
+        """Have a store path from the cache, by a key that is trusted. Raises CommandError."""
+        told = self._client.get("cache")
+        url = urlsplit(_plain_word(told["url"]))
+        keys = " ".join(self._trusted(told["public_key"]))
+
+        folder, token = self._local.folder, self._client.token
+        is_servers = (url.scheme, url.netloc) == urlsplit(self._client.url)[:2]
+        with ExitStack() as stack:
+            netrc = None
+            if token and is_servers:  # no other host may receive it
+                netrc = stack.enter_context(folder.password(url.hostname or "", token))
+            cache = BinaryCache(url.geturl(), keys, netrc)
+            self._local.nix.fetch(offer.store_path, folder.root, cache)
+
+    def _trusted(self, told: str | None) -> Sequence[str]:
+        """Return the keys that are trusted: those given, else the server's at first use."""
+        folder, given = self._local.folder, self._local.following.public_keys
+        offered = told.split() if told else []
+        known = folder.trusted()
+        trusted = list(given) or (offered if known is None else known)
+        if offered and not set(offered) & set(trusted):
+            message = f"the key of the cache is not the one that is trusted: it is now {told}"
+            hint = f"if that is meant: pkgctl sync {self._local.following.profile} --public-key KEY"
+            raise CommandError(message, ExitCode.UNTRUSTED, hint)
+        if not trusted:
+            message = "the server doesn't tell the public key of its cache"
+            raise CommandError(message, ExitCode.UNTRUSTED, "--public-key gives it")
+        if trusted != known:
+            folder.trust(trusted)
+        return trusted
+
+    def _report(self, error: str | None) -> None:
+        local = self._local
+        store_path = local.nix.store_path
+        body = {
+            "profile": local.following.profile,
+            "generation": local.state.generation_of(store_path),
+            "store_path": store_path,
+            "state": "failed" if error else "current",
+            "error": error and error[:MAX_ERROR_LENGTH],
+        }
+        self._reporter.report(self._client, local.following.machine, body)
+
+    @contextmanager
+    def _failure_reported(self) -> Iterator[None]:
+        """Report what fails in the `with` block, if that can be done."""
+        try:
+            yield
+        except CommandError as error:
+            with suppress(CommandError):
+                self._report(error.reason)
+            raise
+
+
+def document(following: Following, nix: NixProfile, state: SyncState) -> JsonObject:
+    """Return how a machine stands, as JSON."""
+    store_path, offer = nix.store_path, state.offered
+    refused = state.refused.error if state.refused else None
+    error = refused or state.error
+    stand = "current" if offer and offer.store_path == store_path else "behind"
+    return {
+        "profile": following.profile,
+        "machine": following.machine,
+        "path": str(following.path),
+        "state": "failed" if error else stand if offer else "waiting",
+        "generation": state.generation_of(store_path),
+        "store_path": store_path,
+        "offered": asdict(offer) if offer else None,
+        "error": error,
+    }
+
+
+def _offer_of(profile: JsonObject) -> Offer | None:
+    """Return what a profile offers a machine, as the server shows it. Raises CommandError."""
+    if "offered" not in profile:
+        message = "the server is of an older release, which offers nothing to machines"
+        raise CommandError(message, ExitCode.REFUSED)
+    offered = profile["offered"]
+    if offered is None:
+        return None
+    if not is_store_path(offered["store_path"]):
+        message = f"the server offers {offered['store_path']!r}, which is no store path"
+        raise CommandError(message, ExitCode.REFUSED)
+    return Offer(offered["store_path"], offered["generation"])
+
+
+def _plain_word(url: str) -> str:
+    """Return the URL of a cache, once it is one: a list of several would be none."""
+    if len(url.split()) != 1:
+        raise CommandError(f"the server names {url!r} as its cache", ExitCode.REFUSED)
+    return url.strip()

@@ -1,0 +1,209 @@
+"""The Nix of this machine: what a sync has it fetch, and the profile that it keeps.
+
+Nothing is ever built here: a store path comes from the cache of the server, signed by a key that
+is trusted, or not at all.
+"""
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from pkgctl.children import Finished, run
+from pkgctl.errors import CommandError, ExitCode
+from pkgctl.output import printable_log
+
+FETCH_SECONDS = 3600
+CALL_SECONDS = 120
+STORE_PATH = re.compile(r"/[^\s\0]*/[0-9a-df-np-sv-z]{32}-[\w+.?=-]+", re.ASCII)
+DERIVATION = ".drv"
+
+UNTRUSTED = re.compile(
+    r"not signed by any|lacks a (?:valid )?signature|hash mismatch|archive|compress|corrupt"
+    r"|unexpected end-of-file"
+)
+DENIED = re.compile(r"HTTP error 40[13]")
+AWAY = re.compile(
+    r"unable to download|does not appear to be a binary cache|don't know how to build"
+    r"|no substituter that can build"
+)
+RESTRICTED = re.compile(r"not a trusted user")
+NAMED = re.compile(r"'[^']*'|/\S+")  # names may hold any word
+LOUD = re.compile(r"^ *(?:(?:warning|error): *)+")
+ERROR = re.compile(r"^(?:warning: )?error: *(.*)", re.MULTILINE)
+TRUST_HINT = "let it be of trusted-users in nix.conf, or run the sync as root"
+FETCH_FAULTS = (
+    (UNTRUSTED, ExitCode.UNTRUSTED),
+    (DENIED, ExitCode.NOT_ALLOWED),
+    (AWAY, ExitCode.UNREACHABLE),
+)
+
+
+@dataclass(frozen=True)
+class BinaryCache:
+    """Where store paths come from, whose signatures count, and the file of its password if any."""
+
+    url: str
+    public_keys: str
+    netrc: Path | None
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Nix's settings that fetch from this cache alone, and build nothing."""
+        settings = {
+            "substituters": self.url,
+            "trusted-public-keys": self.public_keys,
+            "require-sigs": "true",
+            "substitute": "true",
+            "fallback": "false",
+            "max-jobs": "0",
+            "builders": "",
+            # What wasn't there a moment ago may be there now, and signed anew.
+            "narinfo-cache-negative-ttl": "0",
+            "narinfo-cache-positive-ttl": "0",
+            "connect-timeout": "10",
+            "download-attempts": "3",
+            "stalled-download-timeout": "60",
+        }
+        return settings | ({"netrc-file": str(self.netrc)} if self.netrc else {})
+
+
+def is_store_path(path: object) -> bool:
+    """Tell whether a path that a server names has the form of what a profile can be."""
+    is_path = isinstance(path, str) and STORE_PATH.fullmatch(path)
+    return bool(is_path) and not str(path).endswith(DERIVATION)
+
+
+class NixProfile:
+    """A profile of Nix at `path`, a link to one of its generations.
+
+    Nix's programs inherit the descriptor `lock`, so that it is held until they have ended, even if
+    this process is killed; nix-env gets `home`, in which it would write.
+    """
+
+    def __init__(self, path: Path, home: Path, lock: int | None = None) -> None:
+        self.path = path
+        self._home = home
+        self._kept = () if lock is None else (lock,)
+
+    @property
+    def number(self) -> int | None:
+        """The number of its generation; None where it has none. Raises CommandError if foreign."""
+        try:
+            link = os.readlink(self.path)
+        except FileNotFoundError:
+            return None
+        except OSError:
+            link = ""
+        found = re.fullmatch(rf"{re.escape(self.path.name)}-(\d+)-link", link)
+        if found is None:
+            message = f"{self.path} is not a profile of Nix, and stays as it is"
+            raise CommandError(message, ExitCode.USAGE, "--to names another path")
+        return int(found[1])
+
+    @property
+    def store_path(self) -> str | None:
+        """The store path of its generation; None where it has none."""
+        number = self.number
+        return None if number is None else self.store_path_of(number)
+
+    def link(self, number: int) -> Path:
+        """Return the path of a generation."""
+        return self.path.with_name(f"{self.path.name}-{number}-link")
+
+    def store_path_of(self, number: int) -> str | None:
+        """Return the store path of a generation; None where there is none."""
+        try:
+            return os.readlink(self.link(number))
+        except OSError:
+            return None
+
+    def earlier(self) -> int | None:
+        """Return the number of the generation before; None where there is none."""
+        pattern = re.compile(rf"{re.escape(self.path.name)}-(\d+)-link")
+        names = map(pattern.fullmatch, os.listdir(self.path.parent))
+        numbers = [int(found[1]) for found in names if found]
+        return max((one for one in numbers if one < (self.number or 0)), default=None)
+
+    def fetch(self, store_path: str, root: Path, cache: BinaryCache) -> None:
+        """Have a store path from the cache, kept by the link `root`. Raises CommandError."""
+        options = [word for pair in cache.settings.items() for word in ("--option", *pair)]
+        argv = ["nix-store", "--realise", store_path, "--add-root", str(root), "--indirect"]
+        done = self._run([*argv, *options], FETCH_SECONDS)
+        if done.code != 0:
+            raise _fetch_failure(done, cache.url)
+
+    def set(self, store_path: str) -> None:
+        """Make a store path, which is there, the profile's generation. Raises CommandError."""
+        self._nix_env("--set", store_path)
+
+    def switch(self, number: int) -> None:
+        """Switch to a generation. Raises CommandError."""
+        self._nix_env("--switch-generation", str(number))
+
+    def delete(self, number: int) -> None:
+        """Delete a generation that isn't the present one. Raises CommandError."""
+        self._nix_env("--delete-generations", str(number))
+
+    def clear(self, number: int) -> None:
+        """Make it a profile without generations, of one that has this one alone."""
+        self.path.unlink()
+        self.link(number).unlink()
+
+    def _nix_env(self, *arguments: str) -> None:
+        argv = ["nix-env", "--profile", str(self.path), *arguments]
+        done = self._run(argv, CALL_SECONDS, HOME=str(self._home))
+        if done.code != 0:
+            raise _failure(done)
+
+    def _run(self, argv: list[str], seconds: float, **more: str) -> Finished:
+        environ = {**environment(), **more}
+        try:
+            return run(argv, environ=environ, seconds=seconds, show=show, kept=self._kept)
+        except OSError as error:
+            message = f"{argv[0]} can't be run: {error.strerror}"
+            raise CommandError(message, ExitCode.NIX_FAILED, "a sync needs Nix on PATH") from None
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for programs of this machine, without the token."""
+    return {name: value for name, value in os.environ.items() if name != "PKGCTL_TOKEN"}
+
+
+def show(piece: bytes) -> None:
+    """Show a piece of what a program writes, on a terminal."""
+    if sys.stderr.isatty():
+        click.echo(printable_log(piece.decode(errors="replace")), err=True, nl=False)
+
+
+def _fetch_failure(done: Finished, url: str) -> CommandError:
+    """Return the error for a store path that could not be had from the cache."""
+    if RESTRICTED.search(done.output):
+        message = "this user may not tell Nix's daemon which cache and key to use"
+        return CommandError(message, ExitCode.NIX_FAILED, TRUST_HINT)
+    for pattern, exit_code in FETCH_FAULTS:
+        if line := _line_with(pattern, done.output):
+            hint = f"nothing was changed; the cache is {url}"
+            return CommandError(line, exit_code, hint)
+    return _failure(done)
+
+
+def _line_with(pattern: re.Pattern[str], output: str) -> str | None:
+    """Return the first line that says so, but for its paths and URLs; None where none does."""
+    for line in output.splitlines():
+        if pattern.search(NAMED.sub("", line)):
+            return LOUD.sub("", line).partition("; retrying")[0].rstrip(":")
+    return None
+
+
+def _failure(done: Finished) -> CommandError:
+    """Return the error for a program of Nix that failed, or took too long."""
+    if done.code is None:
+        return CommandError("Nix took too long, and was ended", ExitCode.NIX_FAILED)
+    errors = ERROR.findall(done.output)
+    said = errors or [line for line in done.output.splitlines() if line.strip()]
+    message = said[-1] if said else f"it ended with exit code {done.code}"
+    return CommandError(f"Nix failed: {message}", ExitCode.NIX_FAILED)

@@ -1,0 +1,183 @@
+"""What a sync remembers of a profile, in a folder beside it, and the lock that it holds."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pkgctl import files
+from pkgctl.config import PRIVATE
+from pkgctl.errors import CommandError, ExitCode
+from pkgctl.output import warn
+
+PRIVATE_FOLDER = 0o700
+
+
+class Checked:
+    """A part of the state, whose values may come from a damaged file. Raises TypeError."""
+
+    def __post_init__(self) -> None:
+        """Check the type of every value."""
+        for name, kind in get_type_hints(type(self)).items():
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(name)
+
+
+@dataclass(frozen=True)
+class Offer(Checked):
+    """A store path that a profile offers, with the number of its generation on the server."""
+
+    store_path: str
+    generation: int | None = None
+
+
+@dataclass(frozen=True)
+class Trial(Checked):
+    """An offer whose check has not passed yet; `before` is the number of what was active before."""
+
+    offer: Offer
+    before: int | None
+
+
+@dataclass(frozen=True)
+class Refusal(Checked):
+    """A store path that isn't to be tried again, and why."""
+
+    store_path: str
+    error: str
+
+
+@dataclass
+class SyncState(Checked):
+    """What a sync remembers.
+
+    `source` is whose offer was heard of last, by URL, profile and machine; `etag` belongs to it.
+    `held` is what has passed its check last, `error` what the last attempt to fetch failed with.
+    """
+
+    source: str = ""
+    etag: str | None = None
+    offered: Offer | None = None
+    held: Offer | None = None
+    trying: Trial | None = None
+    refused: Refusal | None = None
+    error: str | None = None
+
+    def generation_of(self, store_path: str | None) -> int | None:
+        """Return the server's number for a store path; None where it isn't known."""
+        known = (one for one in (self.held, self.offered) if one and one.store_path == store_path)
+        return next((one.generation for one in known), None)
+
+
+PARTS = {"offered": Offer, "held": Offer, "refused": Refusal}
+
+
+class StateFolder:
+    """The folder beside a profile: the state, the lock, and what Nix needs for a while."""
+
+    def __init__(self, profile: Path) -> None:
+        self.path = profile.with_name(f"{profile.name}.sync")
+        self.root = self.path / "next"  # keeps what was fetched until the profile does
+        self.home = self.path / "home"
+        self.netrc = self.path / "netrc"
+        self._state = self.path / "state.json"
+        self._keys = self.path / "public_keys"
+
+    def load(self) -> SyncState:
+        """Read the state; one that is damaged is told, and begins anew. Raises CommandError."""
+        try:
+            text = self._state.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return SyncState()
+        except OSError as error:
+            raise _unusable(self._state, error) from None
+        except ValueError:
+            text = ""
+        try:
+            return _state_of(json.loads(text))
+        except (ValueError, TypeError, LookupError, RecursionError):
+            warn(f"{self._state} is damaged: what it remembered is learnt anew")
+            return SyncState()
+
+    def save(self, state: SyncState) -> None:
+        """Replace the state in one step. Raises CommandError."""
+        _write(self._state, json.dumps(asdict(state), indent=2))
+
+    def trusted(self) -> list[str] | None:
+        """Return the public keys that are trusted; None where none has been seen yet.
+
+        They stand in a file of their own: damage to the state does not make another key trusted.
+        Raises CommandError.
+        """
+        try:
+            return self._keys.read_text(encoding="utf-8", errors="replace").split()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _unusable(self._keys, error) from None
+
+    def trust(self, keys: Sequence[str]) -> None:
+        """Replace the public keys that are trusted. Raises CommandError."""
+        _write(self._keys, "".join(f"{key}\n" for key in keys))
+
+    @contextmanager
+    def password(self, host: str, token: str) -> Iterator[Path]:
+        """Keep a token in a netrc file for one host, as long as the `with` block takes.
+
+        The file stands here, and not among temporary ones, because Nix's daemon has to read it.
+        """
+        _write(self.netrc, f"machine {host} login pkgd password {token}\n")
+        try:
+            yield self.netrc
+        finally:
+            self.netrc.unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[int | None]:
+        """Lock it, made where there is none; yields the lock's descriptor, None if it is taken."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(PRIVATE_FOLDER, exist_ok=True)
+            self.home.mkdir(PRIVATE_FOLDER, exist_ok=True)
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, PRIVATE)
+        except OSError as error:
+            raise _unusable(self.path, error) from None
+        is_ours = False
+        try:
+            with suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_ours = True
+            yield descriptor if is_ours else None
+        finally:
+            os.close(descriptor)
+
+
+def _state_of(content: Any) -> SyncState:
+    """Return the state of a JSON document, which may be anything. Raises TypeError."""
+    if not isinstance(content, dict):
+        raise TypeError(content)
+    if trial := content.get("trying"):
+        content["trying"] = Trial(_part(Offer, trial["offer"]), trial["before"])
+    for name, kind in PARTS.items():
+        content[name] = _part(kind, content.get(name))
+    return SyncState(**content)
+
+
+def _part(kind: type, value: Any) -> Any:
+    return None if value is None else kind(**value)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        files.replace(path, text, PRIVATE)
+    except OSError as error:
+        raise _unusable(path, error) from None
+
+
+def _unusable(path: Path, error: OSError) -> CommandError:
+    message = f"{path} can't be used: {error.strerror}"
+    return CommandError(message, ExitCode.USAGE, "--to names another path for the profile")
