@@ -28,7 +28,7 @@ def held(context: CommandContext, name: str) -> Held:
     """Fetch what a profile holds. Raises CommandError where there is none of this name."""
     is_default = name == DEFAULT_PROFILE  # which every server has that has profiles
     with context.needs_newer_server("change a whole set") if is_default else nullcontext():
-        document, etag = context.client.get_unless(f"profile/{name}", None)
+        document, etag = context.client.get_with_etag(f"profile/{name}")
     return Held(document["packages"], etag)
 
 
