@@ -5,7 +5,7 @@ from service import Service
 
 # The processes of these files measure their coverage. Those of other files do nothing else, but
 # under other circumstances, or do what tests of tests/server do in their own process.
-MEASURED = (
+MEASURED_FILES = (
     "test_descriptors",
     "test_gunicorn",
     "test_lost_database",
@@ -20,7 +20,7 @@ MEASURED = (
 @pytest.fixture
 def service(request, settings, recipes):
     """A service that is not started yet; the test may change its settings first."""
-    with Service(settings, measured=request.path.stem in MEASURED) as service:
+    with Service(settings, measured=request.path.stem in MEASURED_FILES) as service:
         service.recipes = recipes
         yield service
 

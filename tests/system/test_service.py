@@ -16,7 +16,7 @@ import pytest
 from recipes import Recipes
 from service import Service
 from sqlalchemy import select
-from support import BUNDLED, SQLITE, until
+from support import BUNDLED, EITHER, SQLITE, until
 
 from models import Task, db
 
@@ -152,7 +152,7 @@ def test_ctrl_c_puts_tasks_back_though_a_second_signal_follows(service, peek, tm
     assert peek(task_id) == ("queued", 0)
 
 
-@SQLITE
+@EITHER
 def test_a_reload_puts_running_tasks_back_for_the_new_processes(running, recipes):
     task_id = running.schedule(recipes.add_watched("slow", SLOW), "1.0.0")
     until(lambda: recipes.is_building("slow"))
