@@ -181,7 +181,7 @@ def test_workers_whose_master_was_killed_put_their_tasks_back(running, recipes, 
 
 @SQLITE
 def test_a_worker_process_works_for_a_server_that_only_serves(service, recipes):
-    service.settings["WORKER_THREADS"] = 0
+    service.settings |= {"WORKER_THREADS": 0, "WEB_PROCESSES": 1}
     service.start().sign_in()
     ids = [service.schedule(recipes.add(f"quick-{n}"), "1.0.0") for n in range(3)]
 
@@ -194,7 +194,7 @@ def test_a_worker_process_works_for_a_server_that_only_serves(service, recipes):
 
 @SQLITE
 def test_a_worker_process_that_is_stopped_puts_its_tasks_back(service, recipes):
-    service.settings["WORKER_THREADS"] = 0
+    service.settings |= {"WORKER_THREADS": 0, "WEB_PROCESSES": 1}
     service.start().sign_in()
     worker = service.start_worker(WORKER_THREADS=2)
     task_id = service.schedule(recipes.add_watched("slow", SLOW), "1.0.0")
@@ -209,7 +209,7 @@ def test_a_worker_process_that_is_stopped_puts_its_tasks_back(service, recipes):
 
 @SQLITE
 def test_a_task_queued_in_another_process_is_taken_within_a_second(service, recipes):
-    service.settings["WORKER_THREADS"] = 0
+    service.settings |= {"WORKER_THREADS": 0, "WEB_PROCESSES": 1}
     service.start().sign_in()
     service.start_worker(WORKER_THREADS=2)
     service.ended(service.schedule(recipes.add("first"), "1.0.0"))
