@@ -12,7 +12,6 @@ MEASURED_FILES = (
     "test_outages",
     "test_ownership",
     "test_pin_commands",
-    "test_service",
     "test_upgrade_under_load",
 )
 
