@@ -36,9 +36,9 @@ blueprint = Blueprint(
 def search(query: dict[str, Any]) -> Any:
     """Search the catalogs for names and, where there is an index, descriptions; best first.
 
-    First the name itself, then names that begin with the text, names that hold it, and descriptions
-    that hold every word of it. Words of fewer than three letters are looked for at the beginning of
-    names only.
+    First the name itself, then names that begin with the text, names that hold it, and those whose
+    descriptions hold every word of it, in the order of the alphabet. Words of fewer than three
+    letters are looked for at the beginning of names only. X-Total-Count is 1,000 at most.
     """
     hits, total, has_more = catalog_search.search(
         services.get(Catalogs), query["search"], limit=query["limit"], after=query.get("after")
