@@ -236,6 +236,13 @@ def test_a_time_out_is_told_and_the_apply_goes_on(ctl, write, service, gated):
     assert "the time to wait is over (the task goes on; come back with: pkgctl apply" in done.stderr
 
 
+def test_a_server_that_does_not_answer_is_told_as_such(unconfigured):
+    with FakeServer(lambda *_: None) as server:
+        done = unconfigured("apply", "-", "--url", server.url, input='[packages]\nhello = "1"\n')
+
+    assert (done.exit_code, "packages.hello" in done.stderr) == (ExitCode.UNREACHABLE, False)
+
+
 def test_without_a_download_it_is_the_apply_that_has_failed(unconfigured):
     error = {"code": "check_failed", "message": "no luck", "hint": "look"}
     answers = {"GET": FakeAnswer([]), "PUT": FakeAnswer({"task_id": TASK_ID})}
