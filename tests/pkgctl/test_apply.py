@@ -397,11 +397,12 @@ def downloaded(service):
         service.ended(service.schedule(name, version))
 
 
-def test_several_leave_the_profile_that_there_is_alone(ctl):
-    done = ctl("deactivate", "parrot", "fortune", "-p", "typo")
+@pytest.mark.parametrize("command", ["deactivate", "install"])
+def test_a_profile_is_made_by_an_apply_or_a_promotion_alone(ctl, command):
+    done = ctl(command, "parrot", "fortune", "-p", "typo")
 
     assert (done.exit_code, len(ctl.rows("profiles"))) == (ExitCode.NOT_FOUND, 1)
-    assert done.stderr == "Error: there is no profile 'typo'\n"
+    assert done.stderr.startswith("Error: there is no profile 'typo' (pkgctl profiles lists those")
 
 
 def test_what_is_no_name_of_a_profile_is_wrong_usage(ctl):
