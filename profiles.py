@@ -6,7 +6,7 @@ What they show is by the record: a generation that PROFILE_CHECK still looks at 
 from functools import partial
 from typing import Any
 
-from flask import Response, g, request
+from flask import Response, current_app, g, request
 from sqlalchemy import Select, func, select
 from werkzeug.datastructures import ETags
 
@@ -43,7 +43,12 @@ def _states() -> Select[Any]:
     live = select(func.max(Task.seq)).join(Apply)
     live = live.where(Apply.profile_id == Profile.id, Task.status.in_(LIVE))
     profile = Profile.id, Profile.name, Profile.revision, Profile.changed_at
-    generation = Generation.number.label("generation"), Generation.store_path, Generation.packages
+    generation = (
+        Generation.number.label("generation"),
+        Generation.store_path,
+        Generation.packages,
+        Generation.published_at,
+    )
     task = Task.seq.label("apply"), Task.id.label("task_id")
     return (
         select(*profile, *generation, *task)
@@ -174,7 +179,9 @@ def _state(name: str) -> AnyRow:
 
 def _shown(state: AnyRow) -> dict[str, Any]:
     path, packages = str(place(state.name)), state.packages or []
-    return {**state._mapping, "path": path, "packages": packages}
+    has_cache = current_app.config["CACHE"] and state.generation is not None
+    published = state.published_at is not None if has_cache else None
+    return {**state._mapping, "path": path, "packages": packages, "published": published}
 
 
 def _etag(state: AnyRow) -> str:

@@ -152,6 +152,7 @@ def empty(url):
     with psycopg.connect(url) as connection:
         connection.execute("SET lock_timeout = '10s'")
         tables = "packages, tokens, generations, pins, catalog_indexes, indexed_names, task_ends"
+        tables += ", publishing_totals"
         connection.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
         connection.execute("DELETE FROM profiles WHERE name <> 'default'")
 
