@@ -322,6 +322,24 @@ class NoSuchGeneration(ApiError):
     example: ClassVar = {"number": 7}
 
 
+class NoCache(ApiError):
+    """The service has no binary cache, or none that it serves itself."""
+
+    status = 404
+    code = "no-cache"
+    message = "there is no binary cache here"
+    hint = "Have the operator set CACHE."
+
+
+class NotInCache(ApiError):
+    """The binary cache has no such file."""
+
+    status = 404
+    code = "not-in-cache"
+    message = "the cache has no such file"
+    hint = "Ask for what a profile offers: that has been published."
+
+
 class NameNotFound(ApiError):
     """No catalog has the name; `near` lists names that are like it."""
 
@@ -497,6 +515,16 @@ class TooManyFollowers(ApiError):
     message = "as many logs are being followed as this service allows; try again"
     hint = "Try again, or read the log without following it."
     retry_after = 5
+
+
+class TooManyTransfers(ApiError):
+    """As many files of the cache are sent as MAX_TRANSFERS allows."""
+
+    status = 503
+    code = "too-many-transfers"
+    message = "as many files of the cache are being sent as this service allows; try again"
+    hint = "Try again, as Nix does by itself."
+    retry_after = 2
 
 
 def documented() -> dict[str, type[ApiError]]:
