@@ -262,20 +262,6 @@ def test_profiles_count_their_machines(app, client, fleet, report, generation):
     assert client.get("/api/v1/profile/team?machine=e").json["machines"] is None
 
 
-@SQLITE
-def test_machines_of_all_profiles_are_counted_by_one_select(app, client, report):
-    with app.app_context():
-        activation.register(f"team-{n}" for n in range(5))
-        for n in range(5):
-            report(f"web-{n}", profile=f"team-{n}")
-        said = []
-        event.listen(db.engine, "before_cursor_execute", lambda *args: said.append(args[2]))
-
-        client.get("/api/v1/profiles")
-
-    assert len([statement for statement in said if "FROM machines" in statement]) == 1
-
-
 def test_machines_are_counted_in_the_metrics_by_state(scrape, fleet):
     found = scrape()
 
