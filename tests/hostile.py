@@ -73,7 +73,8 @@ PARAMETERS = [
     *("machine", "state", "require"),
 ]
 FIELDS = [
-    *("name", "version", "scope", "expires_in", "ids", "packages", "from", "\x00", "\ud800", "")
+    *("name", "version", "scope", "expires_in", "ids", "packages", "from", "\x00", "\ud800", ""),
+    *("profile", "generation", "store_path", "state", "error", "percent"),
 ]
 # The only admin's token may not go: the requests after it would all end at the gate.
 OWN_TOKEN = re.compile(rb"DELETE [^ ]*/token(/0*1\b|s/all)|force=true")
