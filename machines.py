@@ -64,10 +64,9 @@ def report(fields: dict[str, Any], machine_name: str) -> Any:
         raise errors.InvalidInput(errors={"name": [MACHINE_NAME_ERROR]})
     try:
         is_written = _write(machine_name, fields)
-    except IntegrityError:
+    except IntegrityError:  # the profile was deleted meanwhile
         db.session.rollback()
-        _check_profile(fields["profile"])
-        raise
+        is_written = _write(machine_name, fields)
     if not is_written:
         _check_profile(fields["profile"])
         raise errors.NotYourMachine(name=machine_name)
