@@ -185,6 +185,18 @@ def test_a_name_is_free_once_its_token_is_dead(app, report, machine_client, chan
     assert others.get(WEB).status_code == 200
 
 
+def test_a_token_reports_a_bounded_number_of_machines(report, machine_client, monkeypatch):
+    monkeypatch.setattr("machines.MACHINES_OF_A_TOKEN", 2)
+    mine, other = machine_client(), machine_client()
+    statuses = [report(name, by=mine).status_code for name in ("a", "b", "c", "a", "b")]
+
+    refused = report("c", by=mine)
+
+    assert statuses == [200, 200, 409, 200, 200]
+    assert refused.json["type"] == "urn:pkgd:problem:too-many-machines"
+    assert (report("c", by=other).status_code, report("d").status_code) == (200, 200)
+
+
 # --- How they stand ---
 
 
