@@ -292,6 +292,16 @@ class NotYourMachine(ApiError):
     example: ClassVar = {"name": "web-1"}
 
 
+class TooManyMachines(ApiError):
+    """A token of scope sync reports as many machines as one may."""
+
+    status = 409
+    code = "too-many-machines"
+    message = "the token reports {limit} machines already, and a new one would be one too many"
+    hint = "Have an operator remove those that are gone, or an admin mint another token."
+    example: ClassVar = {"limit": 10_000}
+
+
 class ProfileKept(ApiError):
     """The profile can't be deleted."""
 

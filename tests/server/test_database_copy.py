@@ -10,6 +10,7 @@ from support import POSTGRESQL, SQLITE, bearing
 
 from catalog_models import CatalogIndex, IndexedName, IndexedOffer, Pin
 from commands import database_copy
+from machine_models import Machine, ReportedState, Rollout
 from models import (
     Package,
     PackageStatus,
@@ -74,6 +75,18 @@ ROWS = (
         )
     ],
     [Change(id=1, generation_id=1, at=WHEN, reason=Reason.ROLLBACK, by="me")],
+    [
+        Machine(
+            name="web-1",
+            profile_id=3,
+            place=7,
+            store_path="/g",
+            reported=ReportedState.FAILED,
+            error="why",
+            seen_at=WHEN,
+        )
+    ],
+    [Rollout(profile_id=3, percent=10, generation_id=1)],
     [TaskEnd(kind="download", status="failed", code="refused", tasks=2, attempts=3, seconds=0.5)],
     [PublishingTotals(id=1, paths=2**40, size=2**50, seconds=0.5, failures=1)],
     [Token(name="robot", scope=Scope.READ, digest="d" * 64, first=False, expires_at=WHEN)],
