@@ -65,7 +65,8 @@ class BinaryCache:
             "narinfo-cache-negative-ttl": "0",
             "narinfo-cache-positive-ttl": "0",
             "connect-timeout": "10",
-            "download-attempts": "3",
+            "download-attempts": "5",
+            "http-connections": "4",  # what one process of the server sends at once by itself
             "stalled-download-timeout": "60",
         }
         return settings | ({"netrc-file": str(self.netrc)} if self.netrc else {})
