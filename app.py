@@ -23,6 +23,7 @@ from werkzeug.routing import IntegerConverter, Map
 import api
 import api_pages
 import auth
+import cache
 import catalog_models  # noqa: F401 # its tables
 import catalogs
 import commands
@@ -63,6 +64,7 @@ BLUEPRINTS = (
     generations,
     tokens,
     health,
+    cache,
     metrics,
     api_pages,
 )
@@ -180,6 +182,7 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     error_handlers.init_app(app)
     for module in BLUEPRINTS:
         app.register_blueprint(module.blueprint)
+    app.register_blueprint(cache.files)
     commands.init_app(app)
     return app
 
@@ -256,6 +259,7 @@ def init_extensions(app: Flask) -> None:
     services.add(app, Pool(app))
     services.add(app, Throttle())
     services.add(app, FollowerSlots(app.config["MAX_FOLLOWERS"]))
+    services.add(app, cache.TransferSlots(app.config["MAX_TRANSFERS"]))
     services.add(app, ApiDocument())
 
 
@@ -285,5 +289,6 @@ def end_request(response: Response) -> Response:
     caller = g.get("caller")
     if caller is not None and caller.expires_soon:
         response.headers.add("X-Token-Expires", rfc3339(caller.expires_at))
-    response.headers.extend(PAGE_HEADERS if request.blueprint == "docs" else DATA_HEADERS)
+    for name, value in (PAGE_HEADERS if request.blueprint == "docs" else DATA_HEADERS).items():
+        response.headers.setdefault(name, value)
     return response

@@ -33,6 +33,7 @@ FIRST_PHASES = {
     TaskKind.DOWNLOAD: "resolving",
     TaskKind.INDEX: "indexing",
     TaskKind.APPLY: "applying",
+    TaskKind.PUBLISH: "publishing",
 }
 
 
@@ -46,6 +47,10 @@ class Cancelled(Exception):
 
 class Yielded(Exception):
     """The task goes back to the queue, to be gone on with later; the message says why."""
+
+
+class Waiting(Exception):
+    """The cache can't be used for the moment: the task goes on later; the message says why."""
 
 
 class Failed(Exception):
@@ -163,6 +168,9 @@ class Attempt:
         except Yielded as reason:
             self.say(f"{reason}; the task goes back to the queue")
             return lease.requeue
+        except Waiting as reason:
+            self.say(f"{reason}; the task waits")
+            return partial(lease.wait, str(reason).partition("\n")[0])
         except Outdated as reason:
             self.say(f"cancelled: {reason}")
             return partial(lease.cancel, reason.error)

@@ -13,6 +13,7 @@ import logging
 import math
 import secrets
 import time
+from base64 import b64decode
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -67,6 +68,7 @@ OPEN_ENDPOINTS = {
     "health.readyz",
 }
 ADMIN_BLUEPRINTS = {"tokens"}
+BASIC_BLUEPRINT = "cache_files"  # Nix knows nothing but HTTP Basic
 OWN_TOKEN = "tokens.own"  # noqa: S105 # an endpoint, which tells every caller who it is
 REPORT = "machines.report"  # what a machine is
 # What a token of scope `sync` may read; machines.show lets it read its own machine alone.
@@ -251,7 +253,18 @@ def _secret() -> str | None:
     # Not request.authorization, which fails on bytes over 127 in schemes other than ours.
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     secret = secret.strip()
+    if scheme.lower() == "basic" and request.blueprint == BASIC_BLUEPRINT:
+        return _password(secret)
     return secret if scheme.lower() in SCHEMES and secret and secret.isascii() else None
+
+
+def _password(credentials: str) -> str | None:
+    """Return the password in credentials of HTTP Basic; None where it could be no secret."""
+    try:
+        _, _, password = b64decode(credentials, validate=True).decode("ascii").partition(":")
+    except ValueError:
+        return None
+    return password or None
 
 
 def _why_refused() -> Refusal:

@@ -62,13 +62,16 @@ def newest(catalogs: Iterable[nix.Catalog]) -> dict[str, int]:
 class Standing:
     """How the index of a catalog stands, and when the one that serves was finished.
 
-    `task_id` is that of the latest task for the catalog's present state.
+    `task_id` is that of the latest task for the catalog's present state; `progress` is how far it
+    is while it is live, and `error` why it failed.
     """
 
     status: IndexStatus = IndexStatus.NONE
     indexed_at: datetime | None = None
     task_id: uuid.UUID | None = None
     packages: int | None = None
+    progress: nix.Progress | None = None
+    error: str | None = None
 
 
 def standings(states: Sequence[State]) -> dict[str, Standing]:
@@ -87,13 +90,20 @@ def standings(states: Sequence[State]) -> dict[str, Standing]:
         shown = by_id.get(serving.get(name, 0))
         if present and present.finished_at:
             shown = present
+        status = _status(present, shown)
         found[name] = Standing(
-            status=_status(present, shown),
+            status=status,
             indexed_at=shown and shown.finished_at,
             task_id=present and present.task_id,
             packages=shown and packages.get(shown.id, 0),
+            progress=_progress(present) if status is IndexStatus.IN_PROGRESS else None,
+            error=present and present.error_message,
         )
     return found
+
+
+def _progress(task: AnyRow | None) -> nix.Progress | None:
+    return nix.Progress(task.done, task.expected, task.phase) if task else None
 
 
 def _status(present: AnyRow | None, shown: AnyRow | None) -> IndexStatus:
@@ -120,6 +130,10 @@ _WITH_TASKS = select(
     CatalogIndex.finished_at,
     Task.id.label("task_id"),
     Task.status,
+    Task.done,
+    Task.expected,
+    Task.phase,
+    Task.error_message,
 ).outerjoin(Task, Task.seq == _LATEST)
 _PACKAGES = select(IndexedOffer.index_id, func.count().label("packages")).group_by(
     IndexedOffer.index_id

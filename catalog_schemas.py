@@ -18,7 +18,7 @@ from fields import (
     described,
     nullable,
 )
-from schemas import BEGUN, DONE, OF_REFUSED, REASONS
+from schemas import BEGUN, DONE, OF_REFUSED, REASONS, ProgressSchema
 
 HASH = "0cn87r16aqcfv09g9n4nh7wklqiigrrgriqwqgiaib8ac2r7g146"
 
@@ -127,6 +127,10 @@ class KnownCatalogSchema(OutputSchema):
     index_task_id = fields.UUID(
         **nullable("The latest task that indexes it in its present state.", EXAMPLE_TASK)
     )
+    index_progress = fields.Nested(
+        ProgressSchema, **nullable("How far that task is, while it is queued or running.", None)
+    )
+    index_error = fields.String(**nullable("Why that task failed, if it did.", None))
     packages = fields.Integer(
         **nullable("How many versions the index holds that searches use.", 24_660)
     )

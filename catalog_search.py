@@ -1,6 +1,6 @@
 """Searching the catalogs for a text: names first, then descriptions.
 
-The database ranks, counts and pages. The names of catalogs without an index are given to it.
+The database ranks and pages. The names of catalogs without an index are given to it.
 """
 
 import re
@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
-    CTE,
     JSON,
     ColumnElement,
     Connection,
     Select,
-    Subquery,
     and_,
     case,
     cast,
@@ -24,10 +22,10 @@ from sqlalchemy import (
     or_,
     select,
     table,
-    true,
     tuple_,
     union_all,
 )
+from sqlalchemy.orm import InstrumentedAttribute
 
 import nix
 from catalog_models import BYTES, CatalogIndex, IndexedName, IndexedOffer
@@ -36,12 +34,15 @@ from fields import NAME_PATTERN
 from models import AnyRow, db
 
 SHORT = 3  # what is shorter is looked for at the beginning of names only
+COUNTED = 1000  # names at most: to count all takes longer than to find the best
 LAST = "\U0010ffff"  # sorts after whatever else a name may go on with
 
 # SQLite's index of the texts by groups of three letters.
 TEXTS = table("name_texts", column("rowid"), column("name_texts"))
 
 Conditions = list[ColumnElement[bool]]
+
+_NAMES: Any = select(IndexedName.name, IndexedName.lower)
 
 
 @dataclass(frozen=True)
@@ -73,41 +74,75 @@ class SearchText:
     ) -> tuple[ColumnElement[Any], ...]:
         """Return what names that fit are sorted by: rank, length, and the name.
 
-        The ranks: 0 for the text itself, 1 for what begins so, 2 for what holds it, 3 for what only
-        the description fits.
+        The ranks: 0 for the text itself, 1 for what begins so, 2 for what holds it.
         """
-        rank = case(
-            (lower == self.text, 0),
-            (lower.startswith(self.text, autoescape=True), 1),
-            (lower.contains(self.text, autoescape=True), 2),
-            else_=3,
-        )
-        return (
-            rank if self.long else case((lower == self.text, 0), else_=1),
-            func.length(name),
-            name,
-        )
+        ranks = [(lower == self.text, 0)]
+        if self.long:
+            ranks.append((_begins(lower, self.text), 1))
+        rank = case(*ranks, else_=2)
+        return rank, func.length(name), name
 
-    def fits(self) -> ColumnElement[bool]:
-        """Return the condition that a name or what is said of it fits."""
-        lower = IndexedName.lower
-        beginnings = [and_(lower >= word, lower < word + LAST) for word in self.short]
+    @property
+    def begun(self) -> ColumnElement[bool]:
+        """The condition that a name begins with the whole text: such names come before others."""
+        return _begins(IndexedName.lower, self.text)
+
+    @property
+    def named(self) -> ColumnElement[bool]:
+        """The condition that a name fits."""
         if not self.long:
-            return and_(*beginnings)
-        if db.engine.dialect.name == "sqlite":
-            named, described = f"lower : {_quoted(self.text)}", " AND ".join(map(_said, self.long))
-            return or_(_matches(named), and_(_matches(described), *beginnings))
+            return and_(*self._beginnings)
+        if _is_sqlite():
+            return IndexedName.id.in_(_matching(self._name_query))
+        return IndexedName.lower.contains(self.text, autoescape=True)
+
+    def described(self, *, by_reading: bool) -> ColumnElement[bool]:
+        """Return the condition that what is said of a name fits, which needs a long word.
+
+        That takes no index with `by_reading`: in the order of names, the first that fit are soon
+        found where many do, and the index of SQLite would list all of them.
+        """
+        if _is_sqlite() and not by_reading:
+            return and_(IndexedName.id.in_(_matching(self._words_query)), *self._beginnings)
         words = (IndexedName.descriptions.contains(one, autoescape=True) for one in self.long)
-        return or_(lower.contains(self.text, autoescape=True), and_(*words, *beginnings))
+        return and_(*words, *self._beginnings)
+
+    def fitting(self) -> Any:
+        """Select the names that fit in any way, in no order."""
+        if not self.long:
+            return _NAMES.where(self.named)
+        if _is_sqlite() and not self.short:  # the first are told before all are found
+            found: Any = _matching(f"({self._name_query}) OR ({self._words_query})")
+            both = found.join(IndexedName, IndexedName.id == TEXTS.c.rowid)
+            return both.with_only_columns(IndexedName.name, IndexedName.lower)
+        return _NAMES.where(or_(self.named, self.described(by_reading=False)))
+
+    @property
+    def _name_query(self) -> str:
+        return f"lower : {_quoted(self.text)}"
+
+    @property
+    def _words_query(self) -> str:
+        return " AND ".join(f"descriptions : {_quoted(word)}" for word in self.long)
+
+    @property
+    def _beginnings(self) -> Conditions:
+        return [_begins(IndexedName.lower, word) for word in self.short]
 
 
-def _matches(query: str) -> ColumnElement[bool]:
-    found = select(TEXTS.c.rowid).where(TEXTS.c.name_texts.op("MATCH")(query))
-    return IndexedName.id.in_(found)
+def _begins(
+    lower: ColumnElement[str] | InstrumentedAttribute[str], text: str
+) -> ColumnElement[bool]:
+    return and_(lower >= text, lower < text + LAST)
 
 
-def _said(word: str) -> str:
-    return f"descriptions : {_quoted(word)}"
+def _is_sqlite() -> bool:
+    return db.engine.dialect.name == "sqlite"
+
+
+def _matching(query: str) -> Select[Any]:
+    """Select what SQLite's full-text search finds."""
+    return select(TEXTS.c.rowid).where(TEXTS.c.name_texts.op("MATCH")(query))
 
 
 def _quoted(text: str) -> str:
@@ -120,8 +155,8 @@ def search(
 ) -> tuple[list[Hit], int, bool]:
     """Return the names that fit a text, the best first, from the one behind `after` on.
 
-    Also return how many there are altogether, and whether more follow. Catalogs without an index
-    are searched by their names alone. Raises Busy if it takes too long to read these.
+    Also return how many there are, COUNTED at most, and whether more follow. Catalogs without an
+    index are searched by their names alone. Raises Busy if it takes too long to read these.
     """
     wanted = SearchText(text)
     in_order = catalogs.in_order()
@@ -143,21 +178,32 @@ def search(
 def _found(
     ids: Mapping[str, int], wanted: SearchText, others: set[str], *, limit: int, after: str | None
 ) -> tuple[list[str], int]:
-    """Return a page of the names that fit, and how many fit in all."""
+    """Return a page of the names that fit, and how many fit in all, COUNTED at most.
+
+    What only descriptions fit follows in the order of the names, so that a database may read as few
+    of them as a page has.
+    """
     with db.engine.connect() as connection:
         served = _served(ids, connection)
         attr = select(IndexedOffer.attr).where(
             IndexedOffer.index_id.in_(ids.values()), IndexedOffer.attr == wanted.given
         )
         others = others | set(connection.scalars(attr.limit(1)))
-        found = _placed(wanted, served, others)
-        place = found.c.rank, found.c.length, found.c.name
-        page = select(*place).order_by(*place).limit(limit)
-        if after is not None:
-            last = wanted.place(literal(after, BYTES), literal(after.lower(), BYTES))
-            page = page.where(tuple_(*place) > tuple_(*last))
-        rows = connection.execute(_with_total(page.subquery(), found)).all()
-    return [row.name for row in rows if row.name is not None], rows[0].total
+        total = min(connection.scalars(_count(wanted, served, others)).one(), COUNTED)
+        is_behind = after is not None and wanted.long != [] and not wanted.is_in(after)
+        is_common = total == COUNTED
+        page: list[str] = []
+        if is_common and not is_behind:
+            begun = {name for name in others if name.lower().startswith(wanted.text)}
+            first = _named(wanted.begun, wanted, served, begun, after)
+            page = list(connection.scalars(first.limit(limit)))
+        if len(page) < limit and not is_behind:
+            named = _named(wanted.named, wanted, served, others, after)
+            page = list(connection.scalars(named.limit(limit)))
+        if wanted.long and len(page) < limit:
+            described = _described(wanted, served, after if is_behind else "", is_common)
+            page += connection.scalars(described.limit(limit - len(page)))
+    return page, total
 
 
 def _served(ids: Mapping[str, int], connection: Connection) -> Conditions:
@@ -172,32 +218,55 @@ def _served(ids: Mapping[str, int], connection: Connection) -> Conditions:
     return [select(IndexedOffer.id).where(*mine).exists()]
 
 
-def _placed(wanted: SearchText, served: Conditions, others: set[str]) -> CTE:
-    """Return a table of the names that fit, others than those of indexes too, and their places."""
-    names: Any = select(IndexedName.name, IndexedName.lower).where(wanted.fits(), *served)
+def _count(wanted: SearchText, served: Conditions, others: set[str]) -> Select[Any]:
+    """Select how many names fit: all others, and of those of indexes COUNTED at most."""
+    found: Any = wanted.fitting().where(*served).limit(COUNTED)
     if others:
-        other = _table_of(others)
-        is_there = select(IndexedName.id).where(IndexedName.name == other, *served).exists()
-        names = union_all(names, select(other, func.lower(other)).where(~is_there))
-    names = names.subquery("names")
-    rank, length, name = wanted.place(names.c.name, names.c.lower)
-    return select(rank.label("rank"), length.label("length"), name).cte("found")
+        found = union_all(select(found.subquery()), _missing(others, served))
+    return select(func.count()).select_from(found.subquery())
+
+
+def _named(
+    fits: ColumnElement[bool],
+    wanted: SearchText,
+    served: Conditions,
+    others: set[str],
+    after: str | None,
+) -> Select[Any]:
+    """Select the names that fit, others than those of indexes too, in their order."""
+    names: Any = _NAMES.where(fits, *served)
+    if others:
+        names = union_all(names, _missing(others, served))
+    names = names.subquery()
+    place = wanted.place(names.c.name, names.c.lower)
+    page = select(names.c.name).order_by(*place)
+    if after is None:
+        return page
+    last = wanted.place(literal(after, BYTES), literal(after.lower(), BYTES))
+    return page.where(tuple_(*place) > tuple_(*last))
+
+
+def _described(
+    wanted: SearchText, served: Conditions, after: str | None, is_common: bool
+) -> Select[Any]:
+    """Select the names, from the one behind `after` on, of which only the descriptions fit."""
+    is_named = IndexedName.lower.contains(wanted.text, autoescape=True)
+    fits = wanted.described(by_reading=is_common), ~is_named, IndexedName.name > after, *served
+    return select(IndexedName.name).where(*fits).order_by(IndexedName.name)
+
+
+def _missing(others: set[str], served: Conditions) -> Select[Any]:
+    """Select those of other names that no index has."""
+    other = _table_of(others)
+    is_there = select(IndexedName.id).where(IndexedName.name == other, *served).exists()
+    return select(other, func.lower(other).label("lower")).where(~is_there)
 
 
 def _table_of(names: set[str]) -> ColumnElement[str]:
     """Return the column of a table of these names."""
-    is_sqlite = db.engine.dialect.name == "sqlite"
-    elements = func.json_each if is_sqlite else func.json_array_elements_text
+    elements = func.json_each if _is_sqlite() else func.json_array_elements_text
     value = elements(literal(sorted(names), JSON)).table_valued("value").c.value
     return cast(value, BYTES).label("name")
-
-
-def _with_total(page: Subquery, found: CTE) -> Select[Any]:
-    """Select the names of a page with the total, in a row without a name if the page is empty."""
-    total = select(func.count().label("total")).select_from(found).subquery("total")
-    joined = total.outerjoin(page, true())
-    in_order = page.c.rank, page.c.length, page.c.name
-    return select(total.c.total, page.c.name).select_from(joined).order_by(*in_order)
 
 
 def _hits(ids: Mapping[str, int], page: Sequence[str], wanted: SearchText) -> list[Hit]:

@@ -13,6 +13,7 @@ import nix
 import pins
 import services
 from api import Blueprint, headers, next_link
+from catalog_models import IndexStatus
 from catalog_schemas import (
     CatalogQuerySchema,
     CatalogSchema,
@@ -20,7 +21,7 @@ from catalog_schemas import (
     KnownCatalogSchema,
     SearchQuerySchema,
 )
-from catalog_state import Catalogs
+from catalog_state import NOT_LOOKED_AT, Catalogs
 from fields import NAME_PATTERN
 from models import AnyRow
 
@@ -36,9 +37,9 @@ blueprint = Blueprint(
 def search(query: dict[str, Any]) -> Any:
     """Search the catalogs for names and, where there is an index, descriptions; best first.
 
-    First the name itself, then names that begin with the text, names that hold it, and descriptions
-    that hold every word of it. Words of fewer than three letters are looked for at the beginning of
-    names only.
+    First the name itself, then names that begin with the text, names that hold it, and those whose
+    descriptions hold every word of it, in the order of the alphabet. Words of fewer than three
+    letters are looked for at the beginning of names only. X-Total-Count is 1,000 at most.
     """
     hits, total, has_more = catalog_search.search(
         services.get(Catalogs), query["search"], limit=query["limit"], after=query.get("after")
@@ -65,16 +66,22 @@ def in_order() -> list[dict[str, Any]]:
     """Return what is known of all catalogs, in the order in which they are asked."""
     catalogs, pinned = services.get(Catalogs), pins.known()
     standings = catalogs.standings()
-    return [
-        {
-            "name": catalog.name,
-            "nix": catalogs.nix_wanted(catalog),
-            "state": catalogs.state_of(catalog),
-            **_source(catalog, pinned.get(catalog.name)),
-            **_index(standings.get(catalog.name, catalog_index.Standing())),
-        }
-        for catalog in catalogs.in_order()
-    ]
+    told = []
+    for catalog in catalogs.in_order():
+        standing = standings.get(catalog.name, catalog_index.Standing())
+        state = catalogs.state_of(catalog)
+        if state == NOT_LOOKED_AT and standing.status is IndexStatus.CURRENT:
+            state = "ok"  # in that very state, it was evaluated for its index
+        told.append(
+            {
+                "name": catalog.name,
+                "nix": catalogs.nix_wanted(catalog),
+                "state": state,
+                **_source(catalog, pinned.get(catalog.name)),
+                **_index(standing),
+            }
+        )
+    return told
 
 
 def _source(catalog: nix.Catalog, pin: AnyRow | None) -> dict[str, Any]:
@@ -88,6 +95,8 @@ def _index(standing: catalog_index.Standing) -> dict[str, Any]:
     return {
         "index": standing.status,
         "index_task_id": standing.task_id,
+        "index_progress": standing.progress,
+        "index_error": standing.error,
         "packages": standing.packages,
         "indexed_at": standing.indexed_at,
     }

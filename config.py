@@ -39,6 +39,7 @@ SOCKET_BYTES = 107  # the longest path that Linux gives a Unix socket
 
 WORD = re.compile(r"""(?:"([^"]+)"|'([^']+)')(?!\S)|(\S+)""")
 TEXT = re.compile(r"[^\0\ud800-\udfff]*")
+LOCATION = re.compile(r"/([\w-]+/)+", re.ASCII)
 HOST = re.compile(r"[\w.-]+", re.ASCII)
 
 
@@ -104,6 +105,19 @@ def _bind(value: str) -> str:
     return host if HOST.fullmatch(host) else str(ipaddress.ip_address(host))
 
 
+def _cache(value: str) -> str:
+    try:
+        return nix.check_cache_uri(value)
+    except ValueError as error:
+        raise ConfigError(f"is {value!r}, which {error}") from None
+
+
+def _location(value: str) -> str:
+    if not LOCATION.fullmatch(value):
+        raise ValueError("no location")
+    return value
+
+
 def _yes_or_no(value: str) -> bool:
     if value not in ("true", "false"):
         raise ValueError("neither")
@@ -147,6 +161,10 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
     "INDEX_BYTES": _number(1024 * MIB, 0, MIB**3),
     "INDEX_SETS": (_words, ("python3Packages",), "names of sets, separated by spaces"),
     "KEEP_GENERATIONS": _number(10, 1, MANY),
+    "CACHE": (_cache, "", "file:///PATH or s3://BUCKET"),
+    "CACHE_KEY_FILE": (_path, None, "a path"),
+    "CACHE_ACCEL": (_location, "", "a path of nginx that begins and ends with /"),
+    "MAX_TRANSFERS": _number(4, 1, 4096),
     "BUILDERS": (str, "", "a list of machines as in Nix's own setting"),
     "READ_ONLY": (_yes_or_no, False, "true or false"),
     "WORKER_THREADS": _number(2, 0, 256),
@@ -195,6 +213,7 @@ def load(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
     settings["STORE_DIR"] = settings["STORE_DIR"] or data_folder.remembered_store_dir(
         settings["DATA_DIR"]
     )
+    _check_cache(settings)
     settings["DATABASE_URL"] = database_url(settings)
     settings["SECRET_KEY"] = _secret_key(settings)
     settings["SECRET_KEY_FALLBACKS"] += _unstripped_secrets(environ)
@@ -215,6 +234,25 @@ def read(name: str, value: str) -> Any:
         raise ConfigError(f"{name} {error}") from None
     except ValueError:
         raise ConfigError(f"{name} is {value!r}, but must be {wanted}") from None
+
+
+def _check_cache(settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError for settings of the cache that don't go together."""
+    uri = settings["CACHE"]
+    if settings["CACHE_ACCEL"] and not settings["TRUSTED_PROXIES"]:
+        raise ConfigError("CACHE_ACCEL needs nginx in front, and TRUSTED_PROXIES to count it")
+    if not uri:
+        return
+    if settings["CACHE_KEY_FILE"] is None:
+        raise ConfigError("CACHE needs CACHE_KEY_FILE, a path; flask cache-key then makes the key")
+    folder, store_dir = nix.Cache(uri, settings["CACHE_KEY_FILE"]).folder, settings["STORE_DIR"]
+    store = store_dir / "store" if store_dir else Path("/nix/store")
+    if folder and (
+        folder.is_relative_to(store)
+        or store.is_relative_to(folder)
+        or settings["DATA_DIR"].is_relative_to(folder)
+    ):
+        raise ConfigError(f"CACHE is {uri}, but needs a folder of its own, as DATA_DIR/cache is")
 
 
 # --- The address to listen on ---

@@ -1,4 +1,4 @@
-"""A download: find a package in the catalogs, build or fetch it, and root it."""
+"""A download: find a package in the catalogs, build or fetch it, root it, publish it."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,10 +9,11 @@ import catalog_rows
 import gc_roots
 import nix
 import pins
+import publishing
 from attempts import Attempt
 from catalog_models import IMPOSSIBLE
 from leases import Wanted
-from models import Package, PackageStatus
+from models import Package, PackageStatus, db
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,29 @@ def downloaded(package_id: int, realised: Realised) -> Update:
 
 
 def download(attempt: Attempt, wanted: Wanted) -> Sequence[Update]:
-    """Resolve a package, build or fetch it, and root it; return the statement of its success."""
+    """Have a package downloaded, then published; return the statements of the task's success."""
+    paths = _downloaded_before(wanted)
+    if paths is None:
+        paths, success = _realise_package(attempt, wanted)
+        if publishing.cache(attempt.config) is None:
+            return [success]
+        # Before it is published, so that a cache that is away holds up no activation.
+        attempt.note(success)
+        attempt.save(db.session.commit)
+    publishing.publish(attempt, paths)
+    return []
+
+
+def _downloaded_before(wanted: Wanted) -> list[str] | None:
+    """Return the store paths of a package of which an earlier attempt had only to publish them."""
+    package = db.session.get_one(Package, wanted.package_id)
+    paths = None if package.status == PackageStatus.CREATED else package.store_paths
+    db.session.rollback()
+    return paths
+
+
+def _realise_package(attempt: Attempt, wanted: Wanted) -> tuple[list[str], Update]:
+    """Resolve, build or fetch, and root a package; return its paths, and what notes its success."""
     found = _resolve(attempt, wanted)
     try:
         paths = _realise_outputs(attempt, wanted, found)
@@ -65,7 +88,8 @@ def download(attempt: Attempt, wanted: Wanted) -> Sequence[Update]:
     attempt.progress = nix.Progress(done, expected, "rooting")
     size = nix.closure_size(attempt.store, paths)
     attempt.say(f"downloaded {paths[0]}, {size} bytes with all that it needs")
-    return [downloaded(wanted.package_id, Realised(store_paths=paths, closure_size=size))]
+    realised = Realised(store_paths=paths, closure_size=size)
+    return list(paths), downloaded(wanted.package_id, realised)
 
 
 def _resolve(attempt: Attempt, wanted: Wanted) -> nix.Resolution:

@@ -292,6 +292,16 @@ class NotYourMachine(ApiError):
     example: ClassVar = {"name": "web-1"}
 
 
+class TooManyMachines(ApiError):
+    """A token of scope sync reports as many machines as one may."""
+
+    status = 409
+    code = "too-many-machines"
+    message = "the token reports {limit} machines already, and a new one would be one too many"
+    hint = "Have an operator remove those that are gone, or an admin mint another token."
+    example: ClassVar = {"limit": 10_000}
+
+
 class ProfileKept(ApiError):
     """The profile can't be deleted."""
 
@@ -320,6 +330,24 @@ class NoSuchGeneration(ApiError):
     message = "there is no generation {number}"
     hint = "List the generations."
     example: ClassVar = {"number": 7}
+
+
+class NoCache(ApiError):
+    """The service has no binary cache, or none that it serves itself."""
+
+    status = 404
+    code = "no-cache"
+    message = "there is no binary cache here"
+    hint = "Have the operator set CACHE."
+
+
+class NotInCache(ApiError):
+    """The binary cache has no such file."""
+
+    status = 404
+    code = "not-in-cache"
+    message = "the cache has no such file"
+    hint = "Ask for what a profile offers: that has been published."
 
 
 class NameNotFound(ApiError):
@@ -497,6 +525,16 @@ class TooManyFollowers(ApiError):
     message = "as many logs are being followed as this service allows; try again"
     hint = "Try again, or read the log without following it."
     retry_after = 5
+
+
+class TooManyTransfers(ApiError):
+    """As many files of the cache are sent as MAX_TRANSFERS allows."""
+
+    status = 503
+    code = "too-many-transfers"
+    message = "as many files of the cache are being sent as this service allows; try again"
+    hint = "Try again, as Nix does by itself."
+    retry_after = 2
 
 
 def documented() -> dict[str, type[ApiError]]:

@@ -99,6 +99,7 @@ def check_start(app: Flask) -> None:
         except data_folder.NotYours as error:
             refuse_start(error)
         _check_folders(app.config["DATA_DIR"])
+        _check_cache_key()
         _check_database()
 
 
@@ -108,6 +109,16 @@ def _check_folders(data_dir: Path) -> None:
             (data_dir / name).mkdir(exist_ok=True)
     except OSError as error:
         refuse_start(f"DATA_DIR can't be used: {error}")
+
+
+def _check_cache_key() -> None:
+    """Refuse a key of the cache that can't be used: everything to be published would fail."""
+    key_file = current_app.config["CACHE_KEY_FILE"]
+    if current_app.config["CACHE"]:
+        try:
+            nix.public_key(key_file)
+        except nix.CacheKeyUnusable as error:
+            refuse_start(f"CACHE_KEY_FILE: {error}")
 
 
 def _check_database() -> None:

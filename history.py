@@ -20,6 +20,7 @@ from sqlalchemy import Select, delete, select, update
 
 import nix
 import services
+import task_queue
 from fields import PROFILE_NAME, PROFILE_NAME_ERROR
 from models import AnyRow, Package, PackageStatus, Task, db, insert_or_ignore, utcnow
 from nix import trees
@@ -165,6 +166,8 @@ class History:
         db.session.add(Change(generation_id=record.id, reason=reason, by=by))
         self.touch()  # first, so that the row of the profile is locked first, as by an apply
         Membership.replace(self.id, [one["id"] for one in held])
+        if current_app.config["CACHE"] and record.published_at is None:
+            task_queue.add_publishing(self.id)
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Delete the records of generations."""

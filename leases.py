@@ -21,7 +21,10 @@ from task_ends import TaskError
 log = logging.getLogger("pkgd.queue")
 
 MAX_ATTEMPTS = 3
-ENDED = (Task.id, Task.kind, Task.attempt, Task.started_at, Task.package_id, Task.index_id)
+SUBJECT = Task.seq, Task.kind, Task.package_id, Task.index_id, Task.profile_id
+ENDED = (Task.id, Task.attempt, Task.started_at, *SUBJECT)
+# Before a task whose result the cache did not take tries again: the last one from then on.
+WAIT_SECONDS = (5, 10, 20, 40, 60)
 # The ORM would otherwise look through the session's objects after each statement.
 NO_SYNC = {"synchronize_session": False}
 
@@ -99,11 +102,30 @@ class WantedSet:
         return {"profile": self.profile}
 
 
-Subject = Wanted | Unindexed | WantedSet
+@dataclass(frozen=True)
+class Unpublished:
+    """The profile whose active generation a task publishes."""
+
+    profile_id: int
+    profile: str
+
+    @property
+    def label(self) -> str:
+        """What to call it in the log."""
+        return f"profile {self.profile}"
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What to add to a line of the log."""
+        return {"profile": self.profile}
+
+
+Subject = Wanted | Unindexed | WantedSet | Unpublished
 KINDS: dict[type[Subject], TaskKind] = {
     Wanted: TaskKind.DOWNLOAD,
     Unindexed: TaskKind.INDEX,
     WantedSet: TaskKind.APPLY,
+    Unpublished: TaskKind.PUBLISH,
 }
 
 
@@ -116,6 +138,7 @@ class Lease:
     attempt: int
     holder: str
     subject: Subject
+    waits: int = 0
 
     @property
     def kind(self) -> TaskKind:
@@ -169,6 +192,14 @@ class Lease:
         self._check(requeue(*self._fence(), attempt=self.attempt - 1))
         db.session.commit()
 
+    def wait(self, reason: str) -> None:
+        """Put the task back for a while, without counting this attempt, and show why it waits."""
+        at = soon(WAIT_SECONDS[min(self.waits, len(WAIT_SECONDS) - 1)])
+        shown = f"{reason}; tried again at {at:%H:%M:%SZ}"
+        values = {"attempt": self.attempt - 1, "waits": self.waits + 1}
+        self._check(requeue(*self._fence(), lease_until=at, waiting=shown, **values))
+        db.session.commit()
+
     def retry(self, error: TaskError, seconds: float) -> None:
         """Put the task back for its next attempt in `seconds`; after the last one, fail it."""
         if self.attempt >= MAX_ATTEMPTS:
@@ -201,6 +232,9 @@ def subject_of(taken: AnyRow) -> Subject:
         subject = Apply.task_seq, Profile.id, Profile.name, Apply.by, Apply.revision
         applied = select(*subject).join(Profile).where(Apply.task_seq == taken.seq)
         return WantedSet(*db.session.execute(applied).one())
+    if taken.kind == TaskKind.PUBLISH:
+        profile = select(Profile.id, Profile.name).where(Profile.id == taken.profile_id)
+        return Unpublished(*db.session.execute(profile).one())
     if taken.kind == TaskKind.DOWNLOAD:
         wanted = select(Package.id, Package.name, Package.version)
         return Wanted(*db.session.execute(wanted.where(Package.id == taken.package_id)).one())

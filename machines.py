@@ -4,7 +4,7 @@ from functools import cache
 from typing import Any
 
 from flask import g
-from sqlalchemy import ColumnElement, bindparam, delete, or_, select
+from sqlalchemy import ColumnElement, bindparam, delete, exists, func, or_, select
 from sqlalchemy.exc import IntegrityError
 
 import errors
@@ -22,6 +22,7 @@ blueprint = Blueprint(
     "machines", __name__, url_prefix="/api/v1", description="Machines that follow a profile"
 )
 
+MACHINES_OF_A_TOKEN = 10_000  # so that a stolen one can't fill the database
 REPORTED = (
     *("name", "place", "generation", "store_path", "reported", "error", "seen_at", "token_id"),
 )
@@ -53,7 +54,7 @@ def show(machine_name: str) -> Any:
 @blueprint.put("/machine/<machine_name>")
 @blueprint.arguments(ReportSchema)
 @blueprint.response(200, MachineSchema)
-@blueprint.refuses(errors.NoSuchProfile, errors.NotYourMachine)
+@blueprint.refuses(errors.NoSuchProfile, errors.NotYourMachine, errors.TooManyMachines)
 def report(fields: dict[str, Any], machine_name: str) -> Any:
     """Report what a machine holds; one that isn't known yet becomes so.
 
@@ -64,13 +65,11 @@ def report(fields: dict[str, Any], machine_name: str) -> Any:
         raise errors.InvalidInput(errors={"name": [MACHINE_NAME_ERROR]})
     try:
         is_written = _write(machine_name, fields)
-    except IntegrityError:
+    except IntegrityError:  # the profile was deleted meanwhile
         db.session.rollback()
-        _check_profile(fields["profile"])
-        raise
+        is_written = _write(machine_name, fields)
     if not is_written:
-        _check_profile(fields["profile"])
-        raise errors.NotYourMachine(name=machine_name)
+        raise _refusal(machine_name, fields["profile"])
     return _machine(machine_name)
 
 
@@ -104,11 +103,12 @@ def _is_ours() -> list[ColumnElement[bool]]:
 
 
 def _write(name: str, fields: dict[str, Any]) -> bool:
-    """Write a report by one statement; return False where the name or the profile forbids it."""
+    """Write a report by one statement; return False where it may not be, as `_refusal` says."""
     is_sync = g.caller.scope == Scope.SYNC
     now = utcnow()
     values = {
         "now": now,
+        "limit": MACHINES_OF_A_TOKEN,
         "profile": fields["profile"],
         "name": name,
         "place": rollouts.place_of(fields["profile"], name),
@@ -134,6 +134,10 @@ def _upsert(_dialect: str, is_sync: bool) -> Any:
     """
     given = {key: bindparam(key, type_=getattr(Machine, key).type) for key in REPORTED}
     reported = select(Profile.id, *given.values()).where(Profile.name == bindparam("profile"))
+    if is_sync:
+        is_known = exists().where(Machine.name == bindparam("name"))
+        mine = select(func.count(Machine.id)).where(Machine.token_id == bindparam("token_id"))
+        reported = reported.where(is_known | (mine.scalar_subquery() < bindparam("limit")))
     new = upsert(Machine).from_select(["profile_id", *given], reported)
     kept = {"name"} if is_sync else {"name", "token_id"}
     changed = {key: new.excluded[key] for key in ("profile_id", *given) if key not in kept}
@@ -148,7 +152,10 @@ def _upsert(_dialect: str, is_sync: bool) -> Any:
     ).returning(Machine.id)
 
 
-def _check_profile(name: str) -> None:
-    """Raise NoSuchProfile."""
-    if db.session.scalar(select(Profile.id).where(Profile.name == name)) is None:
-        raise errors.NoSuchProfile(name=name)
+def _refusal(name: str, profile: str) -> errors.ApiError:
+    """Return why a report was not written."""
+    if db.session.scalar(select(Profile.id).where(Profile.name == profile)) is None:
+        return errors.NoSuchProfile(name=profile)
+    if db.session.scalar(select(Machine.id).where(Machine.name == name)) is None:
+        return errors.TooManyMachines(limit=MACHINES_OF_A_TOKEN)
+    return errors.NotYourMachine(name=name)

@@ -207,10 +207,14 @@ def _rebuild(profile: History, found: history.Found, said: list[str]) -> history
 
 @dataclass(frozen=True)
 class Collected:
-    """What a collection removed, or would: generations, roots, and bytes of store paths."""
+    """What a collection removed, or would: generations, roots, and bytes of store paths.
+
+    `links` are all that keep nothing alive any more, those of generations, too.
+    """
 
     generations: list[str]
     roots: list[Path]
+    links: list[Path]
     freed_bytes: int
 
 
@@ -235,15 +239,15 @@ def collect_garbage(*, dry_run: bool, force: bool = False) -> Collected:
             _refuse_to_collect(links)
         if dry_run:
             stale = [*_stale(links), *pins.leftover_roots()]
-            unlinked = (profile.link(number) for profile in every for number in old[profile])
+            unlinked = [profile.link(number) for profile in every for number in old[profile]]
             freed = nix.garbage_bytes(store, [*stale, *unlinked])
-            return Collected(generations, stale, freed)
+            return Collected(generations, stale, [*stale, *unlinked], freed)
 
         for profile, numbers in old.items():
             nix.delete_generations(store, profile.path, numbers)
             profile.forget(numbers)
         stale = _remove_stale(links)
-        return Collected(generations, stale, nix.collect_garbage(store))
+        return Collected(generations, stale, stale, nix.collect_garbage(store))
 
 
 def _remove_stale(links: dict[Path, int]) -> list[Path]:
@@ -342,7 +346,7 @@ def _old_tasks(days: int) -> Select[Any]:
         .where(
             Task.status.not_in(LIVE),
             Task.finished_at < ended_before,
-            or_(has_newer, Task.kind == TaskKind.APPLY),
+            or_(has_newer, Task.kind.in_((TaskKind.APPLY, TaskKind.PUBLISH))),
         )
         .order_by(Task.seq)
     )

@@ -36,6 +36,7 @@ import drain
 import health
 import machine_states
 import nix
+import publishing
 import queries
 import read_only
 import services
@@ -59,6 +60,7 @@ from models import (
     db,
     utcnow,
 )
+from publishing import PublishingTotals
 from task_ends import TaskEnd
 
 blueprint = Blueprint("metrics", __name__, description="Metrics for Prometheus")
@@ -106,6 +108,12 @@ _INDEXES = (
     .order_by(CatalogIndex.id)
 )
 _SIZES = select(IndexedOffer.index_id, func.count()).group_by(IndexedOffer.index_id)
+_PUBLISHING = {
+    "paths": ("pkgd_published_paths", "Store paths copied to the binary cache."),
+    "size": ("pkgd_published_bytes", "Bytes of these, before compression."),
+    "seconds": ("pkgd_publishing_seconds", "Time that publishing took, in sum."),
+    "failures": ("pkgd_publishing_failures", "Attempts to publish that failed."),
+}
 _SIZE_OF_DATABASE = {
     "sqlite": text("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"),
     "postgresql": text("SELECT pg_database_size(current_database())"),
@@ -250,6 +258,8 @@ def _pauses() -> Iterator[Metric]:
 
 def _free_space() -> Metric:
     folders = {"data": current_app.config["DATA_DIR"], "store": services.get(nix.Store).folder}
+    if cache := publishing.folder():
+        folders["cache"] = cache
     samples = []
     for name, folder in folders.items():
         with suppress(OSError):  # it is not there, or not mounted
@@ -290,8 +300,21 @@ def _rows() -> Iterator[Metric]:
         samples = [([status], count) for status, count in found.items()]
         yield _labelled("pkgd_packages", "Packages, by status.", ["status"], samples)
         yield _machines(connection)
+        if current_app.config["CACHE"]:
+            yield from _publishing(connection)
         size = connection.scalar(_SIZE_OF_DATABASE[connection.dialect.name]) or 0
         yield _gauge("pkgd_database_bytes", "Size of the database.", size)
+
+
+def _publishing(connection: Connection) -> Iterator[Metric]:
+    """Yield what was published, and what is not yet."""
+    row = connection.execute(select(*columns(PublishingTotals, "id"))).one_or_none()
+    sums = row._asdict() if row else dict.fromkeys(_PUBLISHING, 0)
+    for column, (name, about) in _PUBLISHING.items():
+        yield CounterMetricFamily(name, about, value=sums[column])
+    unpublished = connection.scalar(publishing.UNPUBLISHED) or 0
+    about = "Profiles whose active generation is not in the cache."
+    yield _gauge("pkgd_profiles_unpublished", about, unpublished)
 
 
 def _pairs(connection: Connection, statement: Select[Any, int]) -> dict[Any, int]:

@@ -89,11 +89,12 @@ LIVE = (TaskStatus.QUEUED, TaskStatus.RUNNING)
 
 
 class TaskKind(StrEnum):
-    """What a task does: download a package, index a catalog, or apply a set to a profile."""
+    """What a task does, and to what: a package, a catalog, or, the last two, a profile."""
 
     DOWNLOAD = "download"
     INDEX = "index"
     APPLY = "apply"
+    PUBLISH = "publish"
 
 
 class Scope(StrEnum):
@@ -269,7 +270,7 @@ class Package(Model):
 
 
 class Task(Model):
-    """A requested download of a package, the indexing of a catalog, or an apply to a profile."""
+    """A download, an indexing, an apply to a profile, or the publishing of its generation."""
 
     __tablename__ = "tasks"
     __table_args__ = (
@@ -286,10 +287,14 @@ class Task(Model):
     index_id: Mapped[int | None] = mapped_column(
         ForeignKey("catalog_indexes.id", ondelete="CASCADE")
     )
+    # Of a publishing; that of an apply is in its Apply.
+    profile_id: Mapped[int | None] = mapped_column(ForeignKey("profiles.id", ondelete="CASCADE"))
     status: Mapped[TaskStatus] = mapped_column(enum_of(TaskStatus), default=TaskStatus.QUEUED)
     attempt: Mapped[int] = mapped_column(default=0)
     request_id: Mapped[str | None] = mapped_column(String(64))
     waiting: Mapped[str | None] = mapped_column(Text)
+    # How often it went back to the queue because of the cache.
+    waits: Mapped[int] = mapped_column(default=0)
     done: Mapped[int] = mapped_column(default=0)
     expected: Mapped[int] = mapped_column(default=0)
     phase: Mapped[str | None] = mapped_column(String(16))
@@ -318,6 +323,15 @@ Index(
 Index(
     "one_live_task_of_an_index",
     Task.index_id,
+    unique=True,
+    sqlite_where=Task.status.in_(LIVE),
+    postgresql_where=Task.status.in_(LIVE),
+)
+
+
+Index(
+    "one_live_publishing",
+    Task.profile_id,
     unique=True,
     sqlite_where=Task.status.in_(LIVE),
     postgresql_where=Task.status.in_(LIVE),

@@ -108,6 +108,9 @@ class ProfileSchema(OutputSchema):
     path = fields.String(**always("Where it is; programs are in its `bin`.", "/srv/pkgd/profile"))
     generation = fields.Integer(**nullable("The number of its active generation.", 3))
     store_path = fields.String(**nullable("The store path of that.", PROFILE_PATH))
+    published = fields.Boolean(
+        **nullable("Whether the binary cache has that; null where there is no cache.", True)
+    )
     packages = fields.List(fields.Nested(PackageReferenceSchema), **always("What it holds."))
     changed_at = Timestamp(**always("When it changed last.", DONE))
     task_id = fields.UUID(**nullable("The apply that waits or runs, if there is one.", None))

@@ -6,7 +6,7 @@ What they show is by the record: a generation that PROFILE_CHECK still looks at 
 from functools import partial
 from typing import Any
 
-from flask import Response, g, request
+from flask import Response, current_app, g, request
 from sqlalchemy import Select, func, select
 from werkzeug.datastructures import ETags
 
@@ -48,7 +48,12 @@ def _states() -> Select[Any]:
     live = select(func.max(Task.seq)).join(Apply)
     live = live.where(Apply.profile_id == Profile.id, Task.status.in_(LIVE))
     profile = Profile.id, Profile.name, Profile.revision, Profile.changed_at
-    generation = Generation.number.label("generation"), Generation.store_path, Generation.packages
+    generation = (
+        Generation.number.label("generation"),
+        Generation.store_path,
+        Generation.packages,
+        Generation.published_at,
+    )
     task = Task.seq.label("apply"), Task.id.label("task_id")
     states = (
         select(*profile, *generation, *task)
@@ -227,10 +232,12 @@ def _shown(
 ) -> dict[str, Any]:
     path, packages = str(place(state.name)), state.packages or []
     rest = rollouts.rest(state)
+    has_cache = current_app.config["CACHE"] and state.generation is not None
     return {
         **state._mapping,
         "path": path,
         "packages": packages,
+        "published": state.published_at is not None if has_cache else None,
         "offered": rollouts.offered(state, machine),
         "rollout": {"percent": state.percent, "rest": rest},
         "machines": machines,

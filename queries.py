@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, String, bindparam, case, func, select
+from sqlalchemy import ColumnElement, Select, String, bindparam, case, func, or_, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -68,7 +68,7 @@ TASKS: Select[Any] = (
     select(*columns(Task), CatalogIndex.catalog, Profile.name.label("profile"))
     .outerjoin(CatalogIndex, CatalogIndex.id == Task.index_id)
     .outerjoin(Apply, Apply.task_seq == Task.seq)
-    .outerjoin(Profile, Profile.id == Apply.profile_id)
+    .outerjoin(Profile, Profile.id == func.coalesce(Apply.profile_id, Task.profile_id))
 )
 
 _PACKAGE = PACKAGES.where(Package.id == bindparam("package_id"))
@@ -98,11 +98,12 @@ def held_by(profile: str | None) -> list[ColumnElement[bool]]:
 
 
 def applied_to(profile: str | None) -> list[ColumnElement[bool]]:
-    """Return what selects the applies to a profile; nothing where None is asked for."""
+    """Return what selects the tasks of a profile; nothing where None is asked for."""
     if profile is None:
         return []
-    mine = select(Apply.task_seq).join(Profile).where(Profile.name == profile)
-    return [Task.seq.in_(mine)]
+    applies = select(Apply.task_seq).join(Profile).where(Profile.name == profile)
+    one = select(Profile.id).where(Profile.name == profile).scalar_subquery()
+    return [or_(Task.seq.in_(applies), Task.profile_id == one)]
 
 
 def package(package_id: int) -> AnyRow | None:

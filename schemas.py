@@ -257,19 +257,21 @@ class ProgressSchema(OutputSchema):
     expected = fields.Integer(**always("How many there are to do.", 3))
     phase = fields.String(
         **nullable(
-            "`resolving`, `fetching`, `building`, `rooting`, `indexing` or `applying`.", "building"
+            "`resolving`, `fetching`, `building`, `rooting`, `publishing`, `indexing` or "
+            "`applying`.",
+            "building",
         )
     )
 
 
 class TaskSchema(OutputSchema):
-    """A requested download, the indexing of a catalog, or an apply to a profile."""
+    """A download, an indexing, an apply to a profile, or the publishing of its generation."""
 
     id = fields.UUID(**always("Its id.", EXAMPLE_TASK))
     kind = Choice(TaskKind, **always("What it does.", "download"))
     package_id = fields.Integer(**nullable("The id of the package, of a download.", 1))
     catalog = fields.String(**nullable("The catalog, of an indexing.", None))
-    profile = fields.String(**nullable("The profile, of an apply.", None))
+    profile = fields.String(**nullable("The profile, of an apply or a publishing.", None))
     status = Choice(TaskStatus, **always("Where it stands.", "running"))
     request_id = fields.String(
         **nullable("The X-Request-ID of the request that asked for it.", "nightly-17")
@@ -290,7 +292,7 @@ class TaskQuerySchema(Page):
 
     status = Choice(TaskStatus, **described("Only tasks of this status.", "failed"))
     kind = Choice(TaskKind, **described("Only tasks of this kind.", "apply"))
-    profile = ProfileName(**described("Only applies to this profile.", "staging"))
+    profile = ProfileName(**described("Only tasks of this profile.", "staging"))
     package_id = QueryInteger(
         validate=validate.Range(0, MAX_ID), **described("Only tasks of this package.", 1)
     )

@@ -12,7 +12,7 @@ from sqlalchemy import Select, String, and_, insert, literal, or_, select, updat
 from sqlalchemy.orm import aliased
 
 import nix
-from leases import NO_SYNC, Lease, end, subject_of
+from leases import NO_SYNC, SUBJECT, Lease, end, subject_of
 from models import (
     LIVE,
     Package,
@@ -80,6 +80,15 @@ def add_indexing(index_id: int) -> uuid.UUID | None:
     new = insert_or_ignore(Task).values(kind=TaskKind.INDEX, index_id=index_id)
     task_id: uuid.UUID | None = db.session.scalar(new.returning(Task.id))
     return task_id
+
+
+def add_publishing(profile_id: int) -> bool:
+    """Queue the publishing of a profile's active generation, without a commit.
+
+    Return False when that has a live task.
+    """
+    new = insert_or_ignore(Task).values(kind=TaskKind.PUBLISH, profile_id=profile_id)
+    return db.session.scalar(new.returning(Task.id)) is not None
 
 
 def add_downloads(package_ids: Collection[int], request_id: str | None) -> bool:
@@ -156,8 +165,8 @@ def request_cancel(task_id: uuid.UUID) -> bool:
 def claim(holder: str, lease_seconds: float) -> Lease | None:
     """Take the first queued task that is due for `holder`; None when there is none.
 
-    Applies come first, then downloads, the oldest before the others, and one catalog is indexed at
-    a time.
+    Applies come first, then what profiles have to publish, then downloads, the oldest before the
+    others, and one catalog is indexed at a time.
     """
     first = _first_due()
     # The queue is mostly empty when it is asked: a read doesn't take SQLite's write lock.
@@ -181,14 +190,15 @@ def claim(holder: str, lease_seconds: float) -> Lease | None:
             lease_holder=holder,
             lease_until=soon(lease_seconds),
         )
-        .returning(Task.seq, Task.id, Task.attempt, Task.kind, Task.package_id, Task.index_id)
+        .returning(Task.id, Task.attempt, Task.waits, *SUBJECT)
     )
     taken = found and db.session.execute(taking, execution_options=NO_SYNC).one_or_none()
     if taken is None:
         db.session.rollback()
         return None
 
-    lease = Lease(taken.seq, taken.id, taken.attempt, holder, subject_of(taken))
+    subject = subject_of(taken)
+    lease = Lease(taken.seq, taken.id, taken.attempt, holder, subject, taken.waits)
     db.session.commit()
     return lease
 
@@ -202,10 +212,11 @@ def _first_due() -> Select[int, TaskKind]:
         .exists()
     )
     is_index, is_apply = Task.kind == TaskKind.INDEX, Task.kind == TaskKind.APPLY
+    is_publishing = Task.kind == TaskKind.PUBLISH
     return (
         select(Task.seq, Task.kind)
         .where(*_is_due(), or_(~is_index, ~is_indexing))
-        .order_by(is_index, is_apply.desc(), Task.seq)
+        .order_by(is_index, is_apply.desc(), is_publishing.desc(), Task.seq)
         .limit(1)
     )
 
@@ -247,12 +258,14 @@ def _is_due() -> tuple[Any, ...]:
 
 
 def _is_waiting_for_packages() -> Any:
-    """Select the applies of which a package is being downloaded."""
+    """Select the applies of which a package is being downloaded, not those it is published for."""
     download = aliased(Task)
     needed = (
         select(AppliedPackage.package_id)
         .join(download, download.package_id == AppliedPackage.package_id)
+        .join(Package, Package.id == AppliedPackage.package_id)
         .where(AppliedPackage.task_seq == Task.seq, download.status.in_(LIVE))
+        .where(Package.status == PackageStatus.CREATED)
         .correlate(Task)
         .exists()
     )

@@ -20,6 +20,7 @@ import drain
 import leases
 import maintenance
 import nix
+import publishing
 import services
 import task_queue
 from applies import apply
@@ -28,7 +29,7 @@ from catalog_state import Catalogs
 from downloads import download
 from errors import Busy
 from indexing import index
-from leases import Lease, Wanted, WantedSet
+from leases import Lease, Unpublished, Wanted, WantedSet
 from models import DATABASE_AWAY, cause
 from nix import trees
 
@@ -199,7 +200,9 @@ class Pool:
             return True
 
     def maintain_once(self) -> bool:
-        """Requeue lost tasks and explain waits; reconcile after a start, and prune every hour.
+        """Requeue lost tasks, explain waits, have generations published; reconcile after a start.
+
+        Old tasks are pruned every hour.
 
         A database with the schema of another version is left to that one's workers.
         """
@@ -211,6 +214,8 @@ class Pool:
             task_queue.explain_wait(self.obstacle())
             if self._unsettled and time.monotonic() >= self._settle_at:
                 self._settle()
+            if publishing.schedule():
+                self.wake()
             if time.monotonic() >= self._prune_at:
                 self._prune_at = time.monotonic() + PRUNE_SECONDS
                 maintenance.prune(self.app.config["TASK_DAYS"])
@@ -325,4 +330,6 @@ def _work(lease: Lease) -> Work:
         return partial(download, wanted=subject)
     if isinstance(subject, WantedSet):
         return partial(apply, subject=subject)
+    if isinstance(subject, Unpublished):
+        return partial(publishing.publish_profile, subject=subject)
     return partial(index, subject=subject)

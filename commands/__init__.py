@@ -2,7 +2,7 @@
 
 from flask import Flask
 
-from commands import catalog, data, doctor, drain, tokens, upkeep, workers
+from commands import cache, catalog, data, doctor, drain, tokens, upkeep, workers
 
 COMMANDS = (
     data.init_db,
@@ -18,6 +18,8 @@ COMMANDS = (
     drain.drain_,
     drain.resume,
     catalog.catalog,
+    cache.cache_key,
+    cache.publish,
 )
 
 

@@ -12,6 +12,7 @@ import database
 import maintenance
 import nix
 import pins
+import publishing
 import read_only
 from commands import database_copy
 from models import DATABASE_AWAY, cause
@@ -21,6 +22,7 @@ TOLD = (
     data_folder.NotYours,
     database_copy.CopyError,
     pins.PinError,
+    publishing.SweepPrevented,
     nix.NixError,
     OSError,
     *DATABASE_AWAY,

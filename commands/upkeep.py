@@ -5,6 +5,7 @@ from flask import current_app
 
 import maintenance
 import nix
+import publishing
 from commands.guard import check_writable, state_command
 
 
@@ -23,7 +24,7 @@ def reconcile(force: bool) -> None:
 def gc(dry_run: bool, force: bool) -> None:
     """Remove roots and generations that no package needs.
 
-    Then run Nix's garbage collector.
+    Then run Nix's garbage collector, and remove the same from a cache that is a folder.
     """
     if not dry_run:
         check_writable()
@@ -33,6 +34,10 @@ def gc(dry_run: bool, force: bool) -> None:
     click.echo(f"generations {would}removed: {numbers}")
     click.echo(f"roots {would}removed: {len(done.roots)}")
     click.echo(f"bytes {would}freed: {done.freed_bytes}")
+    swept = publishing.sweep(done.links, dry_run=dry_run)
+    if swept is not None:
+        click.echo(f"paths {would}removed from the cache: {swept.paths}")
+        click.echo(f"bytes {would}freed in the cache: {swept.freed_bytes}")
 
 
 @state_command("prune")

@@ -1,7 +1,7 @@
 """The command that runs the worker pool without a web server: run-worker."""
 
 import signal
-import threading
+from queue import SimpleQueue
 
 import click
 from flask import current_app
@@ -47,11 +47,12 @@ def run_worker() -> None:
         config.refuse_start("WORKER_THREADS is 0: there would be nothing to run")
     health.check_start(current_app)
 
-    ended = threading.Event()
+    # Reentrant, as an Event is not: a signal may arrive while the main thread begins to wait.
+    ends: SimpleQueue[int] = SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: ended.set())
+        signal.signal(number, lambda number, _frame: ends.put(number))
     pool.start()
     services.get(Catalogs).look()
     click.echo(read_only.REASON if read_only.is_set() else f"{pool.size} workers run")
-    ended.wait()
+    ends.get()
     pool.stop()

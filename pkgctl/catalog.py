@@ -41,9 +41,24 @@ OFFER_COLUMNS: Columns = {
     "PRE-RELEASE": Column(lambda offer: "yes" if offer.get("prerelease") else None, rank=2),
     "PINNED": time_column(lambda offer: offer.get("pinned_at"), rank=4),
 }
+
+
+def _index_of(catalog: JsonObject) -> str | None:
+    """Return how the index of a catalog stands in a few words; None of an older server."""
+    status = catalog.get("index")
+    if status == "failed" and catalog["index_error"]:
+        return f"failed: {catalog['index_error']}"
+    if status != "in_progress":
+        return status
+    progress = catalog["index_progress"]
+    share = f", {100 * progress['done'] // progress['expected']} %" if progress["expected"] else ""
+    return f"in progress{share}"
+
+
 CATALOG_COLUMNS: Columns = {
     "NAME": text_column(lambda catalog: catalog["name"]),
     "STATE": words_column(lambda catalog: catalog["state"]),
+    "INDEX": words_column(_index_of),
     "PACKAGES": Column(lambda catalog: catalog["packages"]),
     "INDEXED": time_column(lambda catalog: catalog["indexed_at"], rank=1),
     "REVISION": text_column(lambda catalog: catalog["revision"], rank=4),

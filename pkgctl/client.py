@@ -127,6 +127,11 @@ class Client:
             self._request(ApiRequest("PUT", f"/api/v1/{path}", query, body, headers=headers))
         )
 
+    def get_with_etag(self, path: str) -> tuple[Any, str | None]:
+        """GET /api/v1/PATH and return the answer's JSON, and its ETag."""
+        response = self._request(ApiRequest("GET", f"/api/v1/{path}"))
+        return self._json(response), response.headers.get("ETag")
+
     def delete(self, path: str, **query: object) -> Any:
         """DELETE /api/v1/PATH and return the answer's JSON."""
         return self._json(self._request(ApiRequest("DELETE", f"/api/v1/{path}", query)))

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import click
 
-from pkgctl import downloads, programs
+from pkgctl import downloads, programs, sets
 from pkgctl.arguments import EXACT, PackageSpec, WantedType
 from pkgctl.catalog import chosen
 from pkgctl.client import JsonObject
@@ -50,6 +50,9 @@ def install(
     flags = [*["--no-activate"] * no_activate, *["--keep-going"] * keep_going]
     resume_command = context.command_line("install", *specs, *flags)
     settings = WaitSettings(timeout, resume_command, whole_log, cancel_on_interrupt)
+
+    if context.of_profile and not no_activate:
+        sets.held(context, context.profile)  # before anything is downloaded for none
 
     started = [downloads.start(context, spec) for spec in specs]
     downloads.wait_for_all(context, started, settings)

@@ -97,7 +97,7 @@ def machine(context: CommandContext, name: str, *, remove: bool) -> None:
 @click.argument("profile", metavar="PROFILE", type=ProfileType())
 @click.argument("percent", type=click.IntRange(1, 100))
 def rollout(context: CommandContext, profile: str, percent: int) -> None:
-    """Offer a profile's newest generation to a share of its machines.
+    """Offer a change to a share of the machines.
 
     The others keep what all of them had, whatever the profile becomes meanwhile, until a larger
     share includes them; 100 is all. Set the share before the change. After it, the share counts for

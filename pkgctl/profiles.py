@@ -96,7 +96,12 @@ def _side(context: CommandContext, name: str) -> list[JsonObject]:
 @click.argument("source", metavar="A", type=ProfileType())
 @click.argument("target", metavar="B", type=ProfileType())
 @click.option("--dry-run", is_flag=True, help="Only tell what would change.")
-def promote(context: CommandContext, source: str, target: str, *, dry_run: bool) -> None:
+@click.option(
+    "--require-current", is_flag=True, help="Only if the machines of A hold it, and none fails."
+)
+def promote(
+    context: CommandContext, source: str, target: str, *, dry_run: bool, require_current: bool
+) -> None:
     """Make profile B what profile A is.
 
     It gets the very store path of A's generation, in one switch. `pkgctl rollback -p B` goes back.
@@ -105,6 +110,7 @@ def promote(context: CommandContext, source: str, target: str, *, dry_run: bool)
     Examples:
       pkgctl promote staging default --dry-run
       pkgctl promote staging default
+      pkgctl promote staging production --require-current
     """
     before = sets.held_if_any(context, target).packages
     if dry_run:
@@ -112,7 +118,8 @@ def promote(context: CommandContext, source: str, target: str, *, dry_run: bool)
         sets.show(context, changes)
         context.printer.json(changes)
         return
-    profile = context.client.post(f"profile/{target}/promote", {"from": source})
+    query = {"require": "current"} if require_current else {}
+    profile = context.client.post(f"profile/{target}/promote", {"from": source}, **query)
     sets.show(context, sets.difference(before, profile["packages"]))
     text = f"Success: Promoted {source} to {target}, generation {profile['generation']}"
     context.printer.result(profile, text)

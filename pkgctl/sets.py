@@ -1,7 +1,6 @@
 """Whole sets: giving one to a profile, waiting until that holds it, and what this changes."""
 
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -26,9 +25,15 @@ class Held:
 
 def held(context: CommandContext, name: str) -> Held:
     """Fetch what a profile holds. Raises CommandError where there is none of this name."""
-    is_default = name == DEFAULT_PROFILE  # which every server has that has profiles
-    with context.needs_newer_server("change a whole set") if is_default else nullcontext():
-        document, etag = context.client.get_unless(f"profile/{name}", None)
+    try:
+        document, etag = context.client.get_with_etag(f"profile/{name}")
+    except CommandError as error:
+        if error.status != HTTPStatus.NOT_FOUND:
+            raise
+        if name == DEFAULT_PROFILE:  # which every server has that has profiles
+            raise context.too_old("change a whole set") from None
+        hint = "pkgctl profiles lists those there are; an apply or a promotion makes one"
+        raise CommandError(error.reason, error.exit_code, hint, error.status) from None
     return Held(document["packages"], etag)
 
 

@@ -62,15 +62,19 @@ ROUTES = [
     "POST /api/v1/packages/activate",
     *("GET /api/v1/profiles", "GET /api/v1/profile/{}", "PUT /api/v1/profile/{}"),
     *("DELETE /api/v1/profile/{}", "POST /api/v1/profile/{}/promote"),
+    *("PUT /api/v1/profile/{}/rollout", "GET /api/v1/machines", "GET /api/v1/machine/{}"),
+    *("PUT /api/v1/machine/{}", "DELETE /api/v1/machine/{}"),
     *("POST /api/v1/generation/{}/activate", "POST /api/v1/generations/rollback"),
     *("GET /api/v1/tokens", "POST /api/v1/tokens", "DELETE /api/v1/token/{}", "GET /{}", "GET {}"),
 ]
 PARAMETERS = [
     *("limit", "after", "name", "status", "package_id", "wait", "attempt", "offset", "follow"),
     *("dry_run", "force", "version", "profile", "kind", "%00", ""),
+    *("machine", "state", "require"),
 ]
 FIELDS = [
-    *("name", "version", "scope", "expires_in", "ids", "packages", "from", "\x00", "\ud800", "")
+    *("name", "version", "scope", "expires_in", "ids", "packages", "from", "\x00", "\ud800", ""),
+    *("profile", "generation", "store_path", "state", "error", "percent"),
 ]
 # The only admin's token may not go: the requests after it would all end at the gate.
 OWN_TOKEN = re.compile(rb"DELETE [^ ]*/token(/0*1\b|s/all)|force=true")

@@ -8,6 +8,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import figures
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import event
@@ -22,6 +23,10 @@ IN_CI = os.environ.get("CI") == "true"
 
 # For tests of what does not depend on the kind of database.
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+# For tests of processes, whose SQL others run on both kinds: one kind, but both in many rounds.
+EITHER = pytest.mark.parametrize(
+    "database_url", ["sqlite", "postgresql"][: figures.ROUNDS], indirect=True
+)
 # For tests of what only PostgreSQL does.
 POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 

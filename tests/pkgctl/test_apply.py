@@ -236,6 +236,13 @@ def test_a_time_out_is_told_and_the_apply_goes_on(ctl, write, service, gated):
     assert "the time to wait is over (the task goes on; come back with: pkgctl apply" in done.stderr
 
 
+def test_a_server_that_does_not_answer_is_told_as_such(unconfigured):
+    with FakeServer(lambda *_: None) as server:
+        done = unconfigured("apply", "-", "--url", server.url, input='[packages]\nhello = "1"\n')
+
+    assert (done.exit_code, "packages.hello" in done.stderr) == (ExitCode.UNREACHABLE, False)
+
+
 def test_without_a_download_it_is_the_apply_that_has_failed(unconfigured):
     error = {"code": "check_failed", "message": "no luck", "hint": "look"}
     answers = {"GET": FakeAnswer([]), "PUT": FakeAnswer({"task_id": TASK_ID})}
@@ -390,11 +397,12 @@ def downloaded(service):
         service.ended(service.schedule(name, version))
 
 
-def test_several_leave_the_profile_that_there_is_alone(ctl):
-    done = ctl("deactivate", "parrot", "fortune", "-p", "typo")
+@pytest.mark.parametrize("command", ["deactivate", "install"])
+def test_a_profile_is_made_by_an_apply_or_a_promotion_alone(ctl, command):
+    done = ctl(command, "parrot", "fortune", "-p", "typo")
 
     assert (done.exit_code, len(ctl.rows("profiles"))) == (ExitCode.NOT_FOUND, 1)
-    assert done.stderr == "Error: there is no profile 'typo'\n"
+    assert done.stderr.startswith("Error: there is no profile 'typo' (pkgctl profiles lists those")
 
 
 def test_what_is_no_name_of_a_profile_is_wrong_usage(ctl):

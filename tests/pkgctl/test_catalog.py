@@ -361,7 +361,27 @@ def test_a_pin_is_listed_with_all_that_is_known_of_it(unconfigured):
         [row] = unconfigured.rows("catalogs", "--url", server.url)
 
         assert row == [
-            *("nixpkgs-24.05", "ok", "80000", "2024-06-01T01:00:00Z", "abc123"),
+            *("nixpkgs-24.05", "ok", "-", "80000", "2024-06-01T01:00:00Z", "abc123"),
             *("2024-05-31T00:00:00Z", "-", "https://example.org/nixpkgs.tar.gz"),
         ]
         assert unconfigured.json("catalogs", "--url", server.url) == [CATALOG]
+
+
+@pytest.mark.parametrize(
+    ("more", "shown"),
+    [
+        ({"index": "current"}, "current"),
+        (
+            {"index": "in_progress", "index_progress": {"done": 1, "expected": 3}},
+            "in progress, 33 %",
+        ),
+        ({"index": "in_progress", "index_progress": {"done": 0, "expected": 0}}, "in progress"),
+        ({"index": "failed", "index_error": "no memory"}, "failed: no memory"),
+        ({"index": "failed", "index_error": None}, "failed"),
+    ],
+)
+def test_it_is_told_how_the_index_of_a_catalog_stands(unconfigured, more, shown):
+    with FakeServer(lambda *_: FakeAnswer([CATALOG | more])) as server:
+        [row] = unconfigured.rows("catalogs", "--url", server.url)
+
+    assert row[2] == shown

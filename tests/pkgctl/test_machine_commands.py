@@ -131,3 +131,18 @@ def test_a_rollout_tells_who_is_offered_what(answering, percent, offered, rest, 
 @pytest.mark.parametrize("percent", ["0", "101", "x"])
 def test_a_rollout_is_a_percentage(unconfigured, percent):
     assert unconfigured("rollout", "default", percent).exit_code == ExitCode.USAGE
+
+
+def test_a_promotion_can_require_current_machines(unconfigured):
+    profile = FakeAnswer({"packages": [], "generation": 1})
+    refusal = problem(409, "the profile a is not proven by its machines")
+    words = ("promote", "a", "b", "--require-current")
+
+    with FakeServer(lambda method, _: profile if method == "GET" else refusal) as server:
+        done = unconfigured(*words, "--url", server.url)
+
+    assert server.count("/profile/b/promote?require=current") == 1
+    assert (done.exit_code, done.stderr) == (
+        ExitCode.REFUSED,
+        "Error: the profile a is not proven by its machines\n",
+    )

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pkgctl.errors import ExitCode
+from pkgctl.errors import CommandError, ExitCode
 from pkgctl.manifest import Lock, Manifest, manifest_text
 
 LOCKED = {"wanted": "^2", "version": "2.12.1", "store_path": "/nix/store/abc-hello-2.12.1"}
@@ -135,11 +135,15 @@ def test_a_lock_is_written_once_for_the_same_content(file):
     assert Lock.load(str(file)).packages == lock.packages
 
 
-def test_a_lock_that_can_not_be_written_is_an_error(unconfigured, file, tmp_path):
-    lock = Lock(tmp_path / "none" / "pkgs.toml.lock")
+def test_a_lock_that_can_not_be_written_is_an_error_and_leaves_nothing(tmp_path):
+    lock = tmp_path / "pkgs.toml.lock"
+    lock.mkdir()
 
-    with pytest.raises(Exception, match="can't be written: No such file or directory"):
-        lock.save()
+    for path, reason in ((lock / "none" / "lock", "No such file"), (lock, "Is a directory")):
+        with pytest.raises(CommandError, match=f"can't be written: {reason}"):
+            Lock(path).save()
+
+    assert list(tmp_path.rglob("*")) == [lock]
 
 
 @pytest.mark.parametrize(

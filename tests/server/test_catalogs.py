@@ -168,7 +168,18 @@ def listed(make_app, client, tmp_path):
 
 
 UNKNOWN = {"index": "none"} | dict.fromkeys(
-    ("sha256", "revision", "dated_at", "added_at", "nix", "packages", "indexed_at", "index_task_id")
+    (
+        "sha256",
+        "revision",
+        "dated_at",
+        "added_at",
+        "nix",
+        "packages",
+        "indexed_at",
+        "index_task_id",
+        "index_progress",
+        "index_error",
+    )
 )
 
 
@@ -242,7 +253,9 @@ def add_index(make_app, client):
         db.session.add(index)
         db.session.flush()
         if task is not None:
-            db.session.add(Task(kind=TaskKind.INDEX, index_id=index.id, status=task))
+            error = "no memory" if task is TaskStatus.FAILED else None
+            of_index = {"kind": TaskKind.INDEX, "index_id": index.id, "error_message": error}
+            db.session.add(Task(status=task, **of_index))
         row = dict.fromkeys(("attr", "pname", "name", "spelled", "version"), "1.0.0")
         catalog_rows.add([{**row, "index_id": index.id, "description": None}] * rows)
         db.session.commit()
@@ -278,6 +291,9 @@ def test_it_is_told_how_the_index_of_a_catalog_stands(
     assert (first["indexed_at"] is None) == (packages is None)
     assert (first["index_task_id"] is None) == (present is None)
     assert (second["index"], second["packages"]) == ("none", None)
+    assert (first["index_progress"] is not None) == (status == "in_progress")
+    assert first["index_error"] == ("no memory" if status == "failed" else None)
+    assert status != "current" or first["state"] == "ok"
 
 
 def test_an_unfinished_index_without_a_task_is_none(client, add_index):

@@ -10,6 +10,7 @@ from support import POSTGRESQL, SQLITE, bearing
 
 from catalog_models import CatalogIndex, IndexedName, IndexedOffer, Pin
 from commands import database_copy
+from machine_models import Machine, ReportedState, Rollout
 from models import (
     Package,
     PackageStatus,
@@ -30,6 +31,7 @@ from profile_models import (
     Profile,
     Reason,
 )
+from publishing import PublishingTotals
 from task_ends import TaskEnd
 
 WHEN = datetime(2026, 2, 3, 4, 5, 6, 789_012, tzinfo=UTC)
@@ -59,6 +61,7 @@ ROWS = (
     ],
     [TaskLog(task_seq=1, attempt=1, start=n * 10**9, data=bytes(range(256))) for n in range(40)],
     [Profile(id=3, name="team", revision=4, changed_at=WHEN)],
+    [Task(seq=4, profile_id=3, kind=TaskKind.PUBLISH, waits=2)],
     [Membership(profile_id=3, package_id=9)],
     [Apply(task_seq=2, profile_id=3, by="me", revision=None)],
     [AppliedPackage(task_seq=2, package_id=1)],
@@ -72,7 +75,20 @@ ROWS = (
         )
     ],
     [Change(id=1, generation_id=1, at=WHEN, reason=Reason.ROLLBACK, by="me")],
+    [
+        Machine(
+            name="web-1",
+            profile_id=3,
+            place=7,
+            store_path="/g",
+            reported=ReportedState.FAILED,
+            error="why",
+            seen_at=WHEN,
+        )
+    ],
+    [Rollout(profile_id=3, percent=10, generation_id=1)],
     [TaskEnd(kind="download", status="failed", code="refused", tasks=2, attempts=3, seconds=0.5)],
+    [PublishingTotals(id=1, paths=2**40, size=2**50, seconds=0.5, failures=1)],
     [Token(name="robot", scope=Scope.READ, digest="d" * 64, first=False, expires_at=WHEN)],
 )
 
@@ -86,7 +102,7 @@ def filled(app, client):
             for row in rows:
                 db.session.execute(insert(type(objects[0])).values(**row))
         if db.engine.dialect.name == "postgresql":
-            for table, column, last in (("packages", "id", 11), ("tasks", "seq", 3)):
+            for table, column, last in (("packages", "id", 11), ("tasks", "seq", 4)):
                 give_out(table, column, last)
         else:
             db.session.execute(insert(Package).values(id=11, name="gone", version="1.0.0"))

@@ -46,10 +46,9 @@ def fill(connection, key):
             "tokens": {"created_at": time, "expires_at": sa.literal_column("'2126-01-01'")},
         }[name]
         extra = {"tasks": {"cancel_requested": False}, "tokens": {"first": True}}.get(name, {})
-        for row in rows:
-            if name == "tasks":
-                row = row | {"id": f"{row['seq']:032x}"}
-            connection.execute(tables.tables[name].insert().values(**row, **columns, **extra))
+        if name == "tasks":
+            rows = [row | {"id": f"{row['seq']:032x}"} for row in rows]
+        connection.execute(tables.tables[name].insert().values(**columns, **extra), rows)
 
 
 def test_an_upgrade_keeps_all_data(first_schema):

@@ -74,7 +74,7 @@ def test_a_profile_shows_the_apply_that_waits(put, client, work):
 
 
 @SQLITE
-def test_all_profiles_are_listed_by_one_select(app, client, put):
+def test_all_profiles_are_listed_by_one_select_and_their_machines_counted_by_one(app, client, put):
     for n in range(5):
         put(profile=f"team-{n}")
     said = []
@@ -83,7 +83,8 @@ def test_all_profiles_are_listed_by_one_select(app, client, put):
 
     assert len(client.get("/api/v1/profiles").json) == 6
 
-    assert len([statement for statement in said if "FROM profiles" in statement]) == 1
+    selects = [statement for statement in said if "FROM profiles" in statement]
+    assert ["FROM machines" in statement for statement in selects] == [True, False]
 
 
 @SQLITE

@@ -235,6 +235,18 @@ def test_a_machine_has_an_etag_of_its_own_offer(generation, roll_out, client):
 
 
 @SQLITE
+def test_a_wait_ends_when_another_generation_is_offered(generation, client):
+    generation(1, ONE)
+    seen = client.get(f"{DEFAULT}?machine=web-1").headers["ETag"]
+    generation(2, TWO)
+    url = f"{DEFAULT}?machine=web-1&wait=20"
+
+    answer = client.get(url, headers={"If-None-Match": seen})
+
+    assert answer.json["offered"]["store_path"] == TWO
+
+
+@SQLITE
 def test_an_etag_of_an_earlier_version_still_says_which_state_is_meant(put, etag):
     put()
     earlier = '"' + ".".join(etag().strip('"').split(".")[:3]) + '"'

@@ -1,9 +1,11 @@
 """Scope sync: a machine's token reads what machines need, reports itself, and does nothing else."""
 
 import pytest
+from sqlalchemy import select, update
 from support import SQLITE, bearing
 
 import services
+from models import Token, db, soon
 from openapi import ApiDocument
 
 pytestmark = SQLITE
@@ -117,3 +119,24 @@ def test_the_document_says_what_a_machines_token_may_read(app):
     profile, machine = paths["/api/v1/profiles"]["get"], paths["/api/v1/machine/{machine_name}"]
     assert profile["description"].endswith("Needs a token of scope `read` or `sync`.")
     assert machine["put"]["description"].endswith("Needs a token of scope `sync`.")
+
+
+def test_the_use_of_a_machines_token_is_noted_each_quarter_of_an_hour(app, machine, client):
+    def noted_after(seconds):
+        before = soon(-seconds)
+        with app.app_context():
+            mine = update(Token).where(Token.id == 2)
+            db.session.execute(mine.values(last_used_at=before))
+            db.session.commit()
+        machine.get("/api/v1/profiles")
+        with app.app_context():
+            return db.session.scalar(select(Token.last_used_at).where(Token.id == 2)) > before
+
+    assert (noted_after(870), noted_after(930)) == (False, True)
+
+
+def test_reports_are_not_logged_unless_they_are_refused(machine, report, caplog):
+    report(by=machine)
+    report(by=machine, profile="none")
+
+    assert [record.status for record in caplog.records] == [404]

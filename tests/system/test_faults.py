@@ -8,7 +8,7 @@ import time
 import figures
 import pytest
 from service import LIVE, STOP_SECONDS
-from support import SQLITE, until
+from support import EITHER, SQLITE, until
 
 from indexing import SLICE
 
@@ -72,7 +72,7 @@ def over_a_kill(service, number):
     return seconds
 
 
-@SQLITE
+@EITHER
 def test_ctrl_c_at_a_terminal_costs_no_attempt(running, database_url):
     ids = schedule(running, "slow", 4, running.recipes.gate("go"))
 

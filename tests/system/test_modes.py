@@ -5,20 +5,8 @@ import stat
 import subprocess
 
 import pytest
-from support import BUNDLED, SQLITE, remove_store, until
-
-
-@pytest.fixture
-def own(service, tmp_path):
-    """A service in folders that aren't there yet, with a private store in its DATA_DIR."""
-    service.data_dir = tmp_path / "new" / "folder" / "data"
-    service.settings |= {"DATA_DIR": service.data_dir, "STORE_DIR": service.data_dir / "nix"}
-    service.settings |= {"CATALOGS": BUNDLED, "SECRET_KEY": "", "DATABASE_URL": ""}
-    service.folder = lambda: tmp_path
-    service.log = tmp_path / "log"
-    yield service
-    service.kill()
-    remove_store(service.data_dir / "nix")
+from service import Service
+from support import BUNDLED, remove_store, until
 
 
 def mode(path):
@@ -26,12 +14,26 @@ def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-@pytest.fixture(params=["000", "077"])
+@pytest.fixture(scope="module", params=["000", "077"])
 def umask(request):
-    """The umask of all that is started in a test."""
+    """The umask of all that is started for the tests."""
     before = os.umask(int(request.param, 8))
     yield
     os.umask(before)
+
+
+@pytest.fixture(scope="module")
+def own(umask, tmp_path_factory):
+    """A service that has made its files, in folders that weren't there, with a store of its own."""
+    folder = tmp_path_factory.mktemp("modes")
+    data_dir = folder / "new" / "folder" / "data"
+    settings = {"DATA_DIR": data_dir, "STORE_DIR": data_dir / "nix", "CATALOGS": BUNDLED}
+    with Service(settings | {"MIN_FREE_BYTES": 1}, measured=False) as service:
+        service.folder = lambda: folder
+        service.log = folder / "log"
+        run(service)
+        yield service
+    remove_store(data_dir / "nix")
 
 
 def run(service):
@@ -57,10 +59,7 @@ def created(data_dir):
         )
 
 
-@SQLITE
-def test_what_a_service_creates_is_private_but_its_profile(own, umask):
-    run(own)
-
+def test_what_a_service_creates_is_private_but_its_profile(own):
     modes = {path: mode(path) for path in created(own.data_dir)}
     assert {path: oct(bits) for path, bits in modes.items() if bits & 0o077} == {}
     names = {path.name for path in modes}
@@ -70,10 +69,8 @@ def test_what_a_service_creates_is_private_but_its_profile(own, umask):
     assert [oct(mode(folder)) for folder in folders] == [oct(0o711)] * 4
 
 
-@SQLITE
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run as another user")
-def test_other_users_run_the_programs_of_the_profile(own, umask):
-    run(own)
+def test_other_users_run_the_programs_of_the_profile(own):
     for folder in own.data_dir.parents[2:-2]:
         folder.chmod(0o711)  # pytest's own, below /tmp
 

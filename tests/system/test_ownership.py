@@ -12,7 +12,7 @@ import figures
 import psutil
 import pytest
 from service import BIN, ROOT, Service
-from support import SQLITE, until
+from support import EITHER, SQLITE, until
 
 import metrics_folder
 
@@ -50,7 +50,7 @@ def metrics_of(pid):
     return lock.parent
 
 
-@SQLITE
+@EITHER
 def test_a_second_start_on_a_taken_port_costs_the_first_nothing(service, recipes, database_url):
     service.start().sign_in()
     task_id = service.schedule(recipes.add_watched("slow", recipes.gate("go")), "1.0.0")
@@ -183,7 +183,7 @@ def test_a_start_removes_the_metrics_of_a_server_that_was_killed(single):
 PROCESSES, COMMANDS = ["gunicorn", "run-worker"], ["reconcile", "gc"]
 
 
-@SQLITE
+@EITHER
 def test_whoever_comes_with_another_store_dir_is_refused(service, flask, tmp_path, database_url):
     service.start().sign_in()
     package_id = service.register()

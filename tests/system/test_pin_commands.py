@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 from service import BIN
-from support import SQLITE, remove_store, until
+from support import EITHER, SQLITE, remove_store, until
 from tarballs import catalog, tarball
 
 import nix
@@ -45,7 +45,7 @@ def stopping_at(tmp_path, program):
     return f"{folder}:{os.environ['PATH']}", reached
 
 
-@SQLITE
+@EITHER
 @pytest.mark.parametrize("program", ["nix-prefetch-url", "nix-store", "nix-instantiate"])
 def test_what_a_killed_add_has_left_is_collected_and_it_can_be_repeated(
     own, flask, url, tmp_path, program
@@ -65,7 +65,7 @@ def test_what_a_killed_add_has_left_is_collected_and_it_can_be_repeated(
     assert (added.exit_code, pinned(own)) == (0, (["old"], ["old"])), added.output
 
 
-@SQLITE
+@EITHER
 def test_a_killed_update_leaves_the_pin_as_it_was(own, flask, url, tmp_path):
     newer = tarball(tmp_path / "newer.tar.gz", default_nix=catalog(app="2.0.0"))
     flask("catalog", "add", "old", url)

@@ -1,0 +1,179 @@
+"""The routes of the binary cache: how machines use it, and its files, by Nix's own protocol.
+
+A file is named by a hash and sent as it is. Only names of the three forms that a cache has are
+looked for, and only in its folder.
+"""
+
+import io
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import flask
+from flask import Response, current_app, request, url_for
+from werkzeug.wsgi import wrap_file
+
+import errors
+import nix
+import publishing
+import services
+from api import Blueprint
+from cache_schemas import CacheSchema
+from nix.cache import INFO, NAR, NARINFO
+
+blueprint = Blueprint(
+    "cache", __name__, url_prefix="/api/v1", description="What machines fetch, signed"
+)
+files = flask.Blueprint("cache_files", __name__, url_prefix="/cache")
+
+NIX_CONF = """\
+extra-substituters = {url}
+extra-trusted-public-keys = {public_key}
+"""
+NETRC_FILE = "netrc-file = /etc/nix/netrc\n"
+NETRC = "machine {host} login pkgd password TOKEN\n"
+INFO_TYPE, NARINFO_TYPE = "text/x-nix-cache-info", "text/x-nix-narinfo"
+NAR_TYPE = "application/x-nix-nar"
+# A nar is named by its content. The others change: a sweep removes them, a key is replaced.
+FOR_EVER = "private, max-age=31536000, immutable"
+A_MINUTE = "private, max-age=60"
+
+
+class TransferSlots(threading.BoundedSemaphore):
+    """How many nars this process may send at once: each holds a thread until it is read."""
+
+
+class Transfer(io.FileIO):
+    """A file that is being sent; its slot is free again when the server closes it."""
+
+    def __init__(self, path: Path, slots: TransferSlots) -> None:
+        super().__init__(path)
+        self._slots: TransferSlots | None = slots
+
+    def close(self) -> None:
+        """Close the file, and leave the slot to others."""
+        super().close()
+        slots, self._slots = self._slots, None
+        if slots is not None:
+            slots.release()
+
+
+@blueprint.get("/cache")
+@blueprint.response(200, CacheSchema)
+@blueprint.refuses(errors.NoCache, errors.FileUnusable)
+def show() -> Any:
+    """Tell how machines use the binary cache: its URL and key, the lines for nix.conf and netrc.
+
+    A cache that the server itself has is at `/cache`, by the protocol of Nix. There a token may
+    also be the password of HTTP Basic, with any login, as Nix sends it from its netrc file.
+    """
+    where = publishing.cache(current_app.config)
+    if where is None:
+        raise errors.NoCache
+    try:
+        public_key = nix.public_key(where.key_file)
+    except nix.CacheKeyUnusable as error:
+        raise errors.FileUnusable(detail=error) from None
+    if where.folder is None:
+        url, key = where.public_uri, public_key
+        nix_conf = NIX_CONF.format(url=url, public_key=key)
+        return {"url": url, "public_key": key, "nix_conf": nix_conf, "netrc": None}
+
+    url = url_for("cache_files.info", _external=True).removesuffix(f"/{INFO}")
+    return {
+        "url": url,
+        "public_key": public_key,
+        "nix_conf": NIX_CONF.format(url=url, public_key=public_key) + NETRC_FILE,
+        "netrc": NETRC.format(host=request.host.partition(":")[0]),
+    }
+
+
+@files.get(f"/{INFO}")
+def info() -> Response:
+    """Tell Nix for which store the cache is."""
+    return _small(INFO, INFO_TYPE)
+
+
+@files.get("/<name>")
+def narinfo(name: str) -> Response:
+    """Describe a store path: what it needs, which nar it is, who has signed it."""
+    if not NARINFO.fullmatch(name):
+        raise errors.NotInCache
+    return _small(name, NARINFO_TYPE)
+
+
+@files.get("/nar/<name>")
+def nar(name: str) -> Response:
+    """Send the content of a store path."""
+    if not NAR.fullmatch(name):
+        raise errors.NotInCache
+    path = _folder() / "nar" / name
+    response = Response(content_type=NAR_TYPE, headers={"Cache-Control": FOR_EVER})
+    response.content_length = _stat(path).st_size
+    response.set_etag(name.partition(".")[0])
+    response.make_conditional(request)
+    if response.status_code == 200 and request.method != "HEAD":
+        _send(response, path)
+    return response
+
+
+def _small(name: str, kind: str) -> Response:
+    """Send a small file of the folder."""
+    path = _folder() / name
+    _stat(path)
+    response = Response(content_type=kind, headers={"Cache-Control": A_MINUTE})
+    if not _leave_to_nginx(response, path):
+        response.data = path.read_bytes()
+        response.add_etag()
+        response.make_conditional(request)
+    return response
+
+
+def _send(response: Response, path: Path) -> None:
+    """Have nginx send a file, or send it while there is a slot. Raises TooManyTransfers."""
+    if _leave_to_nginx(response, path):
+        return
+    slots = services.get(TransferSlots)
+    if not slots.acquire(blocking=False):
+        raise errors.TooManyTransfers
+    try:
+        file = Transfer(path, slots)
+    except OSError:
+        slots.release()
+        raise
+    response.response = wrap_file(request.environ, file)
+    response.direct_passthrough = True
+
+
+def _leave_to_nginx(response: Response, path: Path) -> bool:
+    """Have nginx send the file, if it is in front; it adds ETag and length itself."""
+    accel: str = current_app.config["CACHE_ACCEL"]
+    if accel:
+        response.headers["X-Accel-Redirect"] = accel + str(path.relative_to(_folder()))
+        response.content_length = 0
+        del response.headers["ETag"]
+    return bool(accel)
+
+
+def _folder() -> Path:
+    """Return the folder of the cache. Raises NoCache where the server has none."""
+    folder = publishing.folder()
+    if folder is None:
+        raise errors.NoCache
+    return folder
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        raise errors.NotInCache from None
+
+
+@files.after_request
+def challenge(response: Response) -> Response:
+    """Tell that HTTP Basic is understood here, too."""
+    if response.status_code == 401:
+        response.headers.add("WWW-Authenticate", 'Basic realm="pkgd"')
+    return response

@@ -1,0 +1,304 @@
+"""Publishing: what goes into the binary cache, and when.
+
+A download publishes its package as its last phase. What a profile has become is published by a task
+of its own, and only then shown to machines. A cache that is away makes such a task wait in the
+queue, without a worker; what the operator has to set right makes it fail.
+
+Whoever publishes shares a lock, which a sweep has for itself: what was put into the cache by then
+has its GC root, and so is kept.
+"""
+
+import fcntl
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flask import current_app
+from sqlalchemy import BigInteger, Executable, Select, Update, func, select, update
+from sqlalchemy.orm import Mapped, aliased, mapped_column
+
+import gc_roots
+import history
+import nix
+import services
+import task_queue
+from attempts import Attempt, Waiting
+from leases import NO_SYNC, Unpublished
+from models import (
+    LIVE,
+    AnyRow,
+    Model,
+    Package,
+    Task,
+    TaskKind,
+    TaskStatus,
+    db,
+    soon,
+    upsert,
+    utcnow,
+)
+from profile_models import Change, Generation, Profile
+
+AGAIN_SECONDS = 600  # after a failure, unless the profile changes before
+LOCK_POLL_SECONDS = 0.1
+SWEEP_WAIT_SECONDS = 600  # for those who publish, before a sweep gives up
+BATCH = 100
+TOTALS_ID = 1
+
+
+class PublishingTotals(Model):
+    """What was published so far, in one row: paths, their bytes, the time; and how often not."""
+
+    __tablename__ = "publishing_totals"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    paths: Mapped[int] = mapped_column(BigInteger)
+    size: Mapped[int] = mapped_column(BigInteger)
+    seconds: Mapped[float]
+    failures: Mapped[int] = mapped_column(BigInteger)
+
+
+class SweepPrevented(Exception):
+    """Somebody has published for as long as a sweep waits."""
+
+
+def cache(settings: Mapping[str, Any]) -> nix.Cache | None:
+    """Return the binary cache; None where CACHE is not set."""
+    uri = settings["CACHE"]
+    return nix.Cache(uri, settings["CACHE_KEY_FILE"]) if uri else None
+
+
+def folder() -> Path | None:
+    """Return the folder of the cache; None where there is none, or it is of another kind."""
+    found = cache(current_app.config)
+    return found.folder if found else None
+
+
+# --- By tasks ---
+
+
+def publish(attempt: Attempt, paths: Sequence[str]) -> None:
+    """Publish store paths, with all that they need, as the last phase of a task.
+
+    Raises Waiting, or nix.PublishFailed. Nothing is done where CACHE is not set.
+    """
+    where = cache(attempt.config)
+    if where is None:
+        return
+    attempt.progress = nix.Progress(0, 0, "publishing")
+    began = time.monotonic()
+    try:
+        _check_space(where, attempt.config["MIN_FREE_BYTES"])
+        with shared(attempt.data_dir, attempt.beat):
+            seconds = attempt.config["BUILD_SECONDS"]
+            copied = nix.publish(attempt.store, where, paths, seconds=seconds, tick=attempt.tick)
+    except (nix.CacheAway, nix.NixUnavailable) as error:
+        attempt.note(counted(failures=1))
+        raise Waiting(f"the cache is away: {error}") from None
+    except nix.PublishFailed:
+        attempt.note(counted(failures=1))
+        raise
+    took = time.monotonic() - began
+    attempt.say(f"published {copied.paths} paths, {copied.size} bytes, in {took:.1f} s")
+    attempt.note(counted(copied, took))
+
+
+def publish_profile(attempt: Attempt, subject: Unpublished) -> Sequence[Executable]:
+    """Publish what a profile is; return the statements of the task's success."""
+    active = db.session.execute(_active().where(Profile.id == subject.profile_id)).one_or_none()
+    db.session.rollback()
+    if active is None or active.store_path is None:
+        attempt.say("the profile has no generation")
+        return []
+    attempt.say(f"attempt {attempt.lease.attempt}: publishing {active.store_path}")
+    publish(attempt, [active.store_path])
+    return [_published(active)]
+
+
+def schedule() -> bool:
+    """Queue the publishing of profiles whose active generation the cache has not.
+
+    Return whether there are any.
+    """
+    where = cache(current_app.config)
+    if where is None:
+        return False
+    if where.folder is not None:
+        _notice_loss(where)
+    due = db.session.scalars(_due()).all()
+    queued = [task_queue.add_publishing(profile_id) for profile_id in due]
+    db.session.commit()
+    return any(queued)
+
+
+def _notice_loss(where: nix.Cache) -> None:
+    """Take a generation for unpublished again when its path is gone from a folder."""
+    published = db.session.execute(_active().where(Generation.published_at.is_not(None))).all()
+    for active in published:
+        if not where.has(active.store_path):
+            is_same = Generation.id == active.generation_id
+            db.session.execute(update(Generation).where(is_same).values(published_at=None))
+    db.session.commit()
+
+
+def _active() -> Select[Any]:
+    """Select profiles with their active generation by the record, and when that became so."""
+    newest = (
+        select(func.max(Change.id))
+        .join(Generation)
+        .where(Generation.profile_id == Profile.id)
+        .correlate(Profile)
+        .scalar_subquery()
+    )
+    generation = Generation.id.label("generation_id"), Generation.store_path
+    shown: tuple[Any, ...] = Profile.id, Profile.name, *generation
+    return (
+        select(*shown)
+        .select_from(Profile)
+        .join(Change, Change.id == newest)
+        .join(Generation, Generation.id == Change.generation_id)
+        .order_by(Profile.id)
+    )
+
+
+def _due() -> Select[Any]:
+    """Select the profiles to queue: not while a task is live, and not soon after one has failed."""
+    task = aliased(Task)
+    failed_lately = (
+        task.status.in_((TaskStatus.FAILED, TaskStatus.CANCELLED))
+        & (task.finished_at > soon(-AGAIN_SECONDS))
+        & (task.created_at > Change.at)
+    )
+    held_up = (
+        select(task.seq)
+        .where(task.kind == TaskKind.PUBLISH, task.profile_id == Profile.id)
+        .where(task.status.in_(LIVE) | failed_lately)
+        .correlate(Profile, Change)
+        .exists()
+    )
+    unpublished = Generation.published_at.is_(None), Generation.store_path.is_not(None)
+    return _active().with_only_columns(Profile.id).where(*unpublished, ~held_up)
+
+
+UNPUBLISHED = _active().where(Generation.published_at.is_(None)).order_by(None)
+UNPUBLISHED = UNPUBLISHED.with_only_columns(func.count())
+
+
+def _published(active: AnyRow) -> Update:
+    """Return the statement that notes that a generation was published."""
+    is_same = Generation.id == active.generation_id, Generation.store_path == active.store_path
+    return update(Generation).where(*is_same).values(published_at=utcnow())
+
+
+def _check_space(where: nix.Cache, needed: int) -> None:
+    """Raise CacheAway where the disk under a folder is nearly full."""
+    place = where.folder
+    while place is not None and not place.exists():
+        place = place.parent
+    if place is not None and shutil.disk_usage(place).free < needed:
+        raise nix.CacheAway(f"{place} has less than {needed} bytes free (MIN_FREE_BYTES)")
+
+
+def counted(
+    copied: nix.Copied | None = None, seconds: float = 0.0, *, failures: int = 0
+) -> Executable:
+    """Return the statement that adds to the totals."""
+    paths, size = (copied.paths, copied.size) if copied else (0, 0)
+    row = {"paths": paths, "size": size, "seconds": seconds, "failures": failures}
+    new = upsert(PublishingTotals).values(id=TOTALS_ID, **row)
+    sums = {name: getattr(PublishingTotals, name) + new.excluded[name] for name in row}
+    statement: Executable = new.on_conflict_do_update(index_elements=["id"], set_=sums)
+    return statement
+
+
+# --- By commands ---
+
+
+def publish_all(tell: Callable[[int, int], None]) -> nix.Copied:
+    """Publish everything downloaded, and what profiles are; return what the cache had not.
+
+    `tell` is called with how many roots are done, and of how many. Raises nix.NixError.
+    """
+    where, store = cache(current_app.config), services.get(nix.Store)
+    assert where is not None  # noqa: S101 # the command has looked
+    downloaded = db.session.scalars(select(Package.store_paths).order_by(Package.id))
+    packages = [path for paths in downloaded for path in paths or ()]
+    actives = [row for row in db.session.execute(_active()) if row.store_path is not None]
+    db.session.rollback()
+    paths = list(dict.fromkeys([*packages, *(row.store_path for row in actives)]))
+    valid = nix.valid_paths(store, paths)
+    paths, began = [path for path in paths if path in valid], time.monotonic()
+
+    total = nix.Copied(0, 0)
+    with shared(current_app.config["DATA_DIR"], nothing):
+        for start in range(0, len(paths), BATCH):
+            tell(start, len(paths))
+            batch = paths[start : start + BATCH]
+            seconds = current_app.config["BUILD_SECONDS"]
+            copied = nix.publish(store, where, batch, seconds=seconds)
+            total = nix.Copied(total.paths + copied.paths, total.size + copied.size)
+    for row in actives:
+        if row.store_path in valid:
+            db.session.execute(_published(row), execution_options=NO_SYNC)
+    db.session.execute(counted(total, time.monotonic() - began))
+    db.session.commit()
+    return total
+
+
+def nothing() -> None:
+    """Do nothing while waiting."""
+
+
+def sweep(without: Collection[Path], *, dry_run: bool) -> nix.Swept | None:
+    """Remove from a cache that is a folder what no root needs; None where there is none.
+
+    `without` are links that count for nothing. Raises SweepPrevented.
+    """
+    place = folder()
+    if place is None:
+        return None
+    with _locked(current_app.config["DATA_DIR"], fcntl.LOCK_EX, _until(SWEEP_WAIT_SECONDS)):
+        links = set(gc_roots.all_links(current_app.config["DATA_DIR"]))
+        for profile in history.every():
+            links.update(map(profile.link, profile.links()))
+        targets = {str(link.readlink()) for link in links - set(without) if link.is_symlink()}
+        kept = nix.closure(services.get(nix.Store), targets)
+        return nix.sweep_cache(place, kept, dry_run=dry_run)
+
+
+def _until(seconds: float) -> Callable[[], None]:
+    deadline = time.monotonic() + seconds
+
+    def check() -> None:
+        if time.monotonic() >= deadline:
+            raise SweepPrevented(f"the cache was not swept: for {seconds} s, somebody publishes")
+
+    return check
+
+
+# --- The lock ---
+
+
+def shared(data_dir: Path, beat: Callable[[], None]) -> Any:
+    """Let others publish, and nobody sweep, within the `with` block; `beat` is called meanwhile."""
+    return _locked(data_dir, fcntl.LOCK_SH, beat)
+
+
+@contextmanager
+def _locked(data_dir: Path, kind: int, beat: Callable[[], None]) -> Iterator[None]:
+    with (data_dir / "publishing.lock").open("ab") as file:
+        while not _try_lock(file.fileno(), kind):
+            beat()
+            time.sleep(LOCK_POLL_SECONDS)
+        yield
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
