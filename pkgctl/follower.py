@@ -68,17 +68,23 @@ class Local:
             setattr(self.state, name, value)
         self.folder.save(self.state)
 
+    @property
+    def error(self) -> str | None:
+        """Why what is offered isn't held, if that is so."""
+        refused, offer = self.state.refused, self.state.offered
+        return refused.error if refused and offer and self._is_refused(offer) else None
+
     def finish_trial(self) -> None:
         """Finish a check that was cut short. Raises CommandError where it fails."""
         trial = self.state.trying
         if trial is None:
             return
-        if self.nix.store_path != trial.offer.store_path:
-            self.remember(trying=None)
-        elif self._is_refused(trial.offer):
+        if self._is_refused(trial.offer):
             self._go_back(trial)
-        else:
+        elif self.nix.store_path == trial.offer.store_path:
             self._judge(trial)
+        else:
+            self.remember(trying=None)
 
     def roll_back(self) -> None:
         """Go to the generation before, and stay there until another one is offered."""
@@ -145,13 +151,13 @@ class Local:
 
     def _go_back(self, trial: Trial) -> None:
         """Switch to what was active before a trial, and delete the generation that failed."""
-        number = self.nix.number
-        before = trial.before
-        if number is not None and before is not None and self.nix.store_path_of(before):
-            self.nix.switch(before)
-            self.nix.delete(number)
-        elif number is not None:
-            self.nix.clear(number)
+        before, failed = trial.before, trial.offer.store_path
+        if self.nix.store_path == failed:
+            if before is not None and self.nix.store_path_of(before):
+                self.nix.switch(before)
+            else:
+                self.nix.clear()
+        self.nix.forget(failed)
         self.remember(trying=None)
 
 
@@ -174,8 +180,7 @@ class Follower:
         with self._failure_reported():
             has_changed = self._take()
 
-        refused = self._local.state.refused
-        self._report(refused.error if refused else None)
+        self._report(self._local.error)
         return has_changed
 
     def _ask(self) -> None:
