@@ -414,6 +414,8 @@ def test_gc_sweeps_what_no_root_keeps(own_store, app, activated, client, pool, p
     kept = client.get("/api/v1/package/1").json["store_path"]
     client.post("/api/v1/package/1/deactivate")
     app.config["KEEP_GENERATIONS"] = 1
+    assert "removed from the cache: 0\n" in run(app, "gc", "--dry-run").output  # still offered
+    assert pool.run_one()
     dry = run(app, "gc", "--dry-run").output
     assert "paths would be removed from the cache: 2\n" in dry
     assert published(gone)
