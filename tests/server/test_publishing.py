@@ -10,10 +10,13 @@ import pytest
 from sqlalchemy import select, update
 from support import SQLITE, until
 
+import config
+import health
 import leases
 import nix
 import publishing
 import task_queue
+from commands import doctor_host
 from models import Package, Task, TaskKind, db, soon
 from profile_models import Generation
 
@@ -463,3 +466,72 @@ class Disk:
     """A disk that is nearly full."""
 
     free = 4
+
+
+# --- Settings ---
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"CACHE_KEY_FILE": ""}, "CACHE needs CACHE_KEY_FILE"),
+        ({"CACHE": "https://cache.example"}, "can't be written to"),
+        ({"CACHE": "/srv/cache"}, "is neither file:///PATH"),
+        ({"CACHE": "file:///nix/store/cache"}, "needs a folder of its own"),
+        ({"CACHE": "file:///nix"}, "needs a folder of its own"),
+        ({"CACHE": "file:///srv/pkgd"}, "needs a folder of its own"),
+        ({"CACHE_ACCEL": "internal"}, "a path of nginx"),
+        ({"CACHE_ACCEL": "/internal/"}, "CACHE_ACCEL needs nginx in front"),
+    ],
+)
+def test_settings_that_can_not_be_used_are_told(more, said):
+    good = {"CACHE": "file:///srv/cache", "CACHE_KEY_FILE": "/key", "DATA_DIR": "/srv/pkgd"}
+    key = {"APP_ENV": "production", "SECRET_KEY": "k" * 32}
+    with pytest.raises(config.ConfigError, match=said):
+        config.load(good | key | more)
+
+
+@pytest.mark.parametrize("uri", ["file:///srv/pkgd/cache", "s3://bucket?region=eu-1"])
+def test_a_cache_may_be_below_data_dir_or_a_bucket(uri):
+    good = {"CACHE_KEY_FILE": "/key", "DATA_DIR": "/srv/pkgd", "STORE_DIR": "/srv/nix"}
+    key = {"APP_ENV": "production", "SECRET_KEY": "k" * 32}
+    assert config.load(good | key | {"CACHE": uri})["CACHE"] == uri
+
+
+@SQLITE
+def test_a_start_is_refused_with_a_key_that_others_may_read(app, tmp_path, capfd):
+    health.check_start(app)
+    (tmp_path / "key").chmod(0o644)
+    with pytest.raises(SystemExit):
+        health.check_start(app)
+    assert "pkgd: CACHE_KEY_FILE: others may read the key" in capfd.readouterr().err
+
+
+# --- The doctor ---
+
+
+@pytest.fixture
+def diagnosis(app):
+    """Return a function that returns what the doctor says of the cache."""
+
+    def diagnosis():
+        with app.app_context():
+            return [str(finding) for finding in doctor_host.cache()]
+
+    return diagnosis
+
+
+@SQLITE
+def test_the_doctor_looks_at_the_cache(app, diagnosis, folder, tmp_path):
+    assert diagnosis() == [f"ok       cache: file://{folder}, signed as cache-1"]
+    folder.mkdir()
+    assert "bytes free at" in diagnosis()[0]
+    (tmp_path / "key").chmod(0o640)
+    assert diagnosis()[0].startswith("error    cache: others may read the key")
+    app.config["CACHE"] = ""
+    assert diagnosis() == ["ok       cache: none: CACHE is not set"]
+
+
+@SQLITE
+def test_the_doctor_tells_of_a_folder_that_can_not_be_made(block, diagnosis):
+    assert diagnosis()[0].startswith("error    cache: ")
