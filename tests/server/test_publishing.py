@@ -122,6 +122,7 @@ def test_a_cache_that_is_away_counts_no_attempt_and_tells_why(waiting, client):
     assert waiting["waiting"].startswith(
         "the cache is away: Unable to connect to the cache; tried again at "
     )
+    assert waiting["progress"]["phase"] == "publishing"
     assert client.get(f"/api/v1/package/{waiting['package_id']}").json["status"] == "downloaded"
 
 
@@ -297,7 +298,33 @@ def test_a_publishing_of_a_profile_without_generations_does_nothing(app, client,
     assert pool.run_one()
     (task,) = tasks(client)
     assert task["status"] == "succeeded"
-    assert "the profile has no generation" in read_log(task["id"])
+    assert "nothing to publish" in read_log(task["id"])
+
+
+@SQLITE
+def test_what_was_queued_is_not_published_without_a_cache(app, activated, client, pool):
+    activated("app")
+    uri, app.config["CACHE"] = app.config["CACHE"], ""
+    assert pool.run_one()
+    app.config["CACHE"] = uri
+    assert tasks(client)[0]["status"] == "succeeded"
+    assert shown(client) is False
+
+
+@SQLITE
+def test_a_download_that_waited_ends_without_a_cache(app, waiting, make_due, pool, get_task):
+    app.config["CACHE"] = ""
+    make_due()
+    assert pool.run_one()
+    assert get_task(waiting["id"])["status"] == "succeeded"
+
+
+@SQLITE
+def test_nobody_looks_for_what_a_bucket_may_have_lost(app, active, client, pool, folder):
+    folder.rename(folder.with_name("lost"))
+    app.config["CACHE"] = "s3://bucket"
+    pool.maintain_once()
+    assert shown(client) is True
 
 
 @SQLITE
@@ -433,7 +460,7 @@ def test_gc_says_nothing_of_a_cache_that_is_no_folder(own_store, make_app):
 
 @SQLITE
 def test_a_sweep_waits_for_those_who_publish(app, monkeypatch):
-    monkeypatch.setattr(publishing, "SWEEP_WAIT_SECONDS", 0)
+    monkeypatch.setattr(publishing, "SWEEP_WAIT_SECONDS", 0.15)
     with app.app_context(), publishing.shared(app.config["DATA_DIR"], publishing.nothing):
         with pytest.raises(publishing.SweepPrevented, match="somebody publishes"):
             publishing.sweep([], dry_run=True)
