@@ -233,10 +233,13 @@ class Operator:
         self._ids = {}
 
     def prepare(self, *names):
-        """Have packages downloaded and published."""
+        """Have the newest versions of packages downloaded."""
         for name in names:
             version = self._service.get(f"catalog/{name}")["versions"][0]["version"]
-            self._ids[name] = self._service.register(name, version)
+            known = {
+                one["version"]: one["id"] for one in self._service.get(f"packages?name={name}")
+            }
+            self._ids[name] = known.get(version) or self._service.register(name, version)
             task = self._service.post(f"package/{self._ids[name]}/download")["task_id"]
             assert self._service.ended(task)["status"] == "succeeded"
 

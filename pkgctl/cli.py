@@ -60,7 +60,7 @@ Exit codes:
     7  not allowed: no token, or not enough scope
     8  the server or cache can't be reached or isn't ready
     9  the cache's key, signature or contents are wrong
-   10  this machine's Nix failed
+   10  this machine failed: its Nix, or its disk
   130  interrupted; what was waited for goes on
 """
 

@@ -15,7 +15,7 @@ class ExitCode(IntEnum):
     NOT_ALLOWED = 7
     UNREACHABLE = 8
     UNTRUSTED = 9
-    NIX_FAILED = 10
+    MACHINE_FAILED = 10
     INTERRUPTED = 130
 
 

@@ -120,8 +120,10 @@ class Local:
             self.remember(held=trial.offer, trying=None, error=None)
             return
         error = f"the check failed: {failure}"[:MAX_ERROR_LENGTH]
-        self.remember(refused=Refusal(trial.offer.store_path, error))
-        self._go_back(trial)
+        try:
+            self.remember(refused=Refusal(trial.offer.store_path, error))
+        finally:  # even if the disk is full
+            self._go_back(trial)
         kept = "back to what it was" if trial.before else "nothing is active"
         raise CommandError(error, ExitCode.FAILED, f"{kept}; not tried again until it changes")
 

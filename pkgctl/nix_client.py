@@ -15,6 +15,7 @@ import click
 from pkgctl.children import Finished, run
 from pkgctl.errors import CommandError, ExitCode
 from pkgctl.output import printable_log
+from pkgctl.sync_state import faults_told
 
 FETCH_SECONDS = 3600
 CALL_SECONDS = 120
@@ -151,8 +152,9 @@ class NixProfile:
 
     def clear(self, number: int) -> None:
         """Make it a profile without generations, of one that has this one alone."""
-        self.path.unlink()
-        self.link(number).unlink()
+        with faults_told(self.path):
+            self.path.unlink()
+            self.link(number).unlink()
 
     def _nix_env(self, *arguments: str) -> None:
         argv = ["nix-env", "--profile", str(self.path), *arguments]
@@ -166,7 +168,9 @@ class NixProfile:
             return run(argv, environ=environ, seconds=seconds, show=show, kept=self._kept)
         except OSError as error:
             message = f"{argv[0]} can't be run: {error.strerror}"
-            raise CommandError(message, ExitCode.NIX_FAILED, "a sync needs Nix on PATH") from None
+            raise CommandError(
+                message, ExitCode.MACHINE_FAILED, "a sync needs Nix on PATH"
+            ) from None
 
 
 def environment() -> dict[str, str]:
@@ -184,7 +188,7 @@ def _fetch_failure(done: Finished, url: str) -> CommandError:
     """Return the error for a store path that could not be had from the cache."""
     if RESTRICTED.search(done.output):
         message = "this user may not tell Nix's daemon which cache and key to use"
-        return CommandError(message, ExitCode.NIX_FAILED, TRUST_HINT)
+        return CommandError(message, ExitCode.MACHINE_FAILED, TRUST_HINT)
     for pattern, exit_code in FETCH_FAULTS:
         if line := _line_with(pattern, done.output):
             hint = f"nothing was changed; the cache is {url}"
@@ -203,8 +207,8 @@ def _line_with(pattern: re.Pattern[str], output: str) -> str | None:
 def _failure(done: Finished) -> CommandError:
     """Return the error for a program of Nix that failed, or took too long."""
     if done.code is None:
-        return CommandError("Nix took too long, and was ended", ExitCode.NIX_FAILED)
+        return CommandError("Nix took too long, and was ended", ExitCode.MACHINE_FAILED)
     errors = ERROR.findall(done.output)
     said = errors or [line for line in done.output.splitlines() if line.strip()]
     message = said[-1] if said else f"it ended with exit code {done.code}"
-    return CommandError(f"Nix failed: {message}", ExitCode.NIX_FAILED)
+    return CommandError(f"Nix failed: {message}", ExitCode.MACHINE_FAILED)

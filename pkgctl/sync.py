@@ -163,7 +163,7 @@ def default_path(profile: str) -> Path:
         folder = Path(os.environ.get("NIX_STATE_DIR", "/nix/var/nix"))
     else:
         state = Path(os.environ.get("XDG_STATE_HOME", ""))
-        folder = (state if state.is_absolute() else Path.home() / ".local" / "state") / "nix"
+        folder = (state if state.is_absolute() else _home() / ".local" / "state") / "nix"
     return folder / "profiles" / f"pkgd-{profile}"
 
 
@@ -173,6 +173,14 @@ def pause(every: float, failures: int) -> float:
     seconds = min(every * 2.0 ** min(failures, 10), longest)
     jitter = FAILED_JITTER if failures else JITTER
     return seconds * random.uniform(1 - jitter, 1 + jitter)  # noqa: S311 # no secret
+
+
+def _home() -> Path:
+    home = Path(os.path.expanduser("~"))
+    if home.is_absolute():
+        return home
+    message = "there is no home folder for the profile"
+    raise CommandError(message, ExitCode.USAGE, "--to says where it goes")
 
 
 def _path(to: str) -> Path:

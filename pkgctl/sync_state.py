@@ -89,16 +89,12 @@ class StateFolder:
 
     def load(self) -> SyncState:
         """Read the state; one that is damaged is told, and begins anew. Raises CommandError."""
-        try:
-            text = self._state.read_text(encoding="utf-8")
-        except FileNotFoundError:
+        with faults_told(self._state):
+            data = self._state.read_bytes() if self._state.exists() else None
+        if data is None:
             return SyncState()
-        except OSError as error:
-            raise _unusable(self._state, error) from None
-        except ValueError:
-            text = ""
         try:
-            return _state_of(json.loads(text))
+            return _state_of(json.loads(data))
         except (ValueError, TypeError, LookupError, RecursionError):
             warn(f"{self._state} is damaged: what it remembered is learnt anew")
             return SyncState()
@@ -113,12 +109,8 @@ class StateFolder:
         They stand in a file of their own: damage to the state does not make another key trusted.
         Raises CommandError.
         """
-        try:
-            return self._keys.read_text(encoding="utf-8", errors="replace").split()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise _unusable(self._keys, error) from None
+        with faults_told(self._keys):
+            return self._keys.read_text(errors="replace").split() if self._keys.exists() else None
 
     def trust(self, keys: Sequence[str]) -> None:
         """Replace the public keys that are trusted. Raises CommandError."""
@@ -139,13 +131,11 @@ class StateFolder:
     @contextmanager
     def locked(self) -> Iterator[int | None]:
         """Lock it, made where there is none; yields the lock's descriptor, None if it is taken."""
-        try:
+        with faults_told(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.mkdir(PRIVATE_FOLDER, exist_ok=True)
             self.home.mkdir(PRIVATE_FOLDER, exist_ok=True)
             descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, PRIVATE)
-        except OSError as error:
-            raise _unusable(self.path, error) from None
         is_ours = False
         try:
             with suppress(BlockingIOError):
@@ -172,12 +162,16 @@ def _part(kind: type, value: Any) -> Any:
 
 
 def _write(path: Path, text: str) -> None:
-    try:
+    with faults_told(path):
         files.replace(path, text, PRIVATE)
+
+
+@contextmanager
+def faults_told(path: Path) -> Iterator[None]:
+    """Turn the faults of a file, such as a full disk, into a CommandError."""
+    try:
+        yield
     except OSError as error:
-        raise _unusable(path, error) from None
-
-
-def _unusable(path: Path, error: OSError) -> CommandError:
-    message = f"{path} can't be used: {error.strerror}"
-    return CommandError(message, ExitCode.USAGE, "--to names another path for the profile")
+        hint = "--to names another place" if isinstance(error, PermissionError) else ""
+        message = f"{path} can't be used: {error.strerror}"
+        raise CommandError(message, ExitCode.MACHINE_FAILED, hint) from None

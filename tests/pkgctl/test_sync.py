@@ -535,7 +535,7 @@ def test_a_nix_that_is_not_there_is_told(follow, ctl):
 
     done = follow()
 
-    assert done.exit_code == ExitCode.NIX_FAILED
+    assert done.exit_code == ExitCode.MACHINE_FAILED
     assert "nix-store can't be run: No such file or directory (a sync needs Nix" in done.stderr
 
 
@@ -546,7 +546,7 @@ def test_a_profile_that_can_not_be_set_is_told_and_set_later(follow, ctl, server
 
     done = follow()
 
-    assert done.exit_code == ExitCode.NIX_FAILED
+    assert done.exit_code == ExitCode.MACHINE_FAILED
     assert server.said == ("failed", None, "Nix failed: it ended with exit code 1")
     (tmp_path / "bin" / "nix-env").unlink()
     assert follow().exit_code == 0
@@ -698,8 +698,24 @@ def test_a_folder_that_can_not_be_used_is_told(follow, path, name):
 
     done = follow()
 
-    assert (done.exit_code, done.stderr.count("\n")) == (ExitCode.USAGE, 1)
+    assert (done.exit_code, done.stderr.count("\n")) == (ExitCode.MACHINE_FAILED, 1)
     assert f"{folder / name} can't be used: " in done.stderr
+
+
+def test_where_no_more_can_be_written_the_machine_goes_back_all_the_same(follow, server, path):
+    done = follow("--check", f"sh -c 'rm -r {path}.sync; exit 1'")
+
+    assert done.exit_code == ExitCode.MACHINE_FAILED
+    assert f"{path}.sync/state.json can't be used: No such file or directory" in done.stderr
+    assert not os.path.lexists(path)
+    assert server.said[0] == "failed"
+
+
+def test_a_profile_that_can_not_be_removed_is_told(follow, server, path):
+    done = follow("--check", f"sh -c 'rm {path}-1-link; exit 1'")
+
+    assert done.exit_code == ExitCode.MACHINE_FAILED
+    assert f"{path} can't be used: No such file or directory" in done.stderr
 
 
 # --- the command line ---
@@ -754,6 +770,16 @@ def test_a_profile_goes_where_nix_has_those_of_the_user(monkeypatch, uid, enviro
     monkeypatch.setattr("os.geteuid", lambda: uid)
 
     assert str(sync.default_path("web")) == path
+
+
+def test_a_user_without_a_home_has_to_say_where_the_profile_goes(unconfigured, monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 7)
+    unconfigured.environ |= {"HOME": "nowhere", "XDG_STATE_HOME": None}
+
+    done = unconfigured("sync", "web")
+
+    assert done.exit_code == ExitCode.USAGE
+    assert done.stderr.endswith("for the profile (--to says where it goes)\n")
 
 
 def test_a_token_may_stand_in_a_file(follow, ctl, server, tmp_path):

@@ -11,6 +11,8 @@ import pytest
 from service import ROOT, Service
 from support import BUNDLED
 
+import nix
+
 PORT = 8000
 README = (ROOT / "README.md").read_text()
 TOOLS = ("curl", "pkgctl")
@@ -62,6 +64,8 @@ def is_free(port):
 def service(tmp_path, store_dir):
     """A server as the README has it: its folder is `data`, its port 8000, unless that is taken."""
     settings = {"STORE_DIR": store_dir, "CATALOGS": BUNDLED, "MIN_FREE_BYTES": 1}
+    settings |= {"CACHE": f"file://{tmp_path}/cache", "CACHE_KEY_FILE": tmp_path / "cache_key"}
+    nix.make_key(nix.private_store(store_dir), "readme-1", settings["CACHE_KEY_FILE"])
     with Service({"DATA_DIR": tmp_path / "data", **settings}, measured=False) as service:
         if is_free(PORT):
             service.port = service.settings["PORT"] = PORT
@@ -71,14 +75,21 @@ def service(tmp_path, store_dir):
 
 
 @pytest.fixture
-def environ(tmp_path):
-    """What a person has set up: both tools on PATH; curl tells by its exit code what failed."""
+def environ(tmp_path, store):
+    """What a person has set up: both tools on PATH; curl tells by its exit code what failed.
+
+    The Nix of that machine has the store of the server's, and profiles of its own.
+    """
     (tmp_path / ".curlrc").write_text("fail-with-body\n")
     command = tmp_path / "pkgctl"
     command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m pkgctl "$@"\n')
     command.chmod(0o755)
     path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return {"HOME": str(tmp_path), "PATH": path, "LANG": "C.UTF-8"}
+    own = {name: value for name, value in store.environ.items() if name.startswith("NIX_")}
+    yield {**own, "HOME": str(tmp_path), "PATH": path, "LANG": "C.UTF-8"}
+    profiles = Path(own["NIX_STATE_DIR"]) / "profiles"
+    for link in profiles.glob("pkgd-default*link"):  # it would keep packages of other tests alive
+        link.unlink()
 
 
 @pytest.fixture
@@ -107,7 +118,9 @@ def test_the_blocks_of_curl_can_be_pasted_whole(run):
 def test_the_examples_of_pkgctl_work_as_printed(run, tmp_path):
     (tmp_path / "settled.py").write_text(SETTLED)
 
-    run("\nsettled\n".join(["settled() { python3 settled.py; }", *examples("pkgctl")]))
+    said = run("\nsettled\n".join(["settled() { python3 settled.py; }", *examples("pkgctl")]))
+
+    assert "/pkgd-default is now generation " in said
 
 
 @pytest.mark.parametrize("tool", TOOLS)

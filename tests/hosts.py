@@ -1,0 +1,63 @@
+"""Machines with a Nix of their own, each in a mount namespace that has its store in the one place.
+
+A store path holds the place of its store, so that those of the server and of the machines have to
+be in the same folder. Each machine sees its own one there.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from service import ROOT
+from support import IN_CI
+
+import nix
+
+MOUNT = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
+SECONDS = 120
+
+
+def require_namespaces():
+    """Skip the test where this user may not mount; in CI, where nothing may be missing, fail it."""
+    program = shutil.which("unshare")
+    argv = [program, "--mount", "sh", "-c", MOUNT, "sh", "/tmp", "/tmp", "true"]
+    if program is None or subprocess.run(argv, capture_output=True).returncode:
+        assert not IN_CI, "mount namespaces don't work here"
+        pytest.skip("mount namespaces don't work here")
+
+
+class Host:
+    """A machine that follows a profile of a server, which it keeps at `profile`."""
+
+    def __init__(self, name, folder, store_dir, url, token):
+        self.name = name
+        self.profile = folder / "profile"
+        self._mount = (folder / "nix" / "store", store_dir)
+        self._mount[0].mkdir(parents=True)
+        own = nix.private_store(folder / "nix").environ
+        self.environ = {**own, "NIX_STORE_DIR": str(store_dir), "NO_PROXY": "127.0.0.1"}
+        self.environ |= {
+            "PKGCTL_URL": url,
+            "PKGCTL_TOKEN": token,
+            "PYTHONPATH": os.environ["PYTHONPATH"],
+        }
+
+    def run(self, *argv):
+        """Run a program where the machine's store is in its place."""
+        words = ["unshare", "--mount", "sh", "-c", MOUNT, "sh", *self._mount, *argv]
+        return subprocess.run(
+            words, env=self.environ, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS
+        )
+
+    def sync(self, profile, *words):
+        """Run `pkgctl sync` of a profile; return how it ended."""
+        argv = (sys.executable, "-m", "pkgctl", "sync", profile, "--to", self.profile)
+        return self.run(*argv, "--name", self.name, *words)
+
+    def says(self, program):
+        """Run a program of the profile; return what it prints."""
+        done = self.run(self.profile / "bin" / program)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
