@@ -10,10 +10,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pkgctl.children import run
 from pkgctl.client import Client, JsonObject
+from pkgctl.diagnosis import DEFAULT_PORTS
 from pkgctl.errors import CommandError, ExitCode, one_line
 from pkgctl.nix_client import BinaryCache, NixProfile, environment, is_store_path, show
 from pkgctl.sync_state import Offer, Refusal, StateFolder, SyncState, Trial
@@ -208,7 +209,7 @@ class Follower:
         keys = " ".join(self._trusted(told["public_key"]))
 
         folder, token = self._local.folder, self._client.token
-        is_servers = (url.scheme, url.netloc) == urlsplit(self._client.url)[:2]
+        is_servers = _origin(url) == _origin(urlsplit(self._client.url))
         with ExitStack() as stack:
             netrc = None
             if token and is_servers:  # no other host may receive it
@@ -286,6 +287,10 @@ def _offer_of(profile: JsonObject) -> Offer | None:
         message = f"the server offers {offered['store_path']!r}, which is no store path"
         raise CommandError(message, ExitCode.REFUSED)
     return Offer(offered["store_path"], offered["generation"])
+
+
+def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
+    return url.scheme, url.hostname, url.port or DEFAULT_PORTS.get(url.scheme)
 
 
 def _plain_word(url: str) -> str:

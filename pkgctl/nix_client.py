@@ -32,7 +32,7 @@ AWAY = re.compile(
     r"|no substituter that can build"
 )
 RESTRICTED = re.compile(r"not a trusted user")
-NAMED = re.compile(r"'[^']*'|/\S+")  # names may hold any word
+NAMED = re.compile(r"'[^'\s]*'|/\S+")  # names may hold any word
 LOUD = re.compile(r"^ *(?:(?:warning|error): *)+")
 ERROR = re.compile(r"^(?:warning: )?error: *(.*)", re.MULTILINE)
 TRUST_HINT = "let it be of trusted-users in nix.conf, or run the sync as root"

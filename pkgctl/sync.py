@@ -55,6 +55,15 @@ class MatchedType(click.ParamType[str]):
         return self.fail(f"{value!r} is none, such as {self._example}", param, ctx)
 
 
+class IntervalType(DurationType):
+    """A time of a second or more."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Convert an argument to seconds."""
+        seconds = super().convert(value, param, ctx)
+        return seconds if seconds >= 1 else self.fail("it takes 1s or more", param, ctx)
+
+
 class WordsType(click.ParamType[tuple[str, ...]]):
     """A command, quoted as in a shell, as its words."""
 
@@ -100,7 +109,7 @@ class WordsType(click.ParamType[tuple[str, ...]]):
     help="Trust this key of the cache instead of the first one seen; more than once for several.",
 )
 @click.option("--once", is_flag=True, help="Do it once, which is the default.")
-@click.option("--every", type=DurationType(), help="Do it again and again, such as every 60s.")
+@click.option("--every", type=IntervalType(), help="Do it again and again, such as every 60s.")
 @click.option("--status", "action", flag_value="status", help="Only show how it stands.")
 @click.option("--rollback", "action", flag_value="rollback", help="Go to the generation before.")
 @click.option("--retry", "action", flag_value="retry", help="Try again what failed.")
@@ -127,8 +136,7 @@ def sync(
     --rollback don't need it. What was rolled back isn't taken again, either.
 
     A token of scope sync is enough. The key of the cache is learnt at first use; another one is
-    refused later, unless --public-key gives it. Two rounds for one PATH never run at once: the
-    second one says so and ends well. PATH.sync/ is the memory of a sync.
+    refused later, unless --public-key gives it. PATH.sync/ is the memory of a sync, and its lock.
 
     \b
     Examples:
@@ -140,12 +148,8 @@ def sync(
     """
     if every is not None and (once or action):
         raise click.UsageError("--every goes with neither --once, --status, --rollback nor --retry")
-    if every is not None and every < 1:
-        raise click.UsageError("--every takes 1s or more")
-
-    path = _path(to) if to else default_path(profile)
-    name = machine or _host_name()
-    following = Following(profile, name, path, check or (), public_keys, check_timeout)
+    where = (profile, machine or _host_name(), _path(to) if to else default_path(profile))
+    following = Following(*where, check or (), public_keys, check_timeout)
     if action == "status":
         context.printer.record(_stands(following), STATUS_COLUMNS)
     elif action == "rollback":

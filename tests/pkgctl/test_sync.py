@@ -490,6 +490,11 @@ def test_an_older_server_can_not_be_followed(unconfigured, path):
     assert "is of an older release" in done.stderr
 
 
+# As Nix 2.26 says it; that of the tests may be another.
+UNSIGNED = (
+    "warning: ignoring substitute for '/nix/store/x-libarchive' from 'http://c', as it's not signed "
+    "by any of the keys in 'trusted-public-keys'"
+)
 AWAY = "warning: error: unable to download 'http://c/x': Couldn't connect (7); retrying in 2 ms"
 
 
@@ -502,6 +507,7 @@ AWAY = "warning: error: unable to download 'http://c/x': Couldn't connect (7); r
             "Error: unable to download 'http://c/x': Couldn't connect (7)",
         ),
         ("echo 'error: x: HTTP error 401'; exit 1", 7, "x: HTTP error 401"),
+        (f'echo "{UNSIGNED}"; exit 1', 9, "it's not signed by any of the keys in 'trusted"),
         (
             "echo 'ignoring it: you are not a trusted user' >&2; exit 1",
             10,
