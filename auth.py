@@ -72,7 +72,7 @@ BASIC_BLUEPRINT = "cache_files"  # Nix knows nothing but HTTP Basic
 OWN_TOKEN = "tokens.own"  # noqa: S105 # an endpoint, which tells every caller who it is
 REPORT = "machines.report"  # what a machine is
 # What a token of scope `sync` may read; machines.show lets it read its own machine alone.
-SYNC_BLUEPRINTS = {"cache", "cache_files"}
+SYNC_BLUEPRINTS = {"cache", BASIC_BLUEPRINT}
 SYNC_READS = {"profiles.index", "profiles.show", "machines.show", OWN_TOKEN}
 # Headers of proxies; only those of TRUSTED_PROXIES say truly who is asking.
 FORWARDED = {"Forwarded", "Via", "X-Forwarded-For", "X-Real-Ip"}

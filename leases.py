@@ -196,7 +196,7 @@ class Lease:
         """Put the task back for a while, without counting this attempt, and show why it waits."""
         at = soon(WAIT_SECONDS[min(self.waits, len(WAIT_SECONDS) - 1)])
         shown = f"{reason}; tried again at {at:%H:%M:%SZ}"
-        values = {"attempt": self.attempt - 1, "waits": self.waits + 1}
+        values = {"attempt": self.attempt - 1, "waits": self.waits + 1, "phase": Task.phase}
         self._check(requeue(*self._fence(), lease_until=at, waiting=shown, **values))
         db.session.commit()
 

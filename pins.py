@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from flask import Flask, current_app
@@ -274,8 +273,16 @@ def _position(name: str, is_first: bool, after: str | None) -> Position:
 def _rooted(name: str, source: Source, root: Path) -> Iterator[Content]:
     """Fetch a tarball, root it, and see whether it is a catalog; if the block fails, undo that."""
     store, tmp = services.get(nix.Store), current_app.config["DATA_DIR"] / "tmp" / "pin"
-    fetched = partial(nix.fetched, tmp=tmp, sha256=source.sha256, report=source.report)
-    with fetched(store, source.url, name) as tarball, ExitStack() as on_exception:
+    fetched = nix.fetched(
+        store,
+        source.url,
+        name,
+        tmp=tmp,
+        sha256=source.sha256,
+        free_bytes=current_app.config["MIN_FREE_BYTES"],
+        report=source.report,
+    )
+    with fetched as tarball, ExitStack() as on_exception:
         # Before the path goes, which the root would keep.
         on_exception.callback(root.unlink, missing_ok=True)
         nix.add_root(store, tarball.store_path, root)

@@ -88,7 +88,7 @@ def show(query: dict[str, Any], profile_name: str) -> Any:
     waits for is an ETag other than those in If-None-Match, or than the present one.
     """
     state, machine = _state(profile_name), query["machine"]
-    _check_match(profile_name, _etag(state))
+    _check_match(profile_name, state)
     etag = partial(_etag_of_offer, machine=machine)
     seen = request.if_none_match or ETags([etag(state)])
     headers = {}
@@ -161,7 +161,7 @@ def roll_out(fields: dict[str, Any], profile_name: str) -> Any:
     """
     profile = activation.find(profile_name)
     profile.lock()
-    _check_match(profile_name, _etag(_state(profile_name)))
+    _check_match(profile_name, _state(profile_name))
     rollouts.set_percent(profile, fields["percent"])
     state = _state(profile_name)
     return _shown(state, _counts(state))
@@ -273,23 +273,23 @@ def _check(name: str, profile: History | None) -> bool:
 
     Raises ProfileChanged where If-Match or If-None-Match don't have it.
     """
-    etag = _etag(_state(name)) if profile else None
-    _check_match(name, etag)
+    state = _state(name) if profile else None
+    _check_match(name, state)
     excluded = request.if_none_match
-    is_excluded = excluded.star_tag or etag in _operators_part(excluded, weak=True)
-    if etag is not None and is_excluded:
-        raise _changed(name, etag)
+    if state and (excluded.star_tag or _etag(state) in _operators_part(excluded, weak=True)):
+        raise _changed(name, state)
     return "If-Match" in request.headers and not request.if_match.star_tag
 
 
-def _check_match(name: str, etag: str | None) -> None:
-    """Raise ProfileChanged where If-Match does not have the ETag, which is None for no profile."""
+def _check_match(name: str, state: AnyRow | None) -> None:
+    """Raise ProfileChanged where If-Match is not of the state, which is None for no profile."""
     if "If-Match" not in request.headers:
         return
     wanted = request.if_match
-    if etag is None or not (wanted.star_tag or etag in _operators_part(wanted)):
-        raise _changed(name, etag)
+    if not (state and (wanted.star_tag or _etag(state) in _operators_part(wanted))):
+        raise _changed(name, state)
 
 
-def _changed(name: str, etag: str | None) -> errors.ProfileChanged:
-    return errors.ProfileChanged(name=name, etag=f'"{etag}"' if etag else "none")
+def _changed(name: str, state: AnyRow | None) -> errors.ProfileChanged:
+    etag = f'"{_etag_of_offer(state, None)}"' if state else "none"
+    return errors.ProfileChanged(name=name, etag=etag)

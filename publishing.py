@@ -110,8 +110,8 @@ def publish_profile(attempt: Attempt, subject: Unpublished) -> Sequence[Executab
     """Publish what a profile is; return the statements of the task's success."""
     active = db.session.execute(_active().where(Profile.id == subject.profile_id)).one_or_none()
     db.session.rollback()
-    if active is None or active.store_path is None:
-        attempt.say("the profile has no generation")
+    if active is None or active.store_path is None or cache(attempt.config) is None:
+        attempt.say("there is nothing to publish, or no cache")
         return []
     attempt.say(f"attempt {attempt.lease.attempt}: publishing {active.store_path}")
     publish(attempt, [active.store_path])

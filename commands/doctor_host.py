@@ -12,6 +12,7 @@ from pathlib import Path
 from flask import current_app
 
 import nix
+import publishing
 import services
 from catalog_state import Catalogs
 from commands.findings import Finding, error, ok, warning
@@ -124,16 +125,36 @@ def catalogs() -> Iterator[Finding]:
 
 def disk() -> Iterator[Finding]:
     """Look how much space there is for DATA_DIR and the store."""
-    needed = current_app.config["MIN_FREE_BYTES"]
     for folder in (current_app.config["DATA_DIR"], services.get(nix.Store).folder):
-        free = shutil.disk_usage(folder).free
-        text = f"{free:,} bytes free at {folder}, MIN_FREE_BYTES is {needed:,}"
-        if free < needed:
-            yield error("disk", f"{text}: tasks wait", "make room: flask gc, flask prune")
-        elif free < ROOM * needed:
-            yield warning("disk", text, "make room: flask gc, flask prune")
-        else:
-            yield ok("disk", text)
+        yield _space(folder)
+
+
+def _space(folder: Path) -> Finding:
+    """Tell how much space there is under a folder."""
+    free, needed = shutil.disk_usage(folder).free, current_app.config["MIN_FREE_BYTES"]
+    text = f"{free:,} bytes free at {folder}, MIN_FREE_BYTES is {needed:,}"
+    if free < needed:
+        return error("disk", f"{text}: tasks wait", "make room: flask gc, flask prune")
+    if free < ROOM * needed:
+        return warning("disk", text, "make room: flask gc, flask prune")
+    return ok("disk", text)
+
+
+def cache() -> Iterator[Finding]:
+    """Look whether the binary cache can be reached, and its key be used; and the space for it."""
+    where = publishing.cache(current_app.config)
+    if where is None:
+        yield ok("cache", "none: CACHE is not set")
+        return
+    try:
+        key = nix.public_key(where.key_file)
+        nix.ping(services.get(nix.Store), where)
+    except nix.NixError as fault:
+        yield error("cache", str(fault), fault.hint)
+        return
+    if where.folder is not None and where.folder.exists():
+        yield _space(where.folder)
+    yield ok("cache", f"{where.public_uri}, signed as {key.partition(':')[0]}")
 
 
 def unit() -> Iterator[Finding]:
@@ -187,4 +208,4 @@ def _show(argv: list[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-CHECKS = (disk, nix_itself, daemon, build_users, sandbox, catalogs, clock, unit)
+CHECKS = (disk, nix_itself, daemon, build_users, sandbox, catalogs, cache, clock, unit)

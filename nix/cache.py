@@ -205,11 +205,13 @@ def publish(
 
 
 def ping(store: Store, cache: Cache) -> None:
-    """Ask a cache whether it is there. Raises NixError, or OSError for a folder."""
-    if cache.folder is not None:
-        _make_folder(cache.folder)
-        if not os.access(cache.folder, os.W_OK | os.X_OK):
-            raise PublishFailed(f"{cache.folder} can't be written")
+    """Ask a cache whether it is there, or its folder can be made. Raises NixError."""
+    place = cache.folder
+    while place is not None and not place.exists():
+        place = place.parent
+    if place is not None:
+        if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+            raise PublishFailed(f"{place} can't be written, or is no folder")
         return
     credentials = Store(_with_credentials(store))
     text(call(credentials, [*NIX, "store", "ping", "--store", cache.uri], seconds=PING_SECONDS))

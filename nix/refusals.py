@@ -8,7 +8,8 @@ from nix.errors import NixError, Refused
 NAME = r"[Pp]ackage [\u2018'](?P<name>[^\u2019'\n]+)[\u2019'] in [^\n]*?"
 WORDS = {
     "unfree": "has an unfree license",
-    "broken": "is marked as broken",
+    # Since 2026, what is wrong with a package is listed.
+    "broken": r"(?:is marked as broken|because it has problems:\s+- broken:)",
     "insecure": "is marked as insecure",
     "unsupported_platform": "is not (?:supported on|available on the requested hostPlatform)",
 }

@@ -4,6 +4,7 @@ import logging
 import lzma
 import os
 import re
+import shutil
 import tarfile
 import time
 import zlib
@@ -15,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from nix.errors import HashMismatch, NixError, NotATarball, error_from
+from nix.errors import DiskFull, HashMismatch, NixError, NotATarball, error_from
 from nix.garbage import delete
 from nix.internal_json import ERROR, FILE_TRANSFER, PREFIX, PROGRESS, read_json
 from nix.process import run, scratch
@@ -33,6 +34,8 @@ REVISION_BYTES = 64
 REVISION_FILE = ".git-revision"  # of nixpkgs' channels
 UNREADABLE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError)
 NO_ARCHIVE = re.compile(r"[Ff]ailed to (?:open|extract) archive:? ?\(?([^\n)]*)")
+
+NOT_WRITTEN = "Write failed"  # as libarchive says of a full disk
 
 log = logging.getLogger(__name__)
 
@@ -127,19 +130,22 @@ def fetched(
     tmp: Path,
     sha256: str = "",
     seconds: float = FETCH_SECONDS,
+    free_bytes: int = 0,
     report: BytesReport = lambda _done, _expected: None,
 ) -> Iterator[Tarball]:
     """Fetch a tarball and unpack it into the store, as `name`, for a `with` block.
 
     If the block fails, it is deleted.
 
-    `sha256` in Nix's base 32 is the one it must have. `report` is called with the bytes done and
+    `sha256` in Nix's base 32 is the one it must have, and `free_bytes` are left on the disk: a
+    small tarball may unpack to more than any disk holds. `report` is called with the bytes done and
     expected. No root keeps what is fetched. Raises FetchFailed, HashMismatch, NotATarball,
     DiskFull, TimedOut.
     """
     with scratch(tmp) as folder, ExitStack() as on_exception:
-        fetch = Fetch(store.with_tmp(folder), name, time.monotonic() + seconds)
-        tarball = fetch.tarball(url, report)
+        deadline = time.monotonic() + seconds
+        fetch = Fetch(store.with_tmp(folder), url, name, deadline, free_bytes)
+        tarball = fetch.tarball(report)
         on_exception.callback(fetch.discard, tarball.store_path)
         if sha256 not in ("", tarball.sha256):
             raise HashMismatch(f"{url} has the hash {tarball.sha256}, and not {sha256}")
@@ -148,18 +154,19 @@ def fetched(
 
 
 class Fetch:
-    """One fetch, which ends by `deadline`."""
+    """One fetch, which ends by `deadline`, or where the disk has less than `free_bytes` left."""
 
-    def __init__(self, store: Store, name: str, deadline: float) -> None:
-        self.store, self.name, self.deadline = store, name, deadline
+    def __init__(self, store: Store, url: str, name: str, deadline: float, free_bytes: int) -> None:
+        self.store, self.url, self.name = store, url, name
+        self.deadline, self.free_bytes = deadline, free_bytes
         self.began = time.time()
 
-    def tarball(self, url: str, report: BytesReport) -> Tarball:
+    def tarball(self, report: BytesReport) -> Tarball:
         """Fetch the file, look into it, and unpack it."""
-        _, file = self._prefetch(url, f"{self.name}.tar", [], report)
+        _, file = self._prefetch(self.url, f"{self.name}.tar", [], report)
         try:
-            revision, dated_at = look_into(Path(file), url)
-            sha256, tree = self._unpack(url, file)
+            revision, dated_at = look_into(Path(file), self.url)
+            sha256, tree = self._unpack(file)
         finally:
             self.discard(file)
         return Tarball(tree, sha256, revision or _noted_revision(Path(tree)), dated_at)
@@ -175,37 +182,58 @@ class Fetch:
         except (OSError, NixError) as error:
             log.warning("%s is left to the next collection of garbage: %s", path, error)
 
-    def _unpack(self, url: str, file: str) -> tuple[str, str]:
+    def _unpack(self, file: str) -> tuple[str, str]:
         try:
             return self._prefetch(Path(file).as_uri(), self.name, ["--unpack"], lambda *_: None)
         except NixError as error:
             if type(error) is NixError and (found := NO_ARCHIVE.search(str(error))):
-                raise NotATarball(f"{url} is no tarball, or a damaged one: {found[1]}") from None
+                if NOT_WRITTEN in found[1]:
+                    raise DiskFull(f"{self.url} can't be unpacked: the disk is full") from None
+                raise NotATarball(
+                    f"{self.url} is no tarball, or a damaged one: {found[1]}"
+                ) from None
             raise
+
+    def _discard_new(self, name: str) -> None:
+        """Delete what this fetch left in the store under a name, be it finished or not."""
+        for path in self.store.directory.glob(f"*-{name}"):
+            self.discard(str(path))
 
     def _prefetch(
         self, url: str, name: str, options: list[str], report: BytesReport
     ) -> tuple[str, str]:
         """Have Nix fetch a URL into the store; return hash and store path."""
         transfer = Transfer(report)
-        done = run(
-            [
-                "nix-prefetch-url",
-                *("--log-format", "internal-json"),
-                *DOWNLOAD_OPTIONS,
-                *("--name", name),
-                "--print-path",
-                *options,
-                url,
-            ],
-            environ=self.store.environ,
-            seconds=max(0, self.deadline - time.monotonic()),
-            heard=transfer.read,
-        )
-        if done.code:
-            raise error_from(transfer.error or decode(done.stderr))
+
+        def hear(lines: list[bytes]) -> None:
+            transfer.read(lines)
+            self._check_room()
+
+        argv = [
+            "nix-prefetch-url",
+            *("--log-format", "internal-json"),
+            *DOWNLOAD_OPTIONS,
+            *("--name", name),
+            "--print-path",
+            *options,
+            url,
+        ]
+        seconds = max(0, self.deadline - time.monotonic())
+        with ExitStack() as on_exception:
+            on_exception.callback(self._discard_new, name)
+            done = run(argv, environ=self.store.environ, seconds=seconds, heard=hear)
+            if done.code:
+                raise error_from(transfer.error or decode(done.stderr))
+            on_exception.pop_all()
         sha256, path = done.stdout.decode().split("\n")[:2]
         return sha256, path
+
+    def _check_room(self) -> None:
+        """Raise DiskFull where less is free than is to be left."""
+        for folder in (self.store.folder, self.store.environ["TMPDIR"]):
+            if shutil.disk_usage(folder).free < self.free_bytes:
+                told = f"{folder} would have less than {self.free_bytes} bytes free"
+                raise DiskFull(f"{self.url} is too large: {told}")
 
 
 def look_into(file: Path, url: str) -> tuple[str | None, datetime | None]:

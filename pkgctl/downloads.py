@@ -74,6 +74,7 @@ def _register_or_find(context: CommandContext, spec: PackageSpec) -> tuple[JsonO
 def download_and_wait(context: CommandContext, package: JsonObject, settings: WaitSettings) -> None:
     """Request a download, and wait for its task unless the package is downloaded already."""
     answer = context.client.post(f"package/{package['id']}/download")
+    settings = replace(settings, until_downloaded=True)
     if answer["status"] == "created":
         wait_for_task(context.client, context.printer, answer["task_id"], title(package), settings)
 
@@ -83,6 +84,7 @@ def wait_for_all(
 ) -> None:
     """Wait until each task has ended, and note why it failed; all share one time-out."""
     waiting = [download for download in downloads if download.task_id]
+    settings = replace(settings, until_downloaded=True)
     deadline = time.monotonic() + (settings.timeout or 0)
     for place, download in enumerate(waiting):
         if settings.timeout is not None:

@@ -12,6 +12,8 @@ from pkgctl.errors import CommandError, ExitCode
 from pkgctl.output import Printer, TaskView
 
 LIVE_STATUSES = ("queued", "running")
+PUBLISHING = "publishing"  # the phase of a download whose package is downloaded
+UNPUBLISHED = "publish_failed"  # the code of one that ended there
 POLL_SECONDS = 0.5
 TAIL_BYTES = 2048
 END_OF_LOG = 2**53 - 1  # an offset past every log's end
@@ -33,12 +35,14 @@ class WaitSettings:
     """How to wait for a task.
 
     `timeout` is in seconds. `resume_command` is the command that waits for the same task again.
+    With `until_downloaded`, whether the package is published in a binary cache doesn't matter.
     """
 
     timeout: float | None
     resume_command: tuple[str, ...]
     whole_log: bool = False
     cancel_on_interrupt: bool = False
+    until_downloaded: bool = False
 
 
 class Interrupted(Exception):
@@ -118,12 +122,15 @@ class TaskWatcher:
             interrupts.check()
             polled_at = time.monotonic()
             task = self._poll()
-            if task["status"] not in LIVE_STATUSES:
+            if task["status"] not in LIVE_STATUSES or self._is_enough(task):
                 return task
             if time.monotonic() >= deadline:
                 raise CommandError("the time to wait is over", ExitCode.TIMED_OUT, self._resume)
             # a server with too many waiting clients answers at once
             time.sleep(max(0.0, polled_at + POLL_SECONDS - time.monotonic()))
+
+    def _is_enough(self, task: JsonObject) -> bool:
+        return self._settings.until_downloaded and task["progress"]["phase"] == PUBLISHING
 
     def handle_interrupt(self) -> JsonObject:
         """Cancel the task if the user wants that, and return it; else raise Interrupted."""
@@ -178,7 +185,9 @@ def wait_for_task(
         finally:
             client.retry_policy = policy
 
-    check_success(task)
+    is_downloaded = task["error"] and task["error"]["code"] == UNPUBLISHED
+    if not (settings.until_downloaded and is_downloaded):
+        check_success(task)
     return task
 
 

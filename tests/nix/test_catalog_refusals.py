@@ -140,8 +140,11 @@ def test_a_package_for_another_interpreter_is_refused_with_the_catalogs_words(
     assert "interpreter" in caught.value.hint
 
 
-def test_an_attribute_that_throws_a_refusal_of_nixpkgs_has_its_reason(store, catalog):
-    path = catalog("{ app = throw \"Package 'app' in /x is marked as broken, refusing\"; }")
+@pytest.mark.parametrize(
+    "said", ["is marked as broken, refusing", r"because it has problems:\n- broken: It is."]
+)
+def test_an_attribute_that_throws_a_refusal_of_nixpkgs_has_its_reason(store, catalog, said):
+    path = catalog(f"{{ app = throw \"Package 'app' in /x {said}\"; }}")
 
     (failure,) = nix.offers(store, at(path), "app").failures
 

@@ -19,6 +19,7 @@ CODES = {
     "nix_unavailable",
     "profile_refused",
     "profile_replaced",
+    "publish_failed",
     "refused",
     "timed_out",
     "version_unavailable",

@@ -221,10 +221,21 @@ def test_a_fetch_ends_in_time(own, tmp_path, monkeypatch):
         pass
 
 
-def test_a_fault_of_the_store_is_no_fault_of_the_tarball(own, tmp_path):
+def test_a_tarball_that_leaves_too_little_room_on_the_disk_is_given_up(fetch, own, tmp_path):
+    with pytest.raises(nix.DiskFull, match=r"a\.tar\.gz is too large: .* bytes free"):
+        fetch(tarball(tmp_path / "a.tar.gz", default_nix=TEXT), free_bytes=2**60)
+
+    assert in_store(own) == []
+
+
+@pytest.mark.parametrize(
+    "said", ["No space left on device", "failed to extract archive (Write failed)"]
+)
+def test_a_fault_of_the_store_is_no_fault_of_the_tarball(own, tmp_path, said):
     programs = tmp_path / "programs"
     programs.mkdir()
-    full = 'case "$*" in *--unpack*) echo "error: No space left on device" >&2; exit 1;; esac'
+    begin = f"mkdir $NIX_STORE_DIR/{32 * '0'}-pin"  # as Nix leaves it on a full disk
+    full = f'case "$*" in *--unpack*) {begin}; echo "error: {said}" >&2; exit 1;; esac'
     real = subprocess.check_output(["which", "nix-prefetch-url"], text=True).strip()
     (programs / "nix-prefetch-url").write_text(f'#!/bin/sh\n{full}\nexec {real} "$@"\n')
     (programs / "nix-prefetch-url").chmod(0o755)

@@ -120,6 +120,7 @@ class CommandRunner:
         self.servers_path = folder / "pkgctl" / "servers.json"
         self.environ = {"PKGCTL_URL": url, "PKGCTL_TOKEN": token, "XDG_CONFIG_HOME": str(folder)}
         self.environ |= {"NO_PROXY": "127.0.0.1", "TERM": "xterm", "COLUMNS": "100"}
+        self.environ["PKGCTL_PROFILE"] = None
 
     def __call__(self, *arguments, **more):
         """Run the command in this process, as in a pipe; fail if it raises anything."""

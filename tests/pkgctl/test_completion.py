@@ -56,7 +56,7 @@ def environ(tmp_path, monkeypatch):
         (tmp_path / "pkgctl").mkdir()
         (tmp_path / "pkgctl" / "servers.json").write_text(json.dumps(login))
         monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-        for name in ("PKGCTL_URL", "PKGCTL_TOKEN"):
+        for name in ("PKGCTL_URL", "PKGCTL_TOKEN", "PKGCTL_PROFILE"):
             monkeypatch.delenv(name, raising=False)
         yield server
 

@@ -172,6 +172,20 @@ def test_an_interrupt_that_a_finalizer_discarded_still_counts(unconfigured):
     assert (done.exit_code, server.requests) == (ExitCode.INTERRUPTED, [])
 
 
+@pytest.mark.parametrize(
+    "task",
+    [
+        task_document("queued", progress={"done": 0, "expected": 0, "phase": "publishing"}),
+        task_document("failed", error={"code": "publish_failed", "message": "no", "hint": "no"}),
+    ],
+)
+def test_who_waits_for_a_package_does_not_wait_for_its_publishing(unconfigured, task):
+    with FakeServer(download_answers(lambda: FakeAnswer(task))) as server:
+        done = unconfigured("download", 1, "--wait", "--url", server.url)
+
+    assert done.exit_code == 0, done.output
+
+
 def test_the_waiting_ends_at_the_timeout(ctl, gated):
     ctl("create", gated.spec)
 

@@ -10,10 +10,13 @@ import pytest
 from sqlalchemy import select, update
 from support import SQLITE, until
 
+import config
+import health
 import leases
 import nix
 import publishing
 import task_queue
+from commands import doctor_host
 from models import Package, Task, TaskKind, db, soon
 from profile_models import Generation
 
@@ -119,6 +122,7 @@ def test_a_cache_that_is_away_counts_no_attempt_and_tells_why(waiting, client):
     assert waiting["waiting"].startswith(
         "the cache is away: Unable to connect to the cache; tried again at "
     )
+    assert waiting["progress"]["phase"] == "publishing"
     assert client.get(f"/api/v1/package/{waiting['package_id']}").json["status"] == "downloaded"
 
 
@@ -294,7 +298,33 @@ def test_a_publishing_of_a_profile_without_generations_does_nothing(app, client,
     assert pool.run_one()
     (task,) = tasks(client)
     assert task["status"] == "succeeded"
-    assert "the profile has no generation" in read_log(task["id"])
+    assert "nothing to publish" in read_log(task["id"])
+
+
+@SQLITE
+def test_what_was_queued_is_not_published_without_a_cache(app, activated, client, pool):
+    activated("app")
+    uri, app.config["CACHE"] = app.config["CACHE"], ""
+    assert pool.run_one()
+    app.config["CACHE"] = uri
+    assert tasks(client)[0]["status"] == "succeeded"
+    assert shown(client) is False
+
+
+@SQLITE
+def test_a_download_that_waited_ends_without_a_cache(app, waiting, make_due, pool, get_task):
+    app.config["CACHE"] = ""
+    make_due()
+    assert pool.run_one()
+    assert get_task(waiting["id"])["status"] == "succeeded"
+
+
+@SQLITE
+def test_nobody_looks_for_what_a_bucket_may_have_lost(app, active, client, pool, folder):
+    folder.rename(folder.with_name("lost"))
+    app.config["CACHE"] = "s3://bucket"
+    pool.maintain_once()
+    assert shown(client) is True
 
 
 @SQLITE
@@ -414,6 +444,8 @@ def test_gc_sweeps_what_no_root_keeps(own_store, app, activated, client, pool, p
     kept = client.get("/api/v1/package/1").json["store_path"]
     client.post("/api/v1/package/1/deactivate")
     app.config["KEEP_GENERATIONS"] = 1
+    assert "removed from the cache: 0\n" in run(app, "gc", "--dry-run").output  # still offered
+    assert pool.run_one()
     dry = run(app, "gc", "--dry-run").output
     assert "paths would be removed from the cache: 2\n" in dry
     assert published(gone)
@@ -430,7 +462,7 @@ def test_gc_says_nothing_of_a_cache_that_is_no_folder(own_store, make_app):
 
 @SQLITE
 def test_a_sweep_waits_for_those_who_publish(app, monkeypatch):
-    monkeypatch.setattr(publishing, "SWEEP_WAIT_SECONDS", 0)
+    monkeypatch.setattr(publishing, "SWEEP_WAIT_SECONDS", 0.15)
     with app.app_context(), publishing.shared(app.config["DATA_DIR"], publishing.nothing):
         with pytest.raises(publishing.SweepPrevented, match="somebody publishes"):
             publishing.sweep([], dry_run=True)
@@ -463,3 +495,72 @@ class Disk:
     """A disk that is nearly full."""
 
     free = 4
+
+
+# --- Settings ---
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"CACHE_KEY_FILE": ""}, "CACHE needs CACHE_KEY_FILE"),
+        ({"CACHE": "https://cache.example"}, "can't be written to"),
+        ({"CACHE": "/srv/cache"}, "is neither file:///PATH"),
+        ({"CACHE": "file:///nix/store/cache"}, "needs a folder of its own"),
+        ({"CACHE": "file:///nix"}, "needs a folder of its own"),
+        ({"CACHE": "file:///srv/pkgd"}, "needs a folder of its own"),
+        ({"CACHE_ACCEL": "internal"}, "a path of nginx"),
+        ({"CACHE_ACCEL": "/internal/"}, "CACHE_ACCEL needs nginx in front"),
+    ],
+)
+def test_settings_that_can_not_be_used_are_told(more, said):
+    good = {"CACHE": "file:///srv/cache", "CACHE_KEY_FILE": "/key", "DATA_DIR": "/srv/pkgd"}
+    key = {"APP_ENV": "production", "SECRET_KEY": "k" * 32}
+    with pytest.raises(config.ConfigError, match=said):
+        config.load(good | key | more)
+
+
+@pytest.mark.parametrize("uri", ["file:///srv/pkgd/cache", "s3://bucket?region=eu-1"])
+def test_a_cache_may_be_below_data_dir_or_a_bucket(uri):
+    good = {"CACHE_KEY_FILE": "/key", "DATA_DIR": "/srv/pkgd", "STORE_DIR": "/srv/nix"}
+    key = {"APP_ENV": "production", "SECRET_KEY": "k" * 32}
+    assert config.load(good | key | {"CACHE": uri})["CACHE"] == uri
+
+
+@SQLITE
+def test_a_start_is_refused_with_a_key_that_others_may_read(app, tmp_path, capfd):
+    health.check_start(app)
+    (tmp_path / "key").chmod(0o644)
+    with pytest.raises(SystemExit):
+        health.check_start(app)
+    assert "pkgd: CACHE_KEY_FILE: others may read the key" in capfd.readouterr().err
+
+
+# --- The doctor ---
+
+
+@pytest.fixture
+def diagnosis(app):
+    """Return a function that returns what the doctor says of the cache."""
+
+    def diagnosis():
+        with app.app_context():
+            return [str(finding) for finding in doctor_host.cache()]
+
+    return diagnosis
+
+
+@SQLITE
+def test_the_doctor_looks_at_the_cache(app, diagnosis, folder, tmp_path):
+    assert diagnosis() == [f"ok       cache: file://{folder}, signed as cache-1"]
+    folder.mkdir()
+    assert "bytes free at" in diagnosis()[0]
+    (tmp_path / "key").chmod(0o640)
+    assert diagnosis()[0].startswith("error    cache: others may read the key")
+    app.config["CACHE"] = ""
+    assert diagnosis() == ["ok       cache: none: CACHE is not set"]
+
+
+@SQLITE
+def test_the_doctor_tells_of_a_folder_that_can_not_be_made(block, diagnosis):
+    assert diagnosis()[0].startswith("error    cache: ")

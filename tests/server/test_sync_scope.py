@@ -75,6 +75,15 @@ def test_a_machines_token_is_taken_where_it_is_for(app, machine, client):
     assert machine.head("/api/v1/profile/default").status_code == 200
 
 
+@pytest.mark.parametrize("file", ["nix-cache-info", f"{'a' * 32}.narinfo", "nar/x.nar.zst"])
+def test_a_machines_token_reads_the_files_of_the_cache_by_basic_too(machine, anonymous, file):
+    basic = anonymous.get(f"/cache/{file}", auth=("pkgd", machine.secret))
+
+    statuses = {machine.get(f"/cache/{file}").status_code, basic.status_code}
+    assert statuses == {404}  # since none is set up, and not 401 or 403
+    assert anonymous.get("/api/v1/profiles", auth=("pkgd", machine.secret)).status_code == 401
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [

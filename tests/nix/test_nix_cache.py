@@ -4,6 +4,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 from support import remove_store
 
@@ -123,6 +124,26 @@ def test_two_publish_the_same_at_once(package, publish, fetch):
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(publish, [path, path]))
     assert fetch(path).code == 0
+
+
+def test_kill_in_the_middle_leaves_nothing_half_there(package, publish, fetch, cache):
+    path = package("tool", "bin/tool", content="killed" * 3_000_000).paths[0]
+
+    def kill(_log, _progress):
+        for child in psutil.Process().children(recursive=True):
+            child.kill()
+
+    with pytest.raises(nix.NixKilled):
+        publish(path, tick=kill)
+    assert not cache.has(path)
+    publish(path)
+    assert fetch(path).code == 0
+
+
+def test_a_bucket_needs_no_folder(own, key_file, replace_program):
+    told = replace_program(own, "nix", "exit 0")
+    bucket = nix.Cache("s3://bucket", key_file)
+    assert nix.publish(told, bucket, ["/store/path"], seconds=60) == nix.Copied(0, 0)
 
 
 # --- What goes wrong ---

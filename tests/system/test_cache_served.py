@@ -1,0 +1,135 @@
+"""The cache as machines see it: real Nix clients, gunicorn, nginx, and a service that is killed."""
+
+import pytest
+import requests
+from proxy import Nginx
+from service import Service
+from support import remove_store
+
+import nix
+from nix.cache import FORGET, NIX
+from nix.store import call
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """The folder of the service's data."""
+    return tmp_path_factory.mktemp("cache").resolve() / "data"
+
+
+@pytest.fixture(scope="module")
+def settings(data_dir, store, store_dir):
+    """The settings of a service whose cache is below its data."""
+    data_dir.mkdir()
+    nix.make_key(store, "cache-1", data_dir / "cache_key")
+    return {
+        "DATA_DIR": data_dir,
+        "STORE_DIR": store_dir,
+        "CACHE": f"file://{data_dir}/cache",
+        "CACHE_KEY_FILE": data_dir / "cache_key",
+        "MIN_FREE_BYTES": 1,
+        "INDEX_BYTES": 0,
+        "WEB_PROCESSES": 1,
+    }
+
+
+@pytest.fixture(scope="module")
+def service(settings):
+    """A running service, which sends the files of its cache itself."""
+    with Service(settings) as service:
+        service.token = service.init_db().start().sign_in()
+        service.ended(service.schedule("hello"))
+        yield service
+
+
+@pytest.fixture(scope="module")
+def nginx(service, settings, tmp_path_factory):
+    """The nginx of deploy/, which sends the files, in front of another server of the service."""
+    behind = settings | {"TRUSTED_PROXIES": 1, "WORKER_THREADS": 0}
+    changes = [(" ssl http2;", ";"), ("/var/lib/pkgd/cache/", f"{settings['DATA_DIR']}/cache/")]
+    with Service(behind | {"CACHE_ACCEL": "/internal-cache/"}) as server:
+        server.start()
+        with Nginx(tmp_path_factory.mktemp("nginx"), server.port, changes) as nginx:
+            yield nginx
+
+
+@pytest.fixture(params=["gunicorn", "nginx"])
+def url(request, service):
+    """The URL of the cache."""
+    if request.param == "gunicorn":
+        return f"{service.url}/cache"
+    return f"http://127.0.0.1:{request.getfixturevalue('nginx').port}/cache"
+
+
+@pytest.fixture
+def path(service):
+    """The store path that was published."""
+    return service.get("packages")[0]["store_path"]
+
+
+@pytest.fixture
+def client(service, store, data_dir, tmp_path):
+    """Return a function that runs a program of Nix as a machine with an empty store."""
+    root = tmp_path / "machine"
+
+    def client(argv, *more, token=service.token, key=None):
+        netrc = tmp_path / "netrc"
+        netrc.write_text(f"machine 127.0.0.1 login pkgd password {token}\n")
+        keys = key or nix.public_key(data_dir / "cache_key")
+        options = {"netrc-file": str(netrc), "trusted-public-keys": keys, "download-attempts": "1"}
+        given = [word for option in options.items() for word in ("--option", *option)]
+        return call(store, [*argv, *given, *FORGET, *more])
+
+    client.store = f"local?root={root}&store={store.directory}"
+    yield client
+    if root.exists():
+        remove_store(root)
+
+
+def test_nix_copies_from_the_cache(client, url, path):
+    done = client([*NIX, "copy", "--from", url, "--to", client.store], path)
+    assert (done.code, done.stderr[-500:]) == (0, done.stderr[-500:])
+    asked = client([*NIX, "path-info", "--store", url], path)
+    assert (asked.code, asked.stdout.decode().strip()) == (0, path)
+
+
+def test_nix_store_substitutes_from_the_cache(client, url, path):
+    where = ["--store", client.store, "--option", "substitute", "true"]
+    argv = ["nix-store", "--realise", *where, "--option", "substituters", url]
+    assert client(argv, path).stdout.decode().strip() == path
+
+
+@pytest.mark.parametrize("token", ["", "pkgd_unknown"])
+def test_without_a_token_nix_gets_nothing(client, url, path, token):
+    done = client([*NIX, "copy", "--from", url, "--to", client.store], path, token=token)
+    assert done.code
+
+
+def test_with_another_key_nix_takes_nothing(client, store, url, path, tmp_path):
+    wrong = nix.make_key(store, "cache-1", tmp_path / "other")
+    done = client([*NIX, "copy", "--from", url, "--to", client.store], path, key=wrong)
+    assert done.code
+    assert b"signature" in done.stderr
+
+
+def test_no_one_reads_the_files_past_pkgd(service, nginx, data_dir):
+    name = next((data_dir / "cache").glob("*.narinfo")).name
+    where, headers = f"http://127.0.0.1:{nginx.port}", {"Authorization": f"Token {service.token}"}
+    assert requests.get(f"{where}/internal-cache/{name}", headers=headers).status_code == 404
+    assert requests.get(f"{where}/cache/{name}").status_code == 401
+    answer = requests.get(f"{where}/cache/{name}", headers=headers)
+    assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "private, max-age=60")
+    assert answer.headers["Content-Type"].startswith("text/x-nix-narinfo")
+
+
+def test_a_slot_is_free_again_once_a_nar_was_sent(service, data_dir):
+    nar = next((data_dir / "cache" / "nar").iterdir())
+    for _ in range(10):
+        answer = service.session.get(f"{service.url}/cache/nar/{nar.name}")
+        assert (answer.status_code, answer.content) == (200, nar.read_bytes())
+
+
+def test_machines_are_told_what_they_need(service):
+    told = service.get("cache")
+    assert told["url"] == f"{service.url}/cache"
+    assert told["public_key"].startswith("cache-1:")
