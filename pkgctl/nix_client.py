@@ -17,6 +17,7 @@ from pkgctl.errors import CommandError, ExitCode
 from pkgctl.output import printable_log
 from pkgctl.sync_state import faults_told
 
+TOKEN_NAMES = ("PKGCTL_TOKEN", "PKGCTL_TOKEN_FILE")
 FETCH_SECONDS = 3600
 CALL_SECONDS = 120
 STORE_PATH = re.compile(r"/[^\s\0]*/[0-9a-df-np-sv-z]{32}-[\w+.?=-]+", re.ASCII)
@@ -179,8 +180,8 @@ class NixProfile:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for programs of this machine, without the token."""
-    return {name: value for name, value in os.environ.items() if name != "PKGCTL_TOKEN"}
+    """Return the environment for programs of this machine, without the token and its file."""
+    return {name: value for name, value in os.environ.items() if name not in TOKEN_NAMES}
 
 
 def show(piece: bytes) -> None:
