@@ -104,8 +104,9 @@ class Local:
         if self.state.refused:
             self.remember(refused=None)
         is_held = self.nix.store_path == offer.store_path
-        if is_held and (self.state.held, self.state.error) != (offer, None):
-            self.remember(held=offer, error=None)
+        is_known = offer.store_path in self.state.numbers and self.state.error is None
+        if is_held and not (is_known and self.state.numbers[offer.store_path] == offer.generation):
+            self._hold(offer)
         return is_held
 
     def take(self, offer: Offer) -> None:
@@ -124,7 +125,7 @@ class Local:
         """Check the present generation; go back where that fails. Raises CommandError."""
         failure = self._check()
         if failure is None:
-            self.remember(held=trial.offer, trying=None, error=None)
+            self._hold(trial.offer)
             return
         error = f"the check failed: {failure}"[:MAX_ERROR_LENGTH]
         try:
@@ -133,6 +134,13 @@ class Local:
             self._go_back(trial)
         kept = "back to what it was" if trial.before else "nothing is active"
         raise CommandError(error, ExitCode.FAILED, f"{kept}; not tried again until it changes")
+
+    def _hold(self, offer: Offer) -> None:
+        """Remember that an offer is held, and forget the numbers of what is no generation now."""
+        kept = {self.nix.store_path_of(number) for number in self.nix.numbers()}
+        numbers = {path: n for path, n in self.state.numbers.items() if path in kept}
+        numbers[offer.store_path] = offer.generation
+        self.remember(numbers=numbers, trying=None, error=None)
 
     def _check(self) -> str | None:
         """Return how the check failed; None where it passed, or there is none."""
@@ -244,7 +252,7 @@ class Follower:
         store_path = local.nix.store_path
         body = {
             "profile": local.following.profile,
-            "generation": local.state.generation_of(store_path),
+            "generation": local.state.numbers.get(store_path or ""),
             "store_path": store_path,
             "state": "failed" if error else "current",
             "error": error and error[:MAX_ERROR_LENGTH],
@@ -273,7 +281,7 @@ def document(following: Following, nix: NixProfile, state: SyncState) -> JsonObj
         "machine": following.machine,
         "path": str(following.path),
         "state": "failed" if error else stand if offer else "waiting",
-        "generation": state.generation_of(store_path),
+        "generation": state.numbers.get(store_path or ""),
         "store_path": store_path,
         "offered": asdict(offer) if offer else None,
         "error": error,

@@ -357,12 +357,12 @@ def test_a_way_back_that_was_cut_short_is_finished(follow, server, cache, path, 
     file, state = remembered(path)
     offer = {"store_path": cache.two, "generation": 2}
     refused = {"store_path": cache.two, "error": "no"}
-    state |= {"trying": {"offer": offer, "before": 1}, "refused": refused, "held": None}
+    state |= {"trying": {"offer": offer, "before": 1}, "refused": refused}
     file.write_text(json.dumps(state))
 
     assert follow("--check", "true").exit_code == 0
     assert (tool(path), generations()) == ("one", {1: cache.one})
-    assert server.said == ("failed", None, "no")
+    assert server.said == ("failed", 1, "no")
 
 
 @pytest.mark.parametrize("active", [True, False])
@@ -620,7 +620,7 @@ def test_a_rollback_needs_no_server_and_stays(follow, ctl, server, cache, path):
     assert done.exit_code == 0
     assert f"Success: {path} is back at {cache.one}, until another generation is" in done.stdout
     assert follow().exit_code == 0
-    assert (tool(path), server.said) == ("one", ("failed", None, "rolled back on the machine"))
+    assert (tool(path), server.said) == ("one", ("failed", 1, "rolled back on the machine"))
     assert follow("--retry").exit_code == 0
     assert tool(path) == "two"
 
@@ -684,7 +684,8 @@ def test_two_syncs_of_a_path_do_not_run_at_once(follow, server, path):
         b'{"etag": 7}',
         b'{"more": 1}',
         b'{"offered": {}}',
-        b'{"held": 3}',
+        b'{"numbers": [3]}',
+        b'{"numbers": {"a": "b"}}',
         b'{"trying": 1}',
         b'{"trying": {"offer": null}}',
         b"[" * 100_000,
@@ -902,14 +903,14 @@ def test_rounds_end_where_the_token_does_not_count(rounds, server):
 def test_a_signal_ends_nix_as_well(ctl, server, tmp_path, path):
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin" / "nix-store"
-    program.write_text(f"#!/bin/sh\necho $$ >{tmp_path}/pid\nexec sleep 60\n")
+    program.write_text(f"#!/bin/sh\necho $$ >{tmp_path}/pid\necho begun\nexec sleep 60\n")
     program.chmod(0o755)
     ctl.environ["PATH"] = f"{tmp_path}/bin:{os.environ['PATH']}"
-    process = ctl.start("sync", "web", "--to", path, "--name", "m1")
-    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
-    process.terminate()
+    terminal = ctl.terminal("sync", "web", "--to", path, "--name", "m1")
+    terminal.until("begun")
+    terminal.process.terminate()
 
-    assert finish(process)[0] == ExitCode.INTERRUPTED
+    assert terminal.close() == ExitCode.INTERRUPTED
     with pytest.raises(ProcessLookupError):
         os.killpg(int((tmp_path / "pid").read_text()), 0)
 
