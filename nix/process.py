@@ -211,18 +211,11 @@ def _watch(output: OutputReader, heard: Heard, seconds: float, cpu_seconds: floa
         heard(output.read(TICK_SECONDS) or [])
         if time.monotonic() > deadline:
             raise TimedOut(f"it ran longer than {seconds:g} s")
-        if cpu_seconds and _cpu_seconds(child) > cpu_seconds:
+        is_there = output.child.returncode is None  # though perhaps a zombie
+        if cpu_seconds and is_there and sum(child.cpu_times()[:2]) > cpu_seconds:
             raise TimedOut(f"it took more than {cpu_seconds:g} s of CPU")
 
     heard(output.read_rest())
-
-
-def _cpu_seconds(child: psutil.Process) -> float:
-    """Return the time of the processor that a process has taken; 0 if it is gone."""
-    with suppress(psutil.Error):
-        times = child.cpu_times()
-        return float(times.user + times.system)
-    return 0.0
 
 
 def _stop(output: OutputReader, grace_seconds: float, reap_seconds: float) -> None:

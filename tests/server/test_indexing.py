@@ -202,6 +202,16 @@ def test_a_set_of_which_nothing_can_be_evaluated_is_given_up(own, app, index, mo
     assert (indexed(app), dict(row.todo)["wanted"]) == (["zeta"], 5)
 
 
+@SQLITE
+def test_no_more_sets_are_indexed_than_the_bound(own, app, index, monkeypatch):
+    monkeypatch.setattr("indexing.SETS", 2)
+
+    index()
+
+    with app.app_context():
+        assert list(dict(db.session.scalars(select(CatalogIndex)).one().todo)) == ["", "wanted"]
+
+
 # --- The task ---
 
 
