@@ -68,17 +68,23 @@ class Local:
             setattr(self.state, name, value)
         self.folder.save(self.state)
 
+    @property
+    def error(self) -> str | None:
+        """Why what is offered isn't held, if that is so."""
+        refused, offer = self.state.refused, self.state.offered
+        return refused.error if refused and offer and self._is_refused(offer) else None
+
     def finish_trial(self) -> None:
         """Finish a check that was cut short. Raises CommandError where it fails."""
         trial = self.state.trying
         if trial is None:
             return
-        if self.nix.store_path != trial.offer.store_path:
-            self.remember(trying=None)
-        elif self._is_refused(trial.offer):
+        if self._is_refused(trial.offer):
             self._go_back(trial)
-        else:
+        elif self.nix.store_path == trial.offer.store_path:
             self._judge(trial)
+        else:
+            self.remember(trying=None)
 
     def roll_back(self) -> None:
         """Go to the generation before, and stay there until another one is offered."""
@@ -98,8 +104,9 @@ class Local:
         if self.state.refused:
             self.remember(refused=None)
         is_held = self.nix.store_path == offer.store_path
-        if is_held and (self.state.held, self.state.error) != (offer, None):
-            self.remember(held=offer, error=None)
+        is_known = offer.store_path in self.state.numbers and self.state.error is None
+        if is_held and not (is_known and self.state.numbers[offer.store_path] == offer.generation):
+            self._hold(offer)
         return is_held
 
     def take(self, offer: Offer) -> None:
@@ -118,7 +125,7 @@ class Local:
         """Check the present generation; go back where that fails. Raises CommandError."""
         failure = self._check()
         if failure is None:
-            self.remember(held=trial.offer, trying=None, error=None)
+            self._hold(trial.offer)
             return
         error = f"the check failed: {failure}"[:MAX_ERROR_LENGTH]
         try:
@@ -127,6 +134,13 @@ class Local:
             self._go_back(trial)
         kept = "back to what it was" if trial.before else "nothing is active"
         raise CommandError(error, ExitCode.FAILED, f"{kept}; not tried again until it changes")
+
+    def _hold(self, offer: Offer) -> None:
+        """Remember that an offer is held, and forget the numbers of what is no generation now."""
+        kept = {self.nix.store_path_of(number) for number in self.nix.numbers()}
+        numbers = {path: n for path, n in self.state.numbers.items() if path in kept}
+        numbers[offer.store_path] = offer.generation
+        self.remember(numbers=numbers, trying=None, error=None)
 
     def _check(self) -> str | None:
         """Return how the check failed; None where it passed, or there is none."""
@@ -145,13 +159,13 @@ class Local:
 
     def _go_back(self, trial: Trial) -> None:
         """Switch to what was active before a trial, and delete the generation that failed."""
-        number = self.nix.number
-        before = trial.before
-        if number is not None and before is not None and self.nix.store_path_of(before):
-            self.nix.switch(before)
-            self.nix.delete(number)
-        elif number is not None:
-            self.nix.clear(number)
+        before, failed = trial.before, trial.offer.store_path
+        if self.nix.store_path == failed:
+            if before is not None and self.nix.store_path_of(before):
+                self.nix.switch(before)
+            else:
+                self.nix.clear()
+        self.nix.forget(failed)
         self.remember(trying=None)
 
 
@@ -174,8 +188,7 @@ class Follower:
         with self._failure_reported():
             has_changed = self._take()
 
-        refused = self._local.state.refused
-        self._report(refused.error if refused else None)
+        self._report(self._local.error)
         return has_changed
 
     def _ask(self) -> None:
@@ -239,7 +252,7 @@ class Follower:
         store_path = local.nix.store_path
         body = {
             "profile": local.following.profile,
-            "generation": local.state.generation_of(store_path),
+            "generation": local.state.numbers.get(store_path or ""),
             "store_path": store_path,
             "state": "failed" if error else "current",
             "error": error and error[:MAX_ERROR_LENGTH],
@@ -268,7 +281,7 @@ def document(following: Following, nix: NixProfile, state: SyncState) -> JsonObj
         "machine": following.machine,
         "path": str(following.path),
         "state": "failed" if error else stand if offer else "waiting",
-        "generation": state.generation_of(store_path),
+        "generation": state.numbers.get(store_path or ""),
         "store_path": store_path,
         "offered": asdict(offer) if offer else None,
         "error": error,
