@@ -135,12 +135,15 @@ def schedule() -> bool:
 
 
 def _notice_loss(where: nix.Cache) -> None:
-    """Take a generation for unpublished again when its path is gone from a folder."""
-    published = db.session.execute(_active().where(Generation.published_at.is_not(None))).all()
-    for active in published:
-        if not where.has(active.store_path):
-            is_same = Generation.id == active.generation_id
-            db.session.execute(update(Generation).where(is_same).values(published_at=None))
+    """Take generations for unpublished again whose paths are gone from a folder."""
+    published = select(Generation.id, Generation.store_path).where(
+        Generation.published_at.is_not(None)
+    )
+    rows = db.session.execute(published).all()
+    lost = [row.id for row in rows if row.store_path and not where.has(row.store_path)]
+    if lost:
+        gone = update(Generation).where(Generation.id.in_(lost)).values(published_at=None)
+        db.session.execute(gone, execution_options=NO_SYNC)
     db.session.commit()
 
 

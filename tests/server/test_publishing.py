@@ -254,6 +254,16 @@ def test_a_folder_that_is_gone_is_filled_again(active, folder, client, pool):
 
 
 @SQLITE
+def test_no_generation_counts_as_published_whose_path_is_gone(app, active, folder, client, pool):
+    client.post("/api/v1/package/1/deactivate")
+    assert pool.run_one()
+    folder.rename(folder.with_name("lost"))
+    pool.maintain_once()
+    with app.app_context():
+        assert db.session.scalars(select(Generation.published_at)).all() == [None, None]
+
+
+@SQLITE
 def test_a_published_generation_is_not_queued_again(active, client, pool):
     pool.maintain_once()
     assert len(tasks(client)) == 1
