@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -22,6 +23,7 @@ from pkgctl.sync_state import Offer, Refusal, StateFolder, SyncState, Trial
 CHECK_SECONDS = 60
 HEARTBEAT_SECONDS = 120  # MACHINE_SILENT_SECONDS is 600 on the server unless set
 MAX_ERROR_LENGTH = 1000
+UNKNOWN_FIELD = HTTPStatus.UNPROCESSABLE_ENTITY
 ROLLED_BACK = "rolled back on the machine"
 
 
@@ -196,9 +198,11 @@ class Follower:
         local, following = self._local, self._local.following
         source = f"{self._client.url} {following.profile} {following.machine}"
         etag = local.state.etag if local.state.source == source else None
-        found, etag = self._client.get_unless(
-            f"profile/{following.profile}", etag, machine=following.machine
-        )
+        path = f"profile/{following.profile}"
+        try:
+            found, etag = self._client.get_unless(path, etag, machine=following.machine)
+        except CommandError as error:
+            raise _too_old() if error.status == UNKNOWN_FIELD else error from None
         if found is not None:
             local.remember(source=source, etag=etag, offered=_offer_of(found))
 
@@ -291,8 +295,7 @@ def document(following: Following, nix: NixProfile, state: SyncState) -> JsonObj
 def _offer_of(profile: JsonObject) -> Offer | None:
     """Return what a profile offers a machine, as the server shows it. Raises CommandError."""
     if "offered" not in profile:
-        message = "the server is of an older release, which offers nothing to machines"
-        raise CommandError(message, ExitCode.REFUSED)
+        raise _too_old()
     offered = profile["offered"]
     if offered is None:
         return None
@@ -300,6 +303,11 @@ def _offer_of(profile: JsonObject) -> Offer | None:
         message = f"the server offers {offered['store_path']!r}, which is no store path"
         raise CommandError(message, ExitCode.REFUSED)
     return Offer(offered["store_path"], offered["generation"])
+
+
+def _too_old() -> CommandError:
+    message = "the server is of an older release, which offers nothing to machines"
+    return CommandError(message, ExitCode.REFUSED)
 
 
 def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from click.shell_completion import ShellComplete
 from daemon import Daemon
-from harness import CommandRunner, FakeAnswer, FakeServer, finish
+from harness import CommandRunner, FakeAnswer, FakeServer, finish, problem
 from offering import TOKEN, MachineStore, OfferingServer, SignedCache, basic, tool
 from support import remove_store, until
 
@@ -522,8 +522,9 @@ def test_a_report_that_is_refused_is_told_after_the_change(follow, server, path)
     assert tool(path) == "one"
 
 
-def test_an_older_server_can_not_be_followed(unconfigured, path):
-    with FakeServer(lambda *_: FakeAnswer({"name": "web"})) as server:
+@pytest.mark.parametrize("answer", [FakeAnswer({"name": "web"}), problem(422, "machine: unknown")])
+def test_an_older_server_can_not_be_followed(unconfigured, path, answer):
+    with FakeServer(lambda *_: answer) as server:
         done = unconfigured("sync", "web", "--to", path, "--url", server.url, "--name", "m1")
 
     assert done.exit_code == ExitCode.REFUSED
