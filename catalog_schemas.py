@@ -5,6 +5,7 @@ from marshmallow import fields, validate
 from catalog_models import IMPOSSIBLE, IndexStatus
 from errors import EXAMPLE_TASK
 from fields import (
+    CONTROLS,
     MAX_NAME_LENGTH,
     MAX_RANGE_LENGTH,
     PLAIN_TEXT,
@@ -65,7 +66,9 @@ class SearchQuerySchema(Page):
             validate.Predicate("strip", error="Must hold a word."),
         ],
         **described(
-            "A name, a part of one, or words of a description.", "hel", pattern=PLAIN_TEXT_RULE
+            "A name, a part of one, or words of a description.",
+            "hel",
+            pattern=rf"^[^{CONTROLS}]*[^{CONTROLS}\s][^{CONTROLS}]*$",
         ),
     )
     after = fields.String(

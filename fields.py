@@ -42,6 +42,8 @@ MAX_WAIT_SECONDS = 30
 # The same rules as regular expressions of JSON Schema, for the API document.
 NAME_RULE = "^[A-Za-z_][A-Za-z0-9_+.-]*$"
 PLAIN_TEXT_RULE = f"^[^{CONTROLS}]*$"
+# The store's folder, and in it a digest in Nix's base 32 and a name (Nix manual, Store path).
+STORE_PATH_RULE = r"^/[!-~]+/[0-9a-df-np-sv-z]{32}-[0-9A-Za-z+._?=-]{1,211}$"
 PROFILE_NAME_RULE = "^[a-z][a-z0-9-]{0,31}$"
 MACHINE_NAME_RULE = "^[a-zA-Z0-9][a-zA-Z0-9.-]{0,63}$"
 NUMERAL = "(0|[1-9][0-9]*)"

@@ -7,8 +7,7 @@ from fields import (
     MAX_ID,
     MAX_IDS,
     MAX_WAIT_SECONDS,
-    PLAIN_TEXT,
-    PLAIN_TEXT_RULE,
+    STORE_PATH_RULE,
     Choice,
     MachineName,
     OutputSchema,
@@ -34,8 +33,6 @@ from schemas import (
     StatusSchema,
 )
 
-MAX_PATH = 1024
-
 
 class ProfileQuerySchema(Strict):
     """Which profile is meant."""
@@ -53,11 +50,14 @@ class SetPackageSchema(PackageInSchema):
     """A package that a profile is to hold."""
 
     store_path = fields.String(
-        validate=[validate.Length(1, MAX_PATH), PLAIN_TEXT],
+        validate=validate.Regexp(
+            STORE_PATH_RULE.replace("$", r"\Z"),
+            error="Must be a store path, such as /nix/store/…-hello-2.12.1.",
+        ),
         **described(
             "The store path that it must have: the apply fails as a whole where it has another.",
             STORE_PATH,
-            pattern=PLAIN_TEXT_RULE,
+            pattern=STORE_PATH_RULE,
         ),
     )
 
