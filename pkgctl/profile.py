@@ -18,16 +18,22 @@ GENERATION_COLUMNS: Columns = {
     "PACKAGES": words_column(lambda generation: ", ".join(map(title, generation["packages"]))),
 }
 PLAN_COLUMNS: Columns = {
-    "ADDED": Column(lambda plan: ", ".join(map(title, plan["added"]))),
+    "ADDED": Column(lambda plan: _but_for_replaced(plan, "added")),
     "REPLACED": Column(
         lambda plan: ", ".join(
             f"{package['name']} {package['old']} by {package['new']}"
             for package in plan["replaced"]
         )
     ),
-    "REMOVED": Column(lambda plan: ", ".join(map(title, plan["removed"]))),
+    "REMOVED": Column(lambda plan: _but_for_replaced(plan, "removed")),
     "CLOSURE BYTES": Column(lambda plan: f"{plan['closure_size_change']:+}"),
 }
+
+
+def _but_for_replaced(plan: JsonObject, field: str) -> str:
+    """Return the packages of a plan's list that don't take the place of another version."""
+    replaced = {package["name"] for package in plan["replaced"]}
+    return ", ".join(title(one) for one in plan[field] if one["name"] not in replaced)
 
 
 def _latest_change(generation: JsonObject, field: str) -> str | None:

@@ -183,9 +183,8 @@ def test_what_fails_at_first_leaves_no_profile(follow, server, generations, path
 
     assert done.exit_code == ExitCode.FAILED
     error = "the check failed: exit code 3: no library"
-    assert done.stderr == (
-        f"Error: {error} (nothing is active; not tried again until it changes)\n"
-    )
+    again = "tried again when another one is offered, or with --retry"
+    assert done.stderr == f"Error: {error} (nothing is active; {again})\n"
     assert not os.path.lexists(path)
     assert generations() == {}
     assert server.said == ("failed", None, error)
@@ -556,6 +555,11 @@ AWAY = "warning: error: unable to download 'http://c/x': Couldn't connect (7); r
         ),
         ("echo 'error: disk full' >&2; exit 1", 10, "Nix failed: disk full"),
         ("echo \"error: no '/x-libarchive' on disk\" >&2; exit 1", 10, "Nix failed: no '/x-lib"),
+        (
+            "echo \"error: path '$2' is not in the Nix store\" >&2; exit 1",
+            10,
+            "and that of this machine's Nix elsewhere (both have to be at the same place",
+        ),
         ("echo 'odd' >&2; exit 1", 10, "Nix failed: odd"),
         ("exit 4", 10, "Nix failed: it ended with exit code 4"),
         ("exec sleep 60", 10, "Nix took too long"),
