@@ -298,6 +298,9 @@ def _offer_of(profile: JsonObject) -> Offer | None:
     if "offered" not in profile:
         raise _too_old()
     offered = profile["offered"]
+    if offered is None and profile.get("generation") and profile["published"] is None:
+        message = "the server has no binary cache, so that it offers nothing to machines"
+        raise CommandError(message, ExitCode.UNREACHABLE, "its settings CACHE and CACHE_KEY_FILE")
     if offered is None:
         return None
     if not is_store_path(offered["store_path"]):

@@ -125,6 +125,8 @@ def _told(profile: JsonObject) -> str:
     if percent == 100:
         return f"All machines of {profile['name']} are offered {newest}"
     what = f"{percent} % of the machines of {profile['name']} are offered"
+    if profile["offered"] is None:
+        return f"{what} what comes first, the others {_called(rest)}"
     if profile["offered"] == rest:
         return f"{what} what comes after {newest}, the others keep that"
     return f"{what} {newest}, the others {_called(rest)}"

@@ -98,6 +98,12 @@ def test_an_older_server_is_told_to_have_no_machines(answering):
         (100, None, None, "All machines of default are offered nothing"),
         (
             10,
+            None,
+            None,
+            "10 % of the machines of default are offered what comes first, the others nothing",
+        ),
+        (
+            10,
             THREE,
             TWO,
             "10 % of the machines of default are offered generation 3, the others generation 2",

@@ -521,6 +521,15 @@ def test_a_report_that_is_refused_is_told_after_the_change(follow, server, path)
     assert tool(path) == "one"
 
 
+def test_a_server_without_a_cache_is_told_as_such(unconfigured, path):
+    profile = {"name": "web", "generation": 3, "published": None, "offered": None}
+    with FakeServer(lambda *_: FakeAnswer(profile)) as server:
+        done = unconfigured("sync", "web", "--to", path, "--url", server.url, "--name", "m1")
+
+    assert done.exit_code == ExitCode.UNREACHABLE
+    assert "the server has no binary cache, so that it offers nothing" in done.stderr
+
+
 @pytest.mark.parametrize("answer", [FakeAnswer({"name": "web"}), problem(422, "machine: unknown")])
 def test_an_older_server_can_not_be_followed(unconfigured, path, answer):
     with FakeServer(lambda *_: answer) as server:
