@@ -101,10 +101,17 @@ def deactivate(
         words = context.command_line("deactivate", *packages)
         answers = _deactivate_all(context, found, WaitSettings(timeout, words))
     for package in found:
-        was_active = context.is_active(package)
-        done = f"Deactivated {title(package)}" if was_active else f"{title(package)} isn't active"
-        context.printer.line(f"Success: {done}")
+        context.printer.line(f"Success: {_deactivated(context, package)}")
     context.printer.json(answers if len(packages) > 1 else answers[0])
+
+
+def _deactivated(context: CommandContext, package: JsonObject) -> str:
+    """Return in a sentence what was done to a package, as it was before."""
+    if context.is_active(package):
+        return f"Deactivated {title(package)}"
+    profiles = ", ".join(package.get("profiles") or [])
+    where = f" in {context.profile}, but in {profiles}" if profiles else ""
+    return f"{title(package)} isn't active{where}"
 
 
 def _deactivate_all(
