@@ -294,7 +294,7 @@ def _packages(subject: WantedSet) -> list[AnyRow]:
         raise Failed(TaskError("download_failed", message, hint))
     mismatches = [_mismatch(package, package.wanted_path) for package in packages]
     if told := "\n".join(filter(None, mismatches)):
-        hint = "have the same catalogs here, or forget the package, to have it downloaded anew"
+        hint = "have the store at the same place and the same catalogs, or forget the package here"
         raise Failed(TaskError("lock_mismatch", told, hint))
     return packages
 

@@ -147,13 +147,14 @@ def _send(response: Response, path: Path) -> None:
 
 
 def _leave_to_nginx(response: Response, path: Path) -> bool:
-    """Have nginx send the file, if it is in front; it adds ETag and length itself."""
+    """Have nginx send the file, if the request came through it; it adds ETag and length itself."""
     accel: str = current_app.config["CACHE_ACCEL"]
-    if accel:
+    is_behind = bool(accel) and "X-Forwarded-For" in request.headers
+    if is_behind:
         response.headers["X-Accel-Redirect"] = accel + str(path.relative_to(_folder()))
         response.content_length = 0
         del response.headers["ETag"]
-    return bool(accel)
+    return is_behind
 
 
 def _folder() -> Path:

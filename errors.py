@@ -287,7 +287,7 @@ class NotYourMachine(ApiError):
 
     status = 403
     code = "not-your-machine"
-    message = "another live token reports the machine {name}"
+    message = "another live token reports the machine {name}: revoke it, or remove the machine"
     hint = "Use that token or another name; or have an operator revoke it, or remove the machine."
     example: ClassVar = {"name": "web-1"}
 
@@ -394,7 +394,7 @@ class LockMismatch(ApiError):
 
     status = 409
     code = "lock-mismatch"
-    hint = "Have the same catalogs here, or forget the package, to have it downloaded anew."
+    hint = "Have the store at the same place and the same catalogs, or forget the package here."
     example: ClassVar = {"detail": "hello 2.12.1 is /nix/store/…-hello, not /nix/store/…-hello"}
 
 

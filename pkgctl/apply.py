@@ -265,7 +265,7 @@ def _write(context: CommandContext, lock: Lock) -> None:
         several = f"{loose[0]} and {len(loose) - 1} more" if len(loose) > 1 else loose[0]
         warn(
             f"{lock.path}: {several} came from a catalog that may change; "
-            "another server is sure to have the same of a pin alone (flask catalog add)"
+            "another server is sure to have the same only from a pin (flask catalog add)"
         )
 
 
@@ -310,7 +310,7 @@ def _write_both(
     there = [str(one) for one in (path, lock.path) if os.path.lexists(one)]
     if there and not force:
         message = f"{' and '.join(there)}: there already"
-        raise CommandError(message, ExitCode.REFUSED, "--force replaces it")
+        raise CommandError(message, ExitCode.REFUSED, "pass --force to replace")
     try:
         files.replace(path, text, READABLE)
     except OSError as error:

@@ -15,6 +15,7 @@ PROBE_SECONDS = 2
 DEFAULT_PORTS = {"http": 80, "https": 443}
 CREDENTIALS = re.compile(r"//[^/\s]*@")
 SERVER_HINT = "is it running? --url, PKGCTL_URL or pkgctl login say where"
+CERTIFICATE_HINT = "REQUESTS_CA_BUNDLE names the file of a CA of your own"
 PROXY_HINT = "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY set it; NO_PROXY names hosts to reach without it"
 
 
@@ -29,7 +30,8 @@ def unreachable(url: str, error: OSError, *, is_new: bool) -> ServerUnreachable:
         return ServerUnreachable(message, PROXY_HINT)
 
     found = other_scheme(url) if is_new else None
-    return found or ServerUnreachable(f"can't reach {url}: {_cause(error)}", SERVER_HINT)
+    hint = CERTIFICATE_HINT if isinstance(error, requests.exceptions.SSLError) else SERVER_HINT
+    return found or ServerUnreachable(f"can't reach {url}: {_cause(error)}", hint)
 
 
 def environment_proxy(url: str) -> str | None:
@@ -46,7 +48,9 @@ def other_scheme(url: str) -> ServerUnreachable | None:
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
     if parts.scheme == "https":
-        other = "http" if _speaks_http(host, port) else None
+        # A proxy answers http on its port of https, too, if only to refuse it.
+        is_http = not _speaks_tls(host, port) and _speaks_http(host, port)
+        other = "http" if is_http else None
     else:
         other = "https" if _speaks_tls(host, port) else None
     if other is None:

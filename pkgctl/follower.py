@@ -25,6 +25,7 @@ HEARTBEAT_SECONDS = 120  # MACHINE_SILENT_SECONDS is 600 on the server unless se
 MAX_ERROR_LENGTH = 1000
 UNKNOWN_FIELD = HTTPStatus.UNPROCESSABLE_ENTITY
 ROLLED_BACK = "rolled back on the machine"
+AGAIN = "tried again when another one is offered, or with --retry"
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Local:
         finally:  # even if the disk is full
             self._go_back(trial)
         kept = "back to what it was" if trial.before else "nothing is active"
-        raise CommandError(error, ExitCode.FAILED, f"{kept}; not tried again until it changes")
+        raise CommandError(error, ExitCode.FAILED, f"{kept}; {AGAIN}")
 
     def _hold(self, offer: Offer) -> None:
         """Remember that an offer is held, and forget the numbers of what is no generation now."""
@@ -297,6 +298,9 @@ def _offer_of(profile: JsonObject) -> Offer | None:
     if "offered" not in profile:
         raise _too_old()
     offered = profile["offered"]
+    if offered is None and profile.get("generation") and profile["published"] is None:
+        message = "the server has no binary cache, so that it offers nothing to machines"
+        raise CommandError(message, ExitCode.UNREACHABLE, "its settings CACHE and CACHE_KEY_FILE")
     if offered is None:
         return None
     if not is_store_path(offered["store_path"]):

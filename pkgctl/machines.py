@@ -33,7 +33,7 @@ WHOLE_COLUMNS: Columns = {
 
 def _generations(machine: JsonObject) -> str:
     """Return the generation that a machine holds, and the one that it is offered where it waits."""
-    held = machine["generation"] or "none"
+    held = machine["generation"] or ("another" if machine["store_path"] else "none")
     offered = machine["offered"]
     is_other = offered and offered["store_path"] != machine["store_path"]
     return f"{held}, not {offered['generation']}" if is_other else f"{held}"
@@ -95,22 +95,27 @@ def machine(context: CommandContext, name: str, *, remove: bool) -> None:
 @click.command()
 @common_options
 @click.argument("profile", metavar="PROFILE", type=ProfileType())
-@click.argument("percent", type=click.IntRange(1, 100))
-def rollout(context: CommandContext, profile: str, percent: int) -> None:
+@click.argument("percent", type=click.IntRange(1, 100), required=False)
+def rollout(context: CommandContext, profile: str, percent: int | None) -> None:
     """Offer a change to a share of the machines.
 
     The others keep what all of them had, whatever the profile becomes meanwhile, until a larger
     share includes them; 100 is all. Set the share before the change. After it, the share counts for
-    that change only while no machine has it yet.
+    that change only while no machine has it yet. Without PERCENT, only tell how it stands.
 
     \b
     Examples:
+      pkgctl rollout production
       pkgctl rollout production 10
       pkgctl rollout production 100
     """
-    path = f"profile/{quote(profile, safe='')}/rollout"
-    shown = context.client.put(path, {"percent": percent})
-    context.printer.result(shown, f"Success: {_told(shown)}")
+    path = f"profile/{quote(profile, safe='')}"
+    if percent is None:
+        shown = context.client.get(path)
+        context.printer.result(shown, _told(shown))
+    else:
+        shown = context.client.put(f"{path}/rollout", {"percent": percent})
+        context.printer.result(shown, f"Success: {_told(shown)}")
 
 
 def _told(profile: JsonObject) -> str:
@@ -120,6 +125,8 @@ def _told(profile: JsonObject) -> str:
     if percent == 100:
         return f"All machines of {profile['name']} are offered {newest}"
     what = f"{percent} % of the machines of {profile['name']} are offered"
+    if profile["offered"] is None:
+        return f"{what} what comes first, the others {_called(rest)}"
     if profile["offered"] == rest:
         return f"{what} what comes after {newest}, the others keep that"
     return f"{what} {newest}, the others {_called(rest)}"

@@ -42,7 +42,7 @@ class Manifest:
         try:
             content = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise _wrong(title, f"it is no TOML: {error}", EXAMPLE) from None
+            raise _wrong(title, f"it isn't TOML: {error}", EXAMPLE) from None
         except RecursionError:
             raise _wrong(title, "it is nested too deeply", EXAMPLE) from None
         return cls(title, *_checked(title, content))
@@ -57,7 +57,9 @@ def _read(file: str) -> bytes:
         return sys.stdin.buffer.read() if file == STDIN else Path(file).read_bytes()
     except FileNotFoundError:
         raise _wrong(
-            file, "there is no such file", f"it begins with [packages], {EXAMPLE}"
+            file,
+            "there is no such file",
+            f"a manifest has a line [packages], and below it lines {EXAMPLE}",
         ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -99,7 +101,7 @@ def _check(title: str, name: str, wanted: object) -> None:
     if not isinstance(wanted, str) or not wanted.strip():
         given = json.dumps(wanted, default=str)
         raise _wrong(
-            title, f"packages.{name} is {given}, and no version or range in quotes", EXAMPLE
+            title, f"packages.{name} is {given}, not a version or range in quotes", EXAMPLE
         )
 
 

@@ -32,6 +32,7 @@ AWAY = re.compile(
     r"unable to download|does not appear to be a binary cache|don't know how to build"
     r"|no substituter that can build"
 )
+ELSEWHERE = re.compile(r"is not in the Nix store")
 RESTRICTED = re.compile(r"not a trusted user")
 NAMED = re.compile(r"'[^'\s]*'|/\S+")  # names may hold any word
 LOUD = re.compile(r"^ *(?:(?:warning|error): *)+")
@@ -140,7 +141,7 @@ class NixProfile:
         argv = ["nix-store", "--realise", store_path, "--add-root", str(root), "--indirect"]
         done = self._run([*argv, *options], FETCH_SECONDS)
         if done.code != 0:
-            raise _fetch_failure(done, cache.url)
+            raise _fetch_failure(done, store_path, cache.url)
 
     def set(self, store_path: str) -> None:
         """Make a store path, which is there, the profile's generation. Raises CommandError."""
@@ -190,8 +191,13 @@ def show(piece: bytes) -> None:
         click.echo(printable_log(piece.decode(errors="replace")), err=True, nl=False)
 
 
-def _fetch_failure(done: Finished, url: str) -> CommandError:
+def _fetch_failure(done: Finished, store_path: str, url: str) -> CommandError:
     """Return the error for a store path that could not be had from the cache."""
+    if ELSEWHERE.search(done.output):
+        folder = os.path.dirname(store_path)
+        message = f"the server's store is at {folder}, and that of this machine's Nix elsewhere"
+        hint = "both have to be at the same place, such as /nix/store"
+        return CommandError(message, ExitCode.MACHINE_FAILED, hint)
     if RESTRICTED.search(done.output):
         message = "this user may not tell Nix's daemon which cache and key to use"
         return CommandError(message, ExitCode.MACHINE_FAILED, TRUST_HINT)

@@ -15,7 +15,7 @@ from pkgctl.arguments import (
 from pkgctl.client import JsonObject
 from pkgctl.downloads import download_and_wait, register
 from pkgctl.errors import one_line
-from pkgctl.options import CommandContext, common_options, download_options
+from pkgctl.options import DEFAULT_PROFILE, CommandContext, common_options, download_options
 from pkgctl.tables import Column, Columns, text_column, time_column, title
 from pkgctl.waiting import WaitSettings
 
@@ -173,5 +173,9 @@ def remove(context: CommandContext, packages: tuple[PackageRef, ...]) -> None:
 
 
 def _how_to_remove(package: JsonObject) -> str:
-    verb = "deactivate" if package["status"] == "activated" else "cancel"
-    return f"pkgctl {verb} {package['name']}@{package['version']} first"
+    ref = f"{package['name']}@{package['version']}"
+    if package["status"] != "activated":
+        return f"pkgctl cancel {ref} first"
+    profiles = package.get("profiles") or [DEFAULT_PROFILE]
+    option = "" if DEFAULT_PROFILE in profiles else f" -p {profiles[0]}"
+    return f"pkgctl deactivate {ref}{option} first"

@@ -18,16 +18,22 @@ GENERATION_COLUMNS: Columns = {
     "PACKAGES": words_column(lambda generation: ", ".join(map(title, generation["packages"]))),
 }
 PLAN_COLUMNS: Columns = {
-    "ADDED": Column(lambda plan: ", ".join(map(title, plan["added"]))),
+    "ADDED": Column(lambda plan: _but_for_replaced(plan, "added")),
     "REPLACED": Column(
         lambda plan: ", ".join(
             f"{package['name']} {package['old']} by {package['new']}"
             for package in plan["replaced"]
         )
     ),
-    "REMOVED": Column(lambda plan: ", ".join(map(title, plan["removed"]))),
+    "REMOVED": Column(lambda plan: _but_for_replaced(plan, "removed")),
     "CLOSURE BYTES": Column(lambda plan: f"{plan['closure_size_change']:+}"),
 }
+
+
+def _but_for_replaced(plan: JsonObject, field: str) -> str:
+    """Return the packages of a plan's list that don't take the place of another version."""
+    replaced = {package["name"] for package in plan["replaced"]}
+    return ", ".join(title(one) for one in plan[field] if one["name"] not in replaced)
 
 
 def _latest_change(generation: JsonObject, field: str) -> str | None:
@@ -95,10 +101,17 @@ def deactivate(
         words = context.command_line("deactivate", *packages)
         answers = _deactivate_all(context, found, WaitSettings(timeout, words))
     for package in found:
-        was_active = context.is_active(package)
-        done = f"Deactivated {title(package)}" if was_active else f"{title(package)} isn't active"
-        context.printer.line(f"Success: {done}")
+        context.printer.line(f"Success: {_deactivated(context, package)}")
     context.printer.json(answers if len(packages) > 1 else answers[0])
+
+
+def _deactivated(context: CommandContext, package: JsonObject) -> str:
+    """Return in a sentence what was done to a package, as it was before."""
+    if context.is_active(package):
+        return f"Deactivated {title(package)}"
+    profiles = ", ".join(package.get("profiles") or [])
+    where = f" in {context.profile}, but in {profiles}" if profiles else ""
+    return f"{title(package)} isn't active{where}"
 
 
 def _deactivate_all(

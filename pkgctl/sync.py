@@ -52,7 +52,7 @@ class MatchedType(click.ParamType[str]):
         """Convert an argument."""
         if self._pattern.fullmatch(value):
             return str(value)
-        return self.fail(f"{value!r} is none, such as {self._example}", param, ctx)
+        return self.fail(f"it has to be such as {self._example}, not {value!r}", param, ctx)
 
 
 class IntervalType(DurationType):

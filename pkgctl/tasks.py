@@ -118,7 +118,9 @@ def _with_names(context: CommandContext, tasks: Iterable[JsonObject]) -> Iterato
 def _other(task: JsonObject) -> str:
     """Return what a task is about that downloads no package; older servers have no applies."""
     profile = task.get("profile")
-    return f"profile {profile}" if profile else f"index of {task['catalog']}"
+    if profile is None:
+        return f"index of {task['catalog']}"
+    return f"cache of {profile}" if task["kind"] == "publish" else f"profile {profile}"
 
 
 def _titles(context: CommandContext, ids: Collection[int]) -> dict[int, str]:

@@ -48,7 +48,7 @@ class Shell:
 
 def story(shell: Shell, folder: Path) -> None:
     """Have pins take the place of the configured catalog, and upgrade from one to the next."""
-    step("Pin a catalog: a tarball, which Nix keeps by its hash; the one so far is emptied")
+    step("Empty the catalog so far, and pin another one: a tarball, which Nix keeps by its hash")
     (catalog_folder(folder) / "default.nix").write_text(EMPTY)
     older = tarball(folder / "2024-05.tar.gz", OLDER)
     shell.run("flask", "--app", "app", "catalog", "add", "2024-05", older)

@@ -1,6 +1,5 @@
 """The part of the demonstration about whole sets: an apply, a promotion, and a rollback."""
 
-import json
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,7 +42,7 @@ def story(api: Api, folder: Path) -> None:
     step("And the way back, by one request")
     api.post("/api/v1/generations/rollback?profile=default", 200)
     expect("the programs", programs(folder / "profile"), before)
-    tell(json.dumps(before))
+    tell("\n".join([f"$ ls {folder / 'profile' / 'bin'}", *before]))
 
 
 def programs(profile: Path) -> list[str]:

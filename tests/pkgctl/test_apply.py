@@ -139,7 +139,8 @@ def test_a_dry_run_is_the_plan_and_changes_nothing(ctl, write):
 
     shown = dict(line.split("\t") for line in done.stdout.splitlines()[2:])
     assert shown["to download"] == "waddler 2.0.0+k"
-    assert (shown["replaced"], shown["removed"]) == ("hello 2.10.0 by 2.12.1", "hello 2.10.0")
+    assert (shown["replaced"], shown["removed"]) == ("hello 2.10.0 by 2.12.1", "-")
+    assert shown["added"] == "waddler 2.0.0+k"
     assert (held(ctl), path.with_name("pkgs.toml.lock").exists()) == ({"hello": "2.10.0"}, False)
 
 
@@ -310,7 +311,7 @@ def test_files_that_there_are_are_replaced_by_force_alone(ctl, write):
     refused = ctl("export", path)
 
     assert (refused.exit_code, path.read_text()) == (ExitCode.REFUSED, '[packages]\nhello = "^2"')
-    assert refused.stderr == f"Error: {path}: there already (--force replaces it)\n"
+    assert refused.stderr == f"Error: {path}: there already (pass --force to replace)\n"
     assert ctl("export", path, "--force").exit_code == 0
     assert path.read_text() == "[packages]\n"
     nowhere = ctl("export", "/none/pkgs.toml")

@@ -347,13 +347,20 @@ def test_the_catalogs_are_listed_in_order(ctl, service):
     assert own[-1] == str(service.catalog)
 
 
-def test_a_task_that_indexes_is_listed_with_its_catalog(unconfigured):
-    task = task_document(package_id=None, kind="index", catalog="nixpkgs-24.05")
-    task |= {"created_at": "2024-06-01T00:00:00.000Z"}
+@pytest.mark.parametrize(
+    ("about", "called"),
+    [
+        ({"kind": "index", "catalog": "nixpkgs-24.05"}, "index of nixpkgs-24.05"),
+        ({"kind": "apply", "profile": "web"}, "profile web"),
+        ({"kind": "publish", "profile": "web"}, "cache of web"),
+    ],
+)
+def test_a_task_without_a_package_is_listed_with_what_it_is_about(unconfigured, about, called):
+    task = task_document(package_id=None, created_at="2024-06-01T00:00:00.000Z", **about)
     with FakeServer(lambda *_: FakeAnswer([task])) as server:
         [row] = unconfigured.rows("tasks", "--url", server.url)
 
-    assert row[1:3] == ["index of nixpkgs-24.05", "running"]
+    assert row[1:3] == [called, "running"]
 
 
 def test_a_pin_is_listed_with_all_that_is_known_of_it(unconfigured):

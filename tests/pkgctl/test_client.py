@@ -246,12 +246,14 @@ def test_http_against_a_port_that_speaks_https_says_so_at_once(
     )
 
 
-def test_a_certificate_that_nobody_trusts_is_named(unconfigured, tmp_path):
-    with tls_server(tmp_path, b"") as port:
+@pytest.mark.parametrize("plain_answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_a_certificate_that_nobody_trusts_is_named(unconfigured, tmp_path, plain_answer):
+    with tls_server(tmp_path, plain_answer) as port:
         done = unconfigured("list", "--url", f"https://127.0.0.1:{port}")
 
     assert (done.exit_code, done.stderr.count("\n")) == (ExitCode.UNREACHABLE, 1)
     assert "certificate verify failed: self-signed certificate" in done.stderr
+    assert "(REQUESTS_CA_BUNDLE names the file" in done.stderr
 
 
 def test_https_against_a_port_that_speaks_neither_is_a_lost_connection(unconfigured):

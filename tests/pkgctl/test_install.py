@@ -342,7 +342,12 @@ def test_a_package_is_deactivated_and_then_removed(ctl, install):
     in_use = ctl("remove", "library@1.0.0")
     hint = "pkgctl deactivate library@1.0.0 first"
     assert (in_use.exit_code, in_use.stderr) == (1, f"Error: library 1.0.0 is activated ({hint})\n")
+    ctl("promote", "default", "team")
     assert ctl("deactivate", "library@1.0.0").stdout == "Success: Deactivated library 1.0.0\n"
+    said = ctl("deactivate", "library@1.0.0").stdout
+    assert said == "Success: library 1.0.0 isn't active in default, but in team\n"
+    assert "(pkgctl deactivate library@1.0.0 -p team first)" in ctl("remove", "library").stderr
+    ctl("profiles", "delete", "team")
     assert ctl("remove", "library@1.0.0").stdout == "Success: Removed library 1.0.0\n"
     assert ctl("show", "library@1.0.0").exit_code == ExitCode.NOT_FOUND
 

@@ -30,6 +30,7 @@ def answering(unconfigured):
 
 def test_machines_are_listed_with_what_they_hold_and_wait_for(answering):
     listed = [machine(), machine("web-2", THREE, state="current"), machine("web-3", None, None)]
+    listed += [machine("web-4", TWO | {"generation": None})]  # of no number that it knows
 
     done, requests = answering(FakeAnswer(listed), "machines", "-p", "default", "--state", "behind")
 
@@ -38,6 +39,7 @@ def test_machines_are_listed_with_what_they_hold_and_wait_for(answering):
         ["web-1", "default", "behind", "2, not 3"],
         ["web-2", "default", "current", "3"],
         ["web-3", "default", "behind", "none"],
+        ["web-4", "default", "behind", "another, not 3"],
     ]
 
 
@@ -96,6 +98,12 @@ def test_an_older_server_is_told_to_have_no_machines(answering):
         (100, None, None, "All machines of default are offered nothing"),
         (
             10,
+            None,
+            None,
+            "10 % of the machines of default are offered what comes first, the others nothing",
+        ),
+        (
+            10,
             THREE,
             TWO,
             "10 % of the machines of default are offered generation 3, the others generation 2",
@@ -126,6 +134,16 @@ def test_a_rollout_tells_who_is_offered_what(answering, percent, offered, rest, 
 
     assert requests == ["PUT /api/v1/profile/default/rollout"]
     assert done.stdout == f"Success: {told}\n"
+
+
+def test_a_rollout_without_a_percentage_is_told_and_stays(answering):
+    rollout = {"percent": 10, "rest": TWO}
+    profile = {"name": "default", "offered": THREE, "rollout": rollout}
+
+    done, requests = answering(FakeAnswer(profile), "rollout", "default")
+
+    assert requests == ["GET /api/v1/profile/default"]
+    assert done.stdout.startswith("10 % of the machines of default are offered generation 3, the")
 
 
 @pytest.mark.parametrize("percent", ["0", "101", "x"])

@@ -24,11 +24,11 @@ def file(tmp_path):
     [
         (
             '[packages]\nhello "1"',
-            "it is no TOML: Expected '=' after a key in a key/value pair (at li",
+            "it isn't TOML: Expected '=' after a key in a key/value pair (at li",
         ),
         (
             '[packages]\nhello = "1"\nhello = "2"',
-            "it is no TOML: Cannot overwrite a value (at ",
+            "it isn't TOML: Cannot overwrite a value (at ",
         ),
         ("a = " + "[" * 5000, "it is nested too deeply"),
         ("", "it has no table [packages] (under that come the names, such as hello"),
@@ -41,10 +41,10 @@ def file(tmp_path):
         ("profile = 1\n[packages]", "profile is 1 (a name"),
         (
             "[packages]\nhello = 2",
-            "packages.hello is 2, and no version or range in quotes (such as",
+            "packages.hello is 2, not a version or range in quotes (such as",
         ),
-        ("[packages]\nhello = 2024-01-01", 'packages.hello is "2024-01-01", and no version'),
-        ('[packages]\nhello = " "', 'packages.hello is " ", and no version or range in quotes'),
+        ("[packages]\nhello = 2024-01-01", 'packages.hello is "2024-01-01", not a version'),
+        ('[packages]\nhello = " "', 'packages.hello is " ", not a version or range in quotes'),
         ('[packages]\n"a/b" = "1"', "packages: 'a/b' is no name of a package"),
         (
             '[packages]\npython3Packages.requests = "1"',
@@ -68,9 +68,9 @@ def test_what_is_wrong_with_a_manifest_is_told_in_a_line(unconfigured, file, tex
 def test_a_manifest_that_can_not_be_read_is_told(unconfigured, tmp_path):
     none, folder = (unconfigured("apply", path) for path in (tmp_path / "none", tmp_path))
 
-    assert none.stderr.startswith(f"Error: {tmp_path}/none: there is no such file (it begins with")
+    assert none.stderr.startswith(f"Error: {tmp_path}/none: there is no such file (a manifest has")
     assert folder.stderr == f"Error: {tmp_path}: it can't be read: Is a directory\n"
-    assert "the standard input: it is no TOML" in unconfigured("apply", "-", input="x").stderr
+    assert "the standard input: it isn't TOML" in unconfigured("apply", "-", input="x").stderr
 
 
 def test_a_manifest_may_have_a_mark_of_byte_order_and_line_ends_of_windows(file):

@@ -208,8 +208,10 @@ def test_a_nar_that_can_not_be_opened_keeps_no_slot(client, folder):
 def test_nginx_is_told_which_file_to_send(app, client, folder):
     app.config["CACHE_ACCEL"] = "/internal-cache/"
     for path in (NAR, NARINFO, INFO):
-        answer = client.get(path)
+        answer = client.get(path, headers={"X-Forwarded-For": "192.0.2.1"})
         there = path.replace("/cache/", "/internal-cache/")
         assert (answer.headers["X-Accel-Redirect"], answer.data) == (there, b"")
         assert "ETag" not in answer.headers
+        with client.get(path) as direct:  # which did not come through nginx
+            assert direct.data
     assert client.get(f"/cache/nar/{'1' * 52}.nar.zst").status_code == 404
