@@ -23,6 +23,7 @@ from sqlalchemy.orm import Mapped, aliased, mapped_column
 import gc_roots
 import history
 import nix
+import rollouts
 import services
 import task_queue
 from attempts import Attempt, Waiting
@@ -114,8 +115,15 @@ def publish_profile(attempt: Attempt, subject: Unpublished) -> Sequence[Executab
         attempt.say("there is nothing to publish, or no cache")
         return []
     attempt.say(f"attempt {attempt.lease.attempt}: publishing {active.store_path}")
-    publish(attempt, [active.store_path])
+    publish(attempt, [active.store_path, *_rest(attempt.store, subject.profile_id)])
     return [_published(active)]
+
+
+def _rest(store: nix.Store, profile_id: int) -> Collection[str]:
+    """Return the store path that the rest of a rollout is offered: the cache may have lost it."""
+    rest = rollouts.rest(db.session.execute(rollouts.OFFERS.where(Profile.id == profile_id)).one())
+    db.session.rollback()
+    return nix.valid_paths(store, [rest.store_path]) if rest else []
 
 
 def schedule() -> bool:
@@ -135,12 +143,15 @@ def schedule() -> bool:
 
 
 def _notice_loss(where: nix.Cache) -> None:
-    """Take a generation for unpublished again when its path is gone from a folder."""
-    published = db.session.execute(_active().where(Generation.published_at.is_not(None))).all()
-    for active in published:
-        if not where.has(active.store_path):
-            is_same = Generation.id == active.generation_id
-            db.session.execute(update(Generation).where(is_same).values(published_at=None))
+    """Offer nothing of a profile to machines while the folder lacks something that it offers.
+
+    Not even an older generation that is still there: machines would go back to it for a while.
+    """
+    for offers in db.session.execute(rollouts.OFFERS).all():
+        offered = filter(None, (rollouts.newest(offers), rollouts.rest(offers)))
+        if not all(where.has(offer.store_path) for offer in offered):
+            lost = update(Generation).where(Generation.profile_id == offers.id)
+            db.session.execute(lost.values(published_at=None), execution_options=NO_SYNC)
     db.session.commit()
 
 
@@ -195,9 +206,7 @@ def _published(active: AnyRow) -> Update:
 
 def _check_space(where: nix.Cache, needed: int) -> None:
     """Raise CacheAway where the disk under a folder is nearly full."""
-    place = where.folder
-    while place is not None and not place.exists():
-        place = place.parent
+    place = where.place
     if place is not None and shutil.disk_usage(place).free < needed:
         raise nix.CacheAway(f"{place} has less than {needed} bytes free (MIN_FREE_BYTES)")
 
