@@ -9,6 +9,7 @@ has its GC root, and so is kept.
 """
 
 import fcntl
+import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -143,16 +144,28 @@ def schedule() -> bool:
 
 
 def _notice_loss(where: nix.Cache) -> None:
-    """Offer nothing of a profile to machines while the folder lacks something that it offers.
+    """Take generations for unpublished again whose paths are gone from a folder.
 
-    Not even an older generation that is still there: machines would go back to it for a while.
+    Where one of them is offered to machines, so are all of its profile: machines stay as they are
+    then, and don't go back to an older one until it is published again.
     """
-    for offers in db.session.execute(rollouts.OFFERS).all():
-        offered = filter(None, (rollouts.newest(offers), rollouts.rest(offers)))
-        if not all(where.has(offer.store_path) for offer in offered):
-            lost = update(Generation).where(Generation.profile_id == offers.id)
-            db.session.execute(lost.values(published_at=None), execution_options=NO_SYNC)
+    is_published = Generation.published_at.is_not(None), Generation.store_path.is_not(None)
+    published = select(Generation.id, Generation.store_path).where(*is_published)
+    lost = [row.id for row in db.session.execute(published) if not where.has(row.store_path)]
+    offers = db.session.execute(rollouts.OFFERS).all()
+    lacking = [row.id for row in offers if not _has_offers(where, row)]
+    if lost or lacking:
+        is_gone = Generation.id.in_(lost) | Generation.profile_id.in_(lacking)
+        gone = update(Generation).where(is_gone).values(published_at=None)
+        db.session.execute(gone, execution_options=NO_SYNC)
     db.session.commit()
+
+
+def _has_offers(where: nix.Cache, offers: AnyRow) -> bool:
+    """Tell whether a folder has what a profile offers, as far as that can be published."""
+    offered = filter(None, (rollouts.newest(offers), rollouts.rest(offers)))
+    paths = [offer.store_path for offer in offered]
+    return all(where.has(path) or not os.path.lexists(path) for path in paths)
 
 
 def _active() -> Select[Any]:

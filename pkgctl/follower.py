@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -30,6 +31,7 @@ from pkgctl.sync_state import Offer, Refusal, StateFolder, SyncState, Trial
 CHECK_SECONDS = 60
 HEARTBEAT_SECONDS = 120  # MACHINE_SILENT_SECONDS is 600 on the server unless set
 MAX_ERROR_LENGTH = 1000
+UNKNOWN_FIELD = HTTPStatus.UNPROCESSABLE_ENTITY
 ROLLED_BACK = "rolled back on the machine"
 
 
@@ -76,17 +78,23 @@ class Local:
             setattr(self.state, name, value)
         self.folder.save(self.state)
 
+    @property
+    def error(self) -> str | None:
+        """Why what is offered isn't held, if that is so."""
+        refused, offer = self.state.refused, self.state.offered
+        return refused.error if refused and offer and self._is_refused(offer) else None
+
     def finish_trial(self) -> None:
         """Finish a check that was cut short. Raises CommandError where it fails."""
         trial = self.state.trying
         if trial is None:
             return
-        if self.nix.store_path != trial.offer.store_path:
-            self.remember(trying=None)
-        elif self._is_refused(trial.offer):
+        if self._is_refused(trial.offer):
             self._go_back(trial)
-        else:
+        elif self.nix.store_path == trial.offer.store_path:
             self._judge(trial)
+        else:
+            self.remember(trying=None)
 
     def roll_back(self) -> None:
         """Go to the generation before, and stay there until another one is offered."""
@@ -106,8 +114,9 @@ class Local:
         if self.state.refused:
             self.remember(refused=None)
         is_held = self.nix.store_path == offer.store_path
-        if is_held and (self.state.held, self.state.error) != (offer, None):
-            self.remember(held=offer, error=None)
+        is_known = offer.store_path in self.state.numbers and self.state.error is None
+        if is_held and not (is_known and self.state.numbers[offer.store_path] == offer.generation):
+            self._hold(offer)
         return is_held
 
     def take(self, offer: Offer) -> None:
@@ -126,7 +135,7 @@ class Local:
         """Check the present generation; go back where that fails. Raises CommandError."""
         failure = self._check()
         if failure is None:
-            self.remember(held=trial.offer, trying=None, error=None)
+            self._hold(trial.offer)
             return
         error = f"the check failed: {failure}"[:MAX_ERROR_LENGTH]
         try:
@@ -135,6 +144,13 @@ class Local:
             self._go_back(trial)
         kept = "back to what it was" if trial.before else "nothing is active"
         raise CommandError(error, ExitCode.FAILED, f"{kept}; not tried again until it changes")
+
+    def _hold(self, offer: Offer) -> None:
+        """Remember that an offer is held, and forget the numbers of what is no generation now."""
+        kept = {self.nix.store_path_of(number) for number in self.nix.numbers()}
+        numbers = {path: n for path, n in self.state.numbers.items() if path in kept}
+        numbers[offer.store_path] = offer.generation
+        self.remember(numbers=numbers, trying=None, error=None)
 
     def _check(self) -> str | None:
         """Return how the check failed; None where it passed, or there is none."""
@@ -153,13 +169,13 @@ class Local:
 
     def _go_back(self, trial: Trial) -> None:
         """Switch to what was active before a trial, and delete the generation that failed."""
-        number = self.nix.number
-        before = trial.before
-        if number is not None and before is not None and self.nix.store_path_of(before):
-            self.nix.switch(before)
-            self.nix.delete(number)
-        elif number is not None:
-            self.nix.clear(number)
+        before, failed = trial.before, trial.offer.store_path
+        if self.nix.store_path == failed:
+            if before is not None and self.nix.store_path_of(before):
+                self.nix.switch(before)
+            else:
+                self.nix.clear()
+        self.nix.forget(failed)
         self.remember(trying=None)
 
 
@@ -182,8 +198,7 @@ class Follower:
         with self._failure_reported():
             has_changed = self._take()
 
-        refused = self._local.state.refused
-        self._report(refused.error if refused else None)
+        self._report(self._local.error)
         return has_changed
 
     def _ask(self) -> None:
@@ -191,9 +206,11 @@ class Follower:
         local, following = self._local, self._local.following
         source = f"{self._client.url} {following.profile} {following.machine}"
         etag = local.state.etag if local.state.source == source else None
-        found, etag = self._client.get_unless(
-            f"profile/{following.profile}", etag, machine=following.machine
-        )
+        path = f"profile/{following.profile}"
+        try:
+            found, etag = self._client.get_unless(path, etag, machine=following.machine)
+        except CommandError as error:
+            raise _too_old() if error.status == UNKNOWN_FIELD else error from None
         if found is not None:
             local.remember(source=source, etag=etag, offered=_offer_of(found))
 
@@ -247,7 +264,7 @@ class Follower:
         store_path = local.nix.store_path
         body = {
             "profile": local.following.profile,
-            "generation": local.state.generation_of(store_path),
+            "generation": local.state.numbers.get(store_path or ""),
             "store_path": store_path,
             "state": "failed" if error else "current",
             "error": error and error[:MAX_ERROR_LENGTH],
@@ -276,7 +293,7 @@ def document(following: Following, nix: NixProfile, state: SyncState) -> JsonObj
         "machine": following.machine,
         "path": str(following.path),
         "state": "failed" if error else stand if offer else "waiting",
-        "generation": state.generation_of(store_path),
+        "generation": state.numbers.get(store_path or ""),
         "store_path": store_path,
         "offered": asdict(offer) if offer else None,
         "error": error,
@@ -286,8 +303,7 @@ def document(following: Following, nix: NixProfile, state: SyncState) -> JsonObj
 def _offer_of(profile: Any) -> Offer | None:
     """Return what a profile offers a machine, as the server shows it. Raises CommandError."""
     if "offered" not in _document(profile):
-        message = "the server is of an older release, which offers nothing to machines"
-        raise CommandError(message, ExitCode.REFUSED)
+        raise _too_old()
     if profile["offered"] is None:
         return None
     offered = _document(profile["offered"])
@@ -317,6 +333,11 @@ def _document(answer: object) -> JsonObject:
     if isinstance(answer, dict):
         return answer
     raise CommandError(f"the server answers {answer!r:.100}, and no object", ExitCode.REFUSED)
+
+
+def _too_old() -> CommandError:
+    message = "the server is of an older release, which offers nothing to machines"
+    return CommandError(message, ExitCode.REFUSED)
 
 
 def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:

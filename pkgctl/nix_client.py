@@ -18,6 +18,7 @@ from pkgctl.errors import CommandError, ExitCode
 from pkgctl.output import printable_log
 from pkgctl.sync_state import faults_told
 
+TOKEN_NAMES = ("PKGCTL_TOKEN", "PKGCTL_TOKEN_FILE")
 FETCH_SECONDS = 3600
 CALL_SECONDS = 120
 STORE_PATH = re.compile(r"/[^\s\0]*/[0-9a-df-np-sv-z]{32}-[\w+.?=-]+", re.ASCII)
@@ -152,12 +153,15 @@ class NixProfile:
         except OSError:
             return None
 
-    def earlier(self) -> int | None:
-        """Return the number of the generation before; None where there is none."""
+    def numbers(self) -> list[int]:
+        """Return the numbers of all generations."""
         pattern = re.compile(rf"{re.escape(self.path.name)}-(\d+)-link")
         names = map(pattern.fullmatch, os.listdir(self.path.parent))
-        numbers = [int(found[1]) for found in names if found]
-        return max((one for one in numbers if one < (self.number or 0)), default=None)
+        return [int(found[1]) for found in names if found]
+
+    def earlier(self) -> int | None:
+        """Return the number of the generation before; None where there is none."""
+        return max((one for one in self.numbers() if one < (self.number or 0)), default=None)
 
     def fetch(self, store_path: str, root: Path, cache: BinaryCache) -> None:
         """Have a store path from the cache, kept by the link `root`. Raises CommandError."""
@@ -175,15 +179,17 @@ class NixProfile:
         """Switch to a generation. Raises CommandError."""
         self._nix_env("--switch-generation", str(number))
 
-    def delete(self, number: int) -> None:
-        """Delete a generation that isn't the present one. Raises CommandError."""
-        self._nix_env("--delete-generations", str(number))
-
-    def clear(self, number: int) -> None:
-        """Make it a profile without generations, of one that has this one alone."""
+    def clear(self) -> None:
+        """Make it a profile that has no present generation. Raises CommandError."""
         with faults_told(self.path):
             self.path.unlink()
-            self.link(number).unlink()
+
+    def forget(self, store_path: str) -> None:
+        """Delete the generations, none of them the present one, that are a store path."""
+        with faults_told(self.path):
+            for number in self.numbers():
+                if self.store_path_of(number) == store_path:
+                    self.link(number).unlink()
 
     def _nix_env(self, *arguments: str) -> None:
         argv = ["nix-env", "--profile", str(self.path), *arguments]
@@ -203,8 +209,8 @@ class NixProfile:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for programs of this machine, without the token."""
-    return {name: value for name, value in os.environ.items() if name != "PKGCTL_TOKEN"}
+    """Return the environment for programs of this machine, without the token and its file."""
+    return {name: value for name, value in os.environ.items() if name not in TOKEN_NAMES}
 
 
 def show(piece: bytes) -> None:

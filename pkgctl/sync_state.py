@@ -5,9 +5,9 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from pkgctl import files
 from pkgctl.config import PRIVATE
@@ -23,7 +23,7 @@ class Checked:
     def __post_init__(self) -> None:
         """Check the type of every value."""
         for name, kind in get_type_hints(type(self)).items():
-            if not isinstance(getattr(self, name), kind):
+            if not isinstance(getattr(self, name), dict if get_origin(kind) is dict else kind):
                 raise TypeError(name)
 
 
@@ -56,24 +56,27 @@ class SyncState(Checked):
     """What a sync remembers.
 
     `source` is whose offer was heard of last, by URL, profile and machine; `etag` belongs to it.
-    `held` is what has passed its check last, `error` what the last attempt to fetch failed with.
+    `numbers` are the server's for the store paths of generations that have passed their check, and
+    `error` is what the last attempt to take an offer failed with.
     """
 
     source: str = ""
     etag: str | None = None
     offered: Offer | None = None
-    held: Offer | None = None
+    numbers: dict[str, int | None] = field(default_factory=dict)
     trying: Trial | None = None
     refused: Refusal | None = None
     error: str | None = None
 
-    def generation_of(self, store_path: str | None) -> int | None:
-        """Return the server's number for a store path; None where it isn't known."""
-        known = (one for one in (self.held, self.offered) if one and one.store_path == store_path)
-        return next((one.generation for one in known), None)
+    def __post_init__(self) -> None:
+        """Check the type of every value."""
+        super().__post_init__()
+        for number in self.numbers.values():
+            if not isinstance(number, int | None):
+                raise TypeError(number)
 
 
-PARTS = {"offered": Offer, "held": Offer, "refused": Refusal}
+PARTS = {"offered": Offer, "refused": Refusal}
 
 
 class StateFolder:

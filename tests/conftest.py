@@ -43,6 +43,8 @@ LONGEST_FIRST = (
     "test_pins",
     "test_gunicorn",
     "test_waiting",
+    "test_sync",
+    "test_machines",
     "test_migrations",
     "test_readme",
     "test_upgrade",

@@ -15,15 +15,16 @@ from support import IN_CI
 
 import nix
 
+# Who isn't root may mount in a user namespace, where those exist.
+UNSHARE = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else [])]
 MOUNT = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
 SECONDS = 120
 
 
 def require_namespaces():
     """Skip the test where this user may not mount; in CI, where nothing may be missing, fail it."""
-    program = shutil.which("unshare")
-    argv = [program, "--mount", "sh", "-c", MOUNT, "sh", "/tmp", "/tmp", "true"]
-    if program is None or subprocess.run(argv, capture_output=True).returncode:
+    argv = [*UNSHARE, "sh", "-c", MOUNT, "sh", "/tmp", "/tmp", "true"]
+    if shutil.which("unshare") is None or subprocess.run(argv, capture_output=True).returncode:
         assert not IN_CI, "mount namespaces don't work here"
         pytest.skip("mount namespaces don't work here")
 
@@ -46,7 +47,7 @@ class Host:
 
     def run(self, *argv):
         """Run a program where the machine's store is in its place."""
-        words = ["unshare", "--mount", "sh", "-c", MOUNT, "sh", *self._mount, *argv]
+        words = [*UNSHARE, "sh", "-c", MOUNT, "sh", *self._mount, *argv]
         return subprocess.run(
             words, env=self.environ, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS
         )

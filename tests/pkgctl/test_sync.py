@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from click.shell_completion import ShellComplete
 from daemon import Daemon
-from harness import CommandRunner, FakeAnswer, FakeServer, finish
+from harness import CommandRunner, FakeAnswer, FakeServer, finish, problem
 from offering import TOKEN, MachineStore, OfferingServer, SignedCache, basic, tool
 from support import remove_store, until
 
@@ -304,6 +304,46 @@ def test_a_check_that_was_cut_short_may_pass(follow, killed, server, path):
     assert server.said == ("current", 1, None)
 
 
+KILLED = """#!/bin/sh
+case "$*" in
+  *{step}*) [ {moment} = before ] || {real} "$@"; kill -9 $PPID ;;
+  *) exec {real} "$@" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("step", "moment", "check"),
+    [
+        ("--realise", "after", "true"),
+        ("--set", "before", "true"),
+        ("--set", "after", "true"),
+        ("--switch-generation", "before", "false"),
+        ("--switch-generation", "after", "false"),
+    ],
+)
+def test_a_kill_at_any_step_leaves_the_old_generation_or_the_new_one(
+    follow, ctl, server, cache, tmp_path, path, generations, step, moment, check
+):
+    follow()
+    server.offer(cache.two, 2)
+    (tmp_path / "bin").mkdir()
+    for name in ("nix-env", "nix-store"):
+        program = tmp_path / "bin" / name
+        program.write_text(KILLED.format(step=step, moment=moment, real=shutil.which(name)))
+        program.chmod(0o755)
+    words = ("sync", "web", "--to", path, "--name", "m1", "--check", check)
+    ctl.environ["PATH"] = f"{tmp_path}/bin:{os.environ['PATH']}"
+    assert ctl.run(*words)[0] == -signal.SIGKILL
+    assert tool(path) in ("one", "two")
+    del ctl.environ["PATH"]
+
+    follow("--check", check)
+
+    kept = {1: cache.one, 2: cache.two} if check == "true" else {1: cache.one}
+    assert (tool(path), generations()) == (("two" if check == "true" else "one"), kept)
+
+
 def remembered(path):
     """Return the file of what is remembered, and what it holds."""
     file = path.with_name("web.sync") / "state.json"
@@ -317,12 +357,12 @@ def test_a_way_back_that_was_cut_short_is_finished(follow, server, cache, path, 
     file, state = remembered(path)
     offer = {"store_path": cache.two, "generation": 2}
     refused = {"store_path": cache.two, "error": "no"}
-    state |= {"trying": {"offer": offer, "before": 1}, "refused": refused, "held": None}
+    state |= {"trying": {"offer": offer, "before": 1}, "refused": refused}
     file.write_text(json.dumps(state))
 
     assert follow("--check", "true").exit_code == 0
     assert (tool(path), generations()) == ("one", {1: cache.one})
-    assert server.said == ("failed", None, "no")
+    assert server.said == ("failed", 1, "no")
 
 
 @pytest.mark.parametrize("active", [True, False])
@@ -534,8 +574,9 @@ def test_a_report_that_is_refused_is_told_after_the_change(follow, server, path)
     assert tool(path) == "one"
 
 
-def test_an_older_server_can_not_be_followed(unconfigured, path):
-    with FakeServer(lambda *_: FakeAnswer({"name": "web"})) as server:
+@pytest.mark.parametrize("answer", [FakeAnswer({"name": "web"}), problem(422, "machine: unknown")])
+def test_an_older_server_can_not_be_followed(unconfigured, path, answer):
+    with FakeServer(lambda *_: answer) as server:
         done = unconfigured("sync", "web", "--to", path, "--url", server.url, "--name", "m1")
 
     assert done.exit_code == ExitCode.REFUSED
@@ -544,8 +585,8 @@ def test_an_older_server_can_not_be_followed(unconfigured, path):
 
 # As Nix 2.26 says it; that of the tests may be another.
 UNSIGNED = (
-    "warning: ignoring substitute for '/nix/store/x-libarchive' from 'http://c', as it's not signed "
-    "by any of the keys in 'trusted-public-keys'"
+    "warning: ignoring substitute for '/nix/store/x-libarchive' from 'http://c', "
+    "as it's not signed by any of the keys in 'trusted-public-keys'"
 )
 AWAY = "warning: error: unable to download 'http://c/x': Couldn't connect (7); retrying in 2 ms"
 
@@ -632,7 +673,7 @@ def test_a_rollback_needs_no_server_and_stays(follow, ctl, server, cache, path):
     assert done.exit_code == 0
     assert f"Success: {path} is back at {cache.one}, until another generation is" in done.stdout
     assert follow().exit_code == 0
-    assert (tool(path), server.said) == ("one", ("failed", None, "rolled back on the machine"))
+    assert (tool(path), server.said) == ("one", ("failed", 1, "rolled back on the machine"))
     assert follow("--retry").exit_code == 0
     assert tool(path) == "two"
 
@@ -696,7 +737,8 @@ def test_two_syncs_of_a_path_do_not_run_at_once(follow, server, path):
         b'{"etag": 7}',
         b'{"more": 1}',
         b'{"offered": {}}',
-        b'{"held": 3}',
+        b'{"numbers": [3]}',
+        b'{"numbers": {"a": "b"}}',
         b'{"trying": 1}',
         b'{"trying": {"offer": null}}',
         b"[" * 100_000,
@@ -769,11 +811,13 @@ def test_where_no_more_can_be_written_the_machine_goes_back_all_the_same(follow,
     assert server.said[0] == "failed"
 
 
-def test_a_profile_that_can_not_be_removed_is_told(follow, server, path):
+def test_a_generation_that_its_check_removes_is_not_active(follow, server, cache, path):
     done = follow("--check", f"sh -c 'rm {path}-1-link; exit 1'")
 
-    assert done.exit_code == ExitCode.MACHINE_FAILED
-    assert f"{path} can't be used: No such file or directory" in done.stderr
+    assert (done.exit_code, path.exists()) == (ExitCode.FAILED, False)
+    server.offer(cache.two, 2)
+    assert follow().exit_code == 0
+    assert tool(path) == "two"
 
 
 # --- the command line ---
@@ -907,6 +951,21 @@ def test_rounds_end_where_the_token_does_not_count(rounds, server):
     server.refuse = 401
 
     assert rounds().exit_code == ExitCode.NOT_ALLOWED
+
+
+def test_a_signal_ends_nix_as_well(ctl, server, tmp_path, path):
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "nix-store"
+    program.write_text(f"#!/bin/sh\necho $$ >{tmp_path}/pid\necho begun\nexec sleep 60\n")
+    program.chmod(0o755)
+    ctl.environ["PATH"] = f"{tmp_path}/bin:{os.environ['PATH']}"
+    terminal = ctl.terminal("sync", "web", "--to", path, "--name", "m1")
+    terminal.until("begun")
+    terminal.process.terminate()
+
+    assert terminal.close() == ExitCode.INTERRUPTED
+    with pytest.raises(ProcessLookupError):
+        os.killpg(int((tmp_path / "pid").read_text()), 0)
 
 
 def test_a_sync_that_goes_on_ends_by_a_signal(ctl, server, path):

@@ -296,6 +296,16 @@ def test_what_the_rest_of_a_rollout_is_offered_is_published_again(
 
 
 @SQLITE
+def test_no_generation_counts_as_published_whose_path_is_gone(app, active, folder, client, pool):
+    client.post("/api/v1/package/1/deactivate")
+    assert pool.run_one()
+    folder.rename(folder.with_name("lost"))
+    pool.maintain_once()
+    with app.app_context():
+        assert db.session.scalars(select(Generation.published_at)).all() == [None, None]
+
+
+@SQLITE
 def test_a_published_generation_is_not_queued_again(active, client, pool):
     pool.maintain_once()
     assert len(tasks(client)) == 1
