@@ -7,7 +7,7 @@ was cut short is checked in the next round, before anything else.
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from pkgctl.nix_client import (
 from pkgctl.sync_state import Offer, Refusal, StateFolder, SyncState, Trial
 
 CHECK_SECONDS = 60
+CUT_SHORT = 3  # times that a check is begun again that did not end: it may be what ends the machine
 HEARTBEAT_SECONDS = 120  # MACHINE_SILENT_SECONDS is 600 on the server unless set
 MAX_ERROR_LENGTH = 1000
 UNKNOWN_FIELD = HTTPStatus.UNPROCESSABLE_ENTITY
@@ -92,7 +93,10 @@ class Local:
         if self._is_refused(trial.offer):
             self._go_back(trial)
         elif self.nix.store_path == trial.offer.store_path:
-            self._judge(trial)
+            again = replace(trial, cut_short=trial.cut_short + 1)
+            with suppress(CommandError):  # a full disk makes no failed generation stay
+                self.remember(trying=again)
+            self._judge(again)
         else:
             self.remember(trying=None)
 
@@ -133,7 +137,8 @@ class Local:
 
     def _judge(self, trial: Trial) -> None:
         """Check the present generation; go back where that fails. Raises CommandError."""
-        failure = self._check()
+        is_hopeless = trial.cut_short > CUT_SHORT
+        failure = f"it was cut short {CUT_SHORT + 1} times" if is_hopeless else self._check()
         if failure is None:
             self._hold(trial.offer)
             return

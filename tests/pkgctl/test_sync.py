@@ -304,6 +304,22 @@ def test_a_check_that_was_cut_short_may_pass(follow, killed, server, path):
     assert server.said == ("current", 1, None)
 
 
+def test_a_check_that_is_always_cut_short_has_failed(follow, killed, server, cache, path):
+    follow()
+    server.offer(cache.two, 2)
+    killed()
+    killed()
+    file, state = remembered(path)
+    assert state["trying"]["cut_short"] == 1
+    state["trying"]["cut_short"] = follower.CUT_SHORT
+    file.write_text(json.dumps(state))
+
+    done = follow("--check", "true")
+
+    assert (done.exit_code, tool(path)) == (ExitCode.FAILED, "one")
+    assert server.said == ("failed", 1, "the check failed: it was cut short 4 times")
+
+
 KILLED = """#!/bin/sh
 case "$*" in
   *{step}*) [ {moment} = before ] || {real} "$@"; kill -9 $PPID ;;
