@@ -24,6 +24,7 @@ from pkgctl.waiting import interrupts
 
 MACHINE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9.-]{0,63}")
 LONGEST_PAUSE = 60  # between rounds that fail, unless the interval is longer
+ANSWER_SECONDS = 180  # for all of an answer, by a server that may be anything
 JITTER = 0.1  # of the interval: machines that start together don't ask together for ever
 FAILED_JITTER = 0.5
 FINAL = (ExitCode.USAGE, ExitCode.NOT_ALLOWED)  # the next round would fail, too
@@ -225,6 +226,7 @@ def _round(
     context: CommandContext, following: Following, reporter: Reporter, *, retry: bool = False
 ) -> tuple[JsonObject, str]:
     """Do one round; return how the machine stands, as JSON and in a line. Raises CommandError."""
+    context.client.answer_seconds = ANSWER_SECONDS
     folder = StateFolder(following.path)
     with folder.locked() as lock:
         if lock is None:

@@ -1,11 +1,13 @@
 """The command sync, with a real Nix, a signed cache, and a server that offers store paths."""
 
+import contextlib
 import fcntl
 import json
 import os
 import shutil
 import signal
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -522,6 +524,26 @@ def test_an_answer_that_is_no_object_is_told(follow, server):
         ExitCode.REFUSED,
         "Error: the server answers 5, and no object\n",
     )
+
+
+def test_an_answer_that_takes_for_ever_ends_the_round(follow, server, monkeypatch):
+    monkeypatch.setattr(sync, "ANSWER_SECONDS", 0.3)
+    ended = threading.Event()
+    server.answer = lambda handler, *_, **__: trickle(handler, ended)
+
+    done = follow()
+    ended.set()
+
+    assert done.exit_code == ExitCode.UNREACHABLE
+    assert "did not send all of its answer in 0.3 s" in done.stderr
+
+
+def trickle(handler, ended):
+    """Answer by one header after the other."""
+    with contextlib.suppress(OSError):
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        while not ended.wait(0.05):
+            handler.wfile.write(b"A")
 
 
 @pytest.mark.parametrize("key", [5, ["a:AAAA"], "\ud800", "x y z", "a\x1b:AA\x1b"])
