@@ -9,6 +9,7 @@ import os
 import threading
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import flask
 from flask import Response, current_app, request, url_for
@@ -85,7 +86,7 @@ def show() -> Any:
         "url": url,
         "public_key": public_key,
         "nix_conf": NIX_CONF.format(url=url, public_key=public_key) + NETRC_FILE,
-        "netrc": NETRC.format(host=request.host.partition(":")[0]),
+        "netrc": NETRC.format(host=urlsplit(url).hostname),
     }
 
 

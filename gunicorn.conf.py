@@ -62,14 +62,14 @@ class QuietLogger(Logger):  # type: ignore[misc] # gunicorn ships no types
 
     def exception(self, msg: object, *args: Any, **kwargs: Any) -> None:
         """Log an exception with its traceback, but a client that stalled in one line."""
-        if isinstance(sys.exception(), BlockingIOError):
+        if isinstance(sys.exception(), (BlockingIOError, TimeoutError)):
             self.info("closed a connection: a client stalled for %d s", STALL_SECONDS)
         else:
             super().exception(msg, *args, **kwargs)
 
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
-    """gunicorn's worker, which goes on when the process has no file descriptor for a connection."""
+    """gunicorn's worker, which goes on without a descriptor, and ends a file that nobody reads."""
 
     def accept(self, listener: Any) -> None:
         """Accept a connection; where there is no descriptor for it, let it wait for one.
@@ -83,6 +83,15 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no typ
                 raise
             self.log.warning("no connection is accepted: %s", error.strerror)
             time.sleep(ACCEPT_SECONDS)
+
+    def handle_request(self, request: Any, connection: Any) -> Any:
+        """Handle a request, and let no client stall while a file is sent.
+
+        Python's own sendfile tries for ever on a socket without a time-out of Python, whatever the
+        kernel's is.
+        """
+        connection.sock.settimeout(STALL_SECONDS)
+        return super().handle_request(request, connection)
 
 
 bind = listen_address(settings)

@@ -9,6 +9,7 @@ has its GC root, and so is kept.
 """
 
 import fcntl
+import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from sqlalchemy.orm import Mapped, aliased, mapped_column
 import gc_roots
 import history
 import nix
+import rollouts
 import services
 import task_queue
 from attempts import Attempt, Waiting
@@ -114,8 +116,15 @@ def publish_profile(attempt: Attempt, subject: Unpublished) -> Sequence[Executab
         attempt.say("there is nothing to publish, or no cache")
         return []
     attempt.say(f"attempt {attempt.lease.attempt}: publishing {active.store_path}")
-    publish(attempt, [active.store_path])
+    publish(attempt, [active.store_path, *_rest(attempt.store, subject.profile_id)])
     return [_published(active)]
+
+
+def _rest(store: nix.Store, profile_id: int) -> Collection[str]:
+    """Return the store path that the rest of a rollout is offered: the cache may have lost it."""
+    rest = rollouts.rest(db.session.execute(rollouts.OFFERS.where(Profile.id == profile_id)).one())
+    db.session.rollback()
+    return nix.valid_paths(store, [rest.store_path]) if rest else []
 
 
 def schedule() -> bool:
@@ -135,16 +144,28 @@ def schedule() -> bool:
 
 
 def _notice_loss(where: nix.Cache) -> None:
-    """Take generations for unpublished again whose paths are gone from a folder."""
-    published = select(Generation.id, Generation.store_path).where(
-        Generation.published_at.is_not(None)
-    )
-    rows = db.session.execute(published).all()
-    lost = [row.id for row in rows if row.store_path and not where.has(row.store_path)]
-    if lost:
-        gone = update(Generation).where(Generation.id.in_(lost)).values(published_at=None)
+    """Take generations for unpublished again whose paths are gone from a folder.
+
+    Where one of them is offered to machines, so are all of its profile: machines stay as they are
+    then, and don't go back to an older one until it is published again.
+    """
+    is_published = Generation.published_at.is_not(None), Generation.store_path.is_not(None)
+    published = select(Generation.id, Generation.store_path).where(*is_published)
+    lost = [row.id for row in db.session.execute(published) if not where.has(row.store_path)]
+    offers = db.session.execute(rollouts.OFFERS).all()
+    lacking = [row.id for row in offers if not _has_offers(where, row)]
+    if lost or lacking:
+        is_gone = Generation.id.in_(lost) | Generation.profile_id.in_(lacking)
+        gone = update(Generation).where(is_gone).values(published_at=None)
         db.session.execute(gone, execution_options=NO_SYNC)
     db.session.commit()
+
+
+def _has_offers(where: nix.Cache, offers: AnyRow) -> bool:
+    """Tell whether a folder has what a profile offers, as far as that can be published."""
+    offered = filter(None, (rollouts.newest(offers), rollouts.rest(offers)))
+    paths = [offer.store_path for offer in offered]
+    return all(where.has(path) or not os.path.lexists(path) for path in paths)
 
 
 def _active() -> Select[Any]:
@@ -198,9 +219,7 @@ def _published(active: AnyRow) -> Update:
 
 def _check_space(where: nix.Cache, needed: int) -> None:
     """Raise CacheAway where the disk under a folder is nearly full."""
-    place = where.folder
-    while place is not None and not place.exists():
-        place = place.parent
+    place = where.place
     if place is not None and shutil.disk_usage(place).free < needed:
         raise nix.CacheAway(f"{place} has less than {needed} bytes free (MIN_FREE_BYTES)")
 

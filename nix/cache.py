@@ -103,7 +103,15 @@ class Cache:
     def has(self, store_path: str) -> bool:
         """Tell whether the cache has a path, which is taken to be so unless it is a folder."""
         folder = self.folder
-        return folder is None or (folder / f"{_hash(store_path)}.narinfo").exists()
+        return folder is None or os.path.exists(folder / f"{_hash(store_path)}.narinfo")
+
+    @property
+    def place(self) -> Path | None:
+        """The folder, or the one that exists in which it is to be made; None for another kind."""
+        place = self.folder
+        while place is not None and not os.path.exists(place):  # raises nothing
+            place = place.parent
+        return place
 
 
 @dataclass(frozen=True)
@@ -206,9 +214,7 @@ def publish(
 
 def ping(store: Store, cache: Cache) -> None:
     """Ask a cache whether it is there, or its folder can be made. Raises NixError."""
-    place = cache.folder
-    while place is not None and not place.exists():
-        place = place.parent
+    place = cache.place
     if place is not None:
         if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
             raise PublishFailed(f"{place} can't be written, or is no folder")

@@ -1,8 +1,10 @@
 """The HTTP API of a pkgd server: requests, paging, errors, and retries while it is unreachable."""
 
+import io
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from http import HTTPStatus
@@ -10,7 +12,9 @@ from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
 import requests
+import urllib3
 
+from pkgctl.alarm import bounded
 from pkgctl.diagnosis import environment_proxy, is_pkgd, other_scheme, unreachable, without_path
 from pkgctl.errors import CommandError, ExitCode, ServerUnreachable
 
@@ -21,6 +25,8 @@ CONNECT_SECONDS = 5
 READ_SECONDS = 120  # an activation may wait for others, and a search evaluates Nix
 POLL_READ_SECONDS = 20
 RETRY_SECONDS = 0.5
+ANSWER_BYTES = 128 * 1024 * 1024  # far more than any answer has
+PIECE_BYTES = 64 * 1024
 PROBLEM = "application/problem+json"
 UNAVAILABLE = {
     HTTPStatus.BAD_GATEWAY,
@@ -80,7 +86,8 @@ class Client:
     """A connection to one server with one token.
 
     `token_expires_at` is when the token expires, once the server has said that this is soon.
-    `limit_seconds` bounds each wait for the server, whose faults then aren't looked into.
+    `limit_seconds` bounds each wait for the server, whose faults then aren't looked into, and
+    `answer_seconds` the whole of an answer, where nobody watches; only in the main thread.
     """
 
     def __init__(
@@ -94,6 +101,7 @@ class Client:
         self.url = url
         self.token = token
         self._limit_seconds = limit_seconds
+        self.answer_seconds: float | None = None
         self.retry_policy = retry_policy or RetryPolicy()
         self.token_expires_at: str | None = None
         self._has_answered = False
@@ -210,6 +218,17 @@ class Client:
                     raise
 
     def _send(self, request: ApiRequest) -> requests.Response:
+        with self._bounded():
+            return self._answer(request)
+
+    def _bounded(self) -> AbstractContextManager[None]:
+        """Return what bounds the time of an answer."""
+        if self.answer_seconds is None:
+            return nullcontext()
+        message = f"{self._name} did not send all of its answer in {self.answer_seconds:g} s"
+        return bounded(self.answer_seconds, ServerUnreachable(message))
+
+    def _answer(self, request: ApiRequest) -> requests.Response:
         try:
             response = self._http.request(
                 request.method,
@@ -220,10 +239,14 @@ class Client:
                 timeout=self._limit_seconds
                 or (CONNECT_SECONDS, request.read_seconds or READ_SECONDS),
                 allow_redirects=False,  # following one turns a POST into a GET
+                stream=True,
             )
+            _read(response)
         except OSError as error:  # any of requests, which also has bare ones
             is_new = not (self._has_answered or self._limit_seconds)
             raise unreachable(self.url, error, is_new=is_new) from None
+        except ValueError:  # it redirects to what is no URL
+            raise self._no_pkgd() from None
 
         self.token_expires_at = response.headers.get("X-Token-Expires", self.token_expires_at)
         self._check(response)
@@ -291,8 +314,9 @@ class Client:
 
     def _detail(self, response: requests.Response) -> str:
         """Return the detail of a problem document, else the response's status line."""
-        if PROBLEM in _kind(response):
-            return str(self._json(response).get("detail"))
+        problem = self._json(response) if PROBLEM in _kind(response) else None
+        if isinstance(problem, dict):
+            return str(problem.get("detail"))
         return f"{self._name} answers {response.status_code} {response.reason}"
 
     def _json(self, response: requests.Response) -> Any:
@@ -314,6 +338,21 @@ class Client:
     def _name(self) -> str:
         """The server's URL, with the proxy that an answer may have come from instead."""
         return f"{self.url}, through the proxy {self._proxy}," if self._proxy else self.url
+
+
+def _read(response: requests.Response) -> None:
+    """Read an answer, which the response has then. Raises OSError for one that is too large."""
+    data = bytearray()
+    try:
+        for piece in response.raw.stream(PIECE_BYTES, decode_content=True):
+            data += piece
+            if len(data) > ANSWER_BYTES:
+                response.close()
+                raise requests.RequestException("its answer is too large")
+    except urllib3.exceptions.HTTPError as error:
+        is_late = isinstance(error, urllib3.exceptions.ReadTimeoutError)
+        raise (requests.ReadTimeout if is_late else requests.ConnectionError)(error) from None
+    response.raw = io.BytesIO(data)
 
 
 def _kind(response: requests.Response) -> str:

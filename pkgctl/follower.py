@@ -7,7 +7,7 @@ was cut short is checked in the next round, before anything else.
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,19 @@ from pkgctl.children import run
 from pkgctl.client import Client, JsonObject
 from pkgctl.diagnosis import DEFAULT_PORTS
 from pkgctl.errors import CommandError, ExitCode, one_line
-from pkgctl.nix_client import BinaryCache, NixProfile, environment, is_store_path, show
+from pkgctl.nix_client import (
+    PUBLIC_KEY,
+    BinaryCache,
+    NixProfile,
+    cache_url,
+    environment,
+    is_store_path,
+    show,
+)
 from pkgctl.sync_state import Offer, Refusal, StateFolder, SyncState, Trial
 
 CHECK_SECONDS = 60
+CUT_SHORT = 3  # times that a check is begun again that did not end: it may be what ends the machine
 HEARTBEAT_SECONDS = 120  # MACHINE_SILENT_SECONDS is 600 on the server unless set
 MAX_ERROR_LENGTH = 1000
 UNKNOWN_FIELD = HTTPStatus.UNPROCESSABLE_ENTITY
@@ -85,7 +94,10 @@ class Local:
         if self._is_refused(trial.offer):
             self._go_back(trial)
         elif self.nix.store_path == trial.offer.store_path:
-            self._judge(trial)
+            again = replace(trial, cut_short=trial.cut_short + 1)
+            with suppress(CommandError):  # a full disk makes no failed generation stay
+                self.remember(trying=again)
+            self._judge(again)
         else:
             self.remember(trying=None)
 
@@ -126,7 +138,8 @@ class Local:
 
     def _judge(self, trial: Trial) -> None:
         """Check the present generation; go back where that fails. Raises CommandError."""
-        failure = self._check()
+        is_hopeless = trial.cut_short > CUT_SHORT
+        failure = f"it was cut short {CUT_SHORT + 1} times" if is_hopeless else self._check()
         if failure is None:
             self._hold(trial.offer)
             return
@@ -222,9 +235,9 @@ class Follower:
 
     def _fetch(self, offer: Offer) -> None:
         """Have a store path from the cache, by a key that is trusted. Raises CommandError."""
-        told = self._client.get("cache")
-        url = urlsplit(_plain_word(told["url"]))
-        keys = " ".join(self._trusted(told["public_key"]))
+        told = _document(self._client.get("cache"))
+        url = cache_url(told.get("url"))
+        keys = " ".join(self._trusted(told.get("public_key")))
 
         folder, token = self._local.folder, self._client.token
         is_servers = _origin(url) == _origin(urlsplit(self._client.url))
@@ -235,10 +248,10 @@ class Follower:
             cache = BinaryCache(url.geturl(), keys, netrc)
             self._local.nix.fetch(offer.store_path, folder.root, cache)
 
-    def _trusted(self, told: str | None) -> Sequence[str]:
+    def _trusted(self, told: object) -> Sequence[str]:
         """Return the keys that are trusted: those given, else the server's at first use."""
         folder, given = self._local.folder, self._local.following.public_keys
-        offered = told.split() if told else []
+        offered = _keys_of(told)
         known = folder.trusted()
         trusted = list(given) or (offered if known is None else known)
         if offered and not set(offered) & set(trusted):
@@ -293,20 +306,43 @@ def document(following: Following, nix: NixProfile, state: SyncState) -> JsonObj
     }
 
 
-def _offer_of(profile: JsonObject) -> Offer | None:
+def _offer_of(profile: Any) -> Offer | None:
     """Return what a profile offers a machine, as the server shows it. Raises CommandError."""
-    if "offered" not in profile:
+    if "offered" not in _document(profile):
         raise _too_old()
-    offered = profile["offered"]
-    if offered is None and profile.get("generation") and profile["published"] is None:
+    has_cache = profile.get("published") is not None
+    if profile["offered"] is None and profile.get("generation") and not has_cache:
         message = "the server has no binary cache, so that it offers nothing to machines"
         raise CommandError(message, ExitCode.UNREACHABLE, "its settings CACHE and CACHE_KEY_FILE")
-    if offered is None:
+    if profile["offered"] is None:
         return None
-    if not is_store_path(offered["store_path"]):
-        message = f"the server offers {offered['store_path']!r}, which is no store path"
+    offered = _document(profile["offered"])
+    store_path, generation = offered.get("store_path"), offered.get("generation")
+    if not (isinstance(store_path, str) and is_store_path(store_path)):
+        message = f"the server offers {store_path!r}, which is no store path"
         raise CommandError(message, ExitCode.REFUSED)
-    return Offer(offered["store_path"], offered["generation"])
+    if type(generation) is not int:
+        message = f"the server offers generation {generation!r}, which is no number"
+        raise CommandError(message, ExitCode.REFUSED)
+    return Offer(store_path, generation)
+
+
+def _keys_of(told: object) -> list[str]:
+    """Return the public keys that a server tells, none for null. Raises CommandError."""
+    if told is None:
+        return []
+    keys = told.split() if isinstance(told, str) else []
+    if not all(map(PUBLIC_KEY.fullmatch, keys)) or not isinstance(told, str):
+        message = f"the server tells the public key {told!r}, which is none"
+        raise CommandError(message, ExitCode.UNTRUSTED)
+    return keys
+
+
+def _document(answer: object) -> JsonObject:
+    """Return an answer of the server, which may be anything, if it is an object."""
+    if isinstance(answer, dict):
+        return answer
+    raise CommandError(f"the server answers {answer!r:.100}, and no object", ExitCode.REFUSED)
 
 
 def _too_old() -> CommandError:
@@ -316,10 +352,3 @@ def _too_old() -> CommandError:
 
 def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
     return url.scheme, url.hostname, url.port or DEFAULT_PORTS.get(url.scheme)
-
-
-def _plain_word(url: str) -> str:
-    """Return the URL of a cache, once it is one: a list of several would be none."""
-    if len(url.split()) != 1:
-        raise CommandError(f"the server names {url!r} as its cache", ExitCode.REFUSED)
-    return url.strip()

@@ -45,6 +45,8 @@ class Manifest:
             raise _wrong(title, f"it isn't TOML: {error}", EXAMPLE) from None
         except RecursionError:
             raise _wrong(title, "it is nested too deeply", EXAMPLE) from None
+        except ValueError:
+            raise _wrong(title, "it has a number that is too long", EXAMPLE) from None
         return cls(title, *_checked(title, content))
 
     def specs(self) -> list[PackageSpec]:
@@ -219,7 +221,9 @@ def _entry(path: Path, name: str, one: Any) -> Locked:
 
 def _texts(facts: Any, *others: str) -> Any:
     """Return an object without its `others`, all texts or null; else raise TypeError."""
-    texts = {key: value for key, value in dict(facts).items() if key not in others}
+    if not isinstance(facts, dict):
+        raise TypeError("catalog is no object")
+    texts = {key: value for key, value in facts.items() if key not in others}
     for key, value in texts.items():
         if not isinstance(value, str | None):
             raise TypeError(f"{key} is no text")

@@ -9,6 +9,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 import click
 
@@ -22,6 +23,10 @@ FETCH_SECONDS = 3600
 CALL_SECONDS = 120
 STORE_PATH = re.compile(r"/[^\s\0]*/[0-9a-df-np-sv-z]{32}-[\w+.?=-]+", re.ASCII)
 DERIVATION = ".drv"
+PUBLIC_KEY = re.compile(r"[^\s:]+:[A-Za-z0-9+/=]+", re.ASCII)
+# How a cache may be reached, and the parameters that say where a bucket is. Nix knows others, with
+# which it would trust a cache without signatures, or write to files.
+CACHE_PARAMETERS = {"http": set(), "https": set(), "s3": {"endpoint", "region", "scheme"}}
 
 UNTRUSTED = re.compile(
     r"not signed by any|lacks a (?:valid )?signature|hash mismatch|archive|compress|corrupt"
@@ -79,6 +84,30 @@ def is_store_path(path: object) -> bool:
     """Tell whether a path that a server names has the form of what a profile can be."""
     is_path = isinstance(path, str) and STORE_PATH.fullmatch(path)
     return bool(is_path) and not str(path).endswith(DERIVATION)
+
+
+def cache_url(told: object) -> SplitResult:
+    """Return the URL of the cache that a server names, without what doesn't say where it is.
+
+    Raises CommandError where it names none, or several.
+    """
+    url = _url(told)
+    if url is None or url.scheme not in CACHE_PARAMETERS:
+        raise CommandError(f"the server names {told!r} as its cache", ExitCode.REFUSED)
+    known = CACHE_PARAMETERS[url.scheme]
+    kept = urlencode([one for one in parse_qsl(url.query) if one[0] in known])
+    return url._replace(query=kept, fragment="")
+
+
+def _url(told: object) -> SplitResult | None:
+    """Return the parts of a URL; None for what is none."""
+    if not (isinstance(told, str) and re.fullmatch(r"[!-~]+", told)):
+        return None
+    try:
+        url = urlsplit(told)
+        return url if url.hostname and url.port != 0 else None
+    except ValueError:  # a port out of range, half an IPv6 address
+        return None
 
 
 class NixProfile:

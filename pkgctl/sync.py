@@ -15,7 +15,7 @@ from pkgctl.arguments import DurationType, ProfileType
 from pkgctl.client import JsonObject
 from pkgctl.errors import CommandError, ExitCode
 from pkgctl.follower import CHECK_SECONDS, Follower, Following, Local, Reporter, document
-from pkgctl.nix_client import NixProfile
+from pkgctl.nix_client import PUBLIC_KEY, NixProfile
 from pkgctl.options import CommandContext, common_options
 from pkgctl.output import report
 from pkgctl.sync_state import StateFolder
@@ -23,8 +23,8 @@ from pkgctl.tables import Column, Columns, text_column
 from pkgctl.waiting import interrupts
 
 MACHINE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9.-]{0,63}")
-PUBLIC_KEY = re.compile(r"[^\s:]+:[A-Za-z0-9+/=]+")
 LONGEST_PAUSE = 60  # between rounds that fail, unless the interval is longer
+ANSWER_SECONDS = 180  # for all of an answer, by a server that may be anything
 JITTER = 0.1  # of the interval: machines that start together don't ask together for ever
 FAILED_JITTER = 0.5
 FINAL = (ExitCode.USAGE, ExitCode.NOT_ALLOWED)  # the next round would fail, too
@@ -226,6 +226,7 @@ def _round(
     context: CommandContext, following: Following, reporter: Reporter, *, retry: bool = False
 ) -> tuple[JsonObject, str]:
     """Do one round; return how the machine stands, as JSON and in a line. Raises CommandError."""
+    context.client.answer_seconds = ANSWER_SECONDS
     folder = StateFolder(following.path)
     with folder.locked() as lock:
         if lock is None:

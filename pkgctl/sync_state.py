@@ -37,10 +37,14 @@ class Offer(Checked):
 
 @dataclass(frozen=True)
 class Trial(Checked):
-    """An offer whose check has not passed yet; `before` is the number of what was active before."""
+    """An offer whose check has not passed yet; `before` is the number of what was active before.
+
+    `cut_short` is how often the check was begun and did not end.
+    """
 
     offer: Offer
     before: int | None
+    cut_short: int = 0
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,7 @@ def _state_of(content: Any) -> SyncState:
     if not isinstance(content, dict):
         raise TypeError(content)
     if trial := content.get("trying"):
-        content["trying"] = Trial(_part(Offer, trial["offer"]), trial["before"])
+        content["trying"] = Trial(**trial | {"offer": _part(Offer, trial["offer"])})
     for name, kind in PARTS.items():
         content[name] = _part(kind, content.get(name))
     return SyncState(**content)

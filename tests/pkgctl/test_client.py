@@ -1,6 +1,7 @@
 """What pkgctl makes of the answers of a server."""
 
 import contextlib
+import gzip
 import socket
 import ssl
 import threading
@@ -50,6 +51,21 @@ TLS_HANDSHAKE = b"\x16"
             "a fault (the server's log says more about request 1)",
         ),
         (None, ExitCode.UNREACHABLE, "the connection was lost"),
+        (
+            FakeAnswer(b"", 302, {"Location": "http://[x/"}),
+            ExitCode.UNREACHABLE,
+            "not as pkgd does",
+        ),
+        (
+            FakeAnswer([1], 422, {"Content-Type": "application/problem+json"}),
+            ExitCode.REFUSED,
+            "answers 422 Unprocessable",
+        ),
+        (
+            FakeAnswer(b"no gzip at all", headers={"Content-Encoding": "gzip"}),
+            ExitCode.UNREACHABLE,
+            "the connection was lost",
+        ),
     ],
 )
 def test_an_answer_other_than_a_success_is_reported_in_one_line(
@@ -71,6 +87,15 @@ def test_a_server_that_never_answers_is_unreachable(unconfigured, monkeypatch):
 
     assert done.exit_code == ExitCode.UNREACHABLE
     assert "it doesn't answer in time" in done.stderr
+
+
+def test_an_answer_without_an_end_is_not_kept(unconfigured, monkeypatch):
+    monkeypatch.setattr(client, "ANSWER_BYTES", 1000)
+    answer = FakeAnswer(gzip.compress(bytes(1_000_000)), headers={"Content-Encoding": "gzip"})
+    with FakeServer(lambda *_: answer) as server:
+        done = unconfigured("list", "--url", server.url)
+
+    assert (done.exit_code, "its answer is too large" in done.stderr) == (8, True)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

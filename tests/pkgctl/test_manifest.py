@@ -31,6 +31,7 @@ def file(tmp_path):
             "it isn't TOML: Cannot overwrite a value (at ",
         ),
         ("a = " + "[" * 5000, "it is nested too deeply"),
+        ("a = " + "9" * 5000, "it has a number that is too long"),
         ("", "it has no table [packages] (under that come the names, such as hello"),
         ('packages = "hello"', "it has no table [packages]"),
         (
@@ -94,6 +95,10 @@ def test_what_is_written_as_a_manifest_is_read_as_it_was(file):
     ("content", "told"),
     [
         ("{", "it is no JSON (remove it; pkgctl apply "),
+        (
+            '{"format": 1, "packages": {"hello": {"catalog": "nixpkgs"}}}',
+            "packages.hello: catalog is no object",
+        ),
         ("[]", "it has no packages"),
         ({"packages": {}}, "its format is None, and not 1"),
         ({**FORMS, "packages": {"hello": "2"}}, "packages.hello: missing 3 required positional"),

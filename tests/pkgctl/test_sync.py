@@ -1,11 +1,13 @@
 """The command sync, with a real Nix, a signed cache, and a server that offers store paths."""
 
+import contextlib
 import fcntl
 import json
 import os
 import shutil
 import signal
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -303,6 +305,22 @@ def test_a_check_that_was_cut_short_may_pass(follow, killed, server, path):
     assert server.said == ("current", 1, None)
 
 
+def test_a_check_that_is_always_cut_short_has_failed(follow, killed, server, cache, path):
+    follow()
+    server.offer(cache.two, 2)
+    killed()
+    killed()
+    file, state = remembered(path)
+    assert state["trying"]["cut_short"] == 1
+    state["trying"]["cut_short"] = follower.CUT_SHORT
+    file.write_text(json.dumps(state))
+
+    done = follow("--check", "true")
+
+    assert (done.exit_code, tool(path)) == (ExitCode.FAILED, "one")
+    assert server.said == ("failed", 1, "the check failed: it was cut short 4 times")
+
+
 KILLED = """#!/bin/sh
 case "$*" in
   *{step}*) [ {moment} = before ] || {real} "$@"; kill -9 $PPID ;;
@@ -412,6 +430,23 @@ def test_what_another_key_has_signed_is_refused(follow, server, cache, path):
     assert server.said[0] == "failed"
 
 
+@pytest.mark.parametrize("more", ["?trusted=true", "?%74rusted=1", "#?trusted=true"])
+def test_a_server_can_not_turn_the_check_of_signatures_off(follow, server, cache, path, more):
+    server.public_key, server.cache_url = None, server.cache_url + more
+
+    done = follow("--public-key", cache.keys["wrong"])
+
+    assert done.exit_code == ExitCode.UNTRUSTED, done.output
+    assert "is not signed by any of the keys" in done.stderr
+    assert not path.exists()
+
+
+def test_of_a_bucket_only_where_it_is_is_passed_on():
+    url = nix_client.cache_url("s3://b?region=eu&trusted=1&endpoint=h:9&local-nar-cache=/etc#x")
+
+    assert url.geturl() == "s3://b?region=eu&endpoint=h%3A9"
+
+
 def test_a_key_that_changes_is_refused_until_it_is_given(follow, server, cache, path):
     follow()
     server.offer(cache.two, 2)
@@ -469,7 +504,62 @@ def test_only_a_store_path_is_taken(follow, server, cache, path, store_path):
     assert not path.exists()
 
 
-@pytest.mark.parametrize("url", ["http://a http://b", ""])
+@pytest.mark.parametrize("offered", [[], "x", 5, {}, {"generation": "x"}, {"generation": 1.5}])
+def test_an_offer_of_another_form_is_told(follow, server, cache, offered):
+    known = isinstance(offered, dict) and offered
+    server.offered = {"store_path": cache.one, **offered} if known else offered
+
+    done = follow()
+
+    assert (done.exit_code, done.stderr[:18]) == (ExitCode.REFUSED, "Error: the server ")
+
+
+def test_an_answer_that_is_no_object_is_told(follow, server):
+    answer = server.answer
+    server.answer = lambda handler, _, *more, **headers: answer(handler, 5, *more, **headers)
+
+    done = follow()
+
+    assert (done.exit_code, done.stderr) == (
+        ExitCode.REFUSED,
+        "Error: the server answers 5, and no object\n",
+    )
+
+
+def test_an_answer_that_takes_for_ever_ends_the_round(follow, server, monkeypatch):
+    monkeypatch.setattr(sync, "ANSWER_SECONDS", 0.3)
+    ended = threading.Event()
+    server.answer = lambda handler, *_, **__: trickle(handler, ended)
+
+    done = follow()
+    ended.set()
+
+    assert done.exit_code == ExitCode.UNREACHABLE
+    assert "did not send all of its answer in 0.3 s" in done.stderr
+
+
+def trickle(handler, ended):
+    """Answer by one header after the other."""
+    with contextlib.suppress(OSError):
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        while not ended.wait(0.05):
+            handler.wfile.write(b"A")
+
+
+@pytest.mark.parametrize("key", [5, ["a:AAAA"], "\ud800", "x y z", "a\x1b:AA\x1b"])
+def test_a_key_of_another_form_is_refused_and_not_learnt(follow, server, path, key):
+    server.public_key = key
+
+    done = follow()
+
+    assert (done.exit_code, "which is none" in done.stderr) == (ExitCode.UNTRUSTED, True)
+    assert not path.with_name("web.sync").joinpath("public_keys").exists()
+
+
+URLS = ("http://a http://b", "", None, 5, "http://[::", "http://x:99999/", "file:///", "daemon")
+
+
+@pytest.mark.parametrize("url", [*URLS, "ssh://host", "http://a\x1b", "/srv/cache", "http://"])
 def test_a_cache_has_one_url(follow, server, url):
     server.cache_url = url
 

@@ -56,6 +56,16 @@ def test_a_machine_is_told_what_to_configure(client, tmp_path):
 
 
 @SQLITE
+@pytest.mark.parametrize(
+    ("host", "login"),
+    [("[::1]:8080", "machine ::1 login"), ("h:80", "machine h login"), ("[::1", "machine ")],
+)
+def test_the_host_in_netrc_is_the_one_that_was_asked(client, host, login):
+    answer = client.get("/api/v1/cache", headers={"Host": host})
+    assert (answer.status_code, answer.json["netrc"][: len(login)]) == (200, login)
+
+
+@SQLITE
 def test_a_bucket_is_told_without_what_is_for_this_host(app, client):
     app.config["CACHE"] = "s3://bucket?region=eu-1&profile=secret"
     told = client.get("/api/v1/cache").json

@@ -164,6 +164,19 @@ def test_what_does_not_pass_fails_the_task_and_not_the_package(block, run_task, 
 
 
 @SQLITE
+def test_a_folder_that_can_not_be_looked_at_fails_the_task_and_holds_nothing_up(
+    app, activated, client, pool
+):
+    app.config["CACHE"] += "/" + 300 * "x"
+    activated("app")
+    pool.maintain_once()
+    assert pool.run_one()
+    (task,) = tasks(client)
+    assert (task["status"], task["error"]["code"]) == ("failed", "publish_failed")
+    assert "File name too long" in task["error"]["message"]
+
+
+@SQLITE
 def test_a_cancel_during_publishing_leaves_the_package(
     nix_does, schedule, start_step, client, get_task
 ):
@@ -251,6 +264,35 @@ def test_a_folder_that_is_gone_is_filled_again(active, folder, client, pool):
     assert shown(client) is False
     assert pool.run_one()
     assert shown(client) is True
+
+
+@SQLITE
+def test_what_a_folder_has_lost_sends_no_machine_back(active, folder, client, pool):
+    client.post("/api/v1/package/1/deactivate")
+    assert pool.run_one()
+    newest = client.get("/api/v1/profile/default").json
+    assert newest["offered"] == {"generation": 2, "store_path": newest["store_path"]}
+    (folder / f"{os.path.basename(newest['store_path'])[:32]}.narinfo").unlink()
+    pool.maintain_once()
+    assert client.get("/api/v1/profile/default").json["offered"] is None
+    assert pool.run_one()
+    assert client.get("/api/v1/profile/default").json["offered"] == newest["offered"]
+
+
+@SQLITE
+def test_what_the_rest_of_a_rollout_is_offered_is_published_again(
+    active, folder, published, client, pool
+):
+    rest = client.get("/api/v1/profile/default").json["offered"]
+    client.put("/api/v1/machine/web", json={"profile": "default", "state": "current", **rest})
+    client.put("/api/v1/profile/default/rollout", json={"percent": 10})
+    client.post("/api/v1/package/1/deactivate")
+    assert pool.run_one()
+    assert client.get("/api/v1/profile/default").json["rollout"]["rest"] == rest
+    (folder / f"{os.path.basename(rest['store_path'])[:32]}.narinfo").unlink()
+    pool.maintain_once()
+    assert pool.run_one()
+    assert published(rest["store_path"])
 
 
 @SQLITE

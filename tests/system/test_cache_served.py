@@ -1,10 +1,13 @@
 """The cache as machines see it: real Nix clients, gunicorn, nginx, and a service that is killed."""
 
+from contextlib import ExitStack
+from functools import partial
+
 import pytest
 import requests
 from proxy import Nginx
 from service import Service
-from support import remove_store
+from support import remove_store, until
 
 import nix
 from nix.cache import FORGET, NIX
@@ -127,6 +130,20 @@ def test_a_slot_is_free_again_once_a_nar_was_sent(service, data_dir):
     for _ in range(10):
         answer = service.session.get(f"{service.url}/cache/nar/{nar.name}")
         assert (answer.status_code, answer.content) == (200, nar.read_bytes())
+
+
+def test_clients_that_do_not_read_lose_their_slots(service, data_dir):
+    nar = data_dir / "cache" / "nar" / f"{52 * '0'}.nar.zst"
+    nar.write_bytes(bytes(20_000_000))
+    url = f"{service.url}/cache/nar/{nar.name}"
+    with ExitStack() as stack:
+        stack.callback(nar.unlink)
+        get = partial(service.session.get, url, stream=True, timeout=20)
+        stalled = [stack.enter_context(get()) for _ in range(4)]
+        assert [one.status_code for one in stalled] == [200] * 4
+        with get() as refused:
+            assert refused.status_code == 503
+        until(lambda: stack.enter_context(get()).status_code == 200, 30)
 
 
 def test_machines_are_told_what_they_need(service):
