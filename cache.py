@@ -21,6 +21,7 @@ import publishing
 import services
 from api import Blueprint
 from cache_schemas import CacheSchema
+from config import STALL_SECONDS
 from nix.cache import INFO, NAR, NARINFO
 
 blueprint = Blueprint(
@@ -145,6 +146,9 @@ def _send(response: Response, path: Path) -> None:
         raise
     response.response = wrap_file(request.environ, file)
     response.direct_passthrough = True
+    if client := request.environ.get("gunicorn.socket"):
+        # The kernel's limit means nothing to Python's sendfile, which tries again for ever.
+        client.settimeout(STALL_SECONDS)
 
 
 def _leave_to_nginx(response: Response, path: Path) -> bool:
