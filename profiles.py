@@ -18,8 +18,8 @@ import rollouts
 import services
 from api import Blueprint, headers
 from fields import PROFILE_NAME
-from followers import wait_until
 from history import History, place
+from long_polling import wait_until
 from machine_models import Machine
 from machine_schemas import PercentSchema
 from models import LIVE, AnyRow, Task, db

@@ -28,9 +28,9 @@ import rollouts
 import services
 import task_queue
 from attempts import Attempt, Waiting
-from leases import NO_SYNC, Unpublished
 from models import (
     LIVE,
+    NO_SYNC,
     AnyRow,
     Model,
     Package,
@@ -43,6 +43,7 @@ from models import (
     utcnow,
 )
 from profile_models import Change, Generation, Profile
+from task_subjects import Unpublished
 
 AGAIN_SECONDS = 600  # after a failure, unless the profile changes before
 LOCK_POLL_SECONDS = 0.1

@@ -11,10 +11,10 @@ from typing import Any
 from sqlalchemy import Select, String, and_, insert, literal, or_, select, update
 from sqlalchemy.orm import aliased
 
-import nix
-from leases import NO_SYNC, SUBJECT, Lease, end, subject_of
+from leases import Lease
 from models import (
     LIVE,
+    NO_SYNC,
     Package,
     PackageStatus,
     Task,
@@ -26,7 +26,8 @@ from models import (
     utcnow,
 )
 from profile_models import AppliedPackage, Apply
-from task_ends import TaskError
+from task_ends import TaskError, end
+from task_subjects import SUBJECT, subject_of
 
 SUPERSEDED = TaskError(
     code="superseded",
@@ -39,20 +40,6 @@ SWITCHED = TaskError(
     hint="look at the profile, and apply the set again where it is still wanted",
 )
 WAITING_FOR_PACKAGES = "the packages of the set are being downloaded"
-
-CODES = {
-    "lost": "In each of its attempts the task's worker was gone before the end.",
-    "superseded": "Of an apply that was cancelled: a newer one, or a switch, took its place.",
-    "download_failed": "Of an apply: packages of the set could not be downloaded.",
-    "lock_mismatch": "Of an apply: a package has another store path than the set insists on.",
-    "check_failed": "Of an apply: PROFILE_CHECK failed, and the profile is what it was.",
-    "profile_changed": "Of an apply: the profile is no longer what If-Match named.",
-}
-
-
-def error_codes() -> dict[str, str]:
-    """Return each code that a task can end with, and its meaning in a line."""
-    return nix.codes() | CODES
 
 
 def add(package_id: int, request_id: str | None = None) -> uuid.UUID | None:
