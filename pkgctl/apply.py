@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
-from pkgctl import completion, files, manifest, sets
+from pkgctl import completion, files, lockfile, sets
 from pkgctl.arguments import EXACT, LATEST, PackageSpec
 from pkgctl.catalog import chosen
 from pkgctl.client import JsonObject
 from pkgctl.errors import CommandError, ExitCode
-from pkgctl.manifest import READABLE, STDIN, Lock, Locked, Manifest
+from pkgctl.lockfile import READABLE, Lock, Locked
+from pkgctl.manifest import STDIN, Manifest, manifest_text
 from pkgctl.options import (
     DEFAULT_PROFILE,
     CommandContext,
@@ -249,7 +250,7 @@ def _entries(
             message = f"profile {name} has changed meanwhile: there is no lock of what it held"
             raise CommandError(message, ExitCode.REFUSED, "try again")
         line = wanted.packages[one["name"]]
-        entries[one["name"]] = manifest.locked(line, found, catalogs)
+        entries[one["name"]] = lockfile.locked(line, found, catalogs)
     return entries
 
 
@@ -292,7 +293,7 @@ def export(context: CommandContext, file: str, *, force: bool) -> None:
     packages = context.client.get(f"profile/{name}")["packages"]
     versions = {one["name"]: one["version"] for one in packages}
     meant = None if name == DEFAULT_PROFILE else name
-    text = manifest.manifest_text(versions, meant)
+    text = manifest_text(versions, meant)
     if file == STDIN and not context.printer.as_json:
         click.echo(text, nl=False)
         return
