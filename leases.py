@@ -1,4 +1,4 @@
-"""Leases: a worker's claim on a task, and every change of a task by it, until the task's end.
+"""Leases: a worker's claim on a task, and all that it writes to the task until this ends.
 
 What a worker writes is fenced: it counts only while the task is running under this lease's holder
 and attempt. A worker whose lease is gone gets LeaseLost. Every end of a task goes through
@@ -20,7 +20,7 @@ from task_subjects import KINDS, Subject, subject_of
 log = logging.getLogger("pkgd.queue")
 
 MAX_ATTEMPTS = 3
-# Before a task whose result the cache did not take tries again: the last one from then on.
+# How long a task waits whose result the cache did not take: the last one is repeated.
 WAIT_SECONDS = (5, 10, 20, 40, 60)
 
 
