@@ -20,7 +20,7 @@ READABLE = 0o666  # less what the umask takes
 
 @dataclass(frozen=True)
 class Origin:
-    """The catalog that a package comes from; one without a hash can come to hold other packages."""
+    """The catalog that a package comes from; one without a hash may change."""
 
     name: str
     source: str | None
@@ -30,7 +30,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Locked:
-    """What a line of the manifest has come to."""
+    """What was chosen for a line of the manifest."""
 
     wanted: str
     version: str
@@ -41,16 +41,16 @@ class Locked:
     catalog: Origin | None = None
 
     def document(self) -> JsonObject:
-        """Return it as JSON, which says whether the catalog can change."""
-        told = asdict(self)
+        """Return it as JSON, with whether the catalog may change."""
+        document = asdict(self)
         if self.catalog is not None:
-            told["catalog"]["mutable"] = self.catalog.sha256 is None
-        return told
+            document["catalog"]["mutable"] = self.catalog.sha256 is None
+        return document
 
 
 @dataclass
 class Lock:
-    """The lock of a manifest: what each name has come to, and the text of the file, if it is."""
+    """The lock of a manifest: what was chosen for each name; the file's text, None without one."""
 
     path: Path
     packages: dict[str, Locked] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Lock:
         return json.dumps(document, indent=2, sort_keys=True) + "\n"
 
     def save(self) -> bool:
-        """Replace the file unless it has this content; return whether it did."""
+        """Write the file unless it has this text already; return whether it was written."""
         text = self.text()
         if text == self.written:
             return False
@@ -91,7 +91,7 @@ class Lock:
 
 
 def _locked(path: Path, content: Any) -> dict[str, Locked]:
-    """Return the packages of a lock, which may hold anything."""
+    """Return the packages of a lock file, whose content may be anything. Raises CommandError."""
     packages = content.get("packages") if isinstance(content, dict) else None
     if not isinstance(packages, dict):
         raise _unreadable(path, "it has no packages")
@@ -112,7 +112,7 @@ def _entry(path: Path, name: str, one: Any) -> Locked:
 
 
 def _texts(facts: Any, *others: str) -> Any:
-    """Return an object without its `others`, all texts or null; else raise TypeError."""
+    """Return an object without its `others`. Raises TypeError for a value but a text or null."""
     if not isinstance(facts, dict):
         raise TypeError("catalog is no object")
     texts = {key: value for key, value in facts.items() if key not in others}
@@ -128,7 +128,7 @@ def _unreadable(path: Path, reason: str) -> CommandError:
 
 
 def locked(wanted: str, package: JsonObject, catalogs: Mapping[str, JsonObject]) -> Locked:
-    """Return what a line has come to, by the documents of its package and of all catalogs."""
+    """Return what was chosen for a line, by the documents of its package and of all catalogs."""
     facts = {key: package.get(key) for key in ("spelled", "attr", "drv_path")}
     name, sha256 = package.get("catalog"), package.get("catalog_sha256")
     catalog = catalogs.get(name or "", {})

@@ -21,7 +21,7 @@ KEYS = {"profile", "packages"}
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a manifest says: versions or ranges by name, and for which profile, if it does."""
+    """A manifest: a version or a range for each name, and the profile that it is for, if any."""
 
     title: str
     packages: dict[str, str]
@@ -29,7 +29,7 @@ class Manifest:
 
     @classmethod
     def load(cls, file: str) -> Self:
-        """Read a manifest, of the standard input for `-`. Raises CommandError."""
+        """Read a manifest, for `-` from the standard input. Raises CommandError."""
         title = "the standard input" if file == STDIN else file
         text = _decoded(title, _read(file))
         try:
@@ -70,7 +70,7 @@ def _decoded(title: str, data: bytes) -> str:
 
 
 def _checked(title: str, content: JsonObject) -> tuple[dict[str, str], str | None]:
-    """Return packages and profile of a manifest, which may hold anything."""
+    """Return the packages and the profile of a manifest, whose content may be anything."""
     if unknown := sorted(content.keys() - KEYS):
         hint = f"at the top there are profile and [packages]; under that, {EXAMPLE}"
         raise _wrong(title, f"{', '.join(unknown)}: no such key", hint)
