@@ -10,6 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,6 +50,7 @@ NARINFO = re.compile(r"([0-9a-df-np-sv-z]{32})\.narinfo")
 NAR = re.compile(r"[0-9a-df-np-sv-z]{52}\.nar\.zst")
 UNFINISHED = re.compile(r"\.narinfo\.tmp")  # left by a nix that was killed
 URL_OF_NAR = re.compile(r"^URL: nar/([^/\n]+)$", re.MULTILINE)
+REFERENCES = re.compile(r"^References: (.*)$", re.MULTILINE)
 
 NIX = ("nix", "--extra-experimental-features", "nix-command")
 # Nix caches what a cache has by its URI, where there may have been another cache.
@@ -208,6 +210,8 @@ def publish(
         raise CacheAway(f"publishing did not end: {error}") from None
     if done.code:
         raise _failure(cache, error_message(done))
+    if cache.folder is not None:
+        _check_whole(cache.folder, paths)
     sizes = call_in_batches(store, ["nix-store", "--query", "--size"], reader.copied)
     return Copied(len(reader.copied), sum(map(int, sizes)))
 
@@ -256,6 +260,33 @@ def _make_folder(folder: Path) -> None:
     except OSError as error:
         kind = CacheAway if error.errno in PASSING else PublishFailed
         raise kind(f"the cache's folder can't be used: {error}") from None
+
+
+def _check_whole(folder: Path, paths: Iterable[str]) -> None:
+    """Raise CacheAway unless a folder has these paths with all that they need.
+
+    Nix looks at what a cache has before it copies, and doesn't notice what is removed meanwhile.
+    """
+    left, seen = set(map(_hash, paths)), set[str]()
+    while left:
+        seen.add(name := left.pop())
+        info = _narinfo(folder, name)
+        if info is None:
+            raise CacheAway(f"{folder} has lost {name}.narinfo or its nar, which are made again")
+        needed = REFERENCES.search(info)
+        left |= set(map(_hash, needed[1].split() if needed else ())) - seen
+
+
+def _narinfo(folder: Path, name: str) -> str | None:
+    """Return a narinfo whose nar is there, else None; Nix would go by one without, so it goes."""
+    with suppress(OSError):
+        file = folder / f"{name}.narinfo"
+        info = file.read_text(errors="replace")
+        url = URL_OF_NAR.search(info)
+        if url and (folder / "nar" / url[1]).exists():
+            return info
+        file.unlink()
+    return None
 
 
 def _with_credentials(store: Store) -> dict[str, str]:

@@ -47,15 +47,24 @@ class Host:
 
     def run(self, *argv):
         """Run a program where the machine's store is in its place."""
-        words = [*UNSHARE, "sh", "-c", MOUNT, "sh", *self._mount, *argv]
-        return subprocess.run(
-            words, env=self.environ, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS
-        )
+        more = {"capture_output": True, "text": True, "timeout": SECONDS}
+        return subprocess.run(self._words(argv), env=self.environ, cwd=ROOT, **more)
 
     def sync(self, profile, *words):
         """Run `pkgctl sync` of a profile; return how it ended."""
+        return self.run(*self._sync(profile), *words)
+
+    def start_sync(self, profile, *words, **more):
+        """Start `pkgctl sync` of a profile; return its process."""
+        argv = self._words((*self._sync(profile), *words))
+        return subprocess.Popen(argv, env=self.environ, cwd=ROOT, **more)
+
+    def _words(self, argv):
+        return [*UNSHARE, "sh", "-c", MOUNT, "sh", *self._mount, *argv]
+
+    def _sync(self, profile):
         argv = (sys.executable, "-m", "pkgctl", "sync", profile, "--to", self.profile)
-        return self.run(*argv, "--name", self.name, *words)
+        return (*argv, "--name", self.name)
 
     def says(self, program):
         """Run a program of the profile; return what it prints."""

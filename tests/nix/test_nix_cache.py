@@ -1,6 +1,7 @@
 """Publishing in a binary cache, by real Nix and real clients with stores of their own."""
 
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -144,6 +145,33 @@ def test_kill_in_the_middle_leaves_nothing_half_there(package, publish, fetch, c
     path = next(path for path in tools if is_killed(path))
     assert not cache.has(path)
     publish(path)
+    assert fetch(path).code == 0
+
+
+def narinfo(cache, path):
+    """Return the file that describes a store path."""
+    return cache.folder / f"{os.path.basename(path)[:32]}.narinfo"
+
+
+def nar(cache, path):
+    """Return the file of a store path's content."""
+    return cache.folder / re.search(r"^URL: (.*)$", narinfo(cache, path).read_text(), re.M)[1]
+
+
+@pytest.mark.parametrize("file", [narinfo, nar])
+def test_what_a_folder_loses_meanwhile_is_published_again(
+    own, cache, publish, fetch, replace_program, file
+):
+    expression = 'builtins.toFile "needing" "${builtins.toFile "needed" "it"}"'
+    argv = ["nix-instantiate", "--eval", "--read-write-mode", "--expr", expression]
+    path = text(call(own, argv)).strip().strip('"')
+    needed = Path(path).read_text()
+    publish(path)
+    losing = replace_program(own, "nix", f'"$real" "$@" && rm {file(cache, needed)}')
+
+    with pytest.raises(nix.CacheAway, match=r"has lost \w{32}\.narinfo"):
+        nix.publish(losing, cache, [path], seconds=60)
+    assert publish(path).paths == 1
     assert fetch(path).code == 0
 
 
