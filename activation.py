@@ -5,7 +5,6 @@ check, and writes the record. Where one of these fails, the profile is made what
 crash in between, the next change or reconciliation makes the record follow the profile.
 """
 
-import fcntl
 import logging
 import shlex
 import time
@@ -32,6 +31,7 @@ from errors import (
     NothingToPromote,
     ProfileKept,
 )
+from file_lock import try_lock
 from history import History
 from models import LIVE, AnyRow, Package, Task, db, upsert
 from profile_models import DEFAULT, Apply, Generation, Profile, Reason
@@ -222,7 +222,7 @@ def locked(seconds: float | None = None) -> Iterator[None]:
     # Nix itself locks profile.lock, which therefore can't be this file.
     path: Path = current_app.config["DATA_DIR"] / "changes.lock"
     with path.open("ab") as file:
-        while not _try_lock(file.fileno()):
+        while not try_lock(file.fileno()):
             if time.monotonic() >= deadline:
                 raise Busy(what="another change of the profile or the store is going on")
             time.sleep(LOCK_POLL_SECONDS)
@@ -242,14 +242,6 @@ def ensure_rooted(package_id: int, store_paths: list[str], known: Collection[str
     for number, store_path in enumerate(store_paths):
         link = gc_roots.link(data_dir, package_id, number)
         nix.add_root(services.get(nix.Store), store_path, link)
-    return True
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
     return True
 
 

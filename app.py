@@ -48,7 +48,7 @@ from auth import Throttle
 from catalog_state import Catalogs
 from database import DatabaseFile
 from fields import MAX_ID, rfc3339
-from followers import FollowerSlots
+from long_polling import FollowerSlots
 from models import DATABASE_AWAY, cause, db
 from openapi import ApiDocument
 from worker import Pool

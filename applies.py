@@ -22,7 +22,6 @@ from activation import Watch
 from attempts import Attempt, Cancelled, Failed, Outdated
 from errors import Busy, CheckFailed, InvalidInput, LockMismatch
 from history import PACKAGES, History
-from leases import WantedSet
 from models import (
     LIVE,
     AnyRow,
@@ -36,6 +35,7 @@ from models import (
 from profile_models import AppliedPackage, Apply
 from task_ends import TaskError
 from task_queue import SUPERSEDED
+from task_subjects import WantedSet
 
 TURN_SECONDS = 0.5  # between the looks at whether the task is to be stopped
 NamedVersion = tuple[str, str]

@@ -16,8 +16,8 @@ import build_logs
 import nix
 import services
 from catalog_state import Catalogs
-from leases import NO_SYNC, Lease, LeaseLost
-from models import DATABASE_AWAY, TaskKind, cause, db
+from leases import Lease, LeaseLost
+from models import DATABASE_AWAY, NO_SYNC, TaskKind, cause, db
 from task_ends import TaskError
 
 log = logging.getLogger("pkgd.worker")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from sqlalchemy import delete, func, insert, select
 
-from models import LIVE, Task, TaskLog, db
+from models import LIVE, NO_SYNC, Task, TaskLog, db
 
 PIECES = 32
 
@@ -31,10 +31,8 @@ def append(task_seq: int, attempt: int, start: int, data: bytes) -> None:
     same bytes come again, with more behind them.
     """
     mine = TaskLog.task_seq == task_seq, TaskLog.attempt == attempt
-    db.session.execute(
-        delete(TaskLog).where(*mine, TaskLog.start >= start),
-        execution_options={"synchronize_session": False},
-    )
+    replaced = delete(TaskLog).where(*mine, TaskLog.start >= start)
+    db.session.execute(replaced, execution_options=NO_SYNC)
     db.session.execute(
         insert(TaskLog).values(task_seq=task_seq, attempt=attempt, start=start, data=data)
     )

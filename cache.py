@@ -1,7 +1,7 @@
 """The routes of the binary cache: how machines use it, and its files, by Nix's own protocol.
 
-A file is named by a hash and sent as it is. Only names of the three forms that a cache has are
-looked for, and only in its folder.
+A file is named by a hash and sent as it is. Only the three kinds of names that a cache has are
+looked up, and only in its folder.
 """
 
 import io
@@ -21,6 +21,7 @@ import publishing
 import services
 from api import Blueprint
 from cache_schemas import CacheSchema
+from config import STALL_SECONDS
 from nix.cache import INFO, NAR, NARINFO
 
 blueprint = Blueprint(
@@ -46,14 +47,14 @@ class TransferSlots(threading.BoundedSemaphore):
 
 
 class Transfer(io.FileIO):
-    """A file that is being sent; its slot is free again when the server closes it."""
+    """A file that is being sent; closing it frees its slot."""
 
     def __init__(self, path: Path, slots: TransferSlots) -> None:
         super().__init__(path)
         self._slots: TransferSlots | None = slots
 
     def close(self) -> None:
-        """Close the file, and leave the slot to others."""
+        """Close the file, and free its slot."""
         super().close()
         slots, self._slots = self._slots, None
         if slots is not None:
@@ -145,17 +146,20 @@ def _send(response: Response, path: Path) -> None:
         raise
     response.response = wrap_file(request.environ, file)
     response.direct_passthrough = True
+    if client := request.environ.get("gunicorn.socket"):
+        # The kernel's limit means nothing to Python's sendfile, which tries again for ever.
+        client.settimeout(STALL_SECONDS)
 
 
 def _leave_to_nginx(response: Response, path: Path) -> bool:
-    """Have nginx send the file, if the request came through it; it adds ETag and length itself."""
+    """Have nginx send the file if the request came through it: nginx adds ETag and length."""
     accel: str = current_app.config["CACHE_ACCEL"]
-    is_behind = bool(accel) and "X-Forwarded-For" in request.headers
-    if is_behind:
+    is_behind_nginx = bool(accel) and "X-Forwarded-For" in request.headers
+    if is_behind_nginx:
         response.headers["X-Accel-Redirect"] = accel + str(path.relative_to(_folder()))
         response.content_length = 0
         del response.headers["ETag"]
-    return is_behind
+    return is_behind_nginx
 
 
 def _folder() -> Path:

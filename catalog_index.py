@@ -13,8 +13,7 @@ import catalog_rows
 import nix
 import task_queue
 from catalog_models import CatalogIndex, IndexedOffer, IndexStatus
-from leases import NO_SYNC
-from models import LIVE, AnyRow, Task, TaskStatus, db, insert_or_ignore
+from models import LIVE, NO_SYNC, AnyRow, Task, TaskStatus, db, insert_or_ignore
 
 FORMAT = 2  # of the rows: an index of another one is not current
 ENDED = {

@@ -12,8 +12,7 @@ from sqlalchemy import Update, delete, insert, select, update
 import nix
 from catalog_models import CatalogIndex, IndexedName, IndexedOffer
 from fields import NAME_PATTERN
-from leases import NO_SYNC
-from models import AnyRow, db, upsert
+from models import NO_SYNC, AnyRow, db, upsert
 
 BATCH = 500
 SEPARATOR = "\n"  # no description holds one

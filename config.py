@@ -32,6 +32,7 @@ SECRET_KEY_BYTES = 32
 EXAMPLE_SECRET_KEYS = {"change-me", "changeme", "secret", "dev", "default"}
 MIB = 1024 * 1024
 BODY_BYTES = 64 * 1024
+STALL_SECONDS = 5  # how long a thread waits for the next byte of a client, either way
 DAY = 86_400
 CENTURY_DAYS = 36_500
 MANY = 1_000_000

@@ -12,8 +12,8 @@ import pins
 import publishing
 from attempts import Attempt
 from catalog_models import IMPOSSIBLE
-from leases import Wanted
 from models import Package, PackageStatus, db
+from task_subjects import Wanted
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,11 @@ import log_config
 import metrics_folder
 import services
 from catalog_state import Catalogs
-from config import PRODUCTION, ConfigError, listen_address, load, refuse_start
+from config import PRODUCTION, STALL_SECONDS, ConfigError, listen_address, load, refuse_start
 from worker import Pool
 
 log = logging.getLogger("pkgd.server")
 
-# How long a thread waits for the next byte of a client, either way.
-STALL_SECONDS = 5
 ACCEPT_SECONDS = 0.5  # how long to wait for descriptors
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 # Set where a parent, gunicorn before an upgrade (USR2) or systemd, hands its sockets over.
@@ -69,7 +67,7 @@ class QuietLogger(Logger):  # type: ignore[misc] # gunicorn ships no types
 
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
-    """gunicorn's worker, which goes on without a descriptor, and ends a file that nobody reads."""
+    """gunicorn's worker, which goes on when the process has no file descriptor for a connection."""
 
     def accept(self, listener: Any) -> None:
         """Accept a connection; where there is no descriptor for it, let it wait for one.
@@ -83,15 +81,6 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no typ
                 raise
             self.log.warning("no connection is accepted: %s", error.strerror)
             time.sleep(ACCEPT_SECONDS)
-
-    def handle_request(self, request: Any, connection: Any) -> Any:
-        """Handle a request, and let no client stall while a file is sent.
-
-        Python's own sendfile tries for ever on a socket without a time-out of Python, whatever the
-        kernel's is.
-        """
-        connection.sock.settimeout(STALL_SECONDS)
-        return super().handle_request(request, connection)
 
 
 bind = listen_address(settings)

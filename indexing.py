@@ -18,8 +18,8 @@ import task_queue
 from attempts import Attempt, Cancelled, Outdated, Yielded
 from catalog_models import CatalogIndex
 from fields import MAX_NAME_LENGTH, NAME_PATTERN
-from leases import NO_SYNC, Unindexed
-from models import db, utcnow
+from models import NO_SYNC, db, utcnow
+from task_subjects import Unindexed
 
 SLICE = 400  # attributes in an evaluation
 ROWS = 100  # in a transaction

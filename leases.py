@@ -1,32 +1,27 @@
-"""Leases: a worker's claim on a task, and every change of a task by it, until the task's end.
+"""Leases: a worker's claim on a task, and all that it writes to the task until this ends.
 
 What a worker writes is fenced: it counts only while the task is running under this lease's holder
-and attempt. A worker whose lease is gone gets LeaseLost. Every task that ends does so in `end`.
+and attempt. A worker whose lease is gone gets LeaseLost. Every end of a task goes through
+`task_ends.end`.
 """
 
 import logging
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Executable, or_, select, update
 
-import task_ends
-from catalog_models import CatalogIndex
-from models import AnyRow, Package, Task, TaskKind, TaskStatus, db, soon, utcnow
-from profile_models import Apply, Profile
-from task_ends import TaskError
+from models import NO_SYNC, Task, TaskKind, TaskStatus, db, soon, utcnow
+from task_ends import TaskError, end
+from task_subjects import KINDS, Subject, subject_of
 
 log = logging.getLogger("pkgd.queue")
 
 MAX_ATTEMPTS = 3
-SUBJECT = Task.seq, Task.kind, Task.package_id, Task.index_id, Task.profile_id
-ENDED = (Task.id, Task.attempt, Task.started_at, *SUBJECT)
-# Before a task whose result the cache did not take tries again: the last one from then on.
+# How long a task waits whose result the cache did not take: the last one is repeated.
 WAIT_SECONDS = (5, 10, 20, 40, 60)
-# The ORM would otherwise look through the session's objects after each statement.
-NO_SYNC = {"synchronize_session": False}
 
 
 class LeaseLost(Exception):
@@ -38,95 +33,6 @@ LOST = TaskError(
     message=f"the worker was gone before the end in each of {MAX_ATTEMPTS} attempts",
     hint="look in the service's log for what ends its workers, then download again",
 )
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """The package that a task downloads."""
-
-    package_id: int
-    name: str
-    version: str
-
-    @property
-    def label(self) -> str:
-        """What to call it in the log."""
-        return f"{self.name} {self.version}"
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """What to add to a line of the log."""
-        return {"package": self.name, "version": self.version}
-
-
-@dataclass(frozen=True)
-class Unindexed:
-    """The catalog that a task indexes, in the state that the signature stands for."""
-
-    index_id: int
-    catalog: str
-    signature: str
-
-    @property
-    def label(self) -> str:
-        """What to call it in the log."""
-        return f"catalog {self.catalog}"
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """What to add to a line of the log."""
-        return {"catalog": self.catalog}
-
-
-@dataclass(frozen=True)
-class WantedSet:
-    """The profile that is to hold exactly a set of packages, those of the apply with this `seq`.
-
-    `revision` is the state of the profile that the set is meant for; None for any.
-    """
-
-    seq: int
-    profile_id: int
-    profile: str
-    by: str | None
-    revision: int | None
-
-    @property
-    def label(self) -> str:
-        """What to call it in the log."""
-        return f"profile {self.profile}"
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """What to add to a line of the log."""
-        return {"profile": self.profile}
-
-
-@dataclass(frozen=True)
-class Unpublished:
-    """The profile whose active generation a task publishes."""
-
-    profile_id: int
-    profile: str
-
-    @property
-    def label(self) -> str:
-        """What to call it in the log."""
-        return f"profile {self.profile}"
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """What to add to a line of the log."""
-        return {"profile": self.profile}
-
-
-Subject = Wanted | Unindexed | WantedSet | Unpublished
-KINDS: dict[type[Subject], TaskKind] = {
-    Wanted: TaskKind.DOWNLOAD,
-    Unindexed: TaskKind.INDEX,
-    WantedSet: TaskKind.APPLY,
-    Unpublished: TaskKind.PUBLISH,
-}
 
 
 @dataclass(frozen=True)
@@ -226,22 +132,6 @@ class Lease:
             raise LeaseLost
 
 
-def subject_of(taken: AnyRow) -> Subject:
-    """Return what a claimed task is about."""
-    if taken.kind == TaskKind.APPLY:
-        subject = Apply.task_seq, Profile.id, Profile.name, Apply.by, Apply.revision
-        applied = select(*subject).join(Profile).where(Apply.task_seq == taken.seq)
-        return WantedSet(*db.session.execute(applied).one())
-    if taken.kind == TaskKind.PUBLISH:
-        profile = select(Profile.id, Profile.name).where(Profile.id == taken.profile_id)
-        return Unpublished(*db.session.execute(profile).one())
-    if taken.kind == TaskKind.DOWNLOAD:
-        wanted = select(Package.id, Package.name, Package.version)
-        return Wanted(*db.session.execute(wanted.where(Package.id == taken.package_id)).one())
-    index = select(CatalogIndex.id, CatalogIndex.catalog, CatalogIndex.signature)
-    return Unindexed(*db.session.execute(index.where(CatalogIndex.id == taken.index_id)).one())
-
-
 def holders() -> list[str]:
     """Return who holds the running tasks."""
     running = select(Task.lease_holder).where(Task.status == TaskStatus.RUNNING).distinct()
@@ -269,34 +159,6 @@ def reap(dead: Collection[str] = ()) -> int:
     for task, subject in zip(lost, subjects, strict=True):
         log.warning("task %s: failed: %s, %s (%s)", task.id, LOST.code, LOST.message, subject)
     return len(cancelled) + len(lost) + requeued
-
-
-def end(*where: Any, status: TaskStatus, error: TaskError | None = None) -> Sequence[AnyRow]:
-    """End the tasks that `where` selects, without a commit, and return them."""
-    now = utcnow()
-    ended = (
-        update(Task)
-        .where(*where)
-        .values(
-            status=status,
-            finished_at=now,
-            waiting=None,
-            phase=None,
-            lease_holder=None,
-            lease_until=None,
-            error_code=error and error.code,
-            error_message=error and error.message,
-            error_hint=error and error.hint,
-            error_reason=error and error.reason,
-        )
-        .returning(*ENDED)
-    )
-
-    tasks = db.session.execute(ended, execution_options=NO_SYNC).all()
-    code = error.code if error and status == TaskStatus.FAILED else None
-    for task in tasks:
-        task_ends.note(task, status, code, now)
-    return tasks
 
 
 def requeue(*where: Any, **more: Any) -> int:

@@ -1,4 +1,4 @@
-"""How machines stand, which the database tells at each read: listed, counted, and required."""
+"""The states of machines, computed by the database at each read: listed, counted, and required."""
 
 from collections import defaultdict
 from datetime import datetime
@@ -16,14 +16,14 @@ from profile_models import Profile
 
 Counts = dict[str, int]
 
-NAMED = 5  # machines that a refusal names
-# Once for each profile, not for each machine.
+NAMED = 5  # how many machines a refusal names
+# Computed once for each profile, not for each machine.
 OFFERS = rollouts.OFFERS.cte("offers").prefix_with("MATERIALIZED")
 OFFERED_PATH = rollouts.offered_column(OFFERS, "path")
 
 
 def _heard_before() -> datetime:
-    """Return when a machine that is silent now was heard of last, at the latest."""
+    """Return the time since when a machine has to have been heard of, else it is silent."""
     return soon(-current_app.config["MACHINE_SILENT_SECONDS"])
 
 
@@ -41,7 +41,7 @@ STATE = case(
     (Machine.store_path == OFFERED_PATH, _text(MachineState.CURRENT)),
     else_=_text(MachineState.BEHIND),
 ).label("state")
-# As clients see them.
+# What clients see.
 MACHINES: Select[Any] = select(
     *(Machine.name, Machine.generation, Machine.store_path, Machine.error, Machine.seen_at),
     *(OFFERS.c.name.label("profile"), STATE, OFFERED_PATH.label("offered_path")),
@@ -79,15 +79,15 @@ def counts(*where: ColumnElement[bool]) -> dict[int, Counts]:
 
 
 def none() -> Counts:
-    """Return no machine in each state."""
+    """Return the counts of a profile without machines."""
     return {state.value: 0 for state in MachineState}
 
 
 def require_current(profile: History) -> None:
     """Raise MachinesNotCurrent unless the machines of a profile prove its active generation.
 
-    Of those that were heard of lately each must hold what it is offered, and one at least the
-    active generation: neither a rollout nor silence proves anything.
+    Each that was heard of lately must hold what it is offered, and at least one the active
+    generation: neither silence nor the older generation of a rollout proves anything.
     """
     found = counts(Machine.profile_id == profile.id)[profile.id]
     failed, behind = found[MachineState.FAILED], found[MachineState.BEHIND]

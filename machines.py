@@ -22,7 +22,7 @@ blueprint = Blueprint(
     "machines", __name__, url_prefix="/api/v1", description="Machines that follow a profile"
 )
 
-MACHINES_OF_A_TOKEN = 10_000  # so that a stolen one can't fill the database
+MACHINES_OF_A_TOKEN = 10_000  # so that a stolen token can't fill the database
 REPORTED = (
     *("name", "place", "generation", "store_path", "reported", "error", "seen_at", "token_id"),
 )
@@ -98,12 +98,12 @@ def _machine(name: str, *where: ColumnElement[bool]) -> AnyRow:
 
 
 def _is_ours() -> list[ColumnElement[bool]]:
-    """Return what restricts the caller to its own machines, which only scope `sync` does."""
+    """Return what restricts a caller of scope `sync` to its own machines; nothing for others."""
     return [Machine.token_id == g.caller.id] if g.caller.scope == Scope.SYNC else []
 
 
 def _write(name: str, fields: dict[str, Any]) -> bool:
-    """Write a report by one statement; return False where it may not be, as `_refusal` says."""
+    """Write a report by one statement; return False where it is refused: `_refusal` says why."""
     is_sync = g.caller.scope == Scope.SYNC
     now = utcnow()
     values = {
@@ -120,7 +120,7 @@ def _write(name: str, fields: dict[str, Any]) -> bool:
         "token_id": g.caller.id if is_sync else None,
     }
     statement = _upsert(db.engine.dialect.name, is_sync)
-    # By the connection: a session takes an INSERT with values for one of rows.
+    # By the connection: a session takes an INSERT that comes with values for a bulk insert.
     written = db.session.connection().execute(statement, values).one_or_none()
     db.session.commit()
     return written is not None
@@ -130,7 +130,7 @@ def _write(name: str, fields: dict[str, Any]) -> bool:
 def _upsert(_dialect: str, is_sync: bool) -> Any:
     """Return the statement, built once: building costs more than executing.
 
-    An operator's report leaves the name to whose it is.
+    A report by an operator doesn't change which token the name belongs to.
     """
     given = {key: bindparam(key, type_=getattr(Machine, key).type) for key in REPORTED}
     reported = select(Profile.id, *given.values()).where(Profile.name == bindparam("profile"))
@@ -153,7 +153,7 @@ def _upsert(_dialect: str, is_sync: bool) -> Any:
 
 
 def _refusal(name: str, profile: str) -> errors.ApiError:
-    """Return why a report was not written."""
+    """Return the error for a report that was not written."""
     if db.session.scalar(select(Profile.id).where(Profile.name == profile)) is None:
         return errors.NoSuchProfile(name=profile)
     if db.session.scalar(select(Machine.id).where(Machine.name == name)) is None:

@@ -41,7 +41,6 @@ import queries
 import read_only
 import services
 import task_ends
-import task_queue
 from api import Blueprint
 from catalog_models import CatalogIndex, IndexedOffer
 from catalog_state import Catalogs
@@ -360,7 +359,7 @@ def _ended_tasks(connection: Connection) -> Iterator[Metric]:
         "seconds": ("pkgd_task_seconds", "Time of the last attempts of ended tasks, in sum."),
     }
     none = dict.fromkeys(abouts, 0)
-    counts = dict.fromkeys(task_ends.ways(task_queue.error_codes()), none)
+    counts = dict.fromkeys(task_ends.ways(task_ends.error_codes()), none)
     for row in connection.execute(select(*columns(TaskEnd))):
         counts[row.kind, row.status, row.code] = row._asdict()
     for column, (name, about) in abouts.items():

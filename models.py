@@ -66,6 +66,9 @@ if TYPE_CHECKING:
 else:
     Model = db.Model
 
+# The ORM would otherwise look through the session's objects after each statement.
+NO_SYNC = {"synchronize_session": False}
+
 
 class PackageStatus(StrEnum):
     """How far a package has come."""

@@ -4,7 +4,6 @@ A GC root in DATA_DIR/pins, made before the row and removed after it, keeps each
 command at a time changes pins.
 """
 
-import fcntl
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ import services
 import task_queue
 from catalog_models import CatalogIndex, Pin
 from catalog_state import Catalogs, Place
+from file_lock import try_lock
 from models import LIVE, AnyRow, Package, PackageStatus, Task, columns, db, insert_or_ignore, utcnow
 
 NAME = re.compile(r"(?!.*\.drv$)[a-z0-9][a-z0-9._-]{0,63}")  # what ends in .drv is a derivation
@@ -162,7 +162,7 @@ def locked(seconds: float | None = None) -> Iterator[None]:
     deadline = time.monotonic() + (LOCK_SECONDS if seconds is None else seconds)
     _folder().mkdir(exist_ok=True)
     with (_folder() / ".lock").open("ab") as file:
-        while not _try_lock(file.fileno()):
+        while not try_lock(file.fileno()):
             if time.monotonic() >= deadline:
                 raise PinError("another command is changing the pins: try again once it has ended")
             time.sleep(LOCK_POLL_SECONDS)
@@ -326,11 +326,3 @@ def _end_indexing(name: str) -> None:
     live = db.session.scalars(select(Task.id).where(*of_pin, Task.status.in_(LIVE))).all()
     for task_id in live:
         task_queue.request_cancel(task_id)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

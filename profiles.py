@@ -1,6 +1,6 @@
-"""The routes of profiles: list, show, wait for, apply a set, promote, delete.
+"""The routes of profiles: list, show, wait for, apply a set, roll out, promote, delete.
 
-What they show is by the record: a generation that PROFILE_CHECK still looks at is not shown.
+They show the record: a generation that PROFILE_CHECK is still checking is not shown.
 """
 
 from functools import partial
@@ -18,8 +18,8 @@ import rollouts
 import services
 from api import Blueprint, headers
 from fields import PROFILE_NAME
-from followers import wait_until
 from history import History, place
+from long_polling import wait_until
 from machine_models import Machine
 from machine_schemas import PercentSchema
 from models import LIVE, AnyRow, Task, db
@@ -103,7 +103,7 @@ def show(query: dict[str, Any], profile_name: str) -> Any:
     headers["ETag"] = f'"{etag(state)}"'
     if request.if_none_match.contains_weak(etag(state)):
         return Response(status=304, headers=headers)
-    # A machine asks often, and to count all of them takes long.
+    # A machine asks often, and counting all machines takes long.
     return _shown(state, None if machine else _counts(state), machine), headers
 
 
@@ -218,9 +218,9 @@ def delete(profile_name: str) -> Any:
 
 
 def _state(name: str) -> AnyRow:
-    """Return a profile as it is by the record. Raises NoSuchProfile."""
+    """Return a profile by its record. Raises NoSuchProfile."""
     mine = STATES.where(Profile.name == name)
-    # PostgreSQL would refuse to look for some other texts.
+    # PostgreSQL refuses to compare some other texts, such as those with a NUL.
     row = db.session.execute(mine).one_or_none() if PROFILE_NAME.fullmatch(name) else None
     if row is None:
         raise errors.NoSuchProfile(name=name)
@@ -249,29 +249,29 @@ def _counts(state: AnyRow) -> machine_states.Counts:
 
 
 def _etag(state: AnyRow) -> str:
-    """Return the ETag of what operators change, without the quotation marks; If-Match is of that.
+    """Return the part of the ETag that If-Match compares: what operators change.
 
-    No other profile ever has it.
+    It is without quotation marks, and no other profile ever has it.
     """
     return f"{state.id}.{state.revision}.{state.apply or 0}"
 
 
 def _etag_of_offer(state: AnyRow, machine: str | None) -> str:
-    """Return the whole ETag: the above, and what is published, rolled out, and offered."""
+    """Return the whole ETag: `_etag`, and what is published, rolled out, and offered."""
     offered = rollouts.offered(state, machine)
     offer = f"{state.newest_id or 0}.{state.percent}.{offered.id if offered else 0}"
     return f"{_etag(state)}.{offer}"
 
 
 def _operators_part(etags: ETags, *, weak: bool = False) -> set[str]:
-    """Return of ETags what `_etag` returns; that was all of them in earlier versions."""
+    """Return the part of each ETag that `_etag` returns; earlier versions sent only that."""
     return {".".join(etag.split(".")[:3]) for etag in etags.as_set(include_weak=weak)}
 
 
 def _check(name: str, profile: History | None) -> bool:
-    """Tell whether If-Match says which state of a profile the request is for.
+    """Check If-Match and If-None-Match; return whether If-Match names one state of the profile.
 
-    Raises ProfileChanged where If-Match or If-None-Match don't have it.
+    Raises ProfileChanged where one of them excludes the present state.
     """
     state = _state(name) if profile else None
     _check_match(name, state)
@@ -282,7 +282,7 @@ def _check(name: str, profile: History | None) -> bool:
 
 
 def _check_match(name: str, state: AnyRow | None) -> None:
-    """Raise ProfileChanged where If-Match is not of the state, which is None for no profile."""
+    """Raise ProfileChanged unless If-Match, if given, has the state; None: there is no profile."""
     if "If-Match" not in request.headers:
         return
     wanted = request.if_match

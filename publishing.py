@@ -1,11 +1,11 @@
 """Publishing: what goes into the binary cache, and when.
 
-A download publishes its package as its last phase. What a profile has become is published by a task
-of its own, and only then shown to machines. A cache that is away makes such a task wait in the
-queue, without a worker; what the operator has to set right makes it fail.
+A download publishes its package as its last phase. The active generation of a profile is published
+by a task of its own, and machines are offered it only then. While the cache can't be reached, such
+a task waits in the queue, without a worker; a fault that the operator has to correct makes it fail.
 
-Whoever publishes shares a lock, which a sweep has for itself: what was put into the cache by then
-has its GC root, and so is kept.
+Publishers share a lock, which a sweep holds alone: by then everything in the cache that is to stay
+has its GC root.
 """
 
 import fcntl
@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,10 @@ import rollouts
 import services
 import task_queue
 from attempts import Attempt, Waiting
-from leases import NO_SYNC, Unpublished
+from file_lock import try_lock
 from models import (
     LIVE,
+    NO_SYNC,
     AnyRow,
     Model,
     Package,
@@ -43,16 +44,17 @@ from models import (
     utcnow,
 )
 from profile_models import Change, Generation, Profile
+from task_subjects import Unpublished
 
-AGAIN_SECONDS = 600  # after a failure, unless the profile changes before
+AGAIN_SECONDS = 600  # until a profile is tried again whose publishing failed, unless it changes
 LOCK_POLL_SECONDS = 0.1
-SWEEP_WAIT_SECONDS = 600  # for those who publish, before a sweep gives up
+SWEEP_WAIT_SECONDS = 600  # for those who publish, until a sweep gives up
 BATCH = 100
 TOTALS_ID = 1
 
 
 class PublishingTotals(Model):
-    """What was published so far, in one row: paths, their bytes, the time; and how often not."""
+    """Totals of publishing, in one row: paths, their bytes, the time it took, and the failures."""
 
     __tablename__ = "publishing_totals"
 
@@ -64,7 +66,7 @@ class PublishingTotals(Model):
 
 
 class SweepPrevented(Exception):
-    """Somebody has published for as long as a sweep waits."""
+    """The sweep gave up waiting for those who publish."""
 
 
 def cache(settings: Mapping[str, Any]) -> nix.Cache | None:
@@ -74,7 +76,7 @@ def cache(settings: Mapping[str, Any]) -> nix.Cache | None:
 
 
 def folder() -> Path | None:
-    """Return the folder of the cache; None where there is none, or it is of another kind."""
+    """Return the folder of the cache; None without a cache, and for one that is no folder."""
     found = cache(current_app.config)
     return found.folder if found else None
 
@@ -83,9 +85,9 @@ def folder() -> Path | None:
 
 
 def publish(attempt: Attempt, paths: Sequence[str]) -> None:
-    """Publish store paths, with all that they need, as the last phase of a task.
+    """Publish the closures of store paths, as the last phase of a task.
 
-    Raises Waiting, or nix.PublishFailed. Nothing is done where CACHE is not set.
+    Do nothing where CACHE is not set. Raises Waiting, nix.PublishFailed.
     """
     where = cache(attempt.config)
     if where is None:
@@ -109,7 +111,7 @@ def publish(attempt: Attempt, paths: Sequence[str]) -> None:
 
 
 def publish_profile(attempt: Attempt, subject: Unpublished) -> Sequence[Executable]:
-    """Publish what a profile is; return the statements of the task's success."""
+    """Publish a profile's active generation; return the statements of the task's success."""
     active = db.session.execute(_active().where(Profile.id == subject.profile_id)).one_or_none()
     db.session.rollback()
     if active is None or active.store_path is None or cache(attempt.config) is None:
@@ -121,16 +123,19 @@ def publish_profile(attempt: Attempt, subject: Unpublished) -> Sequence[Executab
 
 
 def _rest(store: nix.Store, profile_id: int) -> Collection[str]:
-    """Return the store path that the rest of a rollout is offered: the cache may have lost it."""
+    """Return the store path, if it is valid, that a rollout offers the rest of the machines.
+
+    It is published again, since the cache may have lost it.
+    """
     rest = rollouts.rest(db.session.execute(rollouts.OFFERS.where(Profile.id == profile_id)).one())
     db.session.rollback()
     return nix.valid_paths(store, [rest.store_path]) if rest else []
 
 
 def schedule() -> bool:
-    """Queue the publishing of profiles whose active generation the cache has not.
+    """Queue the publishing of profiles whose active generation is not in the cache.
 
-    Return whether there are any.
+    Return whether any was queued.
     """
     where = cache(current_app.config)
     if where is None:
@@ -144,10 +149,10 @@ def schedule() -> bool:
 
 
 def _notice_loss(where: nix.Cache) -> None:
-    """Take generations for unpublished again whose paths are gone from a folder.
+    """Mark the generations as unpublished whose paths are gone from a folder.
 
-    Where one of them is offered to machines, so are all of its profile: machines stay as they are
-    then, and don't go back to an older one until it is published again.
+    Where one of them is offered to machines, mark all of its profile: machines then keep what they
+    have until it is published again, and don't go back to an older one.
     """
     is_published = Generation.published_at.is_not(None), Generation.store_path.is_not(None)
     published = select(Generation.id, Generation.store_path).where(*is_published)
@@ -162,14 +167,14 @@ def _notice_loss(where: nix.Cache) -> None:
 
 
 def _has_offers(where: nix.Cache, offers: AnyRow) -> bool:
-    """Tell whether a folder has what a profile offers, as far as that can be published."""
+    """Tell whether a folder has all that a profile offers and the store still has."""
     offered = filter(None, (rollouts.newest(offers), rollouts.rest(offers)))
     paths = [offer.store_path for offer in offered]
     return all(where.has(path) or not os.path.lexists(path) for path in paths)
 
 
 def _active() -> Select[Any]:
-    """Select profiles with their active generation by the record, and when that became so."""
+    """Select profiles with the generation that is active by the record."""
     newest = (
         select(func.max(Change.id))
         .join(Generation)
@@ -189,7 +194,7 @@ def _active() -> Select[Any]:
 
 
 def _due() -> Select[Any]:
-    """Select the profiles to queue: not while a task is live, and not soon after one has failed."""
+    """Select the profiles to publish, but those with a live task, or one that failed lately."""
     task = aliased(Task)
     failed_lately = (
         task.status.in_((TaskStatus.FAILED, TaskStatus.CANCELLED))
@@ -207,8 +212,12 @@ def _due() -> Select[Any]:
     return _active().with_only_columns(Profile.id).where(*unpublished, ~held_up)
 
 
-UNPUBLISHED = _active().where(Generation.published_at.is_(None)).order_by(None)
-UNPUBLISHED = UNPUBLISHED.with_only_columns(func.count())
+UNPUBLISHED = (
+    _active()
+    .where(Generation.published_at.is_(None))
+    .order_by(None)
+    .with_only_columns(func.count())
+)
 
 
 def _published(active: AnyRow) -> Update:
@@ -240,9 +249,9 @@ def counted(
 
 
 def publish_all(tell: Callable[[int, int], None]) -> nix.Copied:
-    """Publish everything downloaded, and what profiles are; return what the cache had not.
+    """Publish all downloads and all active generations; return what was not in the cache before.
 
-    `tell` is called with how many roots are done, and of how many. Raises nix.NixError.
+    `tell` is called with how many store paths are done, and of how many. Raises nix.NixError.
     """
     where, store = cache(current_app.config), services.get(nix.Store)
     assert where is not None  # noqa: S101 # the command has looked
@@ -275,9 +284,9 @@ def nothing() -> None:
 
 
 def sweep(without: Collection[Path], *, dry_run: bool) -> nix.Swept | None:
-    """Remove from a cache that is a folder what no root needs; None where there is none.
+    """Remove from a cache that is a folder what no root needs; return None for any other.
 
-    `without` are links that count for nothing. Raises SweepPrevented.
+    `without` are the links that are not counted as roots. Raises SweepPrevented.
     """
     place = folder()
     if place is None:
@@ -296,7 +305,7 @@ def _until(seconds: float) -> Callable[[], None]:
 
     def check() -> None:
         if time.monotonic() >= deadline:
-            raise SweepPrevented(f"the cache was not swept: for {seconds} s, somebody publishes")
+            raise SweepPrevented(f"the cache was not swept: others published for {seconds} s")
 
     return check
 
@@ -304,23 +313,18 @@ def _until(seconds: float) -> Callable[[], None]:
 # --- The lock ---
 
 
-def shared(data_dir: Path, beat: Callable[[], None]) -> Any:
-    """Let others publish, and nobody sweep, within the `with` block; `beat` is called meanwhile."""
+def shared(data_dir: Path, beat: Callable[[], None]) -> AbstractContextManager[None]:
+    """Let others publish, and nobody sweep, within the `with` block.
+
+    `beat` is called while it waits for the lock.
+    """
     return _locked(data_dir, fcntl.LOCK_SH, beat)
 
 
 @contextmanager
 def _locked(data_dir: Path, kind: int, beat: Callable[[], None]) -> Iterator[None]:
     with (data_dir / "publishing.lock").open("ab") as file:
-        while not _try_lock(file.fileno(), kind):
+        while not try_lock(file.fileno(), kind):
             beat()
             time.sleep(LOCK_POLL_SECONDS)
         yield
-
-
-def _try_lock(descriptor: int, kind: int) -> bool:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

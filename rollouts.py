@@ -1,10 +1,9 @@
 """Which generation a machine is offered: a published one, by the rollout of its profile.
 
-The newest is the one that was active last of those that the binary cache has. It goes to all
-machines or, of a rollout to N percent, to that share of them, by a hash of the names of profile and
-machine: whoever is in a share is in every larger one. The rest keeps what all were offered before,
-however often the profile changes meanwhile: what only a share has tried goes to nobody else until
-the percentage says so.
+The newest is the published generation that was active last. All machines are offered it or, during
+a rollout to N percent, that share of them, by a hash of the names of profile and machine: a machine
+in one share is in every larger one. The rest is offered what all were before the rollout, however
+often the profile changes meanwhile, until the percentage grows to include it.
 """
 
 import hashlib
@@ -21,7 +20,7 @@ from profile_models import Change, Generation, Profile
 
 ALL = 100
 NEWEST, REST = aliased(Generation, name="newest"), aliased(Generation, name="rest")
-# What `with_offers` adds to a select.
+# What `with_offers` adds to a select of profiles.
 COLUMNS = (
     NEWEST.id.label("newest_id"),
     NEWEST.number.label("newest_number"),
@@ -49,7 +48,7 @@ def place_of(profile: str, machine: str) -> int:
 
 
 def with_offers(profiles: Select[Any]) -> Select[Any]:
-    """Join to a select of profiles what they offer, which COLUMNS are."""
+    """Add to a select of profiles what they offer, in COLUMNS."""
     generation = aliased(Generation)
     last = select(func.max(Change.id)).join(generation, generation.id == Change.generation_id)
     mine = generation.profile_id == Profile.id, generation.published_at.is_not(None)
@@ -67,7 +66,7 @@ OFFERS = with_offers(select(*columns(Profile)).select_from(Profile))
 
 
 def newest(row: AnyRow) -> Offer | None:
-    """Return what the share is offered, which are all machines unless there is a rollout."""
+    """Return what the share is offered: all machines, without a rollout."""
     return _offer(row.newest_id, row.newest_number, row.newest_path)
 
 
@@ -77,7 +76,7 @@ def rest(row: AnyRow) -> Offer | None:
 
 
 def offered(row: AnyRow, machine: str | None) -> Offer | None:
-    """Return what a machine is offered, or those of the share; nothing means: stay as you are."""
+    """Return what a machine, or without a name the share, is offered; None: keep what it has."""
     is_in_share = machine is None or place_of(row.name, machine) < row.percent
     return newest(row) if is_in_share else rest(row)
 
@@ -87,7 +86,7 @@ def _offer(generation_id: int | None, number: int, store_path: str) -> Offer | N
 
 
 def offered_column(offers: Any, what: str) -> ColumnElement[Any]:
-    """Return the `number` or the `path` of what a machine is offered, of a subquery of OFFERS."""
+    """Return the column `number` or `path` of a machine's offer, from a subquery of OFFERS."""
     is_in_share = Machine.place < offers.c.percent
     return case((is_in_share, offers.c[f"newest_{what}"]), else_=offers.c[f"rest_{what}"])
 
@@ -99,7 +98,7 @@ def set_percent(profile: History, percent: int) -> None:
     else:
         held = _to_be_held(profile)
         new = upsert(Rollout).values(profile_id=profile.id, percent=percent, generation_id=held)
-        # The rest stays where it is.
+        # The rest keeps what it is offered: generation_id is not updated.
         changed = new.on_conflict_do_update(
             index_elements=[Rollout.profile_id], set_={"percent": percent}
         )
@@ -110,8 +109,9 @@ def set_percent(profile: History, percent: int) -> None:
 def _to_be_held(profile: History) -> int | None:
     """Return the generation that the rest is offered when a rollout begins.
 
-    That is what all are offered now, so that a percentage that is set beforehand moves nobody. But
-    while no machine holds that yet, it is the one before: then the percentage is for this one.
+    That is what all are offered now, so that a percentage set before a change moves no machine. But
+    while no machine holds that generation, it is the one before: the percentage is then meant for
+    the newest.
     """
     published = (
         select(Generation.id, Generation.store_path)

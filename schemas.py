@@ -42,7 +42,7 @@ from fields import (
     unique,
 )
 from models import PackageStatus, Scope, TaskKind, TaskStatus
-from task_queue import error_codes
+from task_ends import error_codes
 
 # What several examples share.
 DERIVATION = "/nix/store/8jm0wsmmhzgrvkkrcwqzmiihpgy6b3vj-hello-2.12.1.drv"

@@ -1,4 +1,4 @@
-"""How tasks end: why one failed, and how many ended in which way.
+"""The end of tasks: every one goes through `end`, with its error if it failed, and is counted.
 
 The counts stay when the tasks are deleted. They are in the database because a worker without HTTP,
 `flask run-worker`, can't be scraped. They are written in the transaction that ends the task, right
@@ -6,19 +6,31 @@ before its commit: a transaction that waits for another one's counts holds all o
 needs, so that no two wait for each other.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, String, event
+from sqlalchemy import BigInteger, String, event, update
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models import AnyRow, Model, TaskKind, TaskStatus, db, upsert
+import nix
+from models import NO_SYNC, AnyRow, Model, Task, TaskKind, TaskStatus, db, upsert, utcnow
+from task_subjects import SUBJECT
 
 PENDING = "pkgd.task_ends"  # in the session's info: what its transaction has to count
 NO_CODE = ""
 SUMS = ("tasks", "attempts", "seconds")
+ENDED = (Task.id, Task.attempt, Task.started_at, *SUBJECT)
+
+CODES = {
+    "lost": "In each of its attempts the task's worker was gone before the end.",
+    "superseded": "Of an apply that was cancelled: a newer one, or a switch, took its place.",
+    "download_failed": "Of an apply: packages of the set could not be downloaded.",
+    "lock_mismatch": "Of an apply: a package has another store path than the set insists on.",
+    "check_failed": "Of an apply: PROFILE_CHECK failed, and the profile is what it was.",
+    "profile_changed": "Of an apply: the profile is no longer what If-Match named.",
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,11 @@ class TaskError:
     reason: str | None = None
 
 
+def error_codes() -> dict[str, str]:
+    """Return each code that a task can end with, and its meaning in a line."""
+    return nix.codes() | CODES
+
+
 class TaskEnd(Model):
     """The tasks of a kind that have ended in one way, their attempts, and their time in sum."""
 
@@ -47,7 +64,35 @@ class TaskEnd(Model):
     seconds: Mapped[float]  # of the last attempts
 
 
-def note(ended: AnyRow, status: TaskStatus, code: str | None, at: datetime) -> None:
+def end(*where: Any, status: TaskStatus, error: TaskError | None = None) -> Sequence[AnyRow]:
+    """End the tasks that `where` selects, without a commit, and return them."""
+    now = utcnow()
+    ended = (
+        update(Task)
+        .where(*where)
+        .values(
+            status=status,
+            finished_at=now,
+            waiting=None,
+            phase=None,
+            lease_holder=None,
+            lease_until=None,
+            error_code=error and error.code,
+            error_message=error and error.message,
+            error_hint=error and error.hint,
+            error_reason=error and error.reason,
+        )
+        .returning(*ENDED)
+    )
+
+    tasks = db.session.execute(ended, execution_options=NO_SYNC).all()
+    code = error.code if error and status == TaskStatus.FAILED else None
+    for task in tasks:
+        _note(task, status, code, now)
+    return tasks
+
+
+def _note(ended: AnyRow, status: TaskStatus, code: str | None, at: datetime) -> None:
     """Have a task counted when the session's transaction commits."""
     seconds = (at - ended.started_at).total_seconds() if ended.started_at else 0.0
     seconds = max(0.0, seconds)  # a clock that was set back must not have a counter go down

@@ -1,7 +1,7 @@
-"""The queue of tasks: adding to it, and claiming. Leases are in leases.py.
+"""The queue of tasks: adding to it, and claiming from it. Leases are in leases.py.
 
-A claim is one statement: indexing comes last, one catalog at a time, and an apply waits, without a
-worker, until no package of its set is being downloaded.
+A claim is made by one statement. Indexing comes last, one catalog at a time. An apply waits,
+without a worker, until no package of its set is being downloaded.
 """
 
 import uuid
@@ -11,10 +11,10 @@ from typing import Any
 from sqlalchemy import Select, String, and_, insert, literal, or_, select, update
 from sqlalchemy.orm import aliased
 
-import nix
-from leases import NO_SYNC, SUBJECT, Lease, end, subject_of
+from leases import Lease
 from models import (
     LIVE,
+    NO_SYNC,
     Package,
     PackageStatus,
     Task,
@@ -26,7 +26,8 @@ from models import (
     utcnow,
 )
 from profile_models import AppliedPackage, Apply
-from task_ends import TaskError
+from task_ends import TaskError, end
+from task_subjects import SUBJECT, subject_of
 
 SUPERSEDED = TaskError(
     code="superseded",
@@ -39,20 +40,6 @@ SWITCHED = TaskError(
     hint="look at the profile, and apply the set again where it is still wanted",
 )
 WAITING_FOR_PACKAGES = "the packages of the set are being downloaded"
-
-CODES = {
-    "lost": "In each of its attempts the task's worker was gone before the end.",
-    "superseded": "Of an apply that was cancelled: a newer one, or a switch, took its place.",
-    "download_failed": "Of an apply: packages of the set could not be downloaded.",
-    "lock_mismatch": "Of an apply: a package has another store path than the set insists on.",
-    "check_failed": "Of an apply: PROFILE_CHECK failed, and the profile is what it was.",
-    "profile_changed": "Of an apply: the profile is no longer what If-Match named.",
-}
-
-
-def error_codes() -> dict[str, str]:
-    """Return each code that a task can end with, and its meaning in a line."""
-    return nix.codes() | CODES
 
 
 def add(package_id: int, request_id: str | None = None) -> uuid.UUID | None:
@@ -135,10 +122,10 @@ def add_apply(
 
 
 def supersede(profile_id: int) -> None:
-    """Cancel the applies to a profile that wait or run, without a commit: it is switched later.
+    """Cancel the live applies to a profile, since it is about to be switched, without a commit.
 
-    The caller has the lock of all changes, so that one that runs hasn't begun to change anything,
-    or hasn't told yet that it has: its lease is gone.
+    The caller holds the lock of all changes. So an apply that runs has either changed nothing yet,
+    or lost its lease before it recorded its change.
     """
     is_live = _is_apply_to(profile_id), Task.status.in_(LIVE)
     end(*is_live, status=TaskStatus.CANCELLED, error=SWITCHED)
@@ -165,8 +152,8 @@ def request_cancel(task_id: uuid.UUID) -> bool:
 def claim(holder: str, lease_seconds: float) -> Lease | None:
     """Take the first queued task that is due for `holder`; None when there is none.
 
-    Applies come first, then what profiles have to publish, then downloads, the oldest before the
-    others, and one catalog is indexed at a time.
+    Applies come first, then publishing, then downloads, each oldest first; indexing comes last, one
+    catalog at a time.
     """
     first = _first_due()
     # The queue is mostly empty when it is asked: a read doesn't take SQLite's write lock.
@@ -222,7 +209,7 @@ def _first_due() -> Select[int, TaskKind]:
 
 
 def _take_turn() -> None:
-    """Wait for others who claim an indexing, so that no two see that none runs.
+    """Lock the first indexing, so that no two workers claim indexings at the same time.
 
     Only under PostgreSQL: SQLite has one writer at a time anyway.
     """
@@ -241,7 +228,7 @@ def is_other_waiting(seconds: float) -> bool:
 
 
 def explain_wait(reason: str | None) -> None:
-    """Show on every task that is due why it isn't taken; None when nothing holds it up."""
+    """Write to every task that is due why it isn't claimed; None for no reason."""
     unexplained = *_is_due(), Task.waiting.is_distinct_from(reason)
     if db.session.scalar(select(Task.seq).where(*unexplained).limit(1)) is None:
         db.session.rollback()
@@ -252,13 +239,13 @@ def explain_wait(reason: str | None) -> None:
 
 
 def _is_due() -> tuple[Any, ...]:
-    """Select the queued tasks but those whose next attempt is later, or that wait for others."""
+    """Select the queued tasks whose time has come, but applies that wait for downloads."""
     is_time = or_(Task.lease_until.is_(None), Task.lease_until <= utcnow())
     return Task.status == TaskStatus.QUEUED, is_time, ~_is_waiting_for_packages()
 
 
 def _is_waiting_for_packages() -> Any:
-    """Select the applies of which a package is being downloaded, not those it is published for."""
+    """Select the applies of which a package is being downloaded; its publishing holds up none."""
     download = aliased(Task)
     needed = (
         select(AppliedPackage.package_id)

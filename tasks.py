@@ -15,7 +15,7 @@ import queries
 import services
 import task_queue
 from api import Blueprint, headers, page
-from followers import FollowerSlots, pause, wait_until
+from long_polling import FollowerSlots, pause, wait_until
 from models import LIVE, AnyRow, Task, db, made_at
 from schemas import LogQuerySchema, TaskQuerySchema, TaskSchema, WaitSchema
 

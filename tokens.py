@@ -13,7 +13,7 @@ import errors
 from api import Blueprint, headers, page
 from config import DAY
 from fields import rfc3339
-from models import AnyRow, Scope, Token, columns, db, soon, utcnow
+from models import NO_SYNC, AnyRow, Scope, Token, columns, db, soon, utcnow
 from schemas import (
     EmptySchema,
     MintedTokenSchema,
@@ -24,8 +24,6 @@ from schemas import (
 )
 
 blueprint = Blueprint("tokens", __name__, url_prefix="/api/v1", description="Mint and revoke")
-
-NO_SYNC = {"synchronize_session": False}
 
 
 @blueprint.get("/tokens")

@@ -29,9 +29,10 @@ from catalog_state import Catalogs
 from downloads import download
 from errors import Busy
 from indexing import index
-from leases import Lease, Unpublished, Wanted, WantedSet
+from leases import Lease
 from models import DATABASE_AWAY, cause
 from nix import trees
+from task_subjects import Unpublished, Wanted, WantedSet
 
 log = logging.getLogger("pkgd.worker")
 

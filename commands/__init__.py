@@ -1,4 +1,4 @@
-"""The `flask` commands of an operator on the host, beside the server that they look after."""
+"""The `flask` commands, by which an operator looks after the service on its host."""
 
 from flask import Flask
 
@@ -27,4 +27,4 @@ def init_app(app: Flask) -> None:
     """Add the commands to `app`."""
     for command in COMMANDS:
         app.cli.add_command(command)
-    workers.say_what_runs()
+    workers.warn_under_flask_run()

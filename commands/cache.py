@@ -52,6 +52,6 @@ def publish() -> None:
 
 
 def _show(done: int, of_all: int) -> None:
-    """Show how far it is, where somebody watches."""
+    """Show progress on a terminal."""
     if sys.stderr.isatty():
         click.echo(f"\r\x1b[K{done} of {of_all} published …\r", nl=False, err=True)

@@ -145,7 +145,7 @@ def index(name: str | None) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Provide a function that shows how far a download is, where somebody watches."""
+    """Provide a function that shows the progress of a download on a terminal."""
     if not sys.stderr.isatty():
         yield lambda _done, _expected: None
         return

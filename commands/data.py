@@ -102,13 +102,15 @@ def backup(file: Path) -> None:
 
 
 def _copy_sqlite(file: Path) -> None:
-    """Copy the database to a new file; nothing is left of a copy that fails, as on a full disk."""
+    """Copy the database to a new file; a copy that fails, as on a full disk, leaves none."""
     unfinished = file.with_name(f".{file.name}.unfinished")
     unfinished.unlink(missing_ok=True)
     unfinished.touch(mode=0o600)
     try:
         with db.engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA query_only = OFF")  # which takes it for a write
+            connection.exec_driver_sql(
+                "PRAGMA query_only = OFF"
+            )  # SQLite takes VACUUM INTO for a write
             connection.exec_driver_sql("VACUUM INTO ?", (str(unfinished),))
         unfinished.rename(file)
     finally:
@@ -145,7 +147,7 @@ def _report_copied(table: str, copied: int, total: int) -> None:
 
 
 def _owner(folder: Path) -> str:
-    """Say to what a data folder belongs now."""
+    """Return what a data folder belongs to now, in words."""
     try:
         owner = data_folder.recorded(folder)
     except data_folder.NotYours as error:

@@ -1,7 +1,7 @@
 """Copying all that a database holds to another one, of either kind: SQLite and PostgreSQL.
 
 The source is read in one snapshot, and the destination written in one transaction, so that it has
-all rows or none. Ids stay what they are, and none is given out again that the source has given out.
+all rows or none. Rows keep their ids, and no id that the source has given out is given out again.
 The application's session knows nothing of the destination, so all statements are executed on its
 connection.
 """
@@ -28,7 +28,7 @@ from sqlalchemy.exc import DBAPIError
 import database
 from models import cause, db
 
-FIRST = {"profiles": 1}  # rows that a new schema has
+FIRST = {"profiles": 1}  # how many rows a new schema has
 # How many rows are in memory at a time.
 ROWS = 500
 LARGE_ROWS = 16  # of pieces of logs
@@ -85,7 +85,7 @@ def _prepare(destination: Engine) -> None:
 
 
 def _take_snapshot(connection: Connection) -> None:
-    """Have all that a connection reads from now on be of one moment."""
+    """Begin a transaction in which the connection reads one snapshot."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN")
     else:
@@ -93,7 +93,7 @@ def _take_snapshot(connection: Connection) -> None:
 
 
 def _check_empty(destination: Connection) -> None:
-    """Begin to write, and delete what a new schema has. Raises CopyError if there is more."""
+    """Begin to write, and delete the rows of a new schema. Raises CopyError if there are others."""
     if destination.dialect.name == "sqlite":
         destination.exec_driver_sql("BEGIN IMMEDIATE")
     filled = [
@@ -107,7 +107,7 @@ def _check_empty(destination: Connection) -> None:
 
 
 def _copy_table(table: Table, source: Connection, destination: Connection, report: Report) -> int:
-    """Copy the rows of a table, and return how many they were."""
+    """Copy the rows of a table; return how many there were."""
     total, copied = _count(source, table), 0
     has_pieces = any(isinstance(column.type, LargeBinary) for column in table.columns)
     size = LARGE_ROWS if has_pieces else ROWS

@@ -19,11 +19,11 @@ from commands.findings import Finding, error, ok, warning
 from config import PRODUCTION
 from database import is_usable
 
-SYSTEMD = Path("/run/systemd/system")  # is there where systemd runs the machine
+SYSTEMD = Path("/run/systemd/system")  # exists where systemd runs the machine
 UNIT_SECONDS = 10
 EVALUATION_SECONDS = 40
 CONNECT_SECONDS = 5
-ROOM = 4  # times MIN_FREE_BYTES: with less, tasks are about to wait
+ROOM = 4  # times MIN_FREE_BYTES: with less free, warn before tasks wait
 UNIT_FACTS = ("LoadState", "ActiveState", "Result", "NRestarts", "NeedDaemonReload")
 
 
@@ -66,7 +66,7 @@ def sandbox() -> Iterator[Finding]:
 
 
 def daemon() -> Iterator[Finding]:
-    """Look whether the daemon of Nix, if the store needs one, takes connections."""
+    """Look whether Nix's daemon, where the store needs one, takes connections."""
     store = services.get(nix.Store)
     path = nix.daemon_socket(store)
     if path is None:
@@ -141,7 +141,7 @@ def _space(folder: Path) -> Finding:
 
 
 def cache() -> Iterator[Finding]:
-    """Look whether the binary cache can be reached, and its key be used; and the space for it."""
+    """Look whether the binary cache can be reached and its key used, and at the space for it."""
     where = publishing.cache(current_app.config)
     if where is None:
         yield ok("cache", "none: CACHE is not set")
@@ -158,7 +158,7 @@ def cache() -> Iterator[Finding]:
 
 
 def unit() -> Iterator[Finding]:
-    """Look how systemd's unit is."""
+    """Look at the state of systemd's units."""
     if not SYSTEMD.exists():
         yield ok("unit", "systemd does not run this machine")
         return
@@ -183,7 +183,7 @@ def _unit(name: str, facts: dict[str, str]) -> Finding:
 
 
 def clock() -> Iterator[Finding]:
-    """Look whether the machine's clock is kept right."""
+    """Look whether the machine's clock is right."""
     ahead = current_app.config["DATA_DIR"].stat().st_mtime - time.time()
     if ahead > 1:
         text = (

@@ -1,4 +1,4 @@
-"""What `flask doctor` looks at of the service: settings, keys, the data folder, the database."""
+"""What `flask doctor` looks at in the service: settings, keys, the data folder, the database."""
 
 import os
 import stat
@@ -85,7 +85,7 @@ def data_dir() -> Iterator[Finding]:
 
 
 def proxies() -> Iterator[Finding]:
-    """Look whether a proxy is counted on that may not be there, or the other way round."""
+    """Look whether TRUSTED_PROXIES fits the address that the service listens on."""
     count, bind = current_app.config["TRUSTED_PROXIES"], current_app.config["BIND"]
     is_local = bind.startswith(("unix:", "127.")) or bind in ("localhost", "::1")
     said = f"TRUSTED_PROXIES is {count}, and pkgd listens on {bind}"

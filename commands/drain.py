@@ -59,13 +59,13 @@ def resume() -> None:
 
 
 def _explain_wait(reason: str | None) -> None:
-    """Say on the queued tasks what a running pool says within a second."""
+    """Write the reason to the queued tasks at once; a running pool would within a second."""
     if not read_only.is_set():
         task_queue.explain_wait(reason)
 
 
 def _await_end(folder: Path, seconds: float) -> list[str]:
-    """Wait until no task runs, or the drain has ended; return those that do after so long."""
+    """Wait for running tasks, at most `seconds`, or until the drain ends; return those left."""
     deadline = time.monotonic() + seconds
     told: list[str] = []
     told_at = -math.inf
@@ -81,7 +81,7 @@ def _await_end(folder: Path, seconds: float) -> list[str]:
 
 
 def _running() -> list[str]:
-    """Return what runs, but for the tasks of dead workers, which go back to the queue."""
+    """Return the running tasks, after requeueing those of dead workers."""
     holders = current_app.config["DATA_DIR"] / "holders"
     dead = dead_holders(holders, leases.holders())
     if not read_only.is_set():
@@ -90,11 +90,11 @@ def _running() -> list[str]:
     joined = names.select_from(Task).outerjoin(Package).outerjoin(CatalogIndex)
     runs = Task.status == TaskStatus.RUNNING, Task.lease_holder.not_in(dead)
     rows = db.session.execute(joined.where(*runs).order_by(Task.seq))
-    running = [_told(row) for row in rows]
+    running = [_described(row) for row in rows]
     db.session.rollback()
     return running
 
 
-def _told(row: AnyRow) -> str:
+def _described(row: AnyRow) -> str:
     what = f"{row.name} {row.version}" if row.name else f"the index of {row.catalog}"
     return f"{what} since {row.started_at:%H:%M:%SZ}"

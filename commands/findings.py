@@ -1,4 +1,4 @@
-"""What `flask doctor` finds, and running all of its checks.
+"""The findings of `flask doctor`, and running its checks.
 
 The checks are in doctor_service.py and doctor_host.py. Each runs in a thread of its own, so that a
 disk or a database that never answers hides nothing else. None changes anything.
@@ -18,7 +18,7 @@ from config import ConfigError
 from models import cause
 
 DEADLINE_SECONDS = 60
-# ValueError: rows that hold what is no time or no JSON.
+# ValueError: rows with a value that is no time or no JSON.
 FAULTS = (ConfigError, nix.NixError, OSError, SQLAlchemyError, ValueError)
 
 
@@ -32,7 +32,7 @@ class Level(IntEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found; `remedy` is what to do about it, "" for nothing."""
+    """What a check found; `remedy` is what to do about it, "" where nothing is to do."""
 
     about: str
     level: Level
@@ -50,17 +50,17 @@ Check = Callable[[], Iterator[Finding]]
 
 
 def ok(about: str, text: str) -> Finding:
-    """Return that something is as it should be."""
+    """Return the finding that something is as it should be."""
     return Finding(about, Level.OK, text)
 
 
 def warning(about: str, text: str, remedy: str) -> Finding:
-    """Return what may be on purpose, or does no harm yet."""
+    """Return a finding that may be on purpose, or does no harm yet."""
     return Finding(about, Level.WARNING, text, remedy)
 
 
 def error(about: str, text: str, remedy: str) -> Finding:
-    """Return what keeps the service from doing its work, or puts it in danger."""
+    """Return a finding that keeps the service from its work, or puts it in danger."""
     return Finding(about, Level.ERROR, text, remedy)
 
 

@@ -1,4 +1,4 @@
-"""What all of the operator's commands have in common: how they end, and when they are refused."""
+"""What the operator's commands have in common: how errors end them, and when they are refused."""
 
 import os
 from collections.abc import Callable
@@ -36,21 +36,21 @@ class Misconfigured(click.ClickException):
 
 
 def in_one_line(function: Callable[..., None]) -> Callable[..., None]:
-    """Have what goes wrong with Nix, the database or a file end a command in one line."""
+    """Have an error of Nix, the database or a file end a command with a message of one line."""
 
     @wraps(function)
-    def telling(*args: object, **kwargs: object) -> None:
+    def reporting(*args: object, **kwargs: object) -> None:
         try:
             function(*args, **kwargs)
         except TOLD as error:
             lasts = isinstance(error, data_folder.NotYours)
             raise refusal(cause(error), lasts=lasts) from None
 
-    return telling
+    return reporting
 
 
 def refusal(reason: object, *, lasts: bool = False) -> click.ClickException:
-    """Return what ends a command in one line; `lasts` until the configuration is another."""
+    """Return the error that ends a command; one that `lasts` does so until the settings change."""
     kind = Misconfigured if lasts else click.ClickException
     return kind(" ".join(nix.plain(str(reason)).split()))
 

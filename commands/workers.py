@@ -22,14 +22,14 @@ SERVES_ONLY = (
 )
 
 
-def say_what_runs() -> None:
-    """Say, where `flask run` serves, that it runs no tasks."""
+def warn_under_flask_run() -> None:
+    """Say under `flask run` that it runs no tasks."""
     if _is_made_by_run():
         click.echo(SERVES_ONLY, err=True)
 
 
 def _is_made_by_run() -> bool:
-    """Tell whether `flask run` makes the application, and for the first time."""
+    """Tell whether `flask run` makes the application, but for a restart by the reloader."""
     context = click.get_current_context(silent=True)
     return context is not None and context.info_name == "run" and not is_running_from_reloader()
 

@@ -1,7 +1,7 @@
 """The binary cache: publishing store paths in it, its key, and sweeping one that is a folder.
 
-`nix copy` does the work. It signs what it copies, copies a path after all that this one needs, and
-renames each file into its place: killed at any moment, it leaves nothing that is half there.
+`nix copy` does the work. It signs what it copies, copies references before the paths that need
+them, and renames each file into place: killed at any moment, it leaves no path incomplete.
 """
 
 import base64
@@ -48,12 +48,12 @@ OTHERS = stat.S_IRWXG | stat.S_IRWXO
 INFO = "nix-cache-info"
 NARINFO = re.compile(r"([0-9a-df-np-sv-z]{32})\.narinfo")
 NAR = re.compile(r"[0-9a-df-np-sv-z]{52}\.nar\.zst")
-UNFINISHED = re.compile(r"\.narinfo\.tmp")  # what a killed nix has left
+UNFINISHED = re.compile(r"\.narinfo\.tmp")  # left by a nix that was killed
 URL_OF_NAR = re.compile(r"^URL: nar/([^/\n]+)$", re.MULTILINE)
 REFERENCES = re.compile(r"^References: (.*)$", re.MULTILINE)
 
 NIX = ("nix", "--extra-experimental-features", "nix-command")
-# What Nix remembers of a cache may have been true of another one at the same place.
+# Nix caches what a cache has by its URI, where there may have been another cache.
 FORGET = (
     *("--option", "narinfo-cache-positive-ttl", "0"),
     *("--option", "narinfo-cache-negative-ttl", "0"),
@@ -103,13 +103,13 @@ class Cache:
         return f"{base}?{urlencode(kept)}" if kept else base
 
     def has(self, store_path: str) -> bool:
-        """Tell whether the cache has a path, which is taken to be so unless it is a folder."""
+        """Tell whether the cache has a path; True without a look where it is no folder."""
         folder = self.folder
         return folder is None or os.path.exists(folder / f"{_hash(store_path)}.narinfo")
 
     @property
     def place(self) -> Path | None:
-        """The folder, or the one that exists in which it is to be made; None for another kind."""
+        """The folder, or its nearest parent that exists; None for a cache of another kind."""
         place = self.folder
         while place is not None and not os.path.exists(place):  # raises nothing
             place = place.parent
@@ -118,7 +118,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class Copied:
-    """What was published that had not been: store paths, and their bytes before compression."""
+    """What was new to the cache: how many store paths, and their bytes before compression."""
 
     paths: int
     size: int
@@ -126,7 +126,7 @@ class Copied:
 
 @dataclass(frozen=True)
 class Swept:
-    """What a sweep removed, or would: store paths, and bytes on the disk of the cache."""
+    """What a sweep removed or would remove: how many store paths, and their bytes on disk."""
 
     paths: int
     freed_bytes: int
@@ -155,7 +155,7 @@ def make_key(store: Store, name: str, file: Path) -> str:
 
     Raises FileExistsError where the file is there already.
     """
-    # Nix writes it for everybody to read: in a folder that nobody else may enter.
+    # Nix makes the file readable to everybody: so in a folder that nobody else may enter.
     with TemporaryDirectory(dir=file.parent) as folder:
         draft = Path(folder, "secret")
         argv = ["nix-store", "--generate-binary-cache-key", name, str(draft), f"{folder}/public"]
@@ -189,10 +189,10 @@ def public_key(file: Path) -> str:
 def publish(
     store: Store, cache: Cache, paths: Sequence[str], *, seconds: float, tick: Tick = ignore
 ) -> Copied:
-    """Copy store paths to the cache with all that they need, signed; what it has stays.
+    """Copy the closures of store paths to the cache, signed; what it has already is not copied.
 
-    `tick` is called as by `realise`. Raises CacheAway where a later attempt may succeed,
-    PublishFailed, NixUnavailable.
+    `tick` is called as by `realise`. Raises CacheAway where a later attempt may succeed;
+    PublishFailed; NixUnavailable.
     """
     public_key(cache.key_file)
     if cache.folder is not None:
@@ -226,7 +226,7 @@ def _copy(
 
 
 def ping(store: Store, cache: Cache) -> None:
-    """Ask a cache whether it is there, or its folder can be made. Raises NixError."""
+    """Check that a cache answers, or that its folder can be written or made. Raises NixError."""
     place = cache.place
     if place is not None:
         if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
@@ -318,7 +318,7 @@ def _failure(cache: Cache, message: str) -> NixError:
 
 
 def _without_key(said: str) -> str:
-    """Leave out of a message what pkgd has added to the URI of the cache."""
+    """Remove from a message the parameters that pkgd has added to the URI of the cache."""
     return OWN_PARAMETER.sub("", said)
 
 
@@ -326,10 +326,10 @@ def _without_key(said: str) -> str:
 
 
 def sweep_cache(folder: Path, kept: Collection[str], *, dry_run: bool) -> Swept:
-    """Remove from a cache what none of the `kept` store paths is or needs, which they include.
+    """Remove from a cache all store paths but those `kept`, which is a closed set.
 
     Nobody may publish meanwhile. A path's narinfo goes first: without it, no client asks for the
-    rest. Raises NixError, and removes nothing, for a narinfo that can't be understood.
+    rest. Raises NixError, and removes nothing, for a narinfo that can't be parsed.
     """
     hashes = set(map(_hash, kept))
     needed, gone = set(), []
@@ -362,5 +362,5 @@ def _nar_of(narinfo: Path) -> str:
 
 
 def _hash(store_path: str) -> str:
-    """Return the hash in a store path, by which a cache knows it."""
+    """Return the hash of a store path, which names its narinfo."""
     return os.path.basename(store_path)[:32]

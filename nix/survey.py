@@ -1,7 +1,8 @@
-"""The survey of a whole catalog: facts about all that it has, a slice of attributes at a time.
+"""The survey of a whole catalog: facts about all of its attributes, a slice at a time.
 
-Each slice is one evaluation within bounds of memory and time. It tells of each attribute as soon as
-it can: where it ends, the next attribute is at fault, and another evaluation goes on behind that.
+Each slice is one evaluation, bounded in memory and time, which reports each attribute as soon as it
+is evaluated. Where it breaks off, the next attribute is at fault, and another evaluation goes on
+after that one.
 """
 
 import json
@@ -21,23 +22,24 @@ SECONDS, LEAST_SECONDS = 600, 60
 CPU_SECONDS, LEAST_CPU_SECONDS = 60, 10
 DESCRIPTION_LENGTH, HOMEPAGE_LENGTH, LICENSE_LENGTH = 500, 500, 200
 OUT_OF_MEMORY = ("out of memory", "std::bad_alloc")
-HOPELESS = 50  # as many attributes that fail in a row, and nothing is expected of their set
-SLOW = 50  # as many attributes that take too long, and nothing is expected of their catalog
+HOPELESS = 50  # attributes that fail in a row, after which their set is given up
+SLOW = 50  # attributes that take too long, after which the catalog is given up
 TOLD = b"trace: pkgd:"
 
-Left = deque[tuple[str, str]]  # attributes that are to be evaluated, each after its set
+Left = deque[tuple[str, str]]  # the attributes still to be evaluated: (set, attribute)
 
-# What an evaluation may run into though the attribute at hand is not to blame.
-BOUNDS = (TimedOut, NixUnavailable)  # of memory; a crash is one, too
+# Bounds that an evaluation may run into through no fault of the attribute at hand: of time, of
+# memory. A crash counts as one, too.
+BOUNDS = (TimedOut, NixUnavailable)
 
 
 @dataclass(frozen=True)
 class Fact:
-    """What is known of an attribute: of a package, all but what its catalog doesn't say.
+    """What is known of an attribute; None for what the catalog doesn't say.
 
-    Nixpkgs before 2017 throws for what it refuses: such a package is one that throws.
-    `is_set` tells that it holds packages, and says so by recurseForDerivations. `within` is the set
-    in which it is.
+    `within` is the set that it is in. `is_set` tells that it is a set of packages itself, marked by
+    recurseForDerivations. `throws` tells that its evaluation throws: a nixpkgs from before 2017
+    throws for the packages that it refuses.
     """
 
     within: str
@@ -61,9 +63,9 @@ class Fact:
 
 @dataclass
 class Facts:
-    """Facts about attributes, and the errors of those that can't be evaluated, by their paths.
+    """Facts about attributes, and by path the errors of those that can't be evaluated.
 
-    A set among the errors is one of which nothing more was asked.
+    A set among the errors was given up: the rest of it was not evaluated.
     """
 
     known: list[Fact] = field(default_factory=list)
@@ -102,8 +104,8 @@ class Survey:
     def facts(self, wanted: Mapping[str, Sequence[str]]) -> Facts:
         """Return facts about attributes, which are given by their sets.
 
-        An attribute that runs into a bound is evaluated once more, before any other, since those
-        before it may have taken most of that. Raises an error of Nix where that is not an
+        An attribute that runs into a bound is evaluated once more, first in a new evaluation, since
+        those before it may have used most of the time or memory. Raises NixError where that is no
         attribute's fault, or where too many fail.
         """
         found = Facts()
@@ -111,7 +113,7 @@ class Survey:
         left = deque((within, attr) for within, attrs in wanted.items() for attr in attrs)
         while left:
             before = len(left)
-            error = self._tell(found, left)
+            error = self._evaluate(found, left)
             if error is None:
                 break
             check(self.store)
@@ -126,12 +128,12 @@ class Survey:
                 left = self._given_up(found, left, within, error)
         return found
 
-    def _tell(self, found: Facts, left: Left) -> NixError | None:
-        """Move attributes, in order, from what is left to what was found; return why it ended."""
+    def _evaluate(self, found: Facts, left: Left) -> NixError | None:
+        """Evaluate attributes in order, moving each from `left` to `found`; return why it ended."""
         wanted: dict[str, list[str]] = {}
         for within, attr in left:
             wanted.setdefault(within, []).append(attr)
-        query = replace(self._query(), heard=partial(_hear, found, left))
+        query = replace(self._query(), heard=partial(_read_facts, found, left))
         try:
             self._ask("survey", query, wanted)
         except CATALOG_FAULTS as error:
@@ -143,7 +145,7 @@ class Survey:
         return EvaluationFailed("Nix has told nothing of it") if left else None
 
     def _given_up(self, found: Facts, left: Left, within: str, error: NixError) -> Left:
-        """Return what is left without a set of which too much fails; raise if it is the catalog."""
+        """Return what is left without a set that is given up. Raises for the catalog itself."""
         if not within:
             raise error
         found.failures[within] = error
@@ -156,7 +158,7 @@ class Survey:
             raise error
 
     def _is_bound_of_memory(self, error: NixError) -> bool:
-        """Tell whether an evaluation ended at our bound, and not for want of the host's memory."""
+        """Tell whether an evaluation reached our bound of memory, and not the host's."""
         return self.heap > 0 and str(error).endswith(OUT_OF_MEMORY)
 
     def _ask(self, attribute: str, query: Query, wanted: Mapping[str, Sequence[str]]) -> Any:
@@ -179,8 +181,8 @@ class Survey:
         )
 
 
-def _hear(found: Facts, left: Left, lines: Iterable[bytes]) -> None:
-    """Take facts from lines of stderr. Raises EvaluationFailed for what is none."""
+def _read_facts(found: Facts, left: Left, lines: Iterable[bytes]) -> None:
+    """Read facts from lines of stderr. Raises EvaluationFailed for one that is not the next."""
     for line in lines:
         _, is_told, text = line.partition(TOLD)
         if is_told:
@@ -192,7 +194,7 @@ def _hear(found: Facts, left: Left, lines: Iterable[bytes]) -> None:
 
 
 def joined(within: str, attr: str) -> str:
-    """Return the path of an attribute in a set."""
+    """Return the path of an attribute, by dots, from its set's."""
     return f"{within}.{attr}" if within else attr
 
 
@@ -214,5 +216,5 @@ def _fact(within: str, answer: dict[str, Any]) -> Fact:
 
 
 def _cut(text: str | None, length: int) -> str | None:
-    """Return a text in one line, cut where it is too long; None for none and for an empty one."""
+    """Return a text in one line, cut at `length`; None for None and for an empty text."""
     return " ".join((text or "").split())[:length].strip() or None

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
-from pkgctl import completion, files, manifest, sets
+from pkgctl import completion, files, lockfile, sets
 from pkgctl.arguments import EXACT, LATEST, PackageSpec
 from pkgctl.catalog import chosen
 from pkgctl.client import JsonObject
 from pkgctl.errors import CommandError, ExitCode
-from pkgctl.manifest import READABLE, STDIN, Lock, Locked, Manifest
+from pkgctl.lockfile import READABLE, Lock, Locked
+from pkgctl.manifest import STDIN, Manifest, manifest_text
 from pkgctl.options import (
     DEFAULT_PROFILE,
     CommandContext,
@@ -74,7 +75,7 @@ def apply(
         anew = set(names or wanted.packages) if upgrade else set()
         packages = sets.references(map(vars, resolve(context, wanted, lock, anew)))
     if dry_run:
-        _tell(context, wanted, packages)
+        _show_plan(context, wanted, packages)
         return
     flags = [*["--locked"] * locked, *["--upgrade"] * upgrade]
     words = context.command_line("apply", *flags, file, *names)
@@ -91,7 +92,7 @@ def _check_options(file: str, names: tuple[str, ...], *, locked: bool, upgrade: 
         raise click.UsageError("the standard input has no lock")
 
 
-def _tell(context: CommandContext, wanted: Manifest, packages: list[JsonObject]) -> None:
+def _show_plan(context: CommandContext, wanted: Manifest, packages: list[JsonObject]) -> None:
     """Print what an apply would change."""
     path = f"profile/{_profile(context, wanted)}"
     with context.needs_newer_server("apply a whole set"):
@@ -120,7 +121,7 @@ def _carry_out(
 
 
 def _profile(context: CommandContext, wanted: Manifest) -> str:
-    """Return the profile that is meant: --profile, else the manifest says so, else as always."""
+    """Return the profile to change: --profile, else the manifest's, else the configured one."""
     return context.given_profile or wanted.profile or context.profile
 
 
@@ -137,7 +138,7 @@ def _success(profile: JsonObject, *, is_new: bool) -> str:
 def resolve(
     context: CommandContext, wanted: Manifest, lock: Lock | None, anew: set[str]
 ) -> list[PackageSpec]:
-    """Return the version of each line: what is locked as long as it fits, but for those `anew`."""
+    """Return a version for each line: the locked one while it fits, but for names in `anew`."""
     if unknown := sorted(anew - wanted.packages.keys()):
         message = f"{wanted.title}: packages has no {', '.join(unknown)}"
         raise CommandError(message, ExitCode.NOT_FOUND)
@@ -203,7 +204,7 @@ def _from_lock(context: CommandContext, wanted: Manifest, lock: Lock) -> list[Js
 
 
 def _disagreements(wanted: Manifest, lock: Lock) -> list[str]:
-    """Return in which names and versions manifest and lock disagree."""
+    """Return a message for each name for which manifest and lock disagree."""
     ours, theirs = wanted.packages, lock.packages
     missing = [f"it has no {name}" for name in ours if name not in theirs]
     more = [f"it has {name}, the manifest has not" for name in theirs if name not in ours]
@@ -216,7 +217,7 @@ def _disagreements(wanted: Manifest, lock: Lock) -> list[str]:
 
 
 def _lacking(context: CommandContext, lock: Lock) -> list[str]:
-    """Return which pins of a lock the server's catalogs lack."""
+    """Return a message for each pin of a lock that the server's catalogs lack."""
     there = {one["sha256"] for one in context.client.get("catalogs")}
     lacking: dict[str, str] = {}
     for name, one in lock.packages.items():
@@ -229,7 +230,7 @@ def _lacking(context: CommandContext, lock: Lock) -> list[str]:
 
 
 def _check_writable(lock: Lock) -> None:
-    """Raise CommandError before anything is changed where the lock can't be written later."""
+    """Raise CommandError where the lock could not be written, before anything is changed."""
     folder = Path(os.path.realpath(lock.path)).parent
     if not os.access(folder, os.W_OK):
         message = f"{lock.path} can't be written: the folder can't"
@@ -239,7 +240,7 @@ def _check_writable(lock: Lock) -> None:
 def _entries(
     context: CommandContext, name: str, packages: list[JsonObject], wanted: Manifest
 ) -> dict[str, Locked]:
-    """Return what each line has become. Raises CommandError where the profile is another by now."""
+    """Return the lock's entries. Raises CommandError where the profile has changed meanwhile."""
     catalogs = {one["name"]: one for one in context.client.get("catalogs")}
     documents = {title(one): one for one in context.client.list_all("packages", profile=name)}
     entries = {}
@@ -249,7 +250,7 @@ def _entries(
             message = f"profile {name} has changed meanwhile: there is no lock of what it held"
             raise CommandError(message, ExitCode.REFUSED, "try again")
         line = wanted.packages[one["name"]]
-        entries[one["name"]] = manifest.locked(line, found, catalogs)
+        entries[one["name"]] = lockfile.locked(line, found, catalogs)
     return entries
 
 
@@ -292,7 +293,7 @@ def export(context: CommandContext, file: str, *, force: bool) -> None:
     packages = context.client.get(f"profile/{name}")["packages"]
     versions = {one["name"]: one["version"] for one in packages}
     meant = None if name == DEFAULT_PROFILE else name
-    text = manifest.manifest_text(versions, meant)
+    text = manifest_text(versions, meant)
     if file == STDIN and not context.printer.as_json:
         click.echo(text, nl=False)
         return

@@ -1,7 +1,7 @@
 """One machine that follows a profile: ask, fetch, switch, check, report.
 
-Whatever dies in between, the profile is at the old generation or at the new one. One whose check
-was cut short is checked in the next round, before anything else.
+Whatever is killed in between, the profile is at the old generation or at the new one. A generation
+whose check was cut short is checked in the next round, before anything else.
 """
 
 import time
@@ -29,7 +29,7 @@ from pkgctl.nix_client import (
 from pkgctl.sync_state import Offer, Refusal, StateFolder, SyncState, Trial
 
 CHECK_SECONDS = 60
-CUT_SHORT = 3  # times that a check is begun again that did not end: it may be what ends the machine
+CUT_SHORT = 3  # how often a check that did not end is run again: it may be what ends the machine
 HEARTBEAT_SECONDS = 120  # MACHINE_SILENT_SECONDS is 600 on the server unless set
 MAX_ERROR_LENGTH = 1000
 UNKNOWN_FIELD = HTTPStatus.UNPROCESSABLE_ENTITY
@@ -39,7 +39,7 @@ AGAIN = "tried again when another one is offered, or with --retry"
 
 @dataclass(frozen=True)
 class Following:
-    """Which profile is followed, by which machine, at which path, and what its check is."""
+    """The profile that a machine follows, the path of the machine's own, and how it is checked."""
 
     profile: str
     machine: str
@@ -50,7 +50,7 @@ class Following:
 
 
 class Reporter:
-    """Tells the server how the machine stands: each change, and else every few minutes."""
+    """Reports the state of the machine to the server: at each change, and every few minutes."""
 
     def __init__(self) -> None:
         self._told: JsonObject | None = None
@@ -66,7 +66,7 @@ class Reporter:
 
 
 class Local:
-    """What a machine holds of a profile: all that needs no server. Its folder is locked."""
+    """The profile on the machine: what needs no server. The caller has locked its folder."""
 
     def __init__(self, following: Following, folder: StateFolder, lock: int) -> None:
         self.following = following
@@ -82,7 +82,7 @@ class Local:
 
     @property
     def error(self) -> str | None:
-        """Why what is offered isn't held, if that is so."""
+        """Why the machine refuses what it is offered; None where it doesn't."""
         refused, offer = self.state.refused, self.state.offered
         return refused.error if refused and offer and self._is_refused(offer) else None
 
@@ -95,14 +95,14 @@ class Local:
             self._go_back(trial)
         elif self.nix.store_path == trial.offer.store_path:
             again = replace(trial, cut_short=trial.cut_short + 1)
-            with suppress(CommandError):  # a full disk makes no failed generation stay
+            with suppress(CommandError):  # a full disk must not keep a failed generation active
                 self.remember(trying=again)
             self._judge(again)
         else:
             self.remember(trying=None)
 
     def roll_back(self) -> None:
-        """Go to the generation before, and stay there until another one is offered."""
+        """Switch to the generation before, and stay there until another one is offered."""
         number = self.nix.earlier()
         if number is None:
             hint = f"pkgctl sync {self.following.profile} --status shows how it stands"
@@ -113,7 +113,7 @@ class Local:
         self.nix.switch(number)
 
     def is_settled(self, offer: Offer) -> bool:
-        """Tell whether nothing is to do about an offer; one that failed is forgotten by another."""
+        """Tell whether an offer is held or refused already; forget the refusal of another one."""
         if self._is_refused(offer):
             return True
         if self.state.refused:
@@ -125,7 +125,7 @@ class Local:
         return is_held
 
     def take(self, offer: Offer) -> None:
-        """Make an offer, which has been fetched, the profile. Raises CommandError."""
+        """Make a fetched offer the active generation, and check it. Raises CommandError."""
         trial = Trial(offer, self.nix.number)
         self.remember(trying=trial)
         self.nix.set(offer.store_path)
@@ -152,7 +152,7 @@ class Local:
         raise CommandError(error, ExitCode.FAILED, f"{kept}; {AGAIN}")
 
     def _hold(self, offer: Offer) -> None:
-        """Remember that an offer is held, and forget the numbers of what is no generation now."""
+        """Remember that an offer is held, and forget the numbers of generations that are gone."""
         kept = {self.nix.store_path_of(number) for number in self.nix.numbers()}
         numbers = {path: n for path, n in self.state.numbers.items() if path in kept}
         numbers[offer.store_path] = offer.generation
@@ -186,7 +186,7 @@ class Local:
 
 
 class Follower:
-    """A round of a sync with the server."""
+    """One round of a sync, with the server."""
 
     def __init__(self, local: Local, client: Client, reporter: Reporter) -> None:
         self._local = local
@@ -194,9 +194,9 @@ class Follower:
         self._reporter = reporter
 
     def sync(self) -> bool:
-        """Make the profile what is offered; tell whether that changed it. Raises CommandError.
+        """Make the profile what is offered; return whether that changed it. Raises CommandError.
 
-        How it stands is reported in any case, unless the server can't be asked.
+        The state is reported in any case, unless the server can't be asked.
         """
         with self._failure_reported():
             self._local.finish_trial()
@@ -208,7 +208,7 @@ class Follower:
         return has_changed
 
     def _ask(self) -> None:
-        """Learn what is offered, unless it is what was offered last. Raises CommandError."""
+        """Ask the server what is offered, if that has changed. Raises CommandError."""
         local, following = self._local, self._local.following
         source = f"{self._client.url} {following.profile} {following.machine}"
         etag = local.state.etag if local.state.source == source else None
@@ -234,8 +234,8 @@ class Follower:
         return True
 
     def _fetch(self, offer: Offer) -> None:
-        """Have a store path from the cache, by a key that is trusted. Raises CommandError."""
-        told = _document(self._client.get("cache"))
+        """Fetch an offer from the cache, signed by a trusted key. Raises CommandError."""
+        told = _object(self._client.get("cache"))
         url = cache_url(told.get("url"))
         keys = " ".join(self._trusted(told.get("public_key")))
 
@@ -279,7 +279,7 @@ class Follower:
 
     @contextmanager
     def _failure_reported(self) -> Iterator[None]:
-        """Report what fails in the `with` block, if that can be done."""
+        """Report what fails in the `with` block, if the server can be reached."""
         try:
             yield
         except CommandError as error:
@@ -288,17 +288,17 @@ class Follower:
             raise
 
 
-def document(following: Following, nix: NixProfile, state: SyncState) -> JsonObject:
-    """Return how a machine stands, as JSON."""
+def status(following: Following, nix: NixProfile, state: SyncState) -> JsonObject:
+    """Return the status of a machine, as JSON."""
     store_path, offer = nix.store_path, state.offered
     refused = state.refused.error if state.refused else None
     error = refused or state.error
-    stand = "current" if offer and offer.store_path == store_path else "behind"
+    held = "current" if offer and offer.store_path == store_path else "behind"
     return {
         "profile": following.profile,
         "machine": following.machine,
         "path": str(following.path),
-        "state": "failed" if error else stand if offer else "waiting",
+        "state": "failed" if error else held if offer else "waiting",
         "generation": state.numbers.get(store_path or ""),
         "store_path": store_path,
         "offered": asdict(offer) if offer else None,
@@ -307,8 +307,8 @@ def document(following: Following, nix: NixProfile, state: SyncState) -> JsonObj
 
 
 def _offer_of(profile: Any) -> Offer | None:
-    """Return what a profile offers a machine, as the server shows it. Raises CommandError."""
-    if "offered" not in _document(profile):
+    """Return the offer in a profile's document; None without one. Raises CommandError."""
+    if "offered" not in _object(profile):
         raise _too_old()
     has_cache = profile.get("published") is not None
     if profile["offered"] is None and profile.get("generation") and not has_cache:
@@ -316,7 +316,7 @@ def _offer_of(profile: Any) -> Offer | None:
         raise CommandError(message, ExitCode.UNREACHABLE, "its settings CACHE and CACHE_KEY_FILE")
     if profile["offered"] is None:
         return None
-    offered = _document(profile["offered"])
+    offered = _object(profile["offered"])
     store_path, generation = offered.get("store_path"), offered.get("generation")
     if not (isinstance(store_path, str) and is_store_path(store_path)):
         message = f"the server offers {store_path!r}, which is no store path"
@@ -328,7 +328,7 @@ def _offer_of(profile: Any) -> Offer | None:
 
 
 def _keys_of(told: object) -> list[str]:
-    """Return the public keys that a server tells, none for null. Raises CommandError."""
+    """Return the public keys in a server's answer, none for null. Raises CommandError."""
     if told is None:
         return []
     keys = told.split() if isinstance(told, str) else []
@@ -338,8 +338,8 @@ def _keys_of(told: object) -> list[str]:
     return keys
 
 
-def _document(answer: object) -> JsonObject:
-    """Return an answer of the server, which may be anything, if it is an object."""
+def _object(answer: object) -> JsonObject:
+    """Return an answer of the server as an object. Raises CommandError if it is none."""
     if isinstance(answer, dict):
         return answer
     raise CommandError(f"the server answers {answer!r:.100}, and no object", ExitCode.REFUSED)

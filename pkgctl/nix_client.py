@@ -1,7 +1,7 @@
-"""The Nix of this machine: what a sync has it fetch, and the profile that it keeps.
+"""The Nix of this machine: fetching from a cache, and the profile that a sync changes.
 
-Nothing is ever built here: a store path comes from the cache of the server, signed by a key that
-is trusted, or not at all.
+Nothing is ever built here: a store path comes from the server's cache, signed by a trusted key, or
+not at all.
 """
 
 import os
@@ -53,7 +53,7 @@ FETCH_FAULTS = (
 
 @dataclass(frozen=True)
 class BinaryCache:
-    """Where store paths come from, whose signatures count, and the file of its password if any."""
+    """The cache that store paths come from, the keys to trust, and the file with its password."""
 
     url: str
     public_keys: str
@@ -70,7 +70,7 @@ class BinaryCache:
             "fallback": "false",
             "max-jobs": "0",
             "builders": "",
-            # What wasn't there a moment ago may be there now, and signed anew.
+            # A path may have been published, or signed anew, since Nix looked last.
             "narinfo-cache-negative-ttl": "0",
             "narinfo-cache-positive-ttl": "0",
             "connect-timeout": "10",
@@ -82,15 +82,15 @@ class BinaryCache:
 
 
 def is_store_path(path: object) -> bool:
-    """Tell whether a path that a server names has the form of what a profile can be."""
+    """Tell whether what a server names has the form of a store path, and is no derivation."""
     is_path = isinstance(path, str) and STORE_PATH.fullmatch(path)
     return bool(is_path) and not str(path).endswith(DERIVATION)
 
 
 def cache_url(told: object) -> SplitResult:
-    """Return the URL of the cache that a server names, without what doesn't say where it is.
+    """Return the URL of the cache that a server names, with CACHE_PARAMETERS alone.
 
-    Raises CommandError where it names none, or several.
+    Raises CommandError where it is no such URL.
     """
     url = _url(told)
     if url is None or url.scheme not in CACHE_PARAMETERS:
@@ -101,7 +101,7 @@ def cache_url(told: object) -> SplitResult:
 
 
 def _url(told: object) -> SplitResult | None:
-    """Return the parts of a URL; None for what is none."""
+    """Return the parts of a URL; None for anything else."""
     if not (isinstance(told, str) and re.fullmatch(r"[!-~]+", told)):
         return None
     try:
@@ -166,7 +166,7 @@ class NixProfile:
         return max((one for one in self.numbers() if one < (self.number or 0)), default=None)
 
     def fetch(self, store_path: str, root: Path, cache: BinaryCache) -> None:
-        """Have a store path from the cache, kept by the link `root`. Raises CommandError."""
+        """Fetch a store path from the cache, kept by the GC root `root`. Raises CommandError."""
         options = [word for pair in cache.settings.items() for word in ("--option", *pair)]
         argv = ["nix-store", "--realise", store_path, "--add-root", str(root), "--indirect"]
         # Nix goes for long by what it noted of a cache before the clock was set back.
@@ -177,7 +177,7 @@ class NixProfile:
             raise _fetch_failure(done, store_path, cache.url)
 
     def set(self, store_path: str) -> None:
-        """Make a store path, which is there, the profile's generation. Raises CommandError."""
+        """Make a valid store path the profile's newest generation. Raises CommandError."""
         self._nix_env("--set", store_path)
 
     def switch(self, number: int) -> None:
@@ -185,12 +185,12 @@ class NixProfile:
         self._nix_env("--switch-generation", str(number))
 
     def clear(self) -> None:
-        """Make it a profile that has no present generation. Raises CommandError."""
+        """Leave the profile without an active generation. Raises CommandError."""
         with faults_told(self.path):
             self.path.unlink()
 
     def forget(self, store_path: str) -> None:
-        """Delete the generations, none of them the present one, that are a store path."""
+        """Delete the generations of a store path, which must not be active. Raises CommandError."""
         with faults_told(self.path):
             for number in self.numbers():
                 if self.store_path_of(number) == store_path:
@@ -214,7 +214,7 @@ class NixProfile:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for programs of this machine, without the token and its file."""
+    """Return the environment for programs that a sync runs: without the token and its file."""
     return {name: value for name, value in os.environ.items() if name not in TOKEN_NAMES}
 
 
@@ -225,7 +225,7 @@ def show(piece: bytes) -> None:
 
 
 def _fetch_failure(done: Finished, store_path: str, url: str) -> CommandError:
-    """Return the error for a store path that could not be had from the cache."""
+    """Return the error for a store path that could not be fetched."""
     if ELSEWHERE.search(done.output):
         folder = os.path.dirname(store_path)
         message = f"the server's store is at {folder}, and that of this machine's Nix elsewhere"
@@ -242,7 +242,7 @@ def _fetch_failure(done: Finished, store_path: str, url: str) -> CommandError:
 
 
 def _line_with(pattern: re.Pattern[str], output: str) -> str | None:
-    """Return the first line that says so, but for its paths and URLs; None where none does."""
+    """Return the first line that matches outside of its paths and URLs; None where none does."""
     for line in output.splitlines():
         if pattern.search(NAMED.sub("", line)):
             return LOUD.sub("", line).partition("; retrying")[0].rstrip(":")

@@ -6,7 +6,8 @@ from pkgctl import sets
 from pkgctl.apply import resolve
 from pkgctl.arguments import PROFILE_NAME, ProfileType
 from pkgctl.client import JsonObject
-from pkgctl.manifest import Lock, Manifest
+from pkgctl.lockfile import Lock
+from pkgctl.manifest import Manifest
 from pkgctl.options import CommandContext, common_options
 from pkgctl.tables import Column, Columns, text_column, time_column, title, words_column
 

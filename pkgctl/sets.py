@@ -1,4 +1,4 @@
-"""Whole sets: giving one to a profile, waiting until that holds it, and what this changes."""
+"""Whole sets of packages: applying one to a profile, waiting for that, and what it changes."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ UNCHANGED = "the profile is as it was; what was downloaded stays so"
 
 @dataclass(frozen=True)
 class Held:
-    """What a profile holds, and the ETag of that state; nothing and none where there is none."""
+    """What a profile holds, and the ETag of that state; None where there is no such profile."""
 
     packages: Sequence[JsonObject] = ()
     etag: str | None = None
@@ -38,7 +38,7 @@ def held(context: CommandContext, name: str) -> Held:
 
 
 def held_if_any(context: CommandContext, name: str) -> Held:
-    """Fetch what a profile holds; nothing where there is none of this name."""
+    """Fetch what a profile holds: nothing where there is none of this name."""
     try:
         return held(context, name)
     except CommandError as error:
@@ -48,7 +48,7 @@ def held_if_any(context: CommandContext, name: str) -> Held:
 
 
 def references(packages: Iterable[JsonObject]) -> list[JsonObject]:
-    """Return packages as a set names them."""
+    """Return name and version of packages, as a set has them."""
     return [{"name": one["name"], "version": one["version"]} for one in packages]
 
 
@@ -60,10 +60,10 @@ def put(
     etag: str | None = None,
     hint: str = UNCHANGED,
 ) -> JsonObject:
-    """Make a profile hold exactly a set, in one generation, and return what it is then.
+    """Make a profile hold exactly a set, in one generation, and return the profile.
 
-    With an ETag, only while it is in that state. Raises CommandError where a package can't be had,
-    with the hint, or the profile can't hold them; it is then what it was.
+    With an ETag, only while it is in that state. Raises CommandError, and leaves the profile as it
+    was, where a package can't be downloaded (with the hint), or the profile can't hold them all.
     """
     with context.needs_newer_server("apply a whole set"):
         answer = context.client.put(f"profile/{name}", {"packages": wanted}, etag)
@@ -95,7 +95,7 @@ def _wait(
 
 
 def _downloads(context: CommandContext, wanted: Sequence[JsonObject]) -> list[Download]:
-    """Return the downloads of a set that was accepted: each package that isn't there has one."""
+    """Return the downloads of an accepted set: the server queues one for each missing package."""
     ours = {(one["name"], one["version"]) for one in wanted}
     return [
         Download(task_id=one["task"]["id"], label=title(one), package=one, is_new=False)
@@ -105,7 +105,7 @@ def _downloads(context: CommandContext, wanted: Sequence[JsonObject]) -> list[Do
 
 
 def difference(before: Iterable[JsonObject], after: Iterable[JsonObject]) -> JsonObject:
-    """Return which packages come, which go, and of which the version changes, by name."""
+    """Return which packages are added, removed, or replaced by another version, by name."""
     old = {one["name"]: one["version"] for one in before}
     new = {one["name"]: one["version"] for one in after}
     both = sorted(old.keys() & new.keys())
@@ -119,12 +119,12 @@ def difference(before: Iterable[JsonObject], after: Iterable[JsonObject]) -> Jso
 
 
 def show(context: CommandContext, changes: JsonObject) -> None:
-    """Print what goes and what comes, a line for each, unless JSON is wanted."""
+    """Print a line for each package that is removed or added, unless JSON is wanted."""
     removed = [(one["name"], "-", one["version"]) for one in changes["removed"]]
     added = [(one["name"], "+", one["version"]) for one in changes["added"]]
     for one in changes["replaced"]:
         removed.append((one["name"], "-", one["old"]))
         added.append((one["name"], "+", one["new"]))
-    # of each name, what goes before what comes
+    # For each name, the removed version before the added one.
     for name, sign, version in sorted(removed + added, key=lambda line: (line[0], line[1] == "+")):
         context.printer.line(f"{sign} {name} {version}")

@@ -14,7 +14,7 @@ import click
 from pkgctl.arguments import DurationType, ProfileType
 from pkgctl.client import JsonObject
 from pkgctl.errors import CommandError, ExitCode
-from pkgctl.follower import CHECK_SECONDS, Follower, Following, Local, Reporter, document
+from pkgctl.follower import CHECK_SECONDS, Follower, Following, Local, Reporter, status
 from pkgctl.nix_client import PUBLIC_KEY, NixProfile
 from pkgctl.options import CommandContext, common_options
 from pkgctl.output import report
@@ -23,9 +23,9 @@ from pkgctl.tables import Column, Columns, text_column
 from pkgctl.waiting import interrupts
 
 MACHINE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9.-]{0,63}")
-LONGEST_PAUSE = 60  # between rounds that fail, unless the interval is longer
-ANSWER_SECONDS = 180  # for all of an answer, by a server that may be anything
-JITTER = 0.1  # of the interval: machines that start together don't ask together for ever
+LONGEST_PAUSE = 60  # after a round that failed, unless the interval is longer
+ANSWER_SECONDS = 180  # for a whole answer: the server may be anything
+JITTER = 0.1  # of the interval, so that machines that start together don't go on asking together
 FAILED_JITTER = 0.5
 FINAL = (ExitCode.USAGE, ExitCode.NOT_ALLOWED)  # the next round would fail, too
 STATUS_COLUMNS: Columns = {
@@ -151,12 +151,11 @@ def sync(
     where = (profile, machine or _host_name(), _path(to) if to else default_path(profile))
     following = Following(*where, check or (), public_keys, check_timeout)
     if action == "status":
-        context.printer.record(_stands(following), STATUS_COLUMNS)
+        context.printer.record(_status(following), STATUS_COLUMNS)
     elif action == "rollback":
         _roll_back(context, following)
     elif every is None:
-        shown, line = _round(context, following, Reporter(), retry=action == "retry")
-        context.printer.result(shown, line)
+        context.printer.result(*_round(context, following, Reporter(), retry=action == "retry"))
     else:
         _follow(context, following, every)
 
@@ -172,7 +171,7 @@ def default_path(profile: str) -> Path:
 
 
 def pause(every: float, failures: int) -> float:
-    """Return the seconds until the next round, after so many failures in a row."""
+    """Return the seconds until the next round, after `failures` in a row."""
     longest = max(every, LONGEST_PAUSE)
     seconds = min(every * 2.0 ** min(failures, 10), longest)
     jitter = FAILED_JITTER if failures else JITTER
@@ -203,7 +202,7 @@ def _host_name() -> str:
 
 
 def _follow(context: CommandContext, following: Following, every: float) -> None:
-    """Do rounds for ever; what the last one said isn't said again."""
+    """Do rounds for ever; print a line only where it differs from the last one."""
     reporter, failures, last = Reporter(), 0, ""
     while True:
         interrupts.check()
@@ -225,18 +224,18 @@ def _follow(context: CommandContext, following: Following, every: float) -> None
 def _round(
     context: CommandContext, following: Following, reporter: Reporter, *, retry: bool = False
 ) -> tuple[JsonObject, str]:
-    """Do one round; return how the machine stands, as JSON and in a line. Raises CommandError."""
+    """Do one round; return the machine's status, as JSON and in a line. Raises CommandError."""
     context.client.answer_seconds = ANSWER_SECONDS
     folder = StateFolder(following.path)
     with folder.locked() as lock:
         if lock is None:
             line = f"Another sync of {following.path} is running; nothing was done"
-            return _stands(following) | {"changed": False}, line
+            return _status(following) | {"changed": False}, line
         local = Local(following, folder, lock)
         if retry:
             local.remember(refused=None, error=None)
         has_changed = Follower(local, context.client, reporter).sync()
-        shown = document(following, local.nix, local.state)
+        shown = status(following, local.nix, local.state)
     return shown | {"changed": has_changed}, _line(shown, has_changed=has_changed)
 
 
@@ -252,10 +251,10 @@ def _line(shown: JsonObject, *, has_changed: bool) -> str:
     return f"{path} is {generation}, as offered"
 
 
-def _stands(following: Following) -> JsonObject:
-    """Return how the machine stands, without the server and without a lock."""
+def _status(following: Following) -> JsonObject:
+    """Return the status of the machine, without the server and without the lock."""
     folder = StateFolder(following.path)
-    return document(following, NixProfile(following.path, folder.home), folder.load())
+    return status(following, NixProfile(following.path, folder.home), folder.load())
 
 
 def _roll_back(context: CommandContext, following: Following) -> None:
@@ -266,7 +265,7 @@ def _roll_back(context: CommandContext, following: Following) -> None:
             raise CommandError(message, ExitCode.REFUSED, "try again when it has ended")
         local = Local(following, folder, lock)
         local.roll_back()
-        shown = document(following, local.nix, local.state)
+        shown = status(following, local.nix, local.state)
     taken = f"pkgctl sync {following.profile} --retry takes what is offered"
     line = f"Success: {following.path} is back at {shown['store_path']}, until another generation"
     context.printer.result(shown, f"{line} is offered; {taken}")

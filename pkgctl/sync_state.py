@@ -1,4 +1,4 @@
-"""What a sync remembers of a profile, in a folder beside it, and the lock that it holds."""
+"""What a sync remembers, in a folder beside the profile, and the lock on that folder."""
 
 import fcntl
 import json
@@ -59,9 +59,9 @@ class Refusal(Checked):
 class SyncState(Checked):
     """What a sync remembers.
 
-    `source` is whose offer was heard of last, by URL, profile and machine; `etag` belongs to it.
-    `numbers` are the server's for the store paths of generations that have passed their check, and
-    `error` is what the last attempt to take an offer failed with.
+    `source` is URL, profile and machine of the last answer, and `etag` the ETag of that. `numbers`
+    are the server's generation numbers, by store path, of generations that passed their check.
+    `error` is why the last attempt to take an offer failed.
     """
 
     source: str = ""
@@ -84,7 +84,7 @@ PARTS = {"offered": Offer, "refused": Refusal}
 
 
 class StateFolder:
-    """The folder beside a profile: the state, the lock, and what Nix needs for a while."""
+    """The folder beside a profile: state, lock, trusted keys, and the files that Nix needs."""
 
     def __init__(self, profile: Path) -> None:
         self.path = profile.with_name(f"{profile.name}.sync")
@@ -95,7 +95,7 @@ class StateFolder:
         self._keys = self.path / "public_keys"
 
     def load(self) -> SyncState:
-        """Read the state; one that is damaged is told, and begins anew. Raises CommandError."""
+        """Read the state; warn of a damaged one, and begin anew. Raises CommandError."""
         with faults_told(self._state):
             data = self._state.read_bytes() if self._state.exists() else None
         if data is None:
@@ -113,7 +113,7 @@ class StateFolder:
     def trusted(self) -> list[str] | None:
         """Return the public keys that are trusted; None where none has been seen yet.
 
-        They stand in a file of their own: damage to the state does not make another key trusted.
+        They are in a file of their own, so that a damaged state makes no other key trusted.
         Raises CommandError.
         """
         with faults_told(self._keys):
@@ -127,7 +127,7 @@ class StateFolder:
     def password(self, host: str, token: str) -> Iterator[Path]:
         """Keep a token in a netrc file for one host, as long as the `with` block takes.
 
-        The file stands here, and not among temporary ones, because Nix's daemon has to read it.
+        It is here, and not in a temporary folder, because Nix's daemon has to read it.
         """
         _write(self.netrc, f"machine {host} login pkgd password {token}\n")
         try:
@@ -137,7 +137,7 @@ class StateFolder:
 
     @contextmanager
     def locked(self) -> Iterator[int | None]:
-        """Lock it, made where there is none; yields the lock's descriptor, None if it is taken."""
+        """Lock the folder, which is made if need be; yield the lock's descriptor, None if taken."""
         with faults_told(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.mkdir(PRIVATE_FOLDER, exist_ok=True)

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from pkgctl.errors import CommandError, ExitCode
-from pkgctl.manifest import Lock, Manifest, manifest_text
+from pkgctl.lockfile import Lock
+from pkgctl.manifest import Manifest, manifest_text
 
 LOCKED = {"wanted": "^2", "version": "2.12.1", "store_path": "/nix/store/abc-hello-2.12.1"}
 FORMS = {"format": 1, "packages": {"hello": LOCKED}}

@@ -586,3 +586,15 @@ def test_a_version_that_a_download_found_impossible_is_offered_no_more(
         "1.0.0",
     ]
     assert client.get(f"/api/v1/package/{task['package_id']}").json["attr"] == "alpha"
+
+
+@SQLITE
+def test_what_a_catalog_that_fails_as_a_whole_has_is_not_noted(own, client, index, run_task):
+    own.write_text(packages("alpha"))
+    index()
+    own.write_text('throw "on purpose"')
+
+    task = run_task("alpha", "1.0.0")
+
+    assert task["error"]["code"] == "evaluation_failed"
+    assert client.get(f"/api/v1/package/{task['package_id']}").json["attr"] is None

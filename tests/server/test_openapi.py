@@ -12,7 +12,7 @@ from app import create_app
 from fields import NAME_RULE, VERSION_RULE
 from openapi import ApiDocument
 from schemas import PackageInSchema
-from task_queue import error_codes
+from task_ends import error_codes
 
 METHODS = {"get", "put", "post", "delete"}
 PAGES = ("/docs", "/redoc")

@@ -540,7 +540,7 @@ def test_gc_says_nothing_of_a_cache_that_is_no_folder(own_store, make_app):
 def test_a_sweep_waits_for_those_who_publish(app, monkeypatch):
     monkeypatch.setattr(publishing, "SWEEP_WAIT_SECONDS", 0.15)
     with app.app_context(), publishing.shared(app.config["DATA_DIR"], publishing.nothing):
-        with pytest.raises(publishing.SweepPrevented, match="somebody publishes"):
+        with pytest.raises(publishing.SweepPrevented, match="others published"):
             publishing.sweep([], dry_run=True)
         with publishing.shared(app.config["DATA_DIR"], publishing.nothing):
             pass

@@ -7,6 +7,7 @@ from sqlalchemy import delete, select, update
 from support import POSTGRESQL, SQLITE
 
 import leases
+import task_ends
 import task_queue
 from models import Package, Task, TaskStatus, columns, db, soon
 from task_ends import TaskEnd, TaskError
@@ -91,7 +92,7 @@ def test_attempts_and_the_time_of_the_last_one_are_added_up(claimed):
 @SQLITE
 def test_an_end_that_is_rolled_back_is_not_counted(claimed):
     (lease,) = claimed()
-    leases.end(Task.seq == lease.seq, status=TaskStatus.SUCCEEDED)
+    task_ends.end(Task.seq == lease.seq, status=TaskStatus.SUCCEEDED)
     db.session.rollback()
     db.session.commit()
 
@@ -133,7 +134,7 @@ def test_ends_at_once_are_all_counted(claimed, race):
 @POSTGRESQL
 def test_an_end_that_is_not_committed_holds_up_no_other(app, claimed):
     first, second = claimed(2)
-    leases.end(Task.seq == first.seq, status=TaskStatus.CANCELLED)
+    task_ends.end(Task.seq == first.seq, status=TaskStatus.CANCELLED)
 
     def cancel():
         with app.app_context():

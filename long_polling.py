@@ -1,4 +1,4 @@
-"""Requests that wait for something to happen: how many at once, and for how long.
+"""Long polling: requests that wait for something to happen, how many at once, and for how long.
 
 None holds a transaction or a connection of the database meanwhile, and each ends when its client
 has gone or the service stops.
