@@ -115,7 +115,7 @@ class NixProfile:
     """A profile of Nix at `path`, a link to one of its generations.
 
     Nix's programs inherit the descriptor `lock`, so that it is held until they have ended, even if
-    this process is killed; they write in `home` what they would write in the user's.
+    this process is killed; `home` takes the place of the user's.
     """
 
     def __init__(self, path: Path, home: Path, lock: int | None = None) -> None:
@@ -169,7 +169,7 @@ class NixProfile:
         """Fetch a store path from the cache, kept by the GC root `root`. Raises CommandError."""
         options = [word for pair in cache.settings.items() for word in ("--option", *pair)]
         argv = ["nix-store", "--realise", store_path, "--add-root", str(root), "--indirect"]
-        # Nix goes for long by what it noted of a cache before the clock was set back.
+        # After the clock was set back, Nix's notes on a cache are from the future, and don't expire.
         notes = self._home / "cache"
         shutil.rmtree(notes, ignore_errors=True)
         done = self._run([*argv, *options], FETCH_SECONDS, XDG_CACHE_HOME=str(notes))
