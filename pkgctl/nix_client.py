@@ -169,7 +169,7 @@ class NixProfile:
         """Fetch a store path from the cache, kept by the GC root `root`. Raises CommandError."""
         options = [word for pair in cache.settings.items() for word in ("--option", *pair)]
         argv = ["nix-store", "--realise", store_path, "--add-root", str(root), "--indirect"]
-        # After the clock was set back, Nix's notes on a cache are from the future, and don't expire.
+        # Once the clock was set back, Nix's notes on a cache are of the future, and do not expire.
         notes = self._home / "cache"
         shutil.rmtree(notes, ignore_errors=True)
         done = self._run([*argv, *options], FETCH_SECONDS, XDG_CACHE_HOME=str(notes))
