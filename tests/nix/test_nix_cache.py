@@ -179,6 +179,15 @@ def test_what_a_folder_loses_meanwhile_is_copied_again(
     assert fetch(needing).code == 0
 
 
+def test_who_is_overtaken_by_another_that_publishes_goes_on(
+    own, cache, publish, needing, fetch, replace_program, tmp_path
+):
+    said = "error: coroutine has finished"
+    overtaken = f'mkdir {tmp_path}/once && {{ echo "{said}" >&2; exit 1; }}; exec "$real" "$@"'
+    nix.publish(replace_program(own, "nix", overtaken), cache, [needing], seconds=60)
+    assert fetch(needing).code == 0
+
+
 def test_a_folder_that_loses_everything_is_away(own, cache, publish, needing, replace_program):
     publish(needing)
     losing = replace_program(own, "nix", f'"$real" "$@"; rm {cache.folder}/*.narinfo')
@@ -216,6 +225,7 @@ def test_a_time_limit_ends_it_for_now(own, cache, package, replace_program):
     ("said", "kind"),
     [
         ("writing to file: No space left on device", nix.CacheAway),
+        ("coroutine has finished", nix.CacheAway),
         ("creating directory '{folder}/nar': Permission denied", nix.PublishFailed),
         ("opening file '{folder}/nar/x.tmp': Input/output error", nix.CacheAway),
         ("AWS error uploading 's3://b': Unable to connect to endpoint", nix.CacheAway),
