@@ -121,10 +121,11 @@ def test_a_client_refuses_a_nar_that_is_damaged(package, publish, fetch, cache):
 
 
 def test_two_publish_the_same_at_once(package, publish, fetch):
-    path = package("tool", "bin/tool", content="twice" * 100_000).paths[0]
+    packages = [package(f"tool{n}", "bin/tool", content=f"{n}" * 50_000) for n in range(8)]
+    paths = [each.paths[0] for each in packages]
     with ThreadPoolExecutor(2) as threads:
-        list(threads.map(publish, [path, path]))
-    assert fetch(path).code == 0
+        list(threads.map(lambda each: publish(*each), [paths, paths[::-1]]))
+    assert {fetch(path).code for path in paths} == {0}
 
 
 def test_kill_in_the_middle_leaves_nothing_half_there(package, publish, fetch, cache):
