@@ -198,6 +198,19 @@ def publish(
     if cache.folder is not None:
         _make_folder(cache.folder)
     reader = _Reader()
+    _copy(store, cache, paths, reader, seconds, tick)
+    if cache.folder is not None and _lost(cache.folder, paths):
+        _copy(store, cache, paths, reader, seconds, tick)
+        if lost := _lost(cache.folder, paths):
+            raise CacheAway(f"{cache.folder} has lost {lost[0]}.narinfo, or its nar, meanwhile")
+    copied = list(dict.fromkeys(reader.copied))
+    sizes = call_in_batches(store, ["nix-store", "--query", "--size"], copied)
+    return Copied(len(copied), sum(map(int, sizes)))
+
+
+def _copy(
+    store: Store, cache: Cache, paths: Sequence[str], reader: "_Reader", seconds: float, tick: Tick
+) -> None:
     argv = [*NIX, "copy", "--log-format", "raw", "--to", cache.target, *FORGET, *DOWNLOAD_OPTIONS]
     try:
         done = run(
@@ -210,10 +223,6 @@ def publish(
         raise CacheAway(f"publishing did not end: {error}") from None
     if done.code:
         raise _failure(cache, error_message(done))
-    if cache.folder is not None:
-        _check_whole(cache.folder, paths)
-    sizes = call_in_batches(store, ["nix-store", "--query", "--size"], reader.copied)
-    return Copied(len(reader.copied), sum(map(int, sizes)))
 
 
 def ping(store: Store, cache: Cache) -> None:
@@ -262,19 +271,20 @@ def _make_folder(folder: Path) -> None:
         raise kind(f"the cache's folder can't be used: {error}") from None
 
 
-def _check_whole(folder: Path, paths: Iterable[str]) -> None:
-    """Raise CacheAway unless a folder has these paths with all that they need.
+def _lost(folder: Path, paths: Iterable[str]) -> list[str]:
+    """Return the hashes of what a folder lacks of these paths and of all that they need.
 
     Nix looks at what a cache has before it copies, and doesn't notice what is removed meanwhile.
     """
-    left, seen = set(map(_hash, paths)), set[str]()
+    left, seen, lost = set(map(_hash, paths)), set[str](), []
     while left:
         seen.add(name := left.pop())
         info = _narinfo(folder, name)
         if info is None:
-            raise CacheAway(f"{folder} has lost {name}.narinfo or its nar, which are made again")
-        needed = REFERENCES.search(info)
-        left |= set(map(_hash, needed[1].split() if needed else ())) - seen
+            lost.append(name)
+        else:
+            left |= set(map(_hash, " ".join(REFERENCES.findall(info)).split())) - seen
+    return lost
 
 
 def _narinfo(folder: Path, name: str) -> str | None:

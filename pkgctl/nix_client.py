@@ -6,6 +6,7 @@ not at all.
 
 import os
 import re
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,7 @@ class NixProfile:
     """A profile of Nix at `path`, a link to one of its generations.
 
     Nix's programs inherit the descriptor `lock`, so that it is held until they have ended, even if
-    this process is killed; nix-env gets `home`, in which it would write.
+    this process is killed; `home` takes the place of the user's.
     """
 
     def __init__(self, path: Path, home: Path, lock: int | None = None) -> None:
@@ -168,7 +169,10 @@ class NixProfile:
         """Fetch a store path from the cache, kept by the GC root `root`. Raises CommandError."""
         options = [word for pair in cache.settings.items() for word in ("--option", *pair)]
         argv = ["nix-store", "--realise", store_path, "--add-root", str(root), "--indirect"]
-        done = self._run([*argv, *options], FETCH_SECONDS)
+        # Once the clock was set back, Nix's notes on a cache are of the future, and do not expire.
+        notes = self._home / "cache"
+        shutil.rmtree(notes, ignore_errors=True)
+        done = self._run([*argv, *options], FETCH_SECONDS, XDG_CACHE_HOME=str(notes))
         if done.code != 0:
             raise _fetch_failure(done, store_path, cache.url)
 

@@ -45,6 +45,7 @@ LONGEST_FIRST = (
     "test_waiting",
     "test_sync",
     "test_machines",
+    "test_cache_faults",
     "test_migrations",
     "test_readme",
     "test_upgrade",

@@ -158,21 +158,32 @@ def nar(cache, path):
     return cache.folder / re.search(r"^URL: (.*)$", narinfo(cache, path).read_text(), re.M)[1]
 
 
-@pytest.mark.parametrize("file", [narinfo, nar])
-def test_what_a_folder_loses_meanwhile_is_published_again(
-    own, cache, publish, fetch, replace_program, file
-):
+@pytest.fixture
+def needing(own):
+    """A path that needs another one."""
     expression = 'builtins.toFile "needing" "${builtins.toFile "needed" "it"}"'
     argv = ["nix-instantiate", "--eval", "--read-write-mode", "--expr", expression]
-    path = text(call(own, argv)).strip().strip('"')
-    needed = Path(path).read_text()
-    publish(path)
-    losing = replace_program(own, "nix", f'"$real" "$@" && rm {file(cache, needed)}')
+    return text(call(own, argv)).strip().strip('"')
 
+
+@pytest.mark.parametrize("file", [narinfo, nar])
+def test_what_a_folder_loses_meanwhile_is_copied_again(
+    own, cache, publish, needing, fetch, replace_program, file
+):
+    publish(needing)
+    lost = file(cache, Path(needing).read_text())
+    losing = f'"$real" "$@" || exit 1; mkdir {cache.folder}/once && rm {lost}; exit 0'
+    losing = replace_program(own, "nix", losing)
+
+    assert nix.publish(losing, cache, [needing], seconds=60).paths == 1
+    assert fetch(needing).code == 0
+
+
+def test_a_folder_that_loses_everything_is_away(own, cache, publish, needing, replace_program):
+    publish(needing)
+    losing = replace_program(own, "nix", f'"$real" "$@"; rm {cache.folder}/*.narinfo')
     with pytest.raises(nix.CacheAway, match=r"has lost \w{32}\.narinfo"):
-        nix.publish(losing, cache, [path], seconds=60)
-    assert publish(path).paths == 1
-    assert fetch(path).code == 0
+        nix.publish(losing, cache, [needing], seconds=60)
 
 
 def test_a_bucket_needs_no_folder(own, key_file, replace_program):

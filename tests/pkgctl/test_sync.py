@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import sys
 import threading
 from types import SimpleNamespace
 
+import figures
 import pytest
 from click.shell_completion import ShellComplete
 from daemon import Daemon
@@ -597,6 +599,27 @@ def test_what_the_cache_does_not_have_is_looked_for_again(follow, server, cache,
     assert tool(path) == "one"
 
 
+def test_a_clock_that_is_set_back_hides_nothing_of_the_cache(follow, server, cache, tmp_path, path):
+    server.cache_folder = tmp_path
+    (tmp_path / "nix-cache-info").write_text(f"StoreDir: {cache.store.directory}\n")
+    assert follow().exit_code == ExitCode.UNREACHABLE
+    (remembered,) = tmp_path.rglob("binary-cache-*.sqlite")
+    with contextlib.closing(sqlite3.connect(remembered)) as database, database:
+        missed = database.execute("UPDATE NARs SET timestamp = timestamp + 600 WHERE NOT present")
+        assert missed.rowcount
+
+    server.cache_folder = cache.folder
+
+    assert follow().exit_code == 0
+    assert tool(path) == "one"
+    figures.keep(
+        "a machine's clock set back by 10 minutes after its cache had lacked a path",
+        "sqlite",
+        "once",
+        "the path was fetched in the next round",
+    )
+
+
 def test_a_refusal_changes_nothing(follow, server, path):
     follow()
 
@@ -997,6 +1020,41 @@ def test_rounds_go_on_and_say_only_what_is_new(rounds, server, cache, path):
         f"{path} is generation 2 of web",
     ]
     assert [body["generation"] for _, body in server.reports] == [1, 2]
+
+
+def test_after_an_hour_without_the_server_the_next_round_catches_up(
+    follow, server, cache, path, monkeypatch
+):
+    follow()
+    server.refuse, pauses, held = 503, [], []
+
+    def pause(seconds):
+        pauses.append(seconds)
+        held.append(tool(path))
+        if server.refuse is None:
+            raise KeyboardInterrupt
+        if sum(pauses) > 3600:
+            server.offer(cache.two, 2)
+            server.refuse = None
+
+    monkeypatch.setattr(sync, "time", SimpleNamespace(sleep=pause))
+    done = follow("--every", "1")
+
+    assert done.stderr.splitlines() == ["Error: refused", "Interrupted"]
+    assert held == ["one"] * (len(held) - 1) + ["two"]
+    assert len(held) > 40  # at most 60 s are between rounds, give or take half
+    assert max(pauses) <= 90
+    keep_hour(len(held) - 1)
+
+
+def keep_hour(rounds):
+    """Add a row to the table of faults."""
+    figures.keep(
+        "a server that answers 503 for an hour to a machine with `--every 1` (pauses not slept)",
+        "sqlite",
+        f"once, {rounds} rounds",
+        "the machine kept what it had, told it once, and took a change in the first round after",
+    )
 
 
 def test_rounds_end_where_the_token_does_not_count(rounds, server):

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from shutil import which
 from types import SimpleNamespace
 
+import figures
 import pytest
 from sqlalchemy import select, update
 from support import SQLITE, until
@@ -18,7 +19,7 @@ import publishing
 import task_queue
 from commands import doctor_host
 from models import Package, Task, TaskKind, db, soon
-from profile_models import Generation
+from profile_models import Change, Generation
 
 BOTH = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 
@@ -154,6 +155,29 @@ def test_it_waits_longer_each_time_but_not_for_ever(app, schedule):
             db.session.execute(update(Task).values(lease_until=None))
             db.session.commit()
     assert waits == [5, 10, 20, 40, 60, 60]
+
+
+@BOTH
+def test_a_clock_that_is_set_back_holds_up_no_change(
+    app, nix_does, activated, client, pool, database_url
+):
+    activated("app")
+    with nix_does('echo "error: refused" >&2; exit 1'):
+        assert pool.run_one()
+    with app.app_context():
+        # As if all of it was noted before the clock was set back by 10 minutes.
+        for times in (Task.created_at, Task.finished_at, Generation.created_at, Change.at):
+            db.session.execute(update(times.class_).values({times: soon(600)}))
+        db.session.commit()
+    client.post("/api/v1/package/1/deactivate")
+    assert pool.run_one()
+    assert shown(client) is True
+    figures.keep(
+        "the server's clock set back by 10 minutes after a publishing failed",
+        database_url,
+        "once",
+        "the next change was published at once",
+    )
 
 
 @SQLITE
