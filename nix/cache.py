@@ -73,8 +73,13 @@ PASSES = re.compile(
     "|".join(map(re.escape, map(os.strerror, PASSING)))
     + r"|curlCode: (?!6[07])|[Uu]nable to connect|[Cc]onnection (refused|reset|timed out)"
     + r"|[Rr]esolve host|[Tt]imed out|unreachable|No route to host"
+    + r"|coroutine has finished"
     + r"|SlowDown|ServiceUnavailable|InternalError|RequestTimeout|HTTP (error|response code:?) 5"
 )
+
+# Nix 2.8 skips the rest of what it copies, too, when another has published a path meanwhile.
+OVERTAKEN = re.compile(r"coroutine has finished")
+OVERTAKEN_TIMES = 5
 
 
 @dataclass(frozen=True)
@@ -212,15 +217,18 @@ def _copy(
     store: Store, cache: Cache, paths: Sequence[str], reader: "_Reader", seconds: float, tick: Tick
 ) -> None:
     argv = [*NIX, "copy", "--log-format", "raw", "--to", cache.target, *FORGET, *DOWNLOAD_OPTIONS]
-    try:
-        done = run(
-            [*argv, *paths],
-            environ=_with_credentials(store),
-            seconds=seconds,
-            heard=lambda lines: tick(reader.read(lines), reader.progress),
-        )
-    except TimedOut as error:
-        raise CacheAway(f"publishing did not end: {error}") from None
+    for _ in range(OVERTAKEN_TIMES):
+        try:
+            done = run(
+                [*argv, *paths],
+                environ=_with_credentials(store),
+                seconds=seconds,
+                heard=lambda lines: tick(reader.read(lines), reader.progress),
+            )
+        except TimedOut as error:
+            raise CacheAway(f"publishing did not end: {error}") from None
+        if not (done.code and OVERTAKEN.search(error_message(done))):
+            break
     if done.code:
         raise _failure(cache, error_message(done))
 

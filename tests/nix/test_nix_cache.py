@@ -121,10 +121,11 @@ def test_a_client_refuses_a_nar_that_is_damaged(package, publish, fetch, cache):
 
 
 def test_two_publish_the_same_at_once(package, publish, fetch):
-    path = package("tool", "bin/tool", content="twice" * 100_000).paths[0]
+    packages = [package(f"tool{n}", "bin/tool", content=f"{n}" * 50_000) for n in range(8)]
+    paths = [each.paths[0] for each in packages]
     with ThreadPoolExecutor(2) as threads:
-        list(threads.map(publish, [path, path]))
-    assert fetch(path).code == 0
+        list(threads.map(lambda each: publish(*each), [paths, paths[::-1]]))
+    assert {fetch(path).code for path in paths} == {0}
 
 
 def test_kill_in_the_middle_leaves_nothing_half_there(package, publish, fetch, cache):
@@ -179,6 +180,15 @@ def test_what_a_folder_loses_meanwhile_is_copied_again(
     assert fetch(needing).code == 0
 
 
+def test_who_is_overtaken_by_another_that_publishes_goes_on(
+    own, cache, publish, needing, fetch, replace_program, tmp_path
+):
+    said = "error: coroutine has finished"
+    overtaken = f'mkdir {tmp_path}/once && {{ echo "{said}" >&2; exit 1; }}; exec "$real" "$@"'
+    nix.publish(replace_program(own, "nix", overtaken), cache, [needing], seconds=60)
+    assert fetch(needing).code == 0
+
+
 def test_a_folder_that_loses_everything_is_away(own, cache, publish, needing, replace_program):
     publish(needing)
     losing = replace_program(own, "nix", f'"$real" "$@"; rm {cache.folder}/*.narinfo')
@@ -216,6 +226,7 @@ def test_a_time_limit_ends_it_for_now(own, cache, package, replace_program):
     ("said", "kind"),
     [
         ("writing to file: No space left on device", nix.CacheAway),
+        ("coroutine has finished", nix.CacheAway),
         ("creating directory '{folder}/nar': Permission denied", nix.PublishFailed),
         ("opening file '{folder}/nar/x.tmp': Input/output error", nix.CacheAway),
         ("AWS error uploading 's3://b': Unable to connect to endpoint", nix.CacheAway),
