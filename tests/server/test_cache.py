@@ -2,6 +2,7 @@
 
 import os
 from base64 import b64encode
+from socket import socketpair
 
 import pytest
 from support import SQLITE
@@ -9,6 +10,7 @@ from support import SQLITE
 import nix
 import services
 from cache import TransferSlots
+from config import STALL_SECONDS
 
 INFO = "/cache/nix-cache-info"
 NAR = f"/cache/nar/{'0' * 52}.nar.zst"
@@ -202,6 +204,15 @@ def test_a_client_that_leaves_gives_its_slot_back(make_app, client, folder):
     answer.close()
     answer.close()
     assert services.get(TransferSlots, app)._value == before
+
+
+@SQLITE
+def test_a_client_may_stall_only_so_long_while_it_is_sent_a_nar(client, folder):
+    here, there = socketpair()
+    with here, there:
+        client.get(NAR, environ_overrides={"gunicorn.socket": here}).close()
+
+        assert here.gettimeout() == STALL_SECONDS
 
 
 @SQLITE
