@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+import time
 
 PROBE_SECONDS = 10
+DELETE_PAUSES = (0, 0.2, 1)  # seconds before each try
 # The time makes each run a new derivation, and the builder is part of Nix, so that no shell is
 # needed in the sandbox.
 PROBE = """derivation {
@@ -31,8 +33,16 @@ def fault() -> str:
 
     path = built.stdout.strip()
     derivation = call(["nix-store", "--query", "--deriver", path]).stdout.strip()
-    call(["nix-store", "--delete", path, derivation])
+    delete(path, derivation)
     return ""
+
+
+def delete(*paths: str) -> None:
+    """Delete paths of the store; on a busy machine they may be in use for a moment longer."""
+    for pause in DELETE_PAUSES:
+        time.sleep(pause)
+        if call(["nix-store", "--delete", *paths]).returncode == 0:
+            return
 
 
 def call(argv: list[str]) -> subprocess.CompletedProcess[str]:

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -122,6 +123,21 @@ def test_trying_whether_a_store_can_be_used_leaves_nothing_in_it(tmp_path):
     assert probe(tmp_path) == ""
 
     assert [path.name for path in (tmp_path / "store").iterdir() if "probe" in path.name] == []
+
+
+def test_a_probe_that_is_in_use_for_a_moment_is_deleted_after_it(tmp_path, monkeypatch):
+    programs, once = tmp_path / "bin", tmp_path / "once"
+    programs.mkdir()
+    real = shutil.which("nix-store")
+    fails = f"[[ $1 == --delete && ! -e {once} ]] && {{ touch {once}; exit 1; }}"
+    (programs / "nix-store").write_text(f'#!/bin/bash\n{fails}\nexec {real} "$@"\n')
+    (programs / "nix-store").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+
+    assert probe(tmp_path / "own") == ""
+
+    assert once.exists()
+    assert [one.name for one in (tmp_path / "own/store").iterdir() if "probe" in one.name] == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs users to build as")
