@@ -29,6 +29,7 @@ import catalogs
 import commands
 import config
 import error_handlers
+import event_log  # noqa: F401 # its table
 import generations
 import health
 import log_config
@@ -42,8 +43,10 @@ import profile_models  # noqa: F401 # its tables
 import profiles
 import read_only
 import services
+import session_models  # noqa: F401 # its table
 import tasks
 import tokens
+import webhook_models  # noqa: F401 # its tables
 from auth import Throttle
 from catalog_state import Catalogs
 from database import DatabaseFile

@@ -295,6 +295,9 @@ class Task(Model):
     status: Mapped[TaskStatus] = mapped_column(enum_of(TaskStatus), default=TaskStatus.QUEUED)
     attempt: Mapped[int] = mapped_column(default=0)
     request_id: Mapped[str | None] = mapped_column(String(64))
+    # Who asked for it, and who for its end before it was done: an event_log.Actor each.
+    by: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    cancelled_by: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     waiting: Mapped[str | None] = mapped_column(Text)
     # How often it went back to the queue because of the cache.
     waits: Mapped[int] = mapped_column(default=0)
