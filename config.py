@@ -177,6 +177,7 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
     "MAX_FOLLOWERS": _number(8, 0, 4096),
     "MACHINE_SILENT_SECONDS": _number(600, 1, 365 * DAY),
     "TASK_DAYS": _number(30, 1, CENTURY_DAYS),
+    "EVENT_DAYS": _number(90, 7, CENTURY_DAYS),
     "METRICS_PUBLIC": (_yes_or_no, False, "true or false"),
     "TRUSTED_PROXIES": _number(0, 0, 100),
     "TOKEN_DAYS": _number(90, 1, CENTURY_DAYS),
