@@ -172,9 +172,8 @@ def _moment(at: str) -> str:
 
 
 def _who(by: JsonObject) -> str:
-    if by["kind"] == "token":
-        return by["name"] or f"token {by['id']}"
-    return by["name"] or {"service": "pkgd"}.get(by["kind"], by["kind"])
+    unnamed = {"token": f"token {by['id']}", "service": "pkgd"}
+    return str(by["name"] or unnamed.get(by["kind"], by["kind"]))
 
 
 def sentence(event: JsonObject) -> str:
