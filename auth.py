@@ -67,7 +67,7 @@ OPEN_ENDPOINTS = {
     "health.livez",
     "health.readyz",
 }
-ADMIN_BLUEPRINTS = {"tokens"}
+ADMIN_BLUEPRINTS = {"tokens", "webhooks"}
 BASIC_BLUEPRINT = "cache_files"  # Nix knows nothing but HTTP Basic
 OWN_TOKEN = "tokens.own"  # noqa: S105 # an endpoint, which tells every caller who it is
 REPORT = "machines.report"  # what a machine is
