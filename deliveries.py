@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from flask import current_app
-from sqlalchemy import Select, delete, func, insert, or_, select, update
+from sqlalchemy import Select, case, delete, func, insert, or_, select, update
+from sqlalchemy.orm import aliased
 from werkzeug.http import parse_date
 
 import event_log
@@ -30,9 +31,25 @@ import receivers
 from config import DAY, VERSION
 from event_log import Event, EventType
 from models import NO_SYNC, AnyRow, columns, db, soon, upsert, utcnow
-from webhook_models import Delivery, DeliveryTotal, Outcome, Webhook
+from webhook_models import Delivery, DeliveryTotal, Outcome, Webhook, WebhookState
 
 log = logging.getLogger("pkgd.webhooks")
+
+# For metrics. The lag is that of the webhook that has waited longest for its next event.
+_STATE = case(
+    (Webhook.disabled_at.is_not(None), WebhookState.DISABLED.value),
+    (Webhook.failures > 0, WebhookState.FAILING.value),
+    else_=WebhookState.ACTIVE.value,
+)
+BY_STATE = select(_STATE, func.count()).group_by(_STATE)
+BY_OUTCOME = select(DeliveryTotal.outcome, DeliveryTotal.deliveries)
+_LATER = aliased(Event)
+_NEXT = select(func.min(_LATER.seq)).where(_LATER.seq > Webhook.cursor).scalar_subquery()
+FIRST_UNTOLD = (
+    select(func.min(Event.at))
+    .join(Webhook, Event.seq == _NEXT)
+    .where(Webhook.disabled_at.is_(None))
+)
 
 LEASE_SECONDS = 60  # more than the longest delivery takes
 JITTER = 0.25  # so much longer a pause may be, for many webhooks that failed at once

@@ -3,9 +3,12 @@
 import json
 import socketserver
 import ssl
+import subprocess
 import threading
 from contextlib import suppress
 from typing import NamedTuple
+
+from proxy import program
 
 
 class Message(NamedTuple):
@@ -96,8 +99,13 @@ class Receiver(socketserver.ThreadingTCPServer):
         self.server_close()
 
 
-def tls_context(certificate, key):
-    """Return what a receiver needs for TLS."""
+def make_tls(folder, name):
+    """Make a self-signed certificate for a name; return its path, and what a receiver needs."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    names = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
+    argv = [program("openssl"), "req", "-x509", *kind, *names, "-keyout", key, "-out", certificate]
+    subprocess.run(argv, check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    return context
+    return certificate, context
