@@ -29,7 +29,7 @@ import catalogs
 import commands
 import config
 import error_handlers
-import event_log  # noqa: F401 # its table
+import events
 import generations
 import health
 import log_config
@@ -66,6 +66,7 @@ BLUEPRINTS = (
     machines,
     generations,
     tokens,
+    events,
     webhooks,
     health,
     cache,

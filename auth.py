@@ -25,10 +25,12 @@ from limits.strategies import FixedWindowRateLimiter
 from sqlalchemy import exists, select, update
 from werkzeug.exceptions import MethodNotAllowed
 
+import event_log
 import queries
 import services
 from config import DEVELOPMENT
 from errors import ScopeTooSmall, TooManyFailures, Unauthorized
+from event_log import EventType
 from fields import rfc3339
 from models import (
     DATABASE_AWAY,
@@ -67,7 +69,7 @@ OPEN_ENDPOINTS = {
     "health.livez",
     "health.readyz",
 }
-ADMIN_BLUEPRINTS = {"tokens", "webhooks"}
+ADMIN_BLUEPRINTS = {"tokens", "events", "webhooks"}
 BASIC_BLUEPRINT = "cache_files"  # Nix knows nothing but HTTP Basic
 OWN_TOKEN = "tokens.own"  # noqa: S105 # an endpoint, which tells every caller who it is
 REPORT = "machines.report"  # what a machine is
@@ -316,6 +318,10 @@ def mint(
         first=is_first,
     )
     row = db.session.execute(new.returning(*columns(Token, "digest", "key_id"))).one_or_none()
+    if row is not None:
+        about = event_log.subject("token", row.id, row.name)
+        data = {"scope": row.scope.value, "expires_at": rfc3339(row.expires_at)}
+        event_log.add(EventType.TOKEN_MINTED, about, data)
     db.session.commit()
     if row is None:
         raise Unauthorized(detail="the first token has been made already")
