@@ -23,6 +23,7 @@ from pkgctl import (
     tasks,
     tokens,
     upgrade,
+    webhooks,
 )
 from pkgctl.completion import SHELLS
 from pkgctl.errors import CommandError, ExitCode
@@ -174,6 +175,7 @@ for command in (
     *(login.login, login.logout, login.server, login.status, login.whoami),
     *(machines.machines, machines.machine, machines.rollout),
     *(sync, tokens.token),
+    *(webhooks.webhooks, webhooks.webhook),
 ):
     cli.add_command(command)
 
