@@ -28,6 +28,7 @@ import catalog_models  # noqa: F401 # its tables
 import catalogs
 import commands
 import config
+import dashboard
 import error_handlers
 import events
 import generations
@@ -72,6 +73,7 @@ BLUEPRINTS = (
     cache,
     metrics,
     api_pages,
+    dashboard,
 )
 REQUEST_ID_LENGTH = 64
 # A path below which a proxy may serve all this: no empty part, which could name another host, and
@@ -185,6 +187,7 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
         app.wsgi_app = proxied  # type: ignore[method-assign]
 
     error_handlers.init_app(app)
+    dashboard.init_app(app)
     for module in BLUEPRINTS:
         app.register_blueprint(module.blueprint)
     app.register_blueprint(cache.files)

@@ -188,7 +188,7 @@ def _next_event(webhook: AnyRow) -> AnyRow | None:
         wanted = wanted.where(Event.type.in_(event_log.selected(webhook.types)))
     event = db.session.execute(wanted.limit(1)).one_or_none()
     if event is None:
-        _write(webhook, cursor=last, next_at=utcnow())
+        _write(webhook, cursor=max(last or 0, webhook.cursor), next_at=utcnow())
     db.session.commit()
     return event
 

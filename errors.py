@@ -111,6 +111,12 @@ class Unauthorized(ApiError):
         return Headers([("WWW-Authenticate", challenge) for challenge in challenges])
 
 
+class SignInNeeded(Unauthorized):
+    """A page of the dashboard was asked for without a session that is alive."""
+
+    message = "sign in with a token to see this"
+
+
 class ScopeTooSmall(ApiError):
     """The token may not do this."""
 

@@ -35,6 +35,11 @@ UNFOUND = (errors.NoSuchTask, errors.AmbiguousTask)
 @blueprint.response(200, TaskSchema(many=True), headers=headers("Link", "X-Total-Count"))
 def index(query: dict[str, Any]) -> Any:
     """List tasks, newest first."""
+    return listed(query)
+
+
+def listed(query: dict[str, Any]) -> tuple[list[AnyRow], dict[str, str]]:
+    """Return one page of the tasks that a query selects, newest first, and its headers."""
     if isinstance(query.get("after"), UUID):
         query["after"] = _seq(query["after"])
     filters = {"status": Task.status, "kind": Task.kind, "package_id": Task.package_id}
@@ -64,6 +69,11 @@ def show(query: dict[str, Any], task_id: str) -> Any:
 @blueprint.refuses(*UNFOUND, errors.TaskEnded)
 def cancel(task_id: str) -> Any:
     """Stop a task: at once while it is queued, within seconds while it runs."""
+    return stop(task_id)
+
+
+def stop(task_id: str) -> AnyRow:
+    """Ask for a task's end, and return it. Raises NoSuchTask, AmbiguousTask, TaskEnded."""
     whole_id = find(task_id).id
     if not task_queue.request_cancel(whole_id):
         raise errors.TaskEnded(task_id=whole_id)

@@ -95,6 +95,7 @@ def completed(*words):
         (("machines", "-p", "d"), ["default"]),
         (("machines", "--state", "f"), ["failed"]),
         (("rollout", ""), ["default", "team"]),
+        (("events", "--type", "package."), ["package.*", "package.registered", "package.removed"]),
         (("server", "use", ""), ["prod"]),
         (("list", "--server", "p"), ["prod"]),
         (("uninst",), ["uninstall"]),
