@@ -62,10 +62,10 @@ def _outcome(delivery: JsonObject) -> str:
 @click.command()
 @common_options
 def webhooks(context: CommandContext) -> None:
-    """List the webhooks: URLs that are told of events.
+    """List the webhooks.
 
-    One is `failing` while its last delivery failed and is tried again, and `disabled` after five
-    days of that, or when its receiver wants no more.
+    They are URLs that are told of events. One is `failing` while its last delivery failed and is
+    tried again, and `disabled` after five days of that, or when its receiver wants no more.
 
     \b
     Example:
@@ -77,11 +77,11 @@ def webhooks(context: CommandContext) -> None:
 
 @click.group()
 def webhook() -> None:
-    """Add, show, test, enable and remove webhooks.
+    """Add, test and remove webhooks.
 
     \b
     Examples:
-      pkgctl webhook add https://example.org/hook --type 'task.*'
+      pkgctl webhook add https://example.org/ --type 'task.*'
       pkgctl webhook show 1
     """
 
@@ -104,8 +104,8 @@ def add(
 
     \b
     Examples:
-      pkgctl webhook add https://example.org/hook
-      pkgctl webhook add https://example.org/hook --type task.failed --type 'machine.*'
+      pkgctl webhook add https://example.org/
+      pkgctl webhook add https://example.org/ --type 'task.*'
     """
     body: JsonObject = {"url": address, "types": list(types)}
     if secret_file is not None:
@@ -139,7 +139,7 @@ def show(context: CommandContext, webhook_id: int) -> None:
 @common_options
 @click.argument("webhook_id", metavar="ID", type=ID, shell_complete=completion.webhooks)
 def test(context: CommandContext, webhook_id: int) -> None:
-    """Send a webhook a test now, and tell how that went.
+    """Send a test now, and tell how that went.
 
     \b
     Example:
