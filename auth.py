@@ -73,7 +73,7 @@ OPEN_ENDPOINTS = {
     "health.livez",
     "health.readyz",
 }
-ADMIN_BLUEPRINTS = {"tokens", "events", "dashboard.access"}
+ADMIN_BLUEPRINTS = {"tokens", "events", "webhooks", "dashboard.access"}
 DASHBOARD = "dashboard"  # whose pages, and they alone, go by a cookie
 SIGN_OUT = "dashboard.sessions.sign_out"
 BASIC_BLUEPRINT = "cache_files"  # Nix knows nothing but HTTP Basic

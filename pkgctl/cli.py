@@ -24,6 +24,7 @@ from pkgctl import (
     tasks,
     tokens,
     upgrade,
+    webhooks,
 )
 from pkgctl.completion import SHELLS
 from pkgctl.errors import CommandError, ExitCode
@@ -175,6 +176,7 @@ for command in (
     *(login.login, login.logout, login.server, login.status, login.whoami),
     *(machines.machines, machines.machine, machines.rollout),
     *(sync, tokens.token, events.events),
+    *(webhooks.webhooks, webhooks.webhook),
 ):
     cli.add_command(command)
 
