@@ -55,11 +55,16 @@ def search(query: dict[str, Any]) -> Any:
 @blueprint.refuses(errors.NixFailed)
 def index() -> Any:
     """List the catalogs in the order in which they are asked."""
-    services.get(Catalogs).look()
-    return in_order()
+    return listed()
 
 
 NOT_PINNED = {"sha256": None, "revision": None, "dated_at": None, "added_at": None}
+
+
+def listed() -> list[dict[str, Any]]:
+    """Return what is known of all catalogs, and have those looked at that may have changed."""
+    services.get(Catalogs).look()
+    return in_order()
 
 
 def in_order() -> list[dict[str, Any]]:

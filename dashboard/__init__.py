@@ -29,10 +29,10 @@ import flask
 
 import auth
 import services
-from dashboard import assets, now, rendering, sessions, tasks
+from dashboard import access, assets, catalogs, machines, now, rendering, sessions, tasks
 from dashboard.rendering import Fragments, Navigation
 
-MODULES = (now,)  # in the order of the navigation
+MODULES = (now, machines, catalogs, access)  # in the order of the navigation
 OTHERS = (assets, sessions, tasks)  # without a place in it
 
 blueprint = flask.Blueprint(auth.DASHBOARD, __name__, template_folder="templates")

@@ -103,7 +103,7 @@ class Entry:
     @property
     def is_current(self) -> bool:
         """Whether the page that is being shown is this one, or below it."""
-        return request.blueprint == self.endpoint.rpartition(".")[0]
+        return self.endpoint.rpartition(".")[0] in request.blueprints
 
 
 class Navigation:
