@@ -1,0 +1,21 @@
+"""How pages read what a form sends, by the same schemas as the API."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import Schema, ValidationError
+
+from errors import InvalidInput
+
+
+def read(schema: Schema, sent: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a query or a form holds; a field that was left empty counts as not sent.
+
+    Raises InvalidInput, as the API does.
+    """
+    filled = {name: value for name, value in sent.items() if value.strip()}
+    try:
+        found: dict[str, Any] = schema.load(filled)
+    except ValidationError as error:
+        raise InvalidInput(errors=error.messages_dict) from None
+    return found
