@@ -24,7 +24,9 @@ ASKED = MachineQuerySchema()
 class PercentFormSchema(PercentSchema):
     """The share of a rollout, as a form sends it."""
 
-    percent = QueryInteger(validate=PercentSchema().fields["percent"].validators, required=True)
+    percent = QueryInteger(  # type: ignore[assignment] # of digits, not a number of JSON
+        required=True, validate=PercentSchema().fields["percent"].validators
+    )
 
 
 SHARE = PercentFormSchema()
@@ -89,6 +91,4 @@ def _state(name: str) -> Fragment:
     def gather() -> dict[str, Any]:
         return {"machine": machines.find(name)}
 
-    return fragment(
-        "dashboard.machines.state", "machine_state.html", gather, machine_name=name
-    )
+    return fragment("dashboard.machines.state", "machine_state.html", gather, machine_name=name)

@@ -26,7 +26,7 @@ HOW = RevocationSchema()
 class TokenFormSchema(TokenInSchema):
     """A token to mint, as a form sends it."""
 
-    expires_in = QueryInteger(
+    expires_in = QueryInteger(  # type: ignore[assignment] # of digits, not a number of JSON
         load_default=None, validate=TokenInSchema().fields["expires_in"].validators
     )
 
