@@ -32,38 +32,36 @@ def indexed(settings):
 
 
 def cards(page):
-    return [" ".join(card.text(separator=" ").split()) for card in page.css("li.card")]
+    return [" ".join(card.text(separator=" ").split()) for card in page.tree.css("li.card")]
 
 
-def test_a_catalog_that_fails_says_how(settings, tmp_path, make_app, sign_in, see):
+def test_a_catalog_that_fails_says_how(settings, tmp_path, request):
     (tmp_path / "bad.nix").write_text('throw "the mirror is gone"')
-    app = make_app(CATALOGS=f"{BUNDLED} {tmp_path}/bad.nix")
-    client = app.test_client()
-    client.environ_base["HTTP_ORIGIN"] = "http://localhost"
-    client.post("/sign-in", data={"token": client.post("/api/v1/tokens").json["token"]})
+    settings["CATALOGS"] = f"{BUNDLED} {tmp_path}/bad.nix"
+    app, browser = request.getfixturevalue("app"), request.getfixturevalue("browser")
 
-    assert "not looked at yet" in cards(see(client, "/catalogs"))[1]
+    assert "not looked at yet" in cards(browser.get("/catalogs"))[1]
     with app.app_context():
         until(lambda: services.get(Catalogs)._last_look)
 
-    works, fails = cards(see(client, "/catalogs"))
+    works, fails = cards(browser.get("/catalogs"))
     assert works == f"{BUNDLED} works no index"
     assert "fails no index" in fails
     assert "the mirror is gone" in fails
 
 
-def test_a_pin_says_where_it_comes_from(app, admin, see):
+def test_a_pin_says_where_it_comes_from(app, browser):
     with app.app_context():
         db.session.add(Pin(**PIN))
         db.session.commit()
 
-    *_, pin = cards(see(admin, "/catalogs"))
+    *_, pin = cards(browser.get("/catalogs"))
 
     for told in (PIN["url"], PIN["sha256"], PIN["revision"], "2024-05-05 00:00:00 UTC"):
         assert told in pin
 
 
-def test_a_catalog_that_is_being_indexed_says_how_far_it_is(indexed, app, admin, see):
+def test_a_catalog_that_is_being_indexed_says_how_far_it_is(indexed, app, browser):
     with app.app_context():
         catalog_index.schedule(services.get(Catalogs).states())
         task = db.session.query(Task).one()
@@ -71,7 +69,7 @@ def test_a_catalog_that_is_being_indexed_says_how_far_it_is(indexed, app, admin,
         path = f"/tasks/{task.id}"
         db.session.commit()
 
-    (card,) = see(admin, "/catalogs").css("li.card")
+    (card,) = browser.get("/catalogs").tree.css("li.card")
 
     assert "being indexed" in card.text()
     assert card.css_first("progress").attributes == {
@@ -80,7 +78,7 @@ def test_a_catalog_that_is_being_indexed_says_how_far_it_is(indexed, app, admin,
     assert card.css_first("a").attributes["href"] == path
 
 
-def test_a_catalog_whose_index_failed_says_why(indexed, app, admin, see):
+def test_a_catalog_whose_index_failed_says_why(indexed, app, browser):
     with app.app_context():
         catalog_index.schedule(services.get(Catalogs).states())
         task = db.session.query(Task).one()
@@ -88,11 +86,11 @@ def test_a_catalog_whose_index_failed_says_why(indexed, app, admin, see):
         task.finished_at = utcnow()
         db.session.commit()
 
-    (card,) = cards(see(admin, "/catalogs"))
+    (card,) = cards(browser.get("/catalogs"))
 
     assert "indexing failed" in card
     assert "out of memory" in card
 
 
-def test_the_list_is_sent_alone(admin):
-    assert str(BUNDLED) in admin.get("/parts/catalogs").text
+def test_the_list_is_sent_alone(browser):
+    assert str(BUNDLED) in browser.get("/parts/catalogs").text
