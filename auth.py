@@ -71,7 +71,7 @@ OPEN_ENDPOINTS = {
     "health.livez",
     "health.readyz",
 }
-ADMIN_BLUEPRINTS = {"tokens", "dashboard.access"}
+ADMIN_BLUEPRINTS = {"tokens", "webhooks", "dashboard.access"}
 DASHBOARD = "dashboard"  # whose pages, and they alone, go by a cookie
 SIGN_OUT = "dashboard.sessions.sign_out"
 BASIC_BLUEPRINT = "cache_files"  # Nix knows nothing but HTTP Basic

@@ -21,6 +21,7 @@ from sqlalchemy.exc import ArgumentError
 
 import data_folder
 import nix
+from private_addresses import PrivateAddresses
 
 HERE = Path(__file__).resolve().parent
 BUNDLED_CATALOG = HERE / "catalog"
@@ -113,6 +114,10 @@ def _cache(value: str) -> str:
         raise ConfigError(f"is {value!r}, which {error}") from None
 
 
+def _private(value: str) -> PrivateAddresses:
+    return PrivateAddresses.parse(value.split())
+
+
 def _location(value: str) -> str:
     if not LOCATION.fullmatch(value):
         raise ValueError("no location")
@@ -176,6 +181,12 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
     "MIN_FREE_BYTES": _number(512 * MIB, 0, MIB**3),
     "MAX_FOLLOWERS": _number(8, 0, 4096),
     "MACHINE_SILENT_SECONDS": _number(600, 1, 365 * DAY),
+    "WEBHOOK_PRIVATE": (
+        _private,
+        PrivateAddresses(),
+        "addresses, networks (10.0.0.0/8) or host names, separated by spaces",
+    ),
+    "WEBHOOK_RETRY_SECONDS": _number(5, 1, 3600),
     "TASK_DAYS": _number(30, 1, CENTURY_DAYS),
     "METRICS_PUBLIC": (_yes_or_no, False, "true or false"),
     "TRUSTED_PROXIES": _number(0, 0, 100),

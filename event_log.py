@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from functools import cache
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import click
 from flask import g, has_request_context, request
@@ -19,7 +20,8 @@ from sqlalchemy import JSON, BigInteger, Index, Integer, String, func, insert, s
 from sqlalchemy.orm import Mapped, mapped_column
 
 import last_writes
-from models import Model, UtcDateTime, db, utcnow
+from fields import rfc3339
+from models import AnyRow, Model, UtcDateTime, db, utcnow
 
 # The key of PostgreSQL's advisory lock that whoever writes an event holds until the commit: a
 # sequence alone numbers rows in the order of their INSERTs, so that a reader could miss one.
@@ -120,9 +122,29 @@ def add(
     last_writes.add(last_writes.Place.EVENT, (), new)
 
 
+def shown(event: AnyRow) -> dict[str, Any]:
+    """Return the JSON form of an event."""
+    return {
+        "seq": event.seq,
+        "at": rfc3339(event.at),
+        "type": event.type,
+        "by": event.by,
+        "from": event.origin,
+        "subject": event.subject,
+        "data": event.data,
+        "request_id": event.request_id,
+    }
+
+
 def subject(kind: str, id_: object, name: str | None) -> dict[str, Any]:
     """Return what an event is about; a UUID becomes a string."""
     return {"kind": kind, "id": id_ if isinstance(id_, int | None) else str(id_), "name": name}
+
+
+def bare_url(url: str) -> str:
+    """Return a URL without what may be secret: a login, the query, the fragment."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 @cache

@@ -88,6 +88,7 @@ PARAMETERS: dict[str, tuple[str, Any, Part]] = {
         {"pattern": "^[0-9A-Fa-f]{4}[0-9A-Fa-f-]{0,32}$"},
     ),
     "token_id": ("The id of a token.", 2, {}),
+    "webhook_id": ("The id of a webhook.", 1, {}),
 }
 
 # For an operation that succeeds: a parameter, where to find its value, and the next operation.
@@ -126,6 +127,10 @@ LINKS = {
     ],
     "generations_index": [("number", "$response.body#/0/number", "generations_activate")],
     "tokens_create": [("token_id", "$response.body#/id", "tokens_revoke")],
+    "webhooks_create": [
+        ("webhook_id", "$response.body#/id", "webhooks_test"),
+        ("webhook_id", "$response.body#/id", "webhooks_show"),
+    ],
 }
 
 

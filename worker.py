@@ -16,6 +16,7 @@ from flask import Flask, g
 
 import catalog_index
 import database
+import deliveries
 import drain
 import leases
 import maintenance
@@ -45,6 +46,8 @@ INDEX_SECONDS = 10.0
 SETTLE_WAIT_SECONDS = 1.0
 SETTLE_AGAIN_SECONDS = 3.0
 STOP_SECONDS = 20
+# More than one for each process, so that a receiver that is slow to answer holds up few others.
+SENDERS = 2
 TELL_AGAIN_SECONDS = 60
 
 
@@ -102,7 +105,7 @@ def _is_unlocked(path: Path) -> bool:
 
 
 class Pool:
-    """The worker threads of one process, and a thread that requeues lost tasks and does upkeep."""
+    """The worker threads of one process, one for upkeep, and those that send to webhooks."""
 
     def __init__(self, app: Flask) -> None:
         self.app = app
@@ -128,7 +131,7 @@ class Pool:
         if self.size == 0:
             return None
         alive = sum(thread.is_alive() for thread in self._threads)
-        if alive < self.size + 1:
+        if alive < self.size + 1 + SENDERS:
             return "a worker thread of this process is not running"
         return self._unsettled
 
@@ -141,6 +144,10 @@ class Pool:
         self._threads += [
             self._thread(f"worker-{number}", self.run_one, self._idle)
             for number in range(1, self.size + 1)
+        ]
+        self._threads += [
+            self._thread(f"webhooks-{number}", self.deliver_one, self._rest_from_sending)
+            for number in range(1, SENDERS + 1)
         ]
         for thread in self._threads:
             thread.start()
@@ -199,6 +206,16 @@ class Pool:
             g.task_id = lease.task_id
             Attempt(lease, self.app, self.stopping).run(_work(lease))
             return True
+
+    def deliver_one(self) -> bool:
+        """Tell a webhook of an event; tell whether there was one. A drained service does so, too.
+
+        What the operator does while it is drained is told as well.
+        """
+        with self.app.app_context():
+            if self._schema_fault:
+                return False
+            return deliveries.deliver_next(self.holder_id, self.stopping)
 
     def maintain_once(self) -> bool:
         """Requeue lost tasks, explain waits, have generations published; reconcile after a start.
@@ -269,8 +286,10 @@ class Pool:
 
     def reap(self) -> None:
         """Requeue the tasks whose lease ran out, or whose holder is dead on this machine."""
-        others = [holder for holder in leases.holders() if holder != self.holder_id]
-        reaped = leases.reap(dead_holders(self._holders, others))
+        others = {*leases.holders(), *deliveries.holders()} - {self.holder_id}
+        dead = dead_holders(self._holders, others)
+        deliveries.reap(dead)
+        reaped = leases.reap(dead)
         if reaped:
             log.warning("took %d tasks back from workers that are gone", reaped)
 
@@ -307,6 +326,9 @@ class Pool:
 
     def _rest(self) -> None:
         self.stopping.wait(MAINTAIN_SECONDS)
+
+    def _rest_from_sending(self) -> None:
+        self.stopping.wait(POLL_SECONDS)
 
     def _idle(self) -> None:
         self._queued.acquire(timeout=POLL_SECONDS)
