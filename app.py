@@ -30,7 +30,7 @@ import commands
 import config
 import dashboard
 import error_handlers
-import event_log  # noqa: F401 # its table
+import events
 import generations
 import health
 import log_config
@@ -67,6 +67,7 @@ BLUEPRINTS = (
     machines,
     generations,
     tokens,
+    events,
     webhooks,
     health,
     cache,

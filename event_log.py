@@ -25,7 +25,7 @@ from models import AnyRow, Model, UtcDateTime, db, utcnow
 
 # The key of PostgreSQL's advisory lock that whoever writes an event holds until the commit: a
 # sequence alone numbers rows in the order of their INSERTs, so that a reader could miss one.
-LOCK = 0x706B6764  # "pkgd"
+LOCK = select(func.pg_advisory_xact_lock(0x706B6764))  # "pkgd"
 FROM_LENGTH = 64
 
 
@@ -72,6 +72,8 @@ class Event(Model):
     request_id: Mapped[str | None] = mapped_column(String(64))
 
 
+NEW = insert(Event)
+
 # Who changes something, as an event and a task keep it: {"kind", "id", "name", "from"}.
 # `kind` is token, host (a command of the operator) or service (pkgd by itself).
 Actor = dict[str, Any]
@@ -87,7 +89,18 @@ def actor() -> Actor:
         return {"kind": "token", "id": caller.id, "name": caller.name, "from": address}
     if click.get_current_context(silent=True) is not None:
         return {"kind": "host", "id": None, "name": _user(), "from": _host()}
+    asked_by: Actor | None = g.get("asked_by")
+    return asked_by or service()
+
+
+def service() -> Actor:
+    """Return pkgd, as who makes a change that nobody asked for."""
     return {"kind": "service", "id": None, "name": None, "from": _host()}
+
+
+def act_for(by: Actor | None, request_id: str | None) -> None:
+    """Have the changes of this application context told as made by who asked for them."""
+    g.asked_by, g.asked_in = by, request_id
 
 
 def add(
@@ -98,28 +111,27 @@ def add(
     by: Actor | None = None,
     request_id: str | None = None,
 ) -> None:
-    """Have an event written with the changes of this transaction.
+    """Have an event written with the changes of this transaction, after its first statement.
 
     `subject` is what it is about: {"kind", "id", "name"}, with None where there is no id or name.
-    `by` and `request_id` are those of the request or command that is being served, by default.
+    `by` and `request_id` are those of the request, command or task that is being served, by
+    default.
     """
     who = dict(by or actor())
-    origin = who.pop("from")
-    if request_id is None and has_request_context():
-        request_id = g.get("request_id")
+    if request_id is None:
+        request_id = g.get("request_id") or g.get("asked_in")
+    row = {
+        "at": utcnow(),
+        "type": kind.value,
+        "origin": who.pop("from"),
+        "by": who,
+        "subject": subject,
+        "data": data or {},
+        "request_id": request_id,
+    }
     if db.engine.dialect.name == "postgresql":
-        lock = select(func.pg_advisory_xact_lock(LOCK))
-        last_writes.add(last_writes.Place.EVENT, (), lock)
-    new = insert(Event).values(
-        at=utcnow(),
-        type=kind.value,
-        by=who,
-        origin=origin,
-        subject=subject,
-        data=data or {},
-        request_id=request_id,
-    )
-    last_writes.add(last_writes.Place.EVENT, (), new)
+        last_writes.add(last_writes.Place.EVENT, ("first",), LOCK)
+    last_writes.add(last_writes.Place.EVENT, ("then",), NEW, row)
 
 
 def shown(event: AnyRow) -> dict[str, Any]:

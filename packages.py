@@ -11,6 +11,7 @@ import errors
 import gc_roots
 import plans
 import queries
+import registry
 import services
 import task_queue
 from api import Blueprint, headers, page
@@ -62,7 +63,7 @@ def index(query: dict[str, Any]) -> Any:
 @blueprint.refuses(errors.PackageExists)
 def create(fields: dict[str, Any]) -> Any:
     """Register a package; the catalogs are not asked before its download."""
-    package = Package.register(**fields)
+    package = registry.register(**fields)
     if package is None:
         raise errors.PackageExists(**fields)
     g.package = package
@@ -165,7 +166,7 @@ def forget(package_id: int) -> Any:
     """Forget the package, its tasks and its GC roots; not while it is activated or downloading."""
     with activation.locked():
         package = find(package_id)
-        if not Package.forget(package_id, ~applies.is_wanted()):
+        if not registry.forget(package_id, ~applies.is_wanted()):
             use = _use(package)
             raise errors.PackageInUse(name=package.name, version=package.version, use=use)
         gc_roots.remove(current_app.config["DATA_DIR"], package_id)

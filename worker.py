@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import math
 import re
 import shutil
 import threading
@@ -18,7 +19,9 @@ import catalog_index
 import database
 import deliveries
 import drain
+import event_log
 import leases
+import machine_events
 import maintenance
 import nix
 import publishing
@@ -43,6 +46,7 @@ TASK_FOLDER = re.compile("-".join(f"[0-9a-f]{{{length}}}" for length in (8, 4, 4
 MAINTAIN_SECONDS = 1.0
 PRUNE_SECONDS = 3600
 INDEX_SECONDS = 10.0
+SILENCE_SECONDS = 10.0
 SETTLE_WAIT_SECONDS = 1.0
 SETTLE_AGAIN_SECONDS = 3.0
 STOP_SECONDS = 20
@@ -117,6 +121,7 @@ class Pool:
         self._settle_at = 0.0
         self._prune_at = 0.0
         self._index_at = 0.0
+        self._silence_at = math.inf
         self._seen: dict[nix.Catalog, str] = {}
         self._schema_fault: str | None = None
 
@@ -140,6 +145,8 @@ class Pool:
         if self.size == 0:
             return
         self._holder = Holder(self._holders)
+        # Machines could not report while no service ran.
+        self._silence_at = time.monotonic() + self.app.config["MACHINE_SILENT_SECONDS"]
         self._threads = [self._thread("maintenance", self.maintain_once, self._rest)]
         self._threads += [
             self._thread(f"worker-{number}", self.run_one, self._idle)
@@ -204,6 +211,7 @@ class Pool:
                 lease.requeue()
                 return False
             g.task_id = lease.task_id
+            event_log.act_for(lease.by, lease.request_id)
             Attempt(lease, self.app, self.stopping).run(_work(lease))
             return True
 
@@ -240,6 +248,9 @@ class Pool:
             if self.app.config["INDEX_BYTES"] and time.monotonic() >= self._index_at:
                 self._index_at = time.monotonic() + INDEX_SECONDS
                 self._keep_indexes()
+            if time.monotonic() >= self._silence_at:
+                self._silence_at = time.monotonic() + SILENCE_SECONDS
+                machine_events.tell_silence()
         return False
 
     def _has_other_schema(self) -> bool:
