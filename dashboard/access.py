@@ -3,13 +3,13 @@
 from flask import Blueprint, redirect, url_for
 from werkzeug.wrappers import Response
 
-from dashboard import tokens
+from dashboard import events, tokens, webhooks
 from dashboard.rendering import Entry
 
 pages = Blueprint("access", __name__)
 entry = Entry("Access", "dashboard.access.index")
 
-MODULES = (tokens,)  # in the order of the tabs
+MODULES = (tokens, webhooks, events)  # in the order of the tabs
 TABS = [module.entry for module in MODULES]
 for module in MODULES:
     pages.register_blueprint(module.pages)

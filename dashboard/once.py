@@ -41,6 +41,7 @@ def check(key: Any) -> None:
         raise SentAlready
 
 
-def sent() -> dict[str, str]:
-    """Return the other fields of the form."""
-    return {name: value for name, value in request.form.items() if name != FIELD}
+def sent(*lists: str) -> dict[str, str | list[str]]:
+    """Return the other fields of the form; all values of those that are lists."""
+    form = {name: value for name, value in request.form.items() if name != FIELD}
+    return form | {name: request.form.getlist(name) for name in lists}
