@@ -188,6 +188,7 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
     ),
     "WEBHOOK_RETRY_SECONDS": _number(5, 1, 3600),
     "TASK_DAYS": _number(30, 1, CENTURY_DAYS),
+    "EVENT_DAYS": _number(90, 7, CENTURY_DAYS),
     "METRICS_PUBLIC": (_yes_or_no, False, "true or false"),
     "TRUSTED_PROXIES": _number(0, 0, 100),
     "TOKEN_DAYS": _number(90, 1, CENTURY_DAYS),

@@ -185,19 +185,12 @@ def _next_event(webhook: AnyRow) -> AnyRow | None:
     last = db.session.scalar(select(func.max(Event.seq)))
     wanted = select(*columns(Event)).where(Event.seq > webhook.cursor).order_by(Event.seq)
     if webhook.types:
-        wanted = wanted.where(Event.type.in_(selected(webhook.types)))
+        wanted = wanted.where(Event.type.in_(event_log.selected(webhook.types)))
     event = db.session.execute(wanted.limit(1)).one_or_none()
     if event is None:
-        _write(webhook, cursor=last, next_at=utcnow())
+        _write(webhook, cursor=max(last or 0, webhook.cursor), next_at=utcnow())
     db.session.commit()
     return event
-
-
-def selected(types: Collection[str]) -> set[str]:
-    """Return the types of events that a list of types and groups (`task.*`) names."""
-    return {
-        kind.value for kind in EventType if kind in types or f"{kind.partition('.')[0]}.*" in types
-    }
 
 
 # --- What came of it ---

@@ -8,6 +8,7 @@ one. An event names what it is about, so that it stays readable when that is rem
 import os
 import pwd
 import socket
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from functools import cache
@@ -51,6 +52,13 @@ class EventType(StrEnum):
     WEBHOOK_ADDED = "webhook.added"
     WEBHOOK_REMOVED = "webhook.removed"
     WEBHOOK_DISABLED = "webhook.disabled"
+
+
+def selected(types: Iterable[str]) -> list[EventType]:
+    """Return the types that names, and groups such as `task.*`, stand for."""
+    names = tuple(types)
+    groups = tuple(name.removesuffix("*") for name in names if name.endswith(".*"))
+    return [kind for kind in EventType if kind in names or kind.startswith(groups)]
 
 
 class Event(Model):

@@ -1,6 +1,6 @@
 """The route of events: list them, and wait for new ones."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from flask import jsonify
@@ -8,7 +8,7 @@ from sqlalchemy import Select, select
 
 import event_log
 from api import Blueprint, headers, next_link
-from event_log import Event, EventType
+from event_log import Event, selected
 from event_schemas import EventQuerySchema, EventSchema
 from long_polling import wait_until
 from models import AnyRow, columns, db
@@ -37,13 +37,6 @@ def index(query: dict[str, Any]) -> Any:
     if len(found) > limit:
         more = {"Link": next_link(shown[-1].seq)}
     return jsonify(list(map(event_log.shown, shown))), more
-
-
-def selected(types: Iterable[str]) -> list[EventType]:
-    """Return the types that names, and groups such as `task.*`, stand for."""
-    names = tuple(types)
-    groups = tuple(name.removesuffix("*") for name in names if name.endswith(".*"))
-    return [kind for kind in EventType if kind in names or kind.startswith(groups)]
 
 
 def listed(query: dict[str, Any]) -> Sequence[AnyRow]:

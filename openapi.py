@@ -34,8 +34,7 @@ the background, activate it in a profile, roll back.
 **Tokens.** All of `/api/v1` wants `Authorization: Bearer SECRET`, or `Token SECRET`. A token has a
 scope: `read`, `operate` (which may change packages, tasks and profiles) or `admin` (tokens and
 events too). A machine's is `sync`: it may read profiles and the binary cache, and report what the
-machine holds.
-In development, the first token needs none: `POST /api/v1/tokens`.
+machine holds. In development, the first token needs none: `POST /api/v1/tokens`.
 
 **Problems.** Every answer but a success is a problem document (RFC 9457), of the media type
 `application/problem+json`. Unknown query parameters and unknown fields are errors, and so is a body

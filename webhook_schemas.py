@@ -11,6 +11,7 @@ from marshmallow import ValidationError, fields, validate
 import receivers
 from deliveries import SECRET_PREFIX
 from event_log import EventType
+from event_schemas import GROUPS
 from fields import (
     MAX_ID,
     Choice,
@@ -31,7 +32,6 @@ MAX_URL_LENGTH = 2048
 SECRET_BYTES = range(24, 65)
 URL = re.compile(r"https?://[!-~]+", re.IGNORECASE)
 HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+", re.ASCII)
-GROUPS = sorted({f"{kind.partition('.')[0]}.*" for kind in EventType})
 TYPES = [*EventType, *GROUPS]
 EXAMPLE_URL = "https://example.org/pkgd"
 EXAMPLE_SECRET = f"{SECRET_PREFIX}C2FVsBQIhrscChlQIMV+b5sSYspob7oD"

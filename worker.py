@@ -228,7 +228,7 @@ class Pool:
     def maintain_once(self) -> bool:
         """Requeue lost tasks, explain waits, have generations published; reconcile after a start.
 
-        Old tasks are pruned every hour.
+        Old tasks and events are pruned every hour.
 
         A database with the schema of another version is left to that one's workers.
         """
@@ -245,6 +245,7 @@ class Pool:
             if time.monotonic() >= self._prune_at:
                 self._prune_at = time.monotonic() + PRUNE_SECONDS
                 maintenance.prune(self.app.config["TASK_DAYS"])
+                maintenance.prune_events(self.app.config["EVENT_DAYS"])
             if self.app.config["INDEX_BYTES"] and time.monotonic() >= self._index_at:
                 self._index_at = time.monotonic() + INDEX_SECONDS
                 self._keep_indexes()
@@ -297,7 +298,8 @@ class Pool:
 
     def reap(self) -> None:
         """Requeue the tasks whose lease ran out, or whose holder is dead on this machine."""
-        others = {*leases.holders(), *deliveries.holders()} - {self.holder_id}
+        holders = {*leases.holders(), *deliveries.holders()}
+        others = [holder for holder in holders if holder != self.holder_id]
         dead = dead_holders(self._holders, others)
         deliveries.reap(dead)
         reaped = leases.reap(dead)

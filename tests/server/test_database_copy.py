@@ -35,7 +35,7 @@ from profile_models import (
 from publishing import PublishingTotals
 from session_models import Session
 from task_ends import TaskEnd
-from webhook_models import Delivery, Webhook
+from webhook_models import Delivery, DeliveryTotal, Webhook
 
 WHEN = datetime(2026, 2, 3, 4, 5, 6, 789_012, tzinfo=UTC)
 ROWS = (
@@ -103,6 +103,7 @@ ROWS = (
             data={"error": {"message": "a\nb"}},
         )
     ],
+    [DeliveryTotal(outcome="failed", deliveries=2**40)],
     [Webhook(id=2, url="https://x/", types=["task.*"], secret="s", cursor=2**40)],
     [
         Delivery(
