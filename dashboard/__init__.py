@@ -29,11 +29,11 @@ import flask
 
 import auth
 import services
-from dashboard import assets, now, rendering, sessions, tasks
+from dashboard import assets, now, offers, packages, profiles, rendering, sessions, tasks
 from dashboard.rendering import Fragments, Navigation
 
-MODULES = (now,)  # in the order of the navigation
-OTHERS = (assets, sessions, tasks)  # without a place in it
+MODULES = (now, packages, profiles)  # in the order of the navigation
+OTHERS = (assets, offers, sessions, tasks)  # without a place in it
 
 blueprint = flask.Blueprint(auth.DASHBOARD, __name__, template_folder="templates")
 blueprint.before_request(sessions.check_origin)
