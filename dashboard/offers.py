@@ -1,6 +1,6 @@
 """The pages of what the catalogs offer: searching them, the versions of a name, installing one."""
 
-from flask import Blueprint, Response, g, redirect, url_for
+from flask import Blueprint, Response, g, redirect, request, url_for
 from sqlalchemy import select
 from werkzeug.wrappers import Response as WerkzeugResponse
 
@@ -13,9 +13,8 @@ import profile_states
 import services
 from catalog_schemas import CatalogQuerySchema, SearchQuerySchema
 from catalog_state import Catalogs
-from dashboard import forms
-from dashboard.forms import InstallationSchema
-from dashboard.plans import Plan, told
+from dashboard.forms import next_url, read
+from dashboard.plans import ChangeSchema, Plan, if_seen, told
 from dashboard.rendering import page
 from models import Package, db
 from schemas import PackageInSchema
@@ -26,10 +25,18 @@ pages = Blueprint("offers", __name__)
 LISTED = 1000  # registered versions of a name
 
 
+class InstallationSchema(ChangeSchema, PackageInSchema):
+    """A package to install, and where."""
+
+
+SEARCH, RANGE = SearchQuerySchema(), CatalogQuerySchema()
+PACKAGE, INSTALLATION = PackageInSchema(), InstallationSchema()
+
+
 @pages.get("/catalog")
 def search() -> WerkzeugResponse:
     """Show what the catalogs have for a text."""
-    query = forms.read(SearchQuerySchema)
+    query = read(SEARCH, request.args)
     hits, total, has_more = catalog_search.search(
         services.get(Catalogs), query["search"], limit=query["limit"], after=query.get("after")
     )
@@ -39,14 +46,14 @@ def search() -> WerkzeugResponse:
         total=total,
         most=catalog_search.COUNTED,
         text=query["search"],
-        next=forms.next_url({"Link": ""}, hits[-1].name) if has_more else None,
+        next=next_url({"Link": ""}, hits[-1].name) if has_more else None,
     )
 
 
 @pages.get("/catalog/<name>")
 def versions(name: str) -> Response:
     """Show which versions of a name the catalogs offer."""
-    wanted = forms.read(CatalogQuerySchema).get("version")
+    wanted = read(RANGE, request.args).get("version")
     found = catalogs.offered(name, wanted)
     registered, _ = packages.listed({"name": name, "limit": LISTED})
     by_version = {row.version: row for row in registered}
@@ -56,12 +63,12 @@ def versions(name: str) -> Response:
 @pages.get("/install")
 def plan() -> Response:
     """Show what an installation would change."""
-    fields = forms.read(InstallationSchema)
+    fields = read(INSTALLATION, request.args)
     name, version, profile = fields["name"], fields["version"], fields["profile"]
     state = profile_states.find(profile)
     seen = profile_states.etag(state)
     wanted = applies.with_package(state, name, version)
-    changes = told(applies.plan(profile, wanted, forms.if_seen(profile, seen)))
+    changes = told(applies.plan(profile, wanted, if_seen(profile, seen)))
     return Plan(
         title=f"Install {name} {version}",
         url=url_for("dashboard.offers.install"),
@@ -75,10 +82,10 @@ def plan() -> Response:
 @pages.post("/install")
 def install() -> WerkzeugResponse:
     """Have a profile hold a package, too: by one apply, which registers and downloads it first."""
-    fields = forms.read(InstallationSchema)
+    fields = read(INSTALLATION, request.form)
     name, version, profile = fields["name"], fields["version"], fields["profile"]
     wanted = applies.with_package(profile_states.find(profile), name, version)
-    check = forms.if_seen(profile, fields["seen"])
+    check = if_seen(profile, fields["seen"])
     asked = {"by": g.caller.label, "request_id": g.request_id}
     if applies.accept(profile, wanted, check, **asked):
         services.get(Pool).wake()
@@ -90,7 +97,7 @@ def install() -> WerkzeugResponse:
 @pages.post("/download")
 def download() -> WerkzeugResponse:
     """Register a package where it isn't yet, and queue its download."""
-    fields = forms.read(PackageInSchema)
+    fields = read(PACKAGE, request.form)
     name, version = fields["name"], fields["version"]
     Package.register(name, version)
     same = Package.name == name, Package.version == version

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flask import Blueprint, Response, g, redirect, url_for
+from flask import Blueprint, Response, g, redirect, request, url_for
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 import activation
@@ -13,9 +13,8 @@ import packages
 import plans
 import profile_states
 import tasks
-from dashboard import forms
-from dashboard.forms import ChangeSchema
-from dashboard.plans import Plan, difference, of_rows, told
+from dashboard.forms import next_url, read
+from dashboard.plans import ChangeSchema, Plan, difference, if_seen, of_rows, told
 from dashboard.rendering import Entry, Fragment, fragment, page, send
 from errors import PackageInUse
 from models import LIVE, AnyRow, PackageStatus
@@ -25,6 +24,7 @@ from schemas import PackageQuerySchema
 pages = Blueprint("packages", __name__)
 entry = Entry("Packages", "dashboard.packages.index", also=("dashboard.offers",))
 
+LIST, WHERE, CHANGE = PackageQuerySchema(), ProfileQuerySchema(), ChangeSchema()
 LISTED = 10  # tasks of a package
 TAIL_BYTES = 4096
 TAIL_LINES = 12
@@ -33,7 +33,7 @@ TAIL_LINES = 12
 @pages.get("/packages")
 def index() -> Response:
     """Show what is registered."""
-    query = forms.read(PackageQuerySchema)
+    query = read(LIST, request.args)
     chosen = {name: query.get(name) for name in ("name", "status", "profile")}
     rows, headers = packages.listed(query)
     return page(
@@ -43,7 +43,7 @@ def index() -> Response:
         statuses=list(PackageStatus),
         profiles=[profile.name for profile in history.every()],
         total=headers["X-Total-Count"],
-        next=forms.next_url(headers, rows[-1].id if rows else None),
+        next=next_url(headers, rows[-1].id if rows else None),
     )
 
 
@@ -73,7 +73,7 @@ def download(package_id: int) -> WerkzeugResponse:
 @pages.get("/packages/<id:package_id>/activate")
 def plan_activation(package_id: int) -> Response:
     """Show what would change where it is activated."""
-    package, name = packages.find(package_id), forms.read(ProfileQuerySchema)["profile"]
+    package, name = packages.find(package_id), read(WHERE, request.args)["profile"]
     seen = profile_states.etag(profile_states.find(name))
     return Plan(
         title=f"Activate {_title(package)} in {name}",
@@ -88,10 +88,10 @@ def plan_activation(package_id: int) -> Response:
 @pages.post("/packages/<id:package_id>/activate")
 def activate(package_id: int) -> WerkzeugResponse:
     """Put it in a profile, in place of another version of its name."""
-    fields = forms.read(ChangeSchema)
+    fields = read(CHANGE, request.form)
     profile = activation.find(fields["profile"])
     packages.find(package_id)
-    check = forms.if_seen(profile.name, fields["seen"])
+    check = if_seen(profile.name, fields["seen"])
     activation.activate(profile, [package_id], by=g.caller.label, check=check)
     return _shown(package_id)
 
@@ -99,7 +99,7 @@ def activate(package_id: int) -> WerkzeugResponse:
 @pages.get("/packages/<id:package_id>/deactivate")
 def plan_deactivation(package_id: int) -> Response:
     """Show what would change where it is deactivated."""
-    package, name = packages.find(package_id), forms.read(ProfileQuerySchema)["profile"]
+    package, name = packages.find(package_id), read(WHERE, request.args)["profile"]
     seen = profile_states.etag(profile_states.find(name))
     held = activation.find(name).active()
     after = [one for one in held if one.id != package_id]
@@ -117,10 +117,10 @@ def plan_deactivation(package_id: int) -> Response:
 @pages.post("/packages/<id:package_id>/deactivate")
 def deactivate(package_id: int) -> WerkzeugResponse:
     """Take it out of a profile."""
-    fields = forms.read(ChangeSchema)
+    fields = read(CHANGE, request.form)
     profile = activation.find(fields["profile"])
     packages.find(package_id)
-    check = forms.if_seen(profile.name, fields["seen"])
+    check = if_seen(profile.name, fields["seen"])
     activation.deactivate(profile, package_id, by=g.caller.label, check=check)
     return _shown(package_id)
 

@@ -1,16 +1,36 @@
 """What a change would change, as pages show it before the button that does it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from flask import Response
+from marshmallow import fields, validate
 
+import profile_states
 from dashboard.rendering import page
+from fields import ProfileName, Strict, described
+from history import History
 from models import AnyRow
+from profile_models import DEFAULT
+
+ETAG_LENGTH = 100
 
 # A package as a generation or a profile records it: `name`, `version`, perhaps `store_path`.
 Packages = Iterable[Mapping[str, Any]]
+
+
+class SeenSchema(Strict):
+    """The state of a profile for which a plan was shown; "" where there was no such profile."""
+
+    seen = fields.String(load_default="", validate=validate.Length(max=ETAG_LENGTH))
+
+
+class ChangeSchema(SeenSchema):
+    """Which profile is to change, and in which state."""
+
+    profile = ProfileName(load_default=DEFAULT, **described("The profile.", DEFAULT))
 
 
 @dataclass(frozen=True)
@@ -32,6 +52,11 @@ class Plan:
     def show(self, template: str = "plan.html", **values: Any) -> Response:
         """Send the page."""
         return page(template, plan=self, **values)
+
+
+def if_seen(name: str, seen: str) -> Callable[[History | None], bool]:
+    """Return the check that a profile still is in the state for which a plan was shown."""
+    return partial(profile_states.check_seen, name, seen)
 
 
 def difference(before: Packages, after: Packages) -> dict[str, Any]:

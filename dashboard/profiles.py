@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from flask import Blueprint, Response, g, redirect, url_for
+from flask import Blueprint, Response, g, redirect, request, url_for
 from marshmallow import fields, validate
 from werkzeug.wrappers import Response as WerkzeugResponse
 
@@ -14,9 +14,9 @@ import history
 import machine_states
 import profile_states
 import services
-from dashboard import forms, manifests
-from dashboard.forms import SeenSchema
-from dashboard.plans import Plan, difference, told
+from dashboard import manifests
+from dashboard.forms import read
+from dashboard.plans import ETAG_LENGTH, Plan, SeenSchema, difference, if_seen, told
 from dashboard.rendering import Entry, Fragment, fragment, page, send
 from errors import InvalidInput, NoSuchGeneration
 from fields import ProfileName, Strict, always, described
@@ -46,13 +46,17 @@ class PromotionFormSchema(SeenSchema, GateSchema):
     """A promotion, and the states of both profiles for which its plan was shown."""
 
     to = ProfileName(**always("The profile to change.", "production"))
-    seen_source = fields.String(load_default="", validate=validate.Length(max=forms.ETAG_LENGTH))
+    seen_source = fields.String(load_default="", validate=validate.Length(max=ETAG_LENGTH))
 
 
 class ManifestSchema(SeenSchema):
     """A manifest; what is not there is empty."""
 
     manifest = fields.String(load_default="")
+
+
+NEW, SEEN, GENERATIONS = NewProfileSchema(), SeenSchema(), GenerationQuerySchema()
+TARGET, PROMOTION, MANIFEST = TargetSchema(), PromotionFormSchema(), ManifestSchema()
 
 
 # --- What there is ---
@@ -73,7 +77,7 @@ def list_() -> Response:
 @pages.post("/profiles")
 def create() -> WerkzeugResponse:
     """Make an empty profile."""
-    name = forms.read(NewProfileSchema)["name"]
+    name = read(NEW, request.form)["name"]
     if history.of(name):
         raise InvalidInput(errors={"name": [f"There is a profile {name} already."]})
     _accept(name, {}, "")
@@ -84,14 +88,14 @@ def create() -> WerkzeugResponse:
 def show(name: str) -> Response:
     """Show a profile with its generations."""
     profile_states.find(name)
-    after = forms.read(GenerationQuerySchema).get("after")
+    after = read(GENERATIONS, request.args).get("after")
     return page("profile.html", name=name, state=_state(name, after))
 
 
 @pages.get("/profiles/<name>/state")
 def state(name: str) -> Response:
     """Send the part that changes."""
-    return send(_state(name, forms.read(GenerationQuerySchema).get("after")))
+    return send(_state(name, read(GENERATIONS, request.args).get("after")))
 
 
 def _list() -> Fragment:
@@ -142,8 +146,8 @@ def plan_rollback(name: str) -> Response:
 @pages.post("/profiles/<name>/rollback")
 def rollback(name: str) -> WerkzeugResponse:
     """Switch to the generation that was active before."""
-    seen = forms.read(SeenSchema)["seen"]
-    activation.rollback(activation.find(name), g.caller.label, forms.if_seen(name, seen))
+    seen = read(SEEN, request.form)["seen"]
+    activation.rollback(activation.find(name), g.caller.label, if_seen(name, seen))
     return _shown(name)
 
 
@@ -158,8 +162,8 @@ def plan_switch(name: str, number: int) -> Response:
 @pages.post("/profiles/<name>/switch/<id:number>")
 def switch(name: str, number: int) -> WerkzeugResponse:
     """Switch to a generation."""
-    seen = forms.read(SeenSchema)["seen"]
-    activation.switch(activation.find(name), number, g.caller.label, forms.if_seen(name, seen))
+    seen = read(SEEN, request.form)["seen"]
+    activation.switch(activation.find(name), number, g.caller.label, if_seen(name, seen))
     return _shown(name)
 
 
@@ -189,7 +193,7 @@ def _of_apply(task_id: object) -> list[str]:
 @pages.get("/profiles/<name>/promote")
 def plan_promotion(name: str) -> Response:
     """Ask which profile is to become what this one is, and show what would change there."""
-    query = forms.read(TargetSchema)
+    query = read(TARGET, request.args)
     to = query["to"]
     source = profile_states.find(name)
     others = [one.name for one in history.every() if one.name != name]
@@ -229,12 +233,12 @@ def _promotion_notes(
 @pages.post("/profiles/<name>/promote")
 def promote(name: str) -> WerkzeugResponse:
     """Make another profile the generation that this one has."""
-    given = forms.read(PromotionFormSchema)
+    given = read(PROMOTION, request.form)
     source = activation.find(name)
 
     def check(target: History | None) -> None:
-        forms.if_seen(given["to"], given["seen"])(target)
-        forms.if_seen(name, given["seen_source"])(source)
+        if_seen(given["to"], given["seen"])(target)
+        if_seen(name, given["seen_source"])(source)
         if given["require"]:
             machine_states.require_current(source)
 
@@ -255,7 +259,7 @@ def manifest(name: str) -> Response:
 @pages.post("/profiles/<name>/plan")
 def plan_apply(name: str) -> Response:
     """Choose the versions, and show what would change."""
-    text = forms.read(ManifestSchema)["manifest"].replace("\r\n", "\n")
+    text = read(MANIFEST, request.form)["manifest"].replace("\r\n", "\n")
     state = profile_states.find(name)
     try:
         wanted = manifests.read(text)
@@ -272,7 +276,7 @@ def plan_apply(name: str) -> Response:
         label="Apply",
         back=_url(name),
         fields={"manifest": manifests.text(_set(chosen)), "seen": seen},
-        changes=told(applies.plan(name, set_, forms.if_seen(name, seen))),
+        changes=told(applies.plan(name, set_, if_seen(name, seen))),
         notes=notes + _of_apply(state.task_id),
     ).show("plan_apply.html", chosen=chosen, wanted=wanted.packages)
 
@@ -280,7 +284,7 @@ def plan_apply(name: str) -> Response:
 @pages.post("/profiles/<name>/apply")
 def apply(name: str) -> WerkzeugResponse:
     """Make the profile hold what the plan said, in which each version is exact."""
-    given = forms.read(ManifestSchema)
+    given = read(MANIFEST, request.form)
     activation.find(name)
     _accept(name, manifests.read(given["manifest"]).packages, given["seen"])
     return _shown(name)
@@ -289,7 +293,7 @@ def apply(name: str) -> WerkzeugResponse:
 def _accept(name: str, chosen: dict[str, str], seen: str) -> None:
     wanted = applies.versions(_set(chosen))
     asked = {"by": g.caller.label, "request_id": g.request_id}
-    if applies.accept(name, wanted, forms.if_seen(name, seen), **asked):
+    if applies.accept(name, wanted, if_seen(name, seen), **asked):
         services.get(Pool).wake()
 
 
@@ -326,8 +330,8 @@ def plan_deletion(name: str) -> Response:
 @pages.post("/profiles/<name>/delete")
 def delete(name: str) -> WerkzeugResponse:
     """Delete the profile."""
-    seen = forms.read(SeenSchema)["seen"]
-    activation.delete(activation.find(name), forms.if_seen(name, seen))
+    seen = read(SEEN, request.form)["seen"]
+    activation.delete(activation.find(name), if_seen(name, seen))
     return redirect(url_for("dashboard.profiles.index"), 303)
 
 
