@@ -1,7 +1,14 @@
 """Fixtures of the dashboard's tests: browsers without JavaScript, signed in or not."""
 
+from uuid import UUID
+
 import pytest
+from jinja2 import FileSystemBytecodeCache
 from selectolax.lexbor import LexborHTMLParser
+from sqlalchemy import update
+
+import build_logs
+from models import Task, db
 
 ORIGIN = {"Origin": "http://localhost"}
 
@@ -38,8 +45,21 @@ def parsed(answer):
     """Return an answer with its HTML as `tree`, and as `said` the text of its main part."""
     answer.tree = LexborHTMLParser(answer.get_data(as_text=True))
     main = answer.tree.css_first("main") or answer.tree.body
-    answer.said = " ".join(main.text().split()) if main else ""
+    answer.said = " ".join(main.text(separator=" ").split()) if main else ""
     return answer
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+    """A cache of compiled templates, which each application would otherwise compile for itself."""
+    return FileSystemBytecodeCache(str(tmp_path_factory.mktemp("templates")))
+
+
+@pytest.fixture
+def app(app, compiled):
+    """The application, with templates that an earlier test may have compiled."""
+    app.jinja_env.bytecode_cache = compiled
+    return app
 
 
 @pytest.fixture
@@ -67,3 +87,18 @@ def browser_of(app, mint):
         return browser
 
     return browser_of
+
+
+@pytest.fixture
+def become(app):
+    """Return a function that sets columns of a task, and writes its log."""
+
+    def become(task_id, log="", attempt=1, **values):
+        with app.app_context():
+            mine = update(Task).where(Task.id == UUID(task_id)).values(attempt=attempt, **values)
+            seq = db.session.scalar(mine.returning(Task.seq))
+            if log:
+                build_logs.append(seq, attempt, 0, log.encode())
+            db.session.commit()
+
+    return become
