@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from flask import request, url_for
 from marshmallow import Schema, ValidationError
 
 from errors import InvalidInput
@@ -21,3 +22,11 @@ def read(schema: Schema, sent: Mapping[str, str | list[str]]) -> dict[str, Any]:
     except ValidationError as error:
         raise InvalidInput(errors=error.messages_dict) from None
     return found
+
+
+def next_url(headers: Mapping[str, str], after: object) -> str | None:
+    """Return the URL of the next page of a list, if the headers that the API sends tell of one."""
+    if "Link" not in headers:
+        return None
+    query = request.args.to_dict() | (request.view_args or {}) | {"after": after}
+    return url_for(request.endpoint or "", **query)
