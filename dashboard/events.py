@@ -12,15 +12,13 @@ from dashboard.forms import read
 from dashboard.rendering import Entry, Fragment, fragment, page, send
 from event_log import EventType
 from event_schemas import GROUPS
-from fields import MAX_OFFSET, QueryInteger, Strict
+from fields import MAX_OFFSET, Page, QueryInteger
 
 pages = Blueprint("events", __name__)
 entry = Entry("Events", "dashboard.access.events.index")
 
-LISTED = 50
 
-
-class FilterSchema(Strict):
+class FilterSchema(Page):
     """Which events to show: of a type or group of types, older than one."""
 
     type = fields.String(validate=validate.OneOf([*GROUPS, *EventType]))
@@ -44,14 +42,14 @@ def listed() -> Response:
 
 
 def _listed(asked: dict[str, Any]) -> Fragment:
-    query = {"limit": LISTED, "newest_first": True, **asked}
+    query = {"newest_first": True, **asked}
     if "type" in asked:
         query["types"] = [query.pop("type")]
 
     def gather() -> dict[str, Any]:
         found = events.listed(query)
-        rows = found[:LISTED]
-        older = {**asked, "after": rows[-1].seq} if len(found) > LISTED else None
+        rows = found[: asked["limit"]]
+        older = {**asked, "after": rows[-1].seq} if len(found) > len(rows) else None
         next_url = older and url_for("dashboard.access.events.index", **older)
         whole = {
             row.seq: json.dumps(event_log.shown(row), indent=2, ensure_ascii=False) for row in rows
