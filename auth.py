@@ -241,7 +241,8 @@ def refusal(status: int) -> Refusal | None:
 def required_scope(endpoint: str | None, method: str) -> Scope:
     """Return the scope that a request needs; `is_for_machines` tells where `sync` will do, too."""
     blueprint = (endpoint or "").rpartition(".")[0]
-    if blueprint in ADMIN_BLUEPRINTS and endpoint != OWN_TOKEN:
+    with_parent = {blueprint, blueprint.rpartition(".")[0]}
+    if not ADMIN_BLUEPRINTS.isdisjoint(with_parent) and endpoint != OWN_TOKEN:
         return Scope.ADMIN
     if endpoint == SIGN_OUT:
         return Scope.READ

@@ -83,6 +83,15 @@ def listed(query: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, str]]
     return [_shown(row, auth.MASKED) for row in rows], headers
 
 
+def find(token_id: int) -> dict[str, Any]:
+    """Return a live token, its secret masked. Raises NoSuchToken."""
+    tokens = select(*columns(Token, "digest", "key_id")).where(Token.id == token_id, *_live())
+    row = db.session.execute(tokens).one_or_none()
+    if row is None:
+        raise errors.NoSuchToken(token_id=token_id)
+    return _shown(row, auth.MASKED)
+
+
 def minted(fields: dict[str, Any]) -> dict[str, Any]:
     """Mint a token by the fields of TokenInSchema, and return it with its secret.
 

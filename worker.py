@@ -26,6 +26,7 @@ import maintenance
 import nix
 import publishing
 import services
+import session_models
 import task_queue
 from applies import apply
 from attempts import Attempt, Work
@@ -228,7 +229,7 @@ class Pool:
     def maintain_once(self) -> bool:
         """Requeue lost tasks, explain waits, have generations published; reconcile after a start.
 
-        Old tasks and events are pruned every hour.
+        Old tasks, old events and the dashboard's sessions of the past are deleted every hour.
 
         A database with the schema of another version is left to that one's workers.
         """
@@ -246,6 +247,7 @@ class Pool:
                 self._prune_at = time.monotonic() + PRUNE_SECONDS
                 maintenance.prune(self.app.config["TASK_DAYS"])
                 maintenance.prune_events(self.app.config["EVENT_DAYS"])
+                session_models.delete_ended()
             if self.app.config["INDEX_BYTES"] and time.monotonic() >= self._index_at:
                 self._index_at = time.monotonic() + INDEX_SECONDS
                 self._keep_indexes()
