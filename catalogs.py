@@ -112,6 +112,14 @@ def show(query: dict[str, Any], name: str) -> Any:
     `version` leaves only an exact version, also as a catalog spells it, or those in a range: ^1.2,
     ~1.2, >=1,<2. If there is none, the list is empty.
     """
+    return offered(name, query.get("version"))
+
+
+def offered(name: str, wanted: str | None) -> dict[str, Any]:
+    """Return the versions of a name, only those in the range `wanted` if there is one.
+
+    Raises NameNotFound, or InvalidInput for what is no range.
+    """
     offers = nix.Offers()
     if re.match(NAME_PATTERN, name):
         offers = services.get(Catalogs).offers(name)
@@ -119,7 +127,7 @@ def show(query: dict[str, Any], name: str) -> Any:
         raise errors.NameNotFound(
             detail=nix.NameUnknown(name, offers.near, offers.kind), near=offers.near
         )
-    versions = _wanted(offers.versions, query.get("version"))
+    versions = _wanted(offers.versions, wanted)
     return {"name": name, "versions": _dated(versions), "failures": offers.failures}
 
 

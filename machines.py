@@ -33,12 +33,7 @@ REPORTED = (
 @blueprint.response(200, MachineSchema(many=True), headers=headers("Link", "X-Total-Count"))
 def index(query: dict[str, Any]) -> Any:
     """List the machines that have reported, by name."""
-    where = []
-    if "profile" in query:
-        where.append(machine_states.of_profile(query["profile"]))
-    if "state" in query:
-        where.append(machine_states.in_state(query["state"]))
-    return page(machine_states.MACHINES, query, *where, key=Machine.name, cursor="name")
+    return listed(query)
 
 
 @blueprint.get("/machine/<machine_name>")
@@ -46,9 +41,7 @@ def index(query: dict[str, Any]) -> Any:
 @blueprint.refuses(errors.NoSuchMachine, errors.NotYourMachine)
 def show(machine_name: str) -> Any:
     """Show a machine; to a token of scope `sync`, its own alone."""
-    if not MACHINE_NAME.fullmatch(machine_name):
-        raise errors.NoSuchMachine(name=machine_name)
-    return _machine(machine_name, *_is_ours())
+    return find(machine_name, *_is_ours())
 
 
 @blueprint.put("/machine/<machine_name>")
@@ -70,7 +63,7 @@ def report(fields: dict[str, Any], machine_name: str) -> Any:
         is_written = _write(machine_name, fields)
     if not is_written:
         raise _refusal(machine_name, fields["profile"])
-    return _machine(machine_name)
+    return find(machine_name)
 
 
 @blueprint.delete("/machine/<machine_name>")
@@ -78,16 +71,30 @@ def report(fields: dict[str, Any], machine_name: str) -> Any:
 @blueprint.refuses(errors.NoSuchMachine)
 def remove(machine_name: str) -> Any:
     """Forget a machine; it is there again once it reports."""
-    is_name = MACHINE_NAME.fullmatch(machine_name)
-    removed = delete(Machine).where(Machine.name == machine_name).returning(Machine.id)
-    if not is_name or db.session.execute(removed).one_or_none() is None:
-        raise errors.NoSuchMachine(name=machine_name)
-    db.session.commit()
+    forget(machine_name)
     return {}
 
 
-def _machine(name: str, *where: ColumnElement[bool]) -> AnyRow:
+# --- What these routes do, and the dashboard's, too ---
+
+
+def listed(query: dict[str, Any]) -> tuple[list[AnyRow], dict[str, str]]:
+    """Return one page of the machines, by name, and its headers.
+
+    `query` may have a `profile` and a `state` that they are to have.
+    """
+    where = []
+    if "profile" in query:
+        where.append(machine_states.of_profile(query["profile"]))
+    if "state" in query:
+        where.append(machine_states.in_state(query["state"]))
+    return page(machine_states.MACHINES, query, *where, key=Machine.name, cursor="name")
+
+
+def find(name: str, *where: ColumnElement[bool]) -> AnyRow:
     """Return a machine. Raises NoSuchMachine, or NotYourMachine where `where` leaves it out."""
+    if not MACHINE_NAME.fullmatch(name):
+        raise errors.NoSuchMachine(name=name)
     mine = machine_states.MACHINES.where(Machine.name == name)
     row = db.session.execute(mine.where(*where)).one_or_none()
     if row is None and where and db.session.execute(mine).one_or_none():
@@ -95,6 +102,17 @@ def _machine(name: str, *where: ColumnElement[bool]) -> AnyRow:
     if row is None:
         raise errors.NoSuchMachine(name=name)
     return row
+
+
+def forget(name: str) -> None:
+    """Forget a machine. Raises NoSuchMachine."""
+    removed = delete(Machine).where(Machine.name == name).returning(Machine.id)
+    if not MACHINE_NAME.fullmatch(name) or db.session.execute(removed).one_or_none() is None:
+        raise errors.NoSuchMachine(name=name)
+    db.session.commit()
+
+
+# --- Parts of them ---
 
 
 def _is_ours() -> list[ColumnElement[bool]]:
