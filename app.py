@@ -45,6 +45,7 @@ import services
 import tasks
 import tokens
 from auth import Throttle
+from cache_access import CacheAccess
 from catalog_state import Catalogs
 from database import DatabaseFile
 from fields import MAX_ID, rfc3339
@@ -259,6 +260,7 @@ def init_extensions(app: Flask) -> None:
     services.add(app, Pool(app))
     services.add(app, Throttle())
     services.add(app, FollowerSlots(app.config["MAX_FOLLOWERS"]))
+    services.add(app, CacheAccess(app.config["CACHE_ACCESS_DIR"]))
     services.add(app, cache.TransferSlots(app.config["MAX_TRANSFERS"]))
     services.add(app, ApiDocument())
 

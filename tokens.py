@@ -10,7 +10,9 @@ from sqlalchemy.orm import aliased
 
 import auth
 import errors
+import services
 from api import Blueprint, headers, page
+from cache_access import CacheAccess
 from config import DAY
 from fields import rfc3339
 from models import NO_SYNC, AnyRow, Scope, Token, columns, db, soon, utcnow
@@ -113,6 +115,7 @@ def _revoke(which: Callable[[Any], ColumnElement[bool]], *, force: bool) -> int:
     if not force and db.session.scalar(select(exists().where(which(Token), *_live()))):
         db.session.rollback()
         raise errors.LastAdmin
+    services.get(CacheAccess).dismiss([row.id for row in revoked])
     db.session.commit()
     return len(revoked)
 

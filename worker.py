@@ -25,6 +25,7 @@ import services
 import task_queue
 from applies import apply
 from attempts import Attempt, Work
+from cache_access import CacheAccess
 from catalog_state import Catalogs
 from downloads import download
 from errors import Busy
@@ -223,6 +224,7 @@ class Pool:
             if self.app.config["INDEX_BYTES"] and time.monotonic() >= self._index_at:
                 self._index_at = time.monotonic() + INDEX_SECONDS
                 self._keep_indexes()
+            services.get(CacheAccess, self.app).dismiss_dead()
         return False
 
     def _has_other_schema(self) -> bool:

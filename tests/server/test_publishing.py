@@ -16,7 +16,9 @@ import health
 import leases
 import nix
 import publishing
+import services
 import task_queue
+from cache_access import CacheAccess
 from commands import doctor_host
 from models import Package, Task, TaskKind, db, soon
 from profile_models import Change, Generation
@@ -587,6 +589,7 @@ class Disk:
         ({"CACHE": "file:///srv/pkgd"}, "needs a folder of its own"),
         ({"CACHE_ACCEL": "internal"}, "a path of nginx"),
         ({"CACHE_ACCEL": "/internal/"}, "CACHE_ACCEL needs nginx in front"),
+        ({"CACHE_ACCESS_DIR": "/srv/access"}, "CACHE_ACCESS_DIR needs nginx in front"),
     ],
 )
 def test_settings_that_can_not_be_used_are_told(more, said):
@@ -631,6 +634,8 @@ def test_the_doctor_looks_at_the_cache(app, diagnosis, folder, tmp_path):
     assert diagnosis() == [f"ok       cache: file://{folder}, signed as cache-1"]
     folder.mkdir()
     assert "bytes free at" in diagnosis()[0]
+    services.add(app, CacheAccess(tmp_path / "missing"))
+    assert diagnosis()[0].startswith("error    cache: CACHE_ACCESS_DIR")
     (tmp_path / "key").chmod(0o640)
     assert diagnosis()[0].startswith("error    cache: others may read the key")
     app.config["CACHE"] = ""
