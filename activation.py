@@ -140,9 +140,7 @@ def promote(
     """
     check_name(name)
     with change(source), ExitStack() as on_exception:
-        now = source.current()
-        if now is None or not source.link(now[0]).exists():
-            raise NothingToPromote(name=source.name)
+        now = promotable(source)
         profile, is_new = add(name)
         check(None if is_new else profile)
         if is_new:
@@ -152,6 +150,14 @@ def promote(
         _follow(profile)
         _take_over(profile, source, *now, by)
         on_exception.pop_all()
+
+
+def promotable(source: History) -> tuple[int, str]:
+    """Return number and store path of the generation to promote. Raises NothingToPromote."""
+    now = source.current()
+    if now is None or not source.link(now[0]).exists():
+        raise NothingToPromote(name=source.name)
+    return now
 
 
 def delete(profile: History, check: Callable[[History], object]) -> None:

@@ -40,6 +40,7 @@ import packages
 import pins
 import profile_models  # noqa: F401 # its tables
 import profiles
+import publishing
 import read_only
 import services
 import tasks
@@ -261,6 +262,7 @@ def init_extensions(app: Flask) -> None:
     services.add(app, Throttle())
     services.add(app, FollowerSlots(app.config["MAX_FOLLOWERS"]))
     services.add(app, CacheAccess(app.config["CACHE_ACCESS_DIR"]))
+    services.add(app, publishing.Losses())
     services.add(app, cache.TransferSlots(app.config["MAX_TRANSFERS"]))
     services.add(app, ApiDocument())
 

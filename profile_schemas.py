@@ -85,14 +85,15 @@ class ProfileWaitSchema(Strict):
     )
 
 
-class GateSchema(Strict):
-    """What must be so for a promotion."""
+class PromotionQuerySchema(Strict):
+    """What must be so for a promotion, and whether only to tell."""
 
     require = fields.String(
         load_default=None,
         validate=validate.OneOf(["current"]),
         **described("`current`: that the machines of the source hold what is promoted.", "current"),
     )
+    dry_run = TrueOrFalse(**described("Only tell whether it would be done.", False))
 
 
 class PromotionSchema(Strict):

@@ -13,6 +13,7 @@ from werkzeug.datastructures import ETags
 import activation
 import applies
 import errors
+import history
 import machine_states
 import rollouts
 import services
@@ -27,10 +28,10 @@ from profile_models import Apply, Change, Generation, Profile
 from profile_schemas import (
     AppliedSchema,
     ApplyQuerySchema,
-    GateSchema,
     PackageSetSchema,
     ProfileSchema,
     ProfileWaitSchema,
+    PromotionQuerySchema,
     PromotionSchema,
 )
 from schemas import EmptySchema
@@ -168,7 +169,7 @@ def roll_out(fields: dict[str, Any], profile_name: str) -> Any:
 
 
 @blueprint.post("/profile/<profile_name>/promote")
-@blueprint.arguments(GateSchema, location="query")
+@blueprint.arguments(PromotionQuerySchema, location="query")
 @blueprint.arguments(PromotionSchema)
 @blueprint.response(200, ProfileSchema)
 @blueprint.refuses(
@@ -187,17 +188,25 @@ def promote(query: dict[str, Any], fields: dict[str, Any], profile_name: str) ->
     """Make a profile the active generation of another one: its very store path, in one switch.
 
     With `require=current`, only if every machine of the source that was heard of lately is current,
-    and one of them holds that generation.
+    and one of them holds that generation. With `dry_run`, only tell whether that would be done: the
+    answer is then the source.
     """
     source = activation.find(fields["source"])
+    if source.name == profile_name:
+        raise errors.InvalidInput(errors={"from": ["It is the profile itself."]})
 
     def check(profile: History | None) -> None:
         _check(profile_name, profile)
         if query["require"]:
             machine_states.require_current(source)
 
-    activation.promote(profile_name, source, check, by=g.caller.label)
-    state = _state(profile_name)
+    if query["dry_run"]:
+        activation.check_name(profile_name)
+        activation.promotable(source)
+        check(history.of(profile_name))
+    else:
+        activation.promote(profile_name, source, check, by=g.caller.label)
+    state = _state(source.name if query["dry_run"] else profile_name)
     return _shown(state, _counts(state))
 
 

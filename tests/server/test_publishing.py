@@ -88,6 +88,11 @@ def shown(client, name="default"):
     return client.get(f"/api/v1/profile/{name}").json["published"]
 
 
+def files(folder):
+    """Return the names of all files below a folder."""
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+
+
 def tasks(client, kind="publish"):
     """Return the tasks of a kind, newest first."""
     return client.get(f"/api/v1/tasks?kind={kind}").json
@@ -303,6 +308,21 @@ def test_what_a_folder_has_lost_sends_no_machine_back(active, folder, client, po
     assert client.get("/api/v1/profile/default").json["offered"] is None
     assert pool.run_one()
     assert client.get("/api/v1/profile/default").json["offered"] == newest["offered"]
+
+
+@SQLITE
+@pytest.mark.parametrize("kind", ["nar", "narinfo"])
+def test_what_a_folder_has_lost_of_what_an_offer_needs_is_published_again(
+    active, folder, client, pool, caplog, kind
+):
+    before = files(folder)
+    own = os.path.basename(client.get("/api/v1/profile/default").json["store_path"])[:32]
+    lost = [file for file in before if file.endswith(kind) or (kind == "nar" and "nar/" in file)]
+    (folder / next(file for file in lost if not file.startswith(own))).unlink()
+    pool.maintain_once()
+    assert (shown(client), "lack files" in caplog.text) == (False, True)
+    assert pool.run_one()
+    assert (shown(client), files(folder)) == (True, before)
 
 
 @SQLITE
