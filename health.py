@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, current_app, jsonify, redirect, request
+from flask import Flask, current_app, jsonify, redirect, request, url_for
 
 import auth
 import data_folder
@@ -16,6 +16,7 @@ import read_only
 import services
 from api import Blueprint, headers
 from api_pages import HTML
+from cache_access import CacheAccess
 from catalog_state import Catalogs
 from config import BUILD, PRODUCTION, VERSION, refuse_start
 from models import db
@@ -38,14 +39,14 @@ PLACES_SCHEMA = {
 @blueprint.get("/")
 @blueprint.response(200, PLACES_SCHEMA)
 @blueprint.alt_response(
-    303, schema=HTML, content_type="text/html", headers=headers("Location"), description="To /docs"
+    303, schema=HTML, content_type="text/html", headers=headers("Location"), description="To /now"
 )
 def index() -> Any:
-    """Tell a program where the API is; send a browser to the pages about it."""
+    """Tell a program where the API is; send a browser to the dashboard."""
     places = {name: request.script_root + path for name, path in PLACES.items()}
     accepted = request.accept_mimetypes
     is_browser = accepted["text/html"] > accepted["application/json"]
-    response = redirect(places["docs"], 303) if is_browser else jsonify(places)
+    response = redirect(url_for("dashboard.now.index"), 303) if is_browser else jsonify(places)
     response.vary.add("Accept")
     return response
 
@@ -100,6 +101,7 @@ def check_start(app: Flask) -> None:
             refuse_start(error)
         _check_folders(app.config["DATA_DIR"])
         _check_cache_key()
+        _reset_cache_access()
         _check_database()
 
 
@@ -119,6 +121,17 @@ def _check_cache_key() -> None:
             nix.public_key(key_file)
         except nix.CacheKeyUnusable as error:
             refuse_start(f"CACHE_KEY_FILE: {error}")
+
+
+def _reset_cache_access() -> None:
+    """Let nginx take no token that it took before: the keys or the database may be others."""
+    access = services.get(CacheAccess)
+    if fault := access.fault():
+        refuse_start(fault)
+    try:
+        access.clear()
+    except OSError as error:
+        refuse_start(f"CACHE_ACCESS_DIR can't be used: {error}")
 
 
 def _check_database() -> None:

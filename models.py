@@ -18,7 +18,6 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import (
     JSON,
     BigInteger,
-    ColumnElement,
     DateTime,
     Dialect,
     Engine,
@@ -32,12 +31,8 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     Uuid,
-    delete,
     event,
-    exists,
     inspect,
-    null,
-    select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
@@ -228,15 +223,6 @@ class Package(Model):
     store_paths: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     closure_size: Mapped[int | None] = mapped_column(BigInteger)
 
-    @staticmethod
-    def register(name: str, version: str) -> AnyRow | None:
-        """Add a package and return its row; None when the version is registered already."""
-        new = insert_or_ignore(Package).values(name=name, version=version)
-        shown = new.returning(*columns(Package), null().label("task_id"), null().label("profiles"))
-        row = db.session.execute(shown).one_or_none()
-        db.session.commit()
-        return row
-
     def set_downloaded(self, store_paths: list[str], closure_size: int) -> None:
         """Become downloaded with these store paths, the main one first; without a commit."""
         self.status = PackageStatus.DOWNLOADED
@@ -247,30 +233,6 @@ class Package(Model):
         """Become created again, the store paths being gone; without a commit."""
         self.status = PackageStatus.CREATED
         self.store_path = self.store_paths = self.closure_size = None
-
-    @staticmethod
-    def forget(package_id: int, *conditions: ColumnElement[bool]) -> bool:
-        """Delete a package and its tasks; return False while it is activated or downloading.
-
-        So it is where one of the `conditions` does not hold.
-        """
-        # Under PostgreSQL this waits for a task that is being queued, so that the DELETE sees it.
-        db.session.execute(select(Package.id).where(Package.id == package_id).with_for_update())
-
-        has_live_task = exists().where(Task.package_id == Package.id, Task.status.in_(LIVE))
-        deleted = db.session.execute(
-            delete(Package)
-            .where(
-                Package.id == package_id,
-                Package.status != PackageStatus.ACTIVATED,
-                ~has_live_task,
-                *conditions,
-            )
-            .returning(Package.id)
-        ).all()
-
-        db.session.commit()
-        return bool(deleted)
 
 
 class Task(Model):

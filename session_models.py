@@ -2,10 +2,10 @@
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, String
+from sqlalchemy import ForeignKey, Index, String, delete
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models import Model, UtcDateTime, utcnow
+from models import NO_SYNC, Model, UtcDateTime, db, utcnow
 
 
 class Session(Model):
@@ -19,8 +19,15 @@ class Session(Model):
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    # Of what the cookie holds, as of a token's secret.
+    # The SHA-256 of what the cookie holds.
     digest: Mapped[str] = mapped_column(String(64), unique=True)
     token_id: Mapped[int] = mapped_column(ForeignKey("tokens.id", ondelete="CASCADE"))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utcnow)
     expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+def delete_ended() -> None:
+    """Delete the sessions whose time is over."""
+    ended = delete(Session).where(Session.expires_at <= utcnow())
+    db.session.execute(ended, execution_options=NO_SYNC)
+    db.session.commit()

@@ -8,9 +8,11 @@ import uuid
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import Select, String, and_, insert, literal, or_, select, update
+from sqlalchemy import JSON, Select, String, and_, func, insert, literal, or_, select, update
 from sqlalchemy.orm import aliased
 
+import event_log
+import task_events
 from leases import Lease
 from models import (
     LIVE,
@@ -39,6 +41,7 @@ SWITCHED = TaskError(
     message="the profile was switched to a generation before this set was applied",
     hint="look at the profile, and apply the set again where it is still wanted",
 )
+CLAIMED = Task.id, Task.attempt, Task.waits, Task.by, Task.request_id, *SUBJECT
 ON_CATALOGS = TaskKind.INDEX, TaskKind.VERIFY
 WAITING_FOR_PACKAGES = "the packages of the set are being downloaded"
 
@@ -50,12 +53,12 @@ def add(package_id: int, request_id: str | None = None) -> uuid.UUID | None:
     """
     # The row is locked so that it can't be deleted before the task refers to it.
     created = (
-        select(Package.id, literal(request_id, String))
+        select(Package.id, literal(request_id, String), literal(event_log.actor(), JSON))
         .where(Package.id == package_id, Package.status == PackageStatus.CREATED)
         .with_for_update(read=True, key_share=True)
     )
-    new = insert_or_ignore(Task).from_select(["package_id", "request_id"], created)
-    task_id: uuid.UUID | None = db.session.scalar(new.returning(Task.id))
+    new = insert_or_ignore(Task).from_select(["package_id", "request_id", "by"], created)
+    task_id = _told(new)
     db.session.commit()
     return task_id
 
@@ -65,9 +68,8 @@ def add_indexing(index_id: int, kind: TaskKind = TaskKind.INDEX) -> uuid.UUID | 
 
     Nothing is committed. Return None when the index has a live task.
     """
-    new = insert_or_ignore(Task).values(kind=kind, index_id=index_id)
-    task_id: uuid.UUID | None = db.session.scalar(new.returning(Task.id))
-    return task_id
+    by = event_log.actor()
+    return _told(insert_or_ignore(Task).values(kind=kind, index_id=index_id, by=by))
 
 
 def add_publishing(profile_id: int) -> bool:
@@ -75,8 +77,18 @@ def add_publishing(profile_id: int) -> bool:
 
     Return False when that has a live task.
     """
-    new = insert_or_ignore(Task).values(kind=TaskKind.PUBLISH, profile_id=profile_id)
-    return db.session.scalar(new.returning(Task.id)) is not None
+    values = {"kind": TaskKind.PUBLISH, "profile_id": profile_id, "by": event_log.actor()}
+    return _told(insert_or_ignore(Task).values(**values)) is not None
+
+
+def _told(new: Any) -> uuid.UUID | None:
+    """Insert a task, and have that told; return its id, None where it was not inserted."""
+    row = db.session.execute(new.returning(Task.seq, Task.id)).one_or_none()
+    if row is None:
+        return None
+    task_events.tell_queued([row.seq])
+    task_id: uuid.UUID = row.id
+    return task_id
 
 
 def add_downloads(package_ids: Collection[int], request_id: str | None) -> bool:
@@ -86,8 +98,10 @@ def add_downloads(package_ids: Collection[int], request_id: str | None) -> bool:
     """
     is_created = Package.id.in_(package_ids), Package.status == PackageStatus.CREATED
     created = db.session.scalars(select(Package.id).where(*is_created).order_by(Package.id))
-    if rows := [{"package_id": one, "request_id": request_id} for one in created]:
-        db.session.execute(insert_or_ignore(Task).values(rows), execution_options=NO_SYNC)
+    more = {"request_id": request_id, "by": event_log.actor()}
+    if rows := [{"package_id": one, **more} for one in created]:
+        new = insert_or_ignore(Task).values(rows).returning(Task.seq)
+        task_events.tell_queued(db.session.scalars(new, execution_options=NO_SYNC).all())
     return bool(rows)
 
 
@@ -106,9 +120,10 @@ def add_apply(
     values of the Apply.
     """
     is_older = _is_apply_to(profile_id), Task.status == TaskStatus.QUEUED
-    end(*is_older, status=TaskStatus.CANCELLED, error=SUPERSEDED)
+    by = event_log.actor()
+    end(*is_older, status=TaskStatus.CANCELLED, error=SUPERSEDED, cancelled_by=by)
     waiting = WAITING_FOR_PACKAGES if waits else None
-    task = Task(kind=TaskKind.APPLY, request_id=request_id, waiting=waiting)
+    task = Task(kind=TaskKind.APPLY, request_id=request_id, by=by, waiting=waiting)
     db.session.add(task)
     db.session.flush()
     db.session.add(Apply(task_seq=task.seq, profile_id=profile_id, **more))
@@ -119,6 +134,7 @@ def add_apply(
     ]
     if rows:
         db.session.execute(insert(AppliedPackage), rows)
+    task_events.tell_queued([task.seq])
     return task.id
 
 
@@ -129,7 +145,8 @@ def supersede(profile_id: int) -> None:
     or lost its lease before it recorded its change.
     """
     is_live = _is_apply_to(profile_id), Task.status.in_(LIVE)
-    end(*is_live, status=TaskStatus.CANCELLED, error=SWITCHED)
+    by = event_log.actor()
+    end(*is_live, status=TaskStatus.CANCELLED, error=SWITCHED, cancelled_by=by)
 
 
 def _is_apply_to(profile_id: int) -> Any:
@@ -142,7 +159,9 @@ def request_cancel(task_id: uuid.UUID) -> bool:
     Return False when the task has ended.
     """
     is_same = Task.id == task_id
-    marked = update(Task).where(is_same, Task.status.in_(LIVE)).values(cancel_requested=True)
+    first = func.coalesce(Task.cancelled_by, literal(event_log.actor(), JSON))
+    marked = update(Task).where(is_same, Task.status.in_(LIVE))
+    marked = marked.values(cancel_requested=True, cancelled_by=first)
     is_live = db.session.scalar(marked.returning(Task.seq), execution_options=NO_SYNC) is not None
     if is_live:
         end(is_same, Task.status == TaskStatus.QUEUED, status=TaskStatus.CANCELLED)
@@ -178,7 +197,7 @@ def claim(holder: str, lease_seconds: float) -> Lease | None:
             lease_holder=holder,
             lease_until=soon(lease_seconds),
         )
-        .returning(Task.id, Task.attempt, Task.waits, *SUBJECT)
+        .returning(*CLAIMED)
     )
     taken = found and db.session.execute(taking, execution_options=NO_SYNC).one_or_none()
     if taken is None:
@@ -186,7 +205,16 @@ def claim(holder: str, lease_seconds: float) -> Lease | None:
         return None
 
     subject = subject_of(taken)
-    lease = Lease(taken.seq, taken.id, taken.attempt, holder, subject, taken.waits)
+    lease = Lease(
+        seq=taken.seq,
+        task_id=taken.id,
+        attempt=taken.attempt,
+        holder=holder,
+        subject=subject,
+        waits=taken.waits,
+        by=taken.by,
+        request_id=taken.request_id,
+    )
     db.session.commit()
     return lease
 

@@ -70,6 +70,11 @@ def create_webhooks():
         sqlite_autoincrement=True,
     )
     op.create_index("deliveries_by_webhook", "deliveries", ["webhook_id", "id"])
+    op.create_table(
+        "delivery_totals",
+        sa.Column("outcome", sa.String(16), primary_key=True),
+        sa.Column("deliveries", sa.BigInteger, nullable=False),
+    )
 
 
 def create_sessions():
