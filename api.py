@@ -147,5 +147,6 @@ def page(
 
 def next_link(after: object) -> str:
     """Return the header Link to the next page of a list, which goes on after this."""
-    next_query = urlencode({**request.args.to_dict(), "after": after})
+    query = {**request.args.to_dict(flat=False), "after": [str(after)]}
+    next_query = urlencode(query, doseq=True)
     return f'<{request.script_root}{request.path}?{next_query}>; rel="next"'

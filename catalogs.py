@@ -55,11 +55,16 @@ def search(query: dict[str, Any]) -> Any:
 @blueprint.refuses(errors.NixFailed)
 def index() -> Any:
     """List the catalogs in the order in which they are asked."""
-    services.get(Catalogs).look()
-    return in_order()
+    return listed()
 
 
 NOT_PINNED = {"sha256": None, "revision": None, "dated_at": None, "added_at": None}
+
+
+def listed() -> list[dict[str, Any]]:
+    """Return what is known of all catalogs, and have those looked at that may have changed."""
+    services.get(Catalogs).look()
+    return in_order()
 
 
 def in_order() -> list[dict[str, Any]]:
@@ -99,6 +104,10 @@ def _index(standing: catalog_index.Standing) -> dict[str, Any]:
         "index_error": standing.error,
         "packages": standing.packages,
         "indexed_at": standing.indexed_at,
+        "verification": standing.verification,
+        "verification_task_id": standing.verification_task_id,
+        "verified": standing.verified,
+        "verified_at": standing.verified_at,
     }
 
 

@@ -9,12 +9,14 @@ from marshmallow import Schema, ValidationError
 from errors import InvalidInput
 
 
-def read(schema: Schema, sent: Mapping[str, str]) -> dict[str, Any]:
+def read(schema: Schema, sent: Mapping[str, str | list[str]]) -> dict[str, Any]:
     """Return what a query or a form holds; a field that was left empty counts as not sent.
 
     Raises InvalidInput, as the API does.
     """
-    filled = {name: value for name, value in sent.items() if value.strip()}
+    filled = {
+        name: value for name, value in sent.items() if isinstance(value, list) or value.strip()
+    }
     try:
         found: dict[str, Any] = schema.load(filled)
     except ValidationError as error:

@@ -68,7 +68,7 @@ def index() -> Response:
     return page("profiles.html", list=_list())
 
 
-@pages.get("/profiles/list")
+@pages.get("/parts/profiles")
 def list_() -> Response:
     """Send the part that changes."""
     return send(_list())

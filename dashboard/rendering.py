@@ -107,7 +107,8 @@ class Entry:
     @property
     def is_current(self) -> bool:
         """Whether the page that is being shown is this one, or below it."""
-        return request.blueprint in (self.endpoint.rpartition(".")[0], *self.also)
+        own = self.endpoint.rpartition(".")[0], *self.also
+        return not set(own).isdisjoint(request.blueprints)
 
 
 class Navigation:
