@@ -150,7 +150,7 @@ def test_a_package_shows_why_its_download_failed(browser, become, schedule):
 @SQLITE
 def test_what_changes_has_an_etag(browser, register):
     register()
-    for path in ("/packages/1/state", "/profiles/list", "/profiles/default/state"):
+    for path in ("/packages/1/state", "/parts/profiles", "/profiles/default/state"):
         etag = browser.client.get(path).headers["ETag"]
         again = browser.client.get(path, headers={"If-None-Match": etag})
         assert (again.status_code, again.data) == (304, b"")
