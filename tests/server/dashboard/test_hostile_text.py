@@ -174,7 +174,9 @@ def faults(answer):
     """Return what is wrong with a page: code, or characters that deceive."""
     tree, found = answer.tree, []
     scripts = tree.css("script")
-    found += [one.html for one in scripts if not one.attributes["src"].startswith("/dashboard/")]
+    found += [
+        one.html for one in scripts if not one.attributes.get("src", "").startswith("/dashboard/")
+    ]
     found += [one.html for one in tree.css("img, iframe, object, embed, base, style, svg")]
     for node in tree.css("*"):
         names = [name for name in node.attributes if name.startswith("on") or name == "style"]
