@@ -104,6 +104,10 @@ def _index(standing: catalog_index.Standing) -> dict[str, Any]:
         "index_error": standing.error,
         "packages": standing.packages,
         "indexed_at": standing.indexed_at,
+        "verification": standing.verification,
+        "verification_task_id": standing.verification_task_id,
+        "verified": standing.verified,
+        "verified_at": standing.verified_at,
     }
 
 

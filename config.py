@@ -166,6 +166,7 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
     "NAME_LENGTH": _number(50, 2, 128),
     "INDEX_BYTES": _number(1024 * MIB, 0, MIB**3),
     "INDEX_SETS": (_words, ("python3Packages",), "names of sets, separated by spaces"),
+    "INDEX_VERIFY": (_yes_or_no, True, "true or false"),
     "KEEP_GENERATIONS": _number(10, 1, MANY),
     "CACHE": (_cache, "", "file:///PATH or s3://BUCKET"),
     "CACHE_KEY_FILE": (_path, None, "a path"),

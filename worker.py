@@ -37,7 +37,8 @@ from indexing import index
 from leases import Lease
 from models import DATABASE_AWAY, cause
 from nix import trees
-from task_subjects import Unpublished, Wanted, WantedSet
+from task_subjects import Unpublished, Unverified, Wanted, WantedSet
+from verifying import verify
 
 log = logging.getLogger("pkgd.worker")
 
@@ -286,7 +287,7 @@ class Pool:
         self._unsettled = None
 
     def _keep_indexes(self) -> None:
-        """Queue the indexing of catalogs that are not indexed, and delete indexes of the past.
+        """Queue what is to be indexed and what to be verified; delete indexes of the past.
 
         One that has just changed may be about to change again, and is looked at once more before.
         """
@@ -295,6 +296,8 @@ class Pool:
         steady = [one for one in states if seen.get(one.catalog, one.signature) == one.signature]
         for catalog in catalog_index.schedule(steady):
             log.info("catalog %s will be indexed", catalog)
+            self.wake()
+        if self.app.config["INDEX_VERIFY"] and catalog_index.schedule_verifications(states):
             self.wake()
         catalog_index.prune(states)
 
@@ -370,4 +373,6 @@ def _work(lease: Lease) -> Work:
         return partial(apply, subject=subject)
     if isinstance(subject, Unpublished):
         return partial(publishing.publish_profile, subject=subject)
+    if isinstance(subject, Unverified):
+        return partial(verify, subject=subject)
     return partial(index, subject=subject)

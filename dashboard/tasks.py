@@ -68,7 +68,8 @@ def index() -> Response:
 def show(task_id: str) -> Response:
     """Show one task, with the end of its log or the lines of it that hold a text."""
     log, part = _log(task_id)
-    text, stop = log.lines(max(0, log.stop - SHOWN_BYTES))
+    start = max(0, log.stop - SHOWN_BYTES)
+    text, stop = log.lines(start)
     return page(
         "task.html",
         task=log.task,
@@ -76,6 +77,7 @@ def show(task_id: str) -> Response:
         names=queries.package_names([log.task.package_id]),
         log=log,
         text=text,
+        left_out=start > 0,
         next_offset=stop,
         find=part["find"],
         found=log.found(part["find"]),

@@ -98,7 +98,7 @@ def webhook() -> None:
 def add(
     context: CommandContext, address: str, types: Sequence[str], secret_file: TextIO | None
 ) -> None:
-    """Add a webhook and print the secret that signs its messages.
+    """Add a webhook and print its secret.
 
     It can't be shown again. The webhook is told of what happens from now on.
 
@@ -158,9 +158,9 @@ def test(context: CommandContext, webhook_id: int) -> None:
 @click.argument("webhook_id", metavar="ID", type=ID, shell_complete=completion.webhooks)
 @click.option("--from-now", is_flag=True, help="Pass over the events that it has not got.")
 def enable(context: CommandContext, webhook_id: int, *, from_now: bool) -> None:
-    """Enable a disabled webhook, or have one that fails tried again now.
+    """Enable a disabled webhook.
 
-    It goes on where it was, as far as the server keeps events.
+    It goes on where it was, as far as the server keeps events. One that fails is tried again now.
 
     \b
     Examples:
