@@ -26,10 +26,12 @@ from limits.strategies import FixedWindowRateLimiter
 from sqlalchemy import exists, select, update
 from werkzeug.exceptions import MethodNotAllowed
 
+import event_log
 import queries
 import services
 from config import DEVELOPMENT
 from errors import ScopeTooSmall, SignInNeeded, TooManyFailures, Unauthorized
+from event_log import EventType
 from fields import rfc3339
 from models import (
     DATABASE_AWAY,
@@ -71,7 +73,7 @@ OPEN_ENDPOINTS = {
     "health.livez",
     "health.readyz",
 }
-ADMIN_BLUEPRINTS = {"tokens", "dashboard.access"}
+ADMIN_BLUEPRINTS = {"tokens", "events", "webhooks", "dashboard.access"}
 DASHBOARD = "dashboard"  # whose pages, and they alone, go by a cookie
 SIGN_OUT = "dashboard.sessions.sign_out"
 BASIC_BLUEPRINT = "cache_files"  # Nix knows nothing but HTTP Basic
@@ -239,7 +241,8 @@ def refusal(status: int) -> Refusal | None:
 def required_scope(endpoint: str | None, method: str) -> Scope:
     """Return the scope that a request needs; `is_for_machines` tells where `sync` will do, too."""
     blueprint = (endpoint or "").rpartition(".")[0]
-    if blueprint in ADMIN_BLUEPRINTS and endpoint != OWN_TOKEN:
+    with_parent = {blueprint, blueprint.rpartition(".")[0]}
+    if not ADMIN_BLUEPRINTS.isdisjoint(with_parent) and endpoint != OWN_TOKEN:
         return Scope.ADMIN
     if endpoint == SIGN_OUT:
         return Scope.READ
@@ -343,6 +346,10 @@ def mint(
         first=is_first,
     )
     row = db.session.execute(new.returning(*columns(Token, "digest", "key_id"))).one_or_none()
+    if row is not None:
+        about = event_log.subject("token", row.id, row.name)
+        data = {"scope": row.scope.value, "expires_at": rfc3339(row.expires_at)}
+        event_log.add(EventType.TOKEN_MINTED, about, data)
     db.session.commit()
     if row is None:
         raise Unauthorized(detail="the first token has been made already")

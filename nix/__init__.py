@@ -49,6 +49,7 @@ from nix.evaluate import (
     CATALOG_FAULTS,
     NOTHING_MORE,
     Allowed,
+    Avoided,
     Catalog,
     CatalogFailure,
     Known,
@@ -78,6 +79,7 @@ from nix.profile import (
     switch_generation,
 )
 from nix.ranges import matching
+from nix.refusals import refusal
 from nix.requirement import wanted
 from nix.resolution import Resolution, resolve
 from nix.siblings import bases, is_sibling
@@ -91,7 +93,7 @@ from nix.store import (
     private_store,
     version,
 )
-from nix.survey import Fact, Facts, Survey, joined
+from nix.survey import Derivation, Fact, Found, Survey, joined
 from nix.tarballs import Tarball, base32, check_url, fetched
 from nix.terminal import decode, plain
 from nix.versions import LENGTH as VERSION_LENGTH
@@ -104,6 +106,7 @@ __all__ = [
     "VERSION_LENGTH",
     "Allowed",
     "Availability",
+    "Avoided",
     "BuildFailed",
     "Cache",
     "CacheAway",
@@ -113,11 +116,12 @@ __all__ = [
     "Collision",
     "Completed",
     "Copied",
+    "Derivation",
     "DiskFull",
     "EvaluationFailed",
     "Fact",
-    "Facts",
     "FetchFailed",
+    "Found",
     "HashMismatch",
     "Known",
     "NameUnknown",
@@ -187,6 +191,7 @@ __all__ = [
     "public_key",
     "publish",
     "realise",
+    "refusal",
     "relink",
     "resolve",
     "restore",

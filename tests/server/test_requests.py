@@ -6,7 +6,7 @@ import pytest
 from support import POSTGRESQL, SQLITE
 
 import activation
-from models import Package
+import registry
 
 DEEP = 30_000
 INVALID_JSON = {"body": ["Invalid JSON body."]}
@@ -225,7 +225,7 @@ def test_a_package_that_is_registered_while_a_rollback_takes_it_up_again_is_no_c
     client.delete(f"/api/v1/package/{first}")
 
     package, number = race(
-        lambda: Package.register("app", "1.0.0"),
+        lambda: registry.register("app", "1.0.0"),
         lambda: activation.rollback(activation.find("default"), by=None),
     )
 
