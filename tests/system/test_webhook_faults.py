@@ -77,11 +77,12 @@ def keep(database_url, receiver, expected):
 
 def over_a_kill(service, moment):
     """Kill everything while clients change things, and start again."""
-    over = threading.Event()
+    over, enough = threading.Event(), newest(service) + 5
     with ThreadPoolExecutor(CLIENTS) as threads:
         for _ in range(CLIENTS):
             threads.submit(make_changes, service, random.Random(moment.random()), over)
-        time.sleep(moment.uniform(0.5, 1.5))  # the moment is what varies
+        until(lambda: newest(service) >= enough)
+        time.sleep(moment.uniform(0, 1))  # the moment is what varies
         service.kill()
         over.set()
     service.start()
@@ -126,7 +127,12 @@ def is_told(service, webhook_id):
     shown = service.get(f"webhook/{webhook_id}")
     if shown["state"] == "failing":
         service.post(f"webhook/{webhook_id}/enable")
-    return shown["delivered_seq"] == service.get("events?newest_first=true&limit=1")[0]["seq"]
+    return shown["delivered_seq"] == newest(service)
+
+
+def newest(service):
+    """Return the number of the newest event."""
+    return service.get("events?newest_first=true&limit=1")[0]["seq"]
 
 
 def listed(service, path):
