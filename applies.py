@@ -126,6 +126,21 @@ def plan(name: str, wanted: Versions, check: Check) -> dict[str, Any]:
     }
 
 
+def with_package(state: AnyRow, name: str, version: str) -> Versions:
+    """Return the set of a profile with another package, in place of another version of its name.
+
+    `state` is the profile by its record. Where an apply waits or runs, it is the set of that, which
+    the next apply takes the place of.
+    """
+    held: Versions = {(one["name"], one["version"]): None for one in state.packages or []}
+    if state.apply is not None:
+        coming = select(Package.name, Package.version, AppliedPackage.store_path)
+        coming = coming.join(AppliedPackage).where(AppliedPackage.task_seq == state.apply)
+        held = {(one.name, one.version): one.store_path for one in db.session.execute(coming)}
+    others = {named: path for named, path in held.items() if named[0] != name}
+    return others | {(name, version): held.get((name, version))}
+
+
 def is_wanted() -> ColumnElement[bool]:
     """Select the packages that an apply which waits or runs has in its set."""
     mine = AppliedPackage.package_id == Package.id, AppliedPackage.task_seq == Task.seq

@@ -172,7 +172,6 @@ def _host() -> str:
     return socket.gethostname()[:FROM_LENGTH]
 
 
-@cache
 def _user() -> str:
     try:
         user = pwd.getpwuid(os.getuid()).pw_name

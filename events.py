@@ -29,9 +29,9 @@ def index(query: dict[str, Any]) -> Any:
     already, the answer comes at once, with Retry-After.
     """
     limit, more = query["limit"], {}
-    found = _events(query)
+    found = listed(query)
     if query["wait"] and not found:
-        found_later = wait_until(bool, lambda: _events(query), query["wait"])
+        found_later = wait_until(bool, lambda: listed(query), query["wait"])
         found, more = found_later or [], {} if found_later is not None else {"Retry-After": "1"}
     shown = found[:limit]
     if len(found) > limit:
@@ -39,8 +39,8 @@ def index(query: dict[str, Any]) -> Any:
     return jsonify(list(map(event_log.shown, shown))), more
 
 
-def _events(query: dict[str, Any]) -> Sequence[AnyRow]:
-    """Return one event more than the page holds, if there is one."""
+def listed(query: dict[str, Any]) -> Sequence[AnyRow]:
+    """Return the events of a page, and one more if there is one."""
     is_newest_first, after = query["newest_first"], query.get("after")
     events = EVENTS.order_by(Event.seq.desc() if is_newest_first else Event.seq)
     if after is not None:

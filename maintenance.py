@@ -343,6 +343,7 @@ def _old_tasks(days: int) -> Select[Any]:
         select(newer.seq)
         .where(
             (newer.package_id == Task.package_id) | (newer.index_id == Task.index_id),
+            newer.kind == Task.kind,
             newer.seq > Task.seq,
             (newer.status == Task.status) | (Task.status != TaskStatus.SUCCEEDED),
         )

@@ -91,6 +91,7 @@ class TaskKind(StrEnum):
 
     DOWNLOAD = "download"
     INDEX = "index"
+    VERIFY = "verify"
     APPLY = "apply"
     PUBLISH = "publish"
 
@@ -235,19 +236,20 @@ class Package(Model):
 
 
 class Task(Model):
-    """A download, an indexing, an apply to a profile, or the publishing of its generation."""
+    """A download, work on a catalog's index, an apply to a profile, or the publishing of it."""
 
     __tablename__ = "tasks"
     __table_args__ = (
         Index("tasks_by_status", "status", "seq"),
         Index("tasks_by_package", "package_id", "seq"),
+        Index("tasks_by_index", "index_id", "seq"),
         {"sqlite_autoincrement": True},  # lists are paged by seq: a new task must come last
     )
 
     seq: Mapped[int] = mapped_column(primary_key=True)
     id: Mapped[uuid.UUID] = mapped_column(Uuid, unique=True, default=new_task_id)
     kind: Mapped[TaskKind] = mapped_column(enum_of(TaskKind), default=TaskKind.DOWNLOAD)
-    # Of a download, and of an indexing.
+    # Of a download; of the indexing of a catalog, and of the verification of that.
     package_id: Mapped[int | None] = mapped_column(ForeignKey("packages.id", ondelete="CASCADE"))
     index_id: Mapped[int | None] = mapped_column(
         ForeignKey("catalog_indexes.id", ondelete="CASCADE")

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 
 import event_log
 from catalog_models import CatalogIndex
@@ -26,6 +26,7 @@ TOLD = (
     .outerjoin(CatalogIndex, CatalogIndex.id == Task.index_id)
     .outerjoin(Apply, Apply.task_seq == Task.seq)
     .outerjoin(Profile, Profile.id == func.coalesce(Apply.profile_id, Task.profile_id))
+    .where(Task.seq.in_(bindparam("seqs", expanding=True)))
     .order_by(Task.seq)
 )
 
@@ -43,7 +44,7 @@ def tell_ended(seqs: Collection[int], status: TaskStatus) -> None:
 
 
 def _tasks(seqs: Collection[int]) -> list[AnyRow]:
-    return list(db.session.execute(TOLD.where(Task.seq.in_(seqs)))) if seqs else []
+    return list(db.session.execute(TOLD, {"seqs": list(seqs)})) if seqs else []
 
 
 def _tell(kind: EventType, task: AnyRow, by: event_log.Actor | None) -> None:

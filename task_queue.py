@@ -1,7 +1,7 @@
 """The queue of tasks: adding to it, and claiming from it. Leases are in leases.py.
 
-A claim is made by one statement. Indexing comes last, one catalog at a time. An apply waits,
-without a worker, until no package of its set is being downloaded.
+A claim is made by one statement. Work on catalogs comes last, on one at a time: indexing, then
+verification. An apply waits, without a worker, until no package of its set is being downloaded.
 """
 
 import uuid
@@ -42,6 +42,7 @@ SWITCHED = TaskError(
     hint="look at the profile, and apply the set again where it is still wanted",
 )
 CLAIMED = Task.id, Task.attempt, Task.waits, Task.by, Task.request_id, *SUBJECT
+ON_CATALOGS = TaskKind.INDEX, TaskKind.VERIFY
 WAITING_FOR_PACKAGES = "the packages of the set are being downloaded"
 
 
@@ -62,13 +63,13 @@ def add(package_id: int, request_id: str | None = None) -> uuid.UUID | None:
     return task_id
 
 
-def add_indexing(index_id: int) -> uuid.UUID | None:
-    """Queue the indexing of a catalog, without a commit, and return its task's id.
+def add_indexing(index_id: int, kind: TaskKind = TaskKind.INDEX) -> uuid.UUID | None:
+    """Queue the indexing of a catalog, or its verification; return the task's id.
 
-    Return None when it has a live task.
+    Nothing is committed. Return None when the index has a live task.
     """
     by = event_log.actor()
-    return _told(insert_or_ignore(Task).values(kind=TaskKind.INDEX, index_id=index_id, by=by))
+    return _told(insert_or_ignore(Task).values(kind=kind, index_id=index_id, by=by))
 
 
 def add_publishing(profile_id: int) -> bool:
@@ -171,13 +172,13 @@ def request_cancel(task_id: uuid.UUID) -> bool:
 def claim(holder: str, lease_seconds: float) -> Lease | None:
     """Take the first queued task that is due for `holder`; None when there is none.
 
-    Applies come first, then publishing, then downloads, each oldest first; indexing comes last, one
-    catalog at a time.
+    Applies come first, then publishing, then downloads, each oldest first; last come indexing and
+    verification, on one catalog at a time.
     """
     first = _first_due()
     # The queue is mostly empty when it is asked: a read doesn't take SQLite's write lock.
     found = db.session.execute(first).one_or_none()
-    if found is not None and found.kind == TaskKind.INDEX:
+    if found is not None and found.kind in ON_CATALOGS:
         _take_turn()
     taking = (
         update(Task)
@@ -221,35 +222,39 @@ def claim(holder: str, lease_seconds: float) -> Lease | None:
 def _first_due() -> Select[int, TaskKind]:
     """Select the task to take next."""
     other = aliased(Task)
-    is_indexing = (
+    is_one_running = (
         select(other.seq)
-        .where(other.kind == TaskKind.INDEX, other.status == TaskStatus.RUNNING)
+        .where(other.kind.in_(ON_CATALOGS), other.status == TaskStatus.RUNNING)
         .exists()
     )
-    is_index, is_apply = Task.kind == TaskKind.INDEX, Task.kind == TaskKind.APPLY
-    is_publishing = Task.kind == TaskKind.PUBLISH
+    is_on_catalog, is_verification = Task.kind.in_(ON_CATALOGS), Task.kind == TaskKind.VERIFY
+    is_apply, is_publishing = Task.kind == TaskKind.APPLY, Task.kind == TaskKind.PUBLISH
     return (
         select(Task.seq, Task.kind)
-        .where(*_is_due(), or_(~is_index, ~is_indexing))
-        .order_by(is_index, is_apply.desc(), is_publishing.desc(), Task.seq)
+        .where(*_is_due(), or_(~is_on_catalog, ~is_one_running))
+        .order_by(is_on_catalog, is_verification, is_apply.desc(), is_publishing.desc(), Task.seq)
         .limit(1)
     )
 
 
 def _take_turn() -> None:
-    """Lock the first indexing, so that no two workers claim indexings at the same time.
+    """Lock the first work on a catalog, so that no two workers claim some at the same time.
 
     Only under PostgreSQL: SQLite has one writer at a time anyway.
     """
-    indexing = select(Task.seq).where(Task.kind == TaskKind.INDEX, Task.status.in_(LIVE))
-    db.session.execute(indexing.order_by(Task.seq).limit(1).with_for_update())
+    work = select(Task.seq).where(Task.kind.in_(ON_CATALOGS), Task.status.in_(LIVE))
+    db.session.execute(work.order_by(Task.seq).limit(1).with_for_update())
 
 
-def is_other_waiting(seconds: float) -> bool:
-    """Tell whether a task other than an indexing has been due for so many seconds."""
+def is_other_waiting(kind: TaskKind, seconds: float) -> bool:
+    """Tell whether a task that comes before work on catalogs has been due for so many seconds.
+
+    Indexing comes before verification, too.
+    """
     before = soon(-seconds)
+    later = (kind,) if kind == TaskKind.VERIFY else ON_CATALOGS
     is_old = Task.created_at <= before, or_(Task.lease_until.is_(None), Task.lease_until <= before)
-    waiting = select(Task.seq).where(*_is_due(), Task.kind != TaskKind.INDEX, *is_old)
+    waiting = select(Task.seq).where(*_is_due(), Task.kind.not_in(later), *is_old)
     is_waiting = db.session.scalar(waiting.limit(1)) is not None
     db.session.rollback()
     return is_waiting

@@ -53,8 +53,7 @@ class TestSlots(threading.BoundedSemaphore):
 @blueprint.response(200, WebhookSchema(many=True), headers=headers("Link", "X-Total-Count"))
 def index(query: dict[str, Any]) -> Any:
     """List the webhooks, their URLs without queries."""
-    rows, headers = page(select(*columns(Webhook, "secret")), query, key=Webhook.id)
-    return [_shown(row) | {"url": listed_url(row.url)} for row in rows], headers
+    return listed(query)
 
 
 @blueprint.post("/webhooks")
@@ -74,9 +73,7 @@ def create(fields: dict[str, Any]) -> Any:
 @blueprint.refuses(errors.NoSuchWebhook)
 def show(webhook_id: int) -> Any:
     """Show a webhook, with what was sent to it lately."""
-    mine = select(*columns(Delivery)).where(Delivery.webhook_id == webhook_id)
-    shown = _shown(_webhook(webhook_id))
-    return shown | {"deliveries": db.session.execute(mine.order_by(Delivery.id.desc())).all()}
+    return find(webhook_id)
 
 
 @blueprint.delete("/webhook/<id:webhook_id>")
@@ -113,6 +110,19 @@ def enable(fields: dict[str, Any], webhook_id: int) -> Any:
 
 
 # --- What the routes do ---
+
+
+def listed(query: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Return one page of the webhooks, their URLs without queries, and its headers."""
+    rows, headers = page(select(*columns(Webhook, "secret")), query, key=Webhook.id)
+    return [_shown(row) | {"url": listed_url(row.url)} for row in rows], headers
+
+
+def find(webhook_id: int) -> dict[str, Any]:
+    """Return a webhook with what was sent to it lately. Raises NoSuchWebhook."""
+    mine = select(*columns(Delivery)).where(Delivery.webhook_id == webhook_id)
+    shown = _shown(_webhook(webhook_id))
+    return shown | {"deliveries": db.session.execute(mine.order_by(Delivery.id.desc())).all()}
 
 
 def add(url: str, types: Collection[str] = (), secret: str | None = None) -> dict[str, Any]:

@@ -26,9 +26,11 @@ import maintenance
 import nix
 import publishing
 import services
+import session_models
 import task_queue
 from applies import apply
 from attempts import Attempt, Work
+from cache_access import CacheAccess
 from catalog_state import Catalogs
 from downloads import download
 from errors import Busy
@@ -36,7 +38,8 @@ from indexing import index
 from leases import Lease
 from models import DATABASE_AWAY, cause
 from nix import trees
-from task_subjects import Unpublished, Wanted, WantedSet
+from task_subjects import Unpublished, Unverified, Wanted, WantedSet
+from verifying import verify
 
 log = logging.getLogger("pkgd.worker")
 
@@ -228,7 +231,7 @@ class Pool:
     def maintain_once(self) -> bool:
         """Requeue lost tasks, explain waits, have generations published; reconcile after a start.
 
-        Old tasks and events are pruned every hour.
+        Old tasks, old events and the dashboard's sessions of the past are deleted every hour.
 
         A database with the schema of another version is left to that one's workers.
         """
@@ -246,12 +249,14 @@ class Pool:
                 self._prune_at = time.monotonic() + PRUNE_SECONDS
                 maintenance.prune(self.app.config["TASK_DAYS"])
                 maintenance.prune_events(self.app.config["EVENT_DAYS"])
+                session_models.delete_ended()
             if self.app.config["INDEX_BYTES"] and time.monotonic() >= self._index_at:
                 self._index_at = time.monotonic() + INDEX_SECONDS
                 self._keep_indexes()
             if time.monotonic() >= self._silence_at:
                 self._silence_at = time.monotonic() + SILENCE_SECONDS
                 machine_events.tell_silence()
+            services.get(CacheAccess, self.app).dismiss_dead()
         return False
 
     def _has_other_schema(self) -> bool:
@@ -284,7 +289,7 @@ class Pool:
         self._unsettled = None
 
     def _keep_indexes(self) -> None:
-        """Queue the indexing of catalogs that are not indexed, and delete indexes of the past.
+        """Queue what is to be indexed and what to be verified; delete indexes of the past.
 
         One that has just changed may be about to change again, and is looked at once more before.
         """
@@ -293,6 +298,8 @@ class Pool:
         steady = [one for one in states if seen.get(one.catalog, one.signature) == one.signature]
         for catalog in catalog_index.schedule(steady):
             log.info("catalog %s will be indexed", catalog)
+            self.wake()
+        if self.app.config["INDEX_VERIFY"] and catalog_index.schedule_verifications(states):
             self.wake()
         catalog_index.prune(states)
 
@@ -368,4 +375,6 @@ def _work(lease: Lease) -> Work:
         return partial(apply, subject=subject)
     if isinstance(subject, Unpublished):
         return partial(publishing.publish_profile, subject=subject)
+    if isinstance(subject, Unverified):
+        return partial(verify, subject=subject)
     return partial(index, subject=subject)

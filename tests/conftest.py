@@ -234,6 +234,7 @@ def settings(database_url, store_dir, tmp_path):
         "SECRET_KEY": "for-tests-only-and-long-enough-for-production",
         "MIN_FREE_BYTES": 1,
         "INDEX_BYTES": 0,  # no index, unless a test is about it
+        "INDEX_VERIFY": "false",
     }
 
 
