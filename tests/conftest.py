@@ -155,7 +155,7 @@ def pytest_runtest_protocol(item):
 def is_repeated(item):
     """Tell whether the test is the one on PostgreSQL of a pair, with no code for PostgreSQL."""
     database = getattr(item, "callspec", None) and item.callspec.params.get("database_url")
-    named = any(mark.args[0] == "database_url" for mark in item.iter_markers("parametrize"))
+    named = any("database_url" in mark.args[:1] for mark in item.iter_markers("parametrize"))
     return database == "postgresql" and not named and item.path.stem not in MEASURED_ON_BOTH
 
 
