@@ -106,6 +106,13 @@ def check_body() -> None:
         PARSER.parse(NO_FIELDS)
 
 
+def sentences(said: Any) -> Any:
+    """Return what is wrong with a field, or with the entries of a list, as a list."""
+    if not isinstance(said, dict):
+        return said
+    return [f"Entry {place}: {' '.join(messages)}" for place, messages in said.items()]
+
+
 def headers(*names: str) -> dict[str, Any]:
     """Return references to the headers of an answer, for the API document."""
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
@@ -147,5 +154,6 @@ def page(
 
 def next_link(after: object) -> str:
     """Return the header Link to the next page of a list, which goes on after this."""
-    next_query = urlencode({**request.args.to_dict(), "after": after})
+    query = {**request.args.to_dict(flat=False), "after": [str(after)]}
+    next_query = urlencode(query, doseq=True)
     return f'<{request.script_root}{request.path}?{next_query}>; rel="next"'

@@ -30,7 +30,7 @@ import commands
 import config
 import dashboard
 import error_handlers
-import event_log  # noqa: F401 # its table
+import events
 import generations
 import health
 import log_config
@@ -42,20 +42,22 @@ import packages
 import pins
 import profile_models  # noqa: F401 # its tables
 import profiles
+import publishing
 import read_only
 import services
 import session_models  # noqa: F401 # its table
 import tasks
 import tokens
-import webhook_models  # noqa: F401 # its tables
+import webhooks
 from auth import Throttle
+from cache_access import CacheAccess
 from catalog_state import Catalogs
 from database import DatabaseFile
 from fields import MAX_ID, rfc3339
 from long_polling import FollowerSlots
 from models import DATABASE_AWAY, cause, db
 from openapi import ApiDocument
-from worker import Pool
+from worker import SENDERS, Pool
 
 log = logging.getLogger("pkgd.server")
 
@@ -67,6 +69,8 @@ BLUEPRINTS = (
     machines,
     generations,
     tokens,
+    events,
+    webhooks,
     health,
     cache,
     metrics,
@@ -217,7 +221,7 @@ def init_config(app: Flask, overrides: Mapping[str, Any] | None) -> None:
 
 def engine_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return SQLAlchemy's options: a connection for every thread, and bounded waits."""
-    threads = settings["WEB_THREADS"] + settings["WORKER_THREADS"] + 1
+    threads = settings["WEB_THREADS"] + settings["WORKER_THREADS"] + 1 + SENDERS
     options: dict[str, Any] = {"pool_size": threads, "max_overflow": 2}
     if settings["DATABASE_URL"].startswith("sqlite"):
         return options | {"connect_args": {"isolation_level": "IMMEDIATE", "timeout": 30}}
@@ -265,7 +269,10 @@ def init_extensions(app: Flask) -> None:
     services.add(app, Pool(app))
     services.add(app, Throttle())
     services.add(app, FollowerSlots(app.config["MAX_FOLLOWERS"]))
+    services.add(app, CacheAccess(app.config["CACHE_ACCESS_DIR"]))
+    services.add(app, publishing.Losses())
     services.add(app, cache.TransferSlots(app.config["MAX_TRANSFERS"]))
+    services.add(app, webhooks.TestSlots(webhooks.TESTS_AT_ONCE))
     services.add(app, ApiDocument())
 
 

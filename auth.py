@@ -24,12 +24,14 @@ from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 from sqlalchemy import exists, select, update
-from werkzeug.exceptions import MethodNotAllowed
+from werkzeug.exceptions import MethodNotAllowed, NotFound
 
+import event_log
 import queries
 import services
 from config import DEVELOPMENT
 from errors import ScopeTooSmall, SignInNeeded, TooManyFailures, Unauthorized
+from event_log import EventType
 from fields import rfc3339
 from models import (
     DATABASE_AWAY,
@@ -71,7 +73,7 @@ OPEN_ENDPOINTS = {
     "health.livez",
     "health.readyz",
 }
-ADMIN_BLUEPRINTS = {"tokens", "dashboard.access"}
+ADMIN_BLUEPRINTS = {"tokens", "events", "webhooks", "dashboard.access"}
 DASHBOARD = "dashboard"  # whose pages, and they alone, go by a cookie
 SIGN_OUT = "dashboard.sessions.sign_out"
 BASIC_BLUEPRINT = "cache_files"  # Nix knows nothing but HTTP Basic
@@ -210,7 +212,11 @@ def check_token() -> None:
 
 def is_for_dashboard() -> bool:
     """Tell whether the request is for a page of the dashboard."""
-    return (_endpoint() or "").partition(".")[0] == DASHBOARD
+    try:
+        endpoint = _endpoint() or ""
+    except NotFound:  # a number beyond all ids, with a method that the path doesn't have
+        return False
+    return endpoint.partition(".")[0] == DASHBOARD
 
 
 def refuse(secret: str | None) -> None:
@@ -239,7 +245,8 @@ def refusal(status: int) -> Refusal | None:
 def required_scope(endpoint: str | None, method: str) -> Scope:
     """Return the scope that a request needs; `is_for_machines` tells where `sync` will do, too."""
     blueprint = (endpoint or "").rpartition(".")[0]
-    if blueprint in ADMIN_BLUEPRINTS and endpoint != OWN_TOKEN:
+    with_parent = {blueprint, blueprint.rpartition(".")[0]}
+    if not ADMIN_BLUEPRINTS.isdisjoint(with_parent) and endpoint != OWN_TOKEN:
         return Scope.ADMIN
     if endpoint == SIGN_OUT:
         return Scope.READ
@@ -282,17 +289,19 @@ def _secret() -> str | None:
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     secret = secret.strip()
     if scheme.lower() == "basic" and request.blueprint == BASIC_BLUEPRINT:
-        return _password(secret)
+        return basic_credentials()[1] or None
     return secret if scheme.lower() in SCHEMES and secret and secret.isascii() else None
 
 
-def _password(credentials: str) -> str | None:
-    """Return the password in credentials of HTTP Basic; None where it could be no secret."""
+def basic_credentials() -> tuple[str, str]:
+    """Return login and password of HTTP Basic; both are empty where they could be none of ours."""
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     try:
-        _, _, password = b64decode(credentials, validate=True).decode("ascii").partition(":")
+        text = b64decode(given.strip(), validate=True).decode("ascii")
     except ValueError:
-        return None
-    return password or None
+        text = ""
+    login, _, password = text.partition(":")
+    return (login, password) if scheme.lower() == "basic" else ("", "")
 
 
 def _why_refused(secret: str | None) -> Refusal:
@@ -343,6 +352,10 @@ def mint(
         first=is_first,
     )
     row = db.session.execute(new.returning(*columns(Token, "digest", "key_id"))).one_or_none()
+    if row is not None:
+        about = event_log.subject("token", row.id, row.name)
+        data = {"scope": row.scope.value, "expires_at": rfc3339(row.expires_at)}
+        event_log.add(EventType.TOKEN_MINTED, about, data)
     db.session.commit()
     if row is None:
         raise Unauthorized(detail="the first token has been made already")

@@ -338,6 +338,26 @@ class NoSuchGeneration(ApiError):
     example: ClassVar = {"number": 7}
 
 
+class NoSuchWebhook(ApiError):
+    """No webhook has this id."""
+
+    status = 404
+    code = "no-such-webhook"
+    message = "there is no webhook {webhook_id}"
+    hint = "List the webhooks."
+    example: ClassVar = {"webhook_id": 1}
+
+
+class TooManyWebhooks(ApiError):
+    """There are as many webhooks as there may be."""
+
+    status = 409
+    code = "too-many-webhooks"
+    message = "there are {limit} webhooks already, and a new one would be one too many"
+    hint = "Remove those that are disabled."
+    example: ClassVar = {"limit": 50}
+
+
 class NoCache(ApiError):
     """The service has no binary cache, or none that it serves itself."""
 

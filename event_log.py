@@ -8,10 +8,12 @@ one. An event names what it is about, so that it stays readable when that is rem
 import os
 import pwd
 import socket
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from functools import cache
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import click
 from flask import g, has_request_context, request
@@ -19,11 +21,12 @@ from sqlalchemy import JSON, BigInteger, Index, Integer, String, func, insert, s
 from sqlalchemy.orm import Mapped, mapped_column
 
 import last_writes
-from models import Model, UtcDateTime, db, utcnow
+from fields import rfc3339
+from models import AnyRow, Model, UtcDateTime, db, utcnow
 
 # The key of PostgreSQL's advisory lock that whoever writes an event holds until the commit: a
 # sequence alone numbers rows in the order of their INSERTs, so that a reader could miss one.
-LOCK = 0x706B6764  # "pkgd"
+LOCK = select(func.pg_advisory_xact_lock(0x706B6764))  # "pkgd"
 FROM_LENGTH = 64
 
 
@@ -51,6 +54,13 @@ class EventType(StrEnum):
     WEBHOOK_DISABLED = "webhook.disabled"
 
 
+def selected(types: Iterable[str]) -> list[EventType]:
+    """Return the types that names, and groups such as `task.*`, stand for."""
+    names = tuple(types)
+    groups = tuple(name.removesuffix("*") for name in names if name.endswith(".*"))
+    return [kind for kind in EventType if kind in names or kind.startswith(groups)]
+
+
 class Event(Model):
     """A change: when, what, by whom, from where, to what."""
 
@@ -70,6 +80,8 @@ class Event(Model):
     request_id: Mapped[str | None] = mapped_column(String(64))
 
 
+NEW = insert(Event)
+
 # Who changes something, as an event and a task keep it: {"kind", "id", "name", "from"}.
 # `kind` is token, host (a command of the operator) or service (pkgd by itself).
 Actor = dict[str, Any]
@@ -85,7 +97,18 @@ def actor() -> Actor:
         return {"kind": "token", "id": caller.id, "name": caller.name, "from": address}
     if click.get_current_context(silent=True) is not None:
         return {"kind": "host", "id": None, "name": _user(), "from": _host()}
+    asked_by: Actor | None = g.get("asked_by")
+    return asked_by or service()
+
+
+def service() -> Actor:
+    """Return pkgd, as who makes a change that nobody asked for."""
     return {"kind": "service", "id": None, "name": None, "from": _host()}
+
+
+def act_for(by: Actor | None, request_id: str | None) -> None:
+    """Have the changes of this application context told as made by who asked for them."""
+    g.asked_by, g.asked_in = by, request_id
 
 
 def add(
@@ -96,28 +119,41 @@ def add(
     by: Actor | None = None,
     request_id: str | None = None,
 ) -> None:
-    """Have an event written with the changes of this transaction.
+    """Have an event written with the changes of this transaction, after its first statement.
 
     `subject` is what it is about: {"kind", "id", "name"}, with None where there is no id or name.
-    `by` and `request_id` are those of the request or command that is being served, by default.
+    `by` and `request_id` are those of the request, command or task that is being served, by
+    default.
     """
     who = dict(by or actor())
-    origin = who.pop("from")
-    if request_id is None and has_request_context():
-        request_id = g.get("request_id")
+    if request_id is None:
+        request_id = g.get("request_id") or g.get("asked_in")
+    row = {
+        "at": utcnow(),
+        "type": kind.value,
+        "origin": who.pop("from"),
+        "by": who,
+        "subject": subject,
+        "data": data or {},
+        "request_id": request_id,
+    }
     if db.engine.dialect.name == "postgresql":
-        lock = select(func.pg_advisory_xact_lock(LOCK))
-        last_writes.add(last_writes.Place.EVENT, (), lock)
-    new = insert(Event).values(
-        at=utcnow(),
-        type=kind.value,
-        by=who,
-        origin=origin,
-        subject=subject,
-        data=data or {},
-        request_id=request_id,
-    )
-    last_writes.add(last_writes.Place.EVENT, (), new)
+        last_writes.add(last_writes.Place.EVENT, ("first",), LOCK)
+    last_writes.add(last_writes.Place.EVENT, ("then",), NEW, row)
+
+
+def shown(event: AnyRow) -> dict[str, Any]:
+    """Return the JSON form of an event."""
+    return {
+        "seq": event.seq,
+        "at": rfc3339(event.at),
+        "type": event.type,
+        "by": event.by,
+        "from": event.origin,
+        "subject": event.subject,
+        "data": event.data,
+        "request_id": event.request_id,
+    }
 
 
 def subject(kind: str, id_: object, name: str | None) -> dict[str, Any]:
@@ -125,12 +161,17 @@ def subject(kind: str, id_: object, name: str | None) -> dict[str, Any]:
     return {"kind": kind, "id": id_ if isinstance(id_, int | None) else str(id_), "name": name}
 
 
+def bare_url(url: str) -> str:
+    """Return a URL without what may be secret: a login, the query, the fragment."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
 @cache
 def _host() -> str:
     return socket.gethostname()[:FROM_LENGTH]
 
 
-@cache
 def _user() -> str:
     try:
         user = pwd.getpwuid(os.getuid()).pw_name

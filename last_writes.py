@@ -6,7 +6,8 @@ each other.
 """
 
 from enum import IntEnum
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 from sqlalchemy import Executable, event
 
@@ -22,19 +23,37 @@ class Place(IntEnum):
     EVENT = 2
 
 
-def add(place: Place, key: tuple[Any, ...], statement: Executable) -> None:
+class _Write(NamedTuple):
+    place: Place
+    key: tuple[Any, ...]
+    number: int  # of the write in its transaction
+    statement: Executable
+    row: dict[str, Any] | None
+
+
+def add(
+    place: Place, key: tuple[Any, ...], statement: Executable, row: dict[str, Any] | None = None
+) -> None:
     """Have a statement executed before the commit; those of one place in the order of their keys.
 
-    It is forgotten if the transaction is rolled back.
+    One that is added again is executed once, with all the rows that it was added with. All are
+    forgotten if the transaction is rolled back.
     """
     pending = db.session.info.setdefault(PENDING, [])
-    pending.append((place, key, len(pending), statement))
+    pending.append(_Write(place, key, len(pending), statement, row))
 
 
 @event.listens_for(db.session, "before_commit")
 def _write(session: Any) -> None:
-    for *_, statement in sorted(session.info.pop(PENDING, ()), key=lambda one: one[:3]):
-        session.execute(statement)
+    pending = sorted(session.info.pop(PENDING, ()), key=lambda write: write[:3])
+    if not pending:
+        return
+    session.flush()  # what it writes comes first
+    connection = session.connection()
+    for _, together in groupby(pending, key=lambda write: id(write.statement)):
+        writes = list(together)
+        rows = [write.row for write in writes if write.row is not None]
+        connection.execute(writes[0].statement, rows or None)
 
 
 @event.listens_for(db.session, "after_soft_rollback")

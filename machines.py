@@ -4,15 +4,16 @@ from functools import cache
 from typing import Any
 
 from flask import g
-from sqlalchemy import ColumnElement, bindparam, delete, exists, func, or_, select
+from sqlalchemy import ColumnElement, bindparam, exists, false, func, or_, select
 from sqlalchemy.exc import IntegrityError
 
 import errors
+import machine_events
 import machine_states
 import rollouts
 from api import Blueprint, headers, page
 from fields import MACHINE_NAME, MACHINE_NAME_ERROR
-from machine_models import Machine
+from machine_models import Machine, ReportedState
 from machine_schemas import MachineQuerySchema, MachineSchema, ReportSchema
 from models import AnyRow, Scope, Token, UtcDateTime, db, upsert, utcnow
 from profile_models import Profile
@@ -106,8 +107,8 @@ def find(name: str, *where: ColumnElement[bool]) -> AnyRow:
 
 def forget(name: str) -> None:
     """Forget a machine. Raises NoSuchMachine."""
-    removed = delete(Machine).where(Machine.name == name).returning(Machine.id)
-    if not MACHINE_NAME.fullmatch(name) or db.session.execute(removed).one_or_none() is None:
+    is_name = MACHINE_NAME.fullmatch(name)
+    if not is_name or not machine_events.remove(Machine.name == name):
         raise errors.NoSuchMachine(name=name)
     db.session.commit()
 
@@ -138,8 +139,12 @@ def _write(name: str, fields: dict[str, Any]) -> bool:
         "token_id": g.caller.id if is_sync else None,
     }
     statement = _upsert(db.engine.dialect.name, is_sync)
+    has_failed = fields["state"] == ReportedState.FAILED
+    before = machine_events.locked(name) if has_failed else None
     # By the connection: a session takes an INSERT that comes with values for a bulk insert.
     written = db.session.connection().execute(statement, values).one_or_none()
+    if written and has_failed:
+        machine_events.tell_failure(written.id, before)
     db.session.commit()
     return written is not None
 
@@ -159,6 +164,7 @@ def _upsert(_dialect: str, is_sync: bool) -> Any:
     new = upsert(Machine).from_select(["profile_id", *given], reported)
     kept = {"name"} if is_sync else {"name", "token_id"}
     changed = {key: new.excluded[key] for key in ("profile_id", *given) if key not in kept}
+    changed["is_silence_told"] = false()
     is_live = Token.revoked_at.is_(None), Token.expires_at > bindparam("now", type_=UtcDateTime)
     is_free = or_(
         Machine.token_id == new.excluded.token_id,

@@ -1,4 +1,6 @@
-"""The end of tasks: every one goes through `end`, with its error if it failed, and is counted.
+"""The end of tasks: every one goes through `end`, with its error if it failed.
+
+There it is counted, and told by an event.
 
 The counts stay when the tasks are deleted. They are in the database because a worker without HTTP,
 `flask run-worker`, can't be scraped. They are written in the transaction that ends the task.
@@ -14,6 +16,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 import last_writes
 import nix
+import task_events
 from models import NO_SYNC, AnyRow, Model, Task, TaskKind, TaskStatus, db, upsert, utcnow
 from task_subjects import SUBJECT
 
@@ -62,8 +65,13 @@ class TaskEnd(Model):
     seconds: Mapped[float]  # of the last attempts
 
 
-def end(*where: Any, status: TaskStatus, error: TaskError | None = None) -> Sequence[AnyRow]:
-    """End the tasks that `where` selects, without a commit, and return them."""
+def end(
+    *where: Any, status: TaskStatus, error: TaskError | None = None, **more: Any
+) -> Sequence[AnyRow]:
+    """End the tasks that `where` selects, without a commit, and return them.
+
+    `more` are other values to write.
+    """
     now = utcnow()
     ended = (
         update(Task)
@@ -79,6 +87,7 @@ def end(*where: Any, status: TaskStatus, error: TaskError | None = None) -> Sequ
             error_message=error and error.message,
             error_hint=error and error.hint,
             error_reason=error and error.reason,
+            **more,
         )
         .returning(*ENDED)
     )
@@ -87,6 +96,7 @@ def end(*where: Any, status: TaskStatus, error: TaskError | None = None) -> Sequ
     code = error.code if error and status == TaskStatus.FAILED else None
     for task in tasks:
         _note(task, status, code, now)
+    task_events.tell_ended([task.seq for task in tasks], status)
     return tasks
 
 

@@ -98,9 +98,13 @@ def log(query: dict[str, Any], task_id: str) -> Response:
     attempt = query.get("attempt", max(task.attempt, 1))
     if query["follow"]:
         return _follow(task, attempt, query["offset"])
+    return send_log(task, attempt, query["offset"])
 
+
+def send_log(task: AnyRow, attempt: int, offset: int) -> Response:
+    """Send the log of an attempt, as far as it is written, from byte `offset` on."""
     end = build_logs.end(task.seq, attempt)
-    start = min(query["offset"], end)
+    start = min(offset, end)
     text = build_logs.read(task.seq, attempt, start, end)
     headers = {"X-Next-Offset": str(end), "Content-Length": str(end - start)}
     return _plain_text(stream_with_context(text), headers)

@@ -10,8 +10,12 @@ from sqlalchemy.orm import aliased
 
 import auth
 import errors
+import event_log
+import services
 from api import Blueprint, headers, page
+from cache_access import CacheAccess
 from config import DAY
+from event_log import EventType
 from fields import rfc3339
 from models import NO_SYNC, AnyRow, Scope, Token, columns, db, soon, utcnow
 from schemas import (
@@ -81,6 +85,15 @@ def listed(query: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, str]]
     return [_shown(row, auth.MASKED) for row in rows], headers
 
 
+def find(token_id: int) -> dict[str, Any]:
+    """Return a live token, its secret masked. Raises NoSuchToken."""
+    tokens = select(*columns(Token, "digest", "key_id")).where(Token.id == token_id, *_live())
+    row = db.session.execute(tokens).one_or_none()
+    if row is None:
+        raise errors.NoSuchToken(token_id=token_id)
+    return _shown(row, auth.MASKED)
+
+
 def minted(fields: dict[str, Any]) -> dict[str, Any]:
     """Mint a token by the fields of TokenInSchema, and return it with its secret.
 
@@ -135,10 +148,15 @@ def _revoke(which: Callable[[Any], ColumnElement[bool]], *, force: bool) -> int:
     admins = select(Token.id).where(Token.scope == Scope.ADMIN, *_live()).order_by(Token.id)
     db.session.execute(admins.with_for_update())
     revoking = update(Token).where(which(Token), *_live(), allowed).values(revoked_at=utcnow())
-    revoked = db.session.execute(revoking.returning(Token.id), execution_options=NO_SYNC).all()
+    told = Token.id, Token.name, Token.scope
+    revoked = db.session.execute(revoking.returning(*told), execution_options=NO_SYNC).all()
     if not force and db.session.scalar(select(exists().where(which(Token), *_live()))):
         db.session.rollback()
         raise errors.LastAdmin
+    for token in sorted(revoked):
+        about = event_log.subject("token", token.id, token.name)
+        event_log.add(EventType.TOKEN_REVOKED, about, {"scope": token.scope.value})
+    services.get(CacheAccess).dismiss([row.id for row in revoked])
     db.session.commit()
     return len(revoked)
 

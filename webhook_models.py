@@ -1,6 +1,7 @@
 """The tables of webhooks, and of what was delivered to them."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -17,6 +18,21 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models import Model, UtcDateTime, utcnow
+
+
+class WebhookState(StrEnum):
+    """How a webhook stands."""
+
+    ACTIVE = "active"
+    FAILING = "failing"  # its last delivery failed, and is tried again
+    DISABLED = "disabled"  # nothing is sent until it is enabled
+
+
+class Outcome(StrEnum):
+    """What became of a delivery."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
 
 
 class Webhook(Model):
@@ -62,3 +78,12 @@ class Delivery(Model):
     status: Mapped[int | None] = mapped_column(SmallInteger)  # of HTTP
     error: Mapped[str | None] = mapped_column(Text)
     succeeded: Mapped[bool] = mapped_column(Boolean)
+
+
+class DeliveryTotal(Model):
+    """How many deliveries had an outcome; those of removed webhooks count, and tests don't."""
+
+    __tablename__ = "delivery_totals"
+
+    outcome: Mapped[str] = mapped_column(String(16), primary_key=True)
+    deliveries: Mapped[int] = mapped_column(BigInteger)

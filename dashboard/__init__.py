@@ -29,11 +29,24 @@ import flask
 
 import auth
 import services
-from dashboard import assets, now, rendering, sessions, tasks
+from dashboard import (
+    access,
+    assets,
+    catalogs,
+    machines,
+    now,
+    offers,
+    packages,
+    profiles,
+    rendering,
+    sessions,
+    tasks,
+)
 from dashboard.rendering import Fragments, Navigation
 
-MODULES = (now,)  # in the order of the navigation
-OTHERS = (assets, sessions, tasks)  # without a place in it
+# In the order of the navigation.
+MODULES = (now, packages, profiles, machines, catalogs, access)
+OTHERS = (assets, offers, sessions, tasks)  # without a place in it
 
 blueprint = flask.Blueprint(auth.DASHBOARD, __name__, template_folder="templates")
 blueprint.before_request(sessions.check_origin)

@@ -15,7 +15,12 @@ from models import AnyRow, TaskStatus
 pages = Blueprint("now", __name__)
 entry = Entry("Now", "dashboard.now.index")
 
-LISTED = 10
+LISTED = {
+    TaskStatus.RUNNING: 20,
+    TaskStatus.QUEUED: 10,
+    TaskStatus.FAILED: 5,
+    TaskStatus.SUCCEEDED: 5,
+}
 TAIL_BYTES = 2048
 TAIL_LINES = 6
 
@@ -48,19 +53,23 @@ def _service() -> Fragment:
 
 def _tasks() -> dict[str, Any]:
     """Return the latest tasks of each kind of status, and the names of their packages."""
-    running, queued, failed = (
-        tasks.listed({"status": status, "limit": LISTED})
-        for status in (TaskStatus.RUNNING, TaskStatus.QUEUED, TaskStatus.FAILED)
+    running, queued, failed, succeeded = (
+        tasks.listed({"status": status, "limit": limit}) for status, limit in LISTED.items()
     )
-    every = (task for rows, _ in (running, queued, failed) for task in rows)
+    every = (task for rows, _ in (running, queued, failed, succeeded) for task in rows)
     return {
         "running": running[0],
         "queued": queued[0],
         "failed": failed[0],
-        "queued_count": int(queued[1]["X-Total-Count"]),
+        "succeeded": succeeded[0],
+        "counts": {"running": _count(running), "queued": _count(queued)},
         "names": queries.package_names(task.package_id for task in every),
         "tails": {task.id: _tail(task) for task in running[0]},
     }
+
+
+def _count(listed: tuple[list[AnyRow], dict[str, str]]) -> str:
+    return listed[1]["X-Total-Count"]
 
 
 def _tail(task: AnyRow) -> str:

@@ -6,11 +6,13 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 from dashboard import rendering, sessions
 from errors import ApiError, SignInNeeded
 
+OWN_FAULT = 500
+
 
 def show(error: ApiError) -> WerkzeugResponse:
     """Send an error as a page; as a fragment where htmx asks; the form where nobody is signed in.
 
-    No query is needed for it: the database may be what is away.
+    For a fault of the service it asks nothing of the database, which may be what is away.
     """
     if isinstance(error, SignInNeeded):
         return sessions.ask(error)
@@ -18,6 +20,8 @@ def show(error: ApiError) -> WerkzeugResponse:
     if "HX-Request" in request.headers:
         text = render_template("problem_part.html", **values)
         response = Response(text, error.status, content_type=rendering.HTML)
+    elif error.status < OWN_FAULT and g.get("caller"):
+        response = rendering.page("problem.html", status=error.status, **values)
     else:
         response = rendering.bare_page("problem.html", error.status, **values)
     response.headers.extend(error.headers())

@@ -94,16 +94,21 @@ def moment(at: datetime) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """A page's place in the navigation; `is_shown` tells whether it has anything to show."""
+    """A page's place in the navigation; `is_shown` tells whether it has anything to show.
+
+    `also` are the blueprints of other pages that belong to it.
+    """
 
     title: str
     endpoint: str
     is_shown: Callable[[], bool] = lambda: True
+    also: tuple[str, ...] = ()
 
     @property
     def is_current(self) -> bool:
         """Whether the page that is being shown is this one, or below it."""
-        return request.blueprint == self.endpoint.rpartition(".")[0]
+        own = self.endpoint.rpartition(".")[0], *self.also
+        return not set(own).isdisjoint(request.blueprints)
 
 
 class Navigation:

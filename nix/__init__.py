@@ -11,12 +11,14 @@ from nix.cache import (
     Copied,
     Swept,
     check_cache_uri,
+    hash_of,
     make_key,
     ping,
     public_key,
     publish,
     sweep_cache,
 )
+from nix.cache_inventory import CacheInventory
 from nix.closure import closure, closure_size
 from nix.errors import (
     REFUSALS,
@@ -49,6 +51,7 @@ from nix.evaluate import (
     CATALOG_FAULTS,
     NOTHING_MORE,
     Allowed,
+    Avoided,
     Catalog,
     CatalogFailure,
     Known,
@@ -78,6 +81,7 @@ from nix.profile import (
     switch_generation,
 )
 from nix.ranges import matching
+from nix.refusals import refusal
 from nix.requirement import wanted
 from nix.resolution import Resolution, resolve
 from nix.siblings import bases, is_sibling
@@ -91,7 +95,7 @@ from nix.store import (
     private_store,
     version,
 )
-from nix.survey import Fact, Facts, Survey, joined
+from nix.survey import Derivation, Fact, Found, Survey, joined
 from nix.tarballs import Tarball, base32, check_url, fetched
 from nix.terminal import decode, plain
 from nix.versions import LENGTH as VERSION_LENGTH
@@ -104,20 +108,23 @@ __all__ = [
     "VERSION_LENGTH",
     "Allowed",
     "Availability",
+    "Avoided",
     "BuildFailed",
     "Cache",
     "CacheAway",
+    "CacheInventory",
     "CacheKeyUnusable",
     "Catalog",
     "CatalogFailure",
     "Collision",
     "Completed",
     "Copied",
+    "Derivation",
     "DiskFull",
     "EvaluationFailed",
     "Fact",
-    "Facts",
     "FetchFailed",
+    "Found",
     "HashMismatch",
     "Known",
     "NameUnknown",
@@ -167,6 +174,7 @@ __all__ = [
     "garbage_bytes",
     "generation_link",
     "generations",
+    "hash_of",
     "installed",
     "is_prerelease",
     "is_sibling",
@@ -187,6 +195,7 @@ __all__ = [
     "public_key",
     "publish",
     "realise",
+    "refusal",
     "relink",
     "resolve",
     "restore",

@@ -41,7 +41,7 @@ function tick() {
   if (document.hidden || isAsking) return;
   const now = Date.now();
   const parts = [...document.querySelectorAll(".live[data-seconds]")]
-    .filter((part) => (due.get(part) || 0) <= now && !isSelectedIn(part));
+    .filter((part) => (due.get(part) || 0) <= now && !isSelectedIn(part) && !part.querySelector("[data-over]"));
   if (!parts.length) return;
   const part = parts.reduce((one, other) => ((due.get(other) || 0) < (due.get(one) || 0) ? other : one));
   due.set(part, now + part.dataset.seconds * TICK_MS - TICK_MS / 2);
@@ -56,6 +56,7 @@ function tellConnection() {
 
 document.addEventListener("htmx:configRequest", (event) => {
   const part = event.detail.elt;
+  if (part.dataset.offset) event.detail.parameters.offset = part.dataset.offset; // the log's
   if (part.dataset.etag) event.detail.headers["If-None-Match"] = `"${part.dataset.etag}"`;
 });
 
@@ -63,7 +64,8 @@ document.addEventListener("htmx:beforeRequest", () => { isAsking = true; });
 
 document.addEventListener("htmx:afterRequest", (event) => {
   isAsking = false;
-  const status = event.detail.xhr.status;
+  const { status } = event.detail.xhr;
+  if (event.detail.xhr.getResponseHeader("X-Log-Over")) delete event.detail.elt.dataset.seconds;
   failures = status >= 200 && status < 400 ? 0 : failures + 1;
   tellConnection();
 });
@@ -76,10 +78,13 @@ document.addEventListener("htmx:beforeSwap", (event) => {
     event.detail.shouldSwap = false;
     return;
   }
-  part.dataset.etag = (event.detail.xhr.getResponseHeader("ETag") || "").replaceAll('"', "");
+  const etag = event.detail.xhr.getResponseHeader("ETag");
+  if (etag) part.dataset.etag = etag.replaceAll('"', "");
+  const offset = event.detail.xhr.getResponseHeader("X-Next-Offset");
+  if (offset) part.dataset.offset = offset;
   kept = {
     opened: [...part.querySelectorAll("details[open][id]")].map((one) => one.id),
-    scrolled: [...part.querySelectorAll("pre.log[id]")].map((one) => ({
+    scrolled: [part, ...part.querySelectorAll("pre.log[id]")].filter((one) => one.id).map((one) => ({
       id: one.id,
       top: one.scrollTop,
       isAtEnd: one.scrollTop + one.clientHeight >= one.scrollHeight - 4,

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0015"
-down_revision = "0013"
+down_revision = "0014"
 
 TIME = sa.DateTime(timezone=True)
 BIG_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
@@ -70,6 +70,11 @@ def create_webhooks():
         sqlite_autoincrement=True,
     )
     op.create_index("deliveries_by_webhook", "deliveries", ["webhook_id", "id"])
+    op.create_table(
+        "delivery_totals",
+        sa.Column("outcome", sa.String(16), primary_key=True),
+        sa.Column("deliveries", sa.BigInteger, nullable=False),
+    )
 
 
 def create_sessions():
