@@ -152,9 +152,7 @@ def promote(
     """
     check_name(name)
     with change(source), ExitStack() as on_exception:
-        now = source.current()
-        if now is None or not source.link(now[0]).exists():
-            raise NothingToPromote(name=source.name)
+        now = promotable(name, source)
         profile, is_new = add(name)
         check(None if is_new else profile)
         if is_new:
@@ -164,6 +162,19 @@ def promote(
         _follow(profile)
         _take_over(profile, source, *now, by)
         on_exception.pop_all()
+
+
+def promotable(name: str, source: History) -> tuple[int, str]:
+    """Return number and store path of the generation that a promotion gives to a profile.
+
+    Raises InvalidInput where it is the source itself, or NothingToPromote.
+    """
+    if name == source.name:
+        raise InvalidInput(errors={"from": ["It is the profile itself."]})
+    now = source.current()
+    if now is None or not source.link(now[0]).exists():
+        raise NothingToPromote(name=source.name)
+    return now
 
 
 def delete(profile: History, check: Check) -> None:

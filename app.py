@@ -42,6 +42,7 @@ import packages
 import pins
 import profile_models  # noqa: F401 # its tables
 import profiles
+import publishing
 import read_only
 import services
 import session_models  # noqa: F401 # its table
@@ -49,6 +50,7 @@ import tasks
 import tokens
 import webhooks
 from auth import Throttle
+from cache_access import CacheAccess
 from catalog_state import Catalogs
 from database import DatabaseFile
 from fields import MAX_ID, rfc3339
@@ -267,6 +269,8 @@ def init_extensions(app: Flask) -> None:
     services.add(app, Pool(app))
     services.add(app, Throttle())
     services.add(app, FollowerSlots(app.config["MAX_FOLLOWERS"]))
+    services.add(app, CacheAccess(app.config["CACHE_ACCESS_DIR"]))
+    services.add(app, publishing.Losses())
     services.add(app, cache.TransferSlots(app.config["MAX_TRANSFERS"]))
     services.add(app, webhooks.TestSlots(webhooks.TESTS_AT_ONCE))
     services.add(app, ApiDocument())

@@ -24,7 +24,7 @@ from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 from sqlalchemy import exists, select, update
-from werkzeug.exceptions import MethodNotAllowed
+from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 import event_log
 import queries
@@ -212,7 +212,11 @@ def check_token() -> None:
 
 def is_for_dashboard() -> bool:
     """Tell whether the request is for a page of the dashboard."""
-    return (_endpoint() or "").partition(".")[0] == DASHBOARD
+    try:
+        endpoint = _endpoint() or ""
+    except NotFound:  # a number beyond all ids, with a method that the path doesn't have
+        return False
+    return endpoint.partition(".")[0] == DASHBOARD
 
 
 def refuse(secret: str | None) -> None:
@@ -285,17 +289,19 @@ def _secret() -> str | None:
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     secret = secret.strip()
     if scheme.lower() == "basic" and request.blueprint == BASIC_BLUEPRINT:
-        return _password(secret)
+        return basic_credentials()[1] or None
     return secret if scheme.lower() in SCHEMES and secret and secret.isascii() else None
 
 
-def _password(credentials: str) -> str | None:
-    """Return the password in credentials of HTTP Basic; None where it could be no secret."""
+def basic_credentials() -> tuple[str, str]:
+    """Return login and password of HTTP Basic; both are empty where they could be none of ours."""
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     try:
-        _, _, password = b64decode(credentials, validate=True).decode("ascii").partition(":")
+        text = b64decode(given.strip(), validate=True).decode("ascii")
     except ValueError:
-        return None
-    return password or None
+        text = ""
+    login, _, password = text.partition(":")
+    return (login, password) if scheme.lower() == "basic" else ("", "")
 
 
 def _why_refused(secret: str | None) -> Refusal:

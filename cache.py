@@ -12,14 +12,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import flask
-from flask import Response, current_app, request, url_for
+from flask import Response, current_app, g, request, url_for
 from werkzeug.wsgi import wrap_file
 
+import auth
 import errors
 import nix
 import publishing
 import services
 from api import Blueprint
+from cache_access import CacheAccess, login_of
 from cache_schemas import CacheSchema
 from config import STALL_SECONDS
 from nix.cache import INFO, NAR, NARINFO
@@ -34,7 +36,7 @@ extra-substituters = {url}
 extra-trusted-public-keys = {public_key}
 """
 NETRC_FILE = "netrc-file = /etc/nix/netrc\n"
-NETRC = "machine {host} login pkgd password TOKEN\n"
+NETRC = "machine {host} login {login} password TOKEN\n"
 INFO_TYPE, NARINFO_TYPE = "text/x-nix-cache-info", "text/x-nix-narinfo"
 NAR_TYPE = "application/x-nix-nar"
 # A nar is named by its content. The others change: a sweep removes them, a key is replaced.
@@ -68,7 +70,8 @@ def show() -> Any:
     """Tell how machines use the binary cache: its URL and key, the lines for nix.conf and netrc.
 
     A cache that the server itself has is at `/cache`, by the protocol of Nix. There a token may
-    also be the password of HTTP Basic, with any login, as Nix sends it from its netrc file.
+    also be the password of HTTP Basic, as Nix sends it from its netrc file: with any login, and
+    fastest with the token's own, which the answer to that token names.
     """
     where = publishing.cache(current_app.config)
     if where is None:
@@ -87,7 +90,7 @@ def show() -> Any:
         "url": url,
         "public_key": public_key,
         "nix_conf": NIX_CONF.format(url=url, public_key=public_key) + NETRC_FILE,
-        "netrc": NETRC.format(host=urlsplit(url).hostname),
+        "netrc": NETRC.format(host=urlsplit(url).hostname, login=login_of(g.caller.id)),
     }
 
 
@@ -175,6 +178,18 @@ def _stat(path: Path) -> os.stat_result:
         return path.stat()
     except FileNotFoundError:
         raise errors.NotInCache from None
+
+
+@files.after_request
+def admit(response: Response) -> Response:
+    """Have nginx check this token by itself for a while, if it came with the login of its own."""
+    caller = g.get("caller")
+    is_served = caller is not None and response.status_code < 400
+    if is_served and not current_app.config["READ_ONLY"]:
+        login, secret = auth.basic_credentials()
+        if login == login_of(caller.id):
+            services.get(CacheAccess).admit(caller.id, caller.expires_at, secret)
+    return response
 
 
 @files.after_request

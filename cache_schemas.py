@@ -24,6 +24,6 @@ class CacheSchema(OutputSchema):
         **nullable(
             "A line for the netrc file, with a token's secret in place of TOKEN; null for a cache "
             "that has logins of its own.",
-            "machine pkgd.example.org login pkgd password TOKEN\n",
+            "machine pkgd.example.org login token-2 password TOKEN\n",
         )
     )

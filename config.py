@@ -171,6 +171,7 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
     "CACHE": (_cache, "", "file:///PATH or s3://BUCKET"),
     "CACHE_KEY_FILE": (_path, None, "a path"),
     "CACHE_ACCEL": (_location, "", "a path of nginx that begins and ends with /"),
+    "CACHE_ACCESS_DIR": (_path, None, "a path"),
     "MAX_TRANSFERS": _number(4, 1, 4096),
     "BUILDERS": (str, "", "a list of machines as in Nix's own setting"),
     "READ_ONLY": (_yes_or_no, False, "true or false"),
@@ -253,8 +254,9 @@ def read(name: str, value: str) -> Any:
 def _check_cache(settings: Mapping[str, Any]) -> None:
     """Raise ConfigError for settings of the cache that don't go together."""
     uri = settings["CACHE"]
-    if settings["CACHE_ACCEL"] and not settings["TRUSTED_PROXIES"]:
-        raise ConfigError("CACHE_ACCEL needs nginx in front, and TRUSTED_PROXIES to count it")
+    for name in ("CACHE_ACCEL", "CACHE_ACCESS_DIR"):
+        if settings[name] and not settings["TRUSTED_PROXIES"]:
+            raise ConfigError(f"{name} needs nginx in front, and TRUSTED_PROXIES to count it")
     if not uri:
         return
     if settings["CACHE_KEY_FILE"] is None:

@@ -16,6 +16,7 @@ import read_only
 import services
 from api import Blueprint, headers
 from api_pages import HTML
+from cache_access import CacheAccess
 from catalog_state import Catalogs
 from config import BUILD, PRODUCTION, VERSION, refuse_start
 from models import db
@@ -100,6 +101,7 @@ def check_start(app: Flask) -> None:
             refuse_start(error)
         _check_folders(app.config["DATA_DIR"])
         _check_cache_key()
+        _reset_cache_access()
         _check_database()
 
 
@@ -119,6 +121,17 @@ def _check_cache_key() -> None:
             nix.public_key(key_file)
         except nix.CacheKeyUnusable as error:
             refuse_start(f"CACHE_KEY_FILE: {error}")
+
+
+def _reset_cache_access() -> None:
+    """Let nginx take no token that it took before: the keys or the database may be others."""
+    access = services.get(CacheAccess)
+    if fault := access.fault():
+        refuse_start(fault)
+    try:
+        access.clear()
+    except OSError as error:
+        refuse_start(f"CACHE_ACCESS_DIR can't be used: {error}")
 
 
 def _check_database() -> None:

@@ -95,6 +95,12 @@ class GateSchema(Strict):
     )
 
 
+class PromotionQuerySchema(GateSchema):
+    """What must be so for a promotion, and whether only to tell."""
+
+    dry_run = TrueOrFalse(**described("Only tell whether it would be done.", False))
+
+
 class PromotionSchema(Strict):
     """Which profile to take the generation of."""
 

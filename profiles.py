@@ -12,6 +12,7 @@ from werkzeug.datastructures import ETags
 import activation
 import applies
 import errors
+import history
 import machine_states
 import profile_states
 import rollouts
@@ -23,10 +24,10 @@ from machine_schemas import PercentSchema
 from profile_schemas import (
     AppliedSchema,
     ApplyQuerySchema,
-    GateSchema,
     PackageSetSchema,
     ProfileSchema,
     ProfileWaitSchema,
+    PromotionQuerySchema,
     PromotionSchema,
 )
 from schemas import EmptySchema
@@ -139,7 +140,7 @@ def roll_out(fields: dict[str, Any], profile_name: str) -> Any:
 
 
 @blueprint.post("/profile/<profile_name>/promote")
-@blueprint.arguments(GateSchema, location="query")
+@blueprint.arguments(PromotionQuerySchema, location="query")
 @blueprint.arguments(PromotionSchema)
 @blueprint.response(200, ProfileSchema)
 @blueprint.refuses(
@@ -158,7 +159,8 @@ def promote(query: dict[str, Any], fields: dict[str, Any], profile_name: str) ->
     """Make a profile the active generation of another one: its very store path, in one switch.
 
     With `require=current`, only if every machine of the source that was heard of lately is current,
-    and one of them holds that generation.
+    and one of them holds that generation. With `dry_run`, only tell whether that would be done: the
+    answer is then the source.
     """
     source = activation.find(fields["source"])
 
@@ -167,8 +169,13 @@ def promote(query: dict[str, Any], fields: dict[str, Any], profile_name: str) ->
         if query["require"]:
             machine_states.require_current(source)
 
-    activation.promote(profile_name, source, check, by=g.caller.label)
-    state = profile_states.find(profile_name)
+    if query["dry_run"]:
+        activation.check_name(profile_name)
+        activation.promotable(profile_name, source)
+        check(history.of(profile_name))
+    else:
+        activation.promote(profile_name, source, check, by=g.caller.label)
+    state = profile_states.find(source.name if query["dry_run"] else profile_name)
     return profile_states.shown(state, profile_states.counts(state))
 
 

@@ -9,6 +9,7 @@ has its GC root.
 """
 
 import fcntl
+import logging
 import os
 import shutil
 import time
@@ -46,9 +47,13 @@ from models import (
 from profile_models import Change, Generation, Profile
 from task_subjects import Unpublished
 
+log = logging.getLogger("pkgd.worker")
+
 AGAIN_SECONDS = 600  # until a profile is tried again whose publishing failed, unless it changes
 LOCK_POLL_SECONDS = 0.1
 SWEEP_WAIT_SECONDS = 600  # for those who publish, until a sweep gives up
+LOOK_SECONDS = 60  # between two looks for files that a cache has lost
+REPAIR = "what profiles offer is published again, the rest by flask publish --all"
 BATCH = 100
 TOTALS_ID = 1
 
@@ -63,6 +68,27 @@ class PublishingTotals(Model):
     size: Mapped[int] = mapped_column(BigInteger)
     seconds: Mapped[float]
     failures: Mapped[int] = mapped_column(BigInteger)
+
+
+class Losses:
+    """What a folder lacks of what was published, as one process finds by a look each minute."""
+
+    def __init__(self) -> None:
+        self._inventory = nix.CacheInventory()
+        self._look_at = 0.0
+        self._told = 0
+
+    def find(self, where: nix.Cache) -> set[str]:
+        """Return the hashes of the paths that lack something; none between two looks."""
+        folder = where.folder
+        if folder is None or time.monotonic() < self._look_at:
+            return set()
+        damaged = self._inventory.damaged(folder)
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        if damaged and len(damaged) != self._told:
+            log.warning("%d paths in the cache lack files; %s", len(damaged), REPAIR)
+        self._told = len(damaged)
+        return damaged
 
 
 class SweepPrevented(Exception):
@@ -151,14 +177,20 @@ def schedule() -> bool:
 def _notice_loss(where: nix.Cache) -> None:
     """Mark the generations as unpublished whose paths are gone from a folder.
 
-    Where one of them is offered to machines, mark all of its profile: machines then keep what they
-    have until it is published again, and don't go back to an older one.
+    Once a minute, also those that lack a nar, or a path that they need. Where one of them is
+    offered to machines, mark all of its profile: machines then keep what they have until it is
+    published again, and don't go back to an older one.
     """
+    damaged = services.get(Losses).find(where)
+
+    def has(path: str) -> bool:
+        return where.has(path) and nix.hash_of(path) not in damaged
+
     is_published = Generation.published_at.is_not(None), Generation.store_path.is_not(None)
     published = select(Generation.id, Generation.store_path).where(*is_published)
-    lost = [row.id for row in db.session.execute(published) if not where.has(row.store_path)]
+    lost = [row.id for row in db.session.execute(published) if not has(row.store_path)]
     offers = db.session.execute(rollouts.OFFERS).all()
-    lacking = [row.id for row in offers if not _has_offers(where, row)]
+    lacking = [row.id for row in offers if not _has_offers(has, row)]
     if lost or lacking:
         is_gone = Generation.id.in_(lost) | Generation.profile_id.in_(lacking)
         gone = update(Generation).where(is_gone).values(published_at=None)
@@ -166,11 +198,11 @@ def _notice_loss(where: nix.Cache) -> None:
     db.session.commit()
 
 
-def _has_offers(where: nix.Cache, offers: AnyRow) -> bool:
+def _has_offers(has: Callable[[str], bool], offers: AnyRow) -> bool:
     """Tell whether a folder has all that a profile offers and the store still has."""
     offered = filter(None, (rollouts.newest(offers), rollouts.rest(offers)))
     paths = [offer.store_path for offer in offered]
-    return all(where.has(path) or not os.path.lexists(path) for path in paths)
+    return all(has(path) or not os.path.lexists(path) for path in paths)
 
 
 def _active() -> Select[Any]:

@@ -11,7 +11,9 @@ from sqlalchemy.orm import aliased
 import auth
 import errors
 import event_log
+import services
 from api import Blueprint, headers, page
+from cache_access import CacheAccess
 from config import DAY
 from event_log import EventType
 from fields import rfc3339
@@ -154,6 +156,7 @@ def _revoke(which: Callable[[Any], ColumnElement[bool]], *, force: bool) -> int:
     for token in sorted(revoked):
         about = event_log.subject("token", token.id, token.name)
         event_log.add(EventType.TOKEN_REVOKED, about, {"scope": token.scope.value})
+    services.get(CacheAccess).dismiss([row.id for row in revoked])
     db.session.commit()
     return len(revoked)
 

@@ -30,6 +30,7 @@ import session_models
 import task_queue
 from applies import apply
 from attempts import Attempt, Work
+from cache_access import CacheAccess
 from catalog_state import Catalogs
 from downloads import download
 from errors import Busy
@@ -255,6 +256,7 @@ class Pool:
             if time.monotonic() >= self._silence_at:
                 self._silence_at = time.monotonic() + SILENCE_SECONDS
                 machine_events.tell_silence()
+            services.get(CacheAccess, self.app).dismiss_dead()
         return False
 
     def _has_other_schema(self) -> bool:

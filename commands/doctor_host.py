@@ -14,6 +14,7 @@ from flask import current_app
 import nix
 import publishing
 import services
+from cache_access import CacheAccess
 from catalog_state import Catalogs
 from commands.findings import Finding, error, ok, warning
 from config import PRODUCTION
@@ -151,6 +152,9 @@ def cache() -> Iterator[Finding]:
         nix.ping(services.get(nix.Store), where)
     except nix.NixError as fault:
         yield error("cache", str(fault), fault.hint)
+        return
+    if unusable := services.get(CacheAccess).fault():
+        yield error("cache", unusable, "see docs/operations.md, Cache")
         return
     if where.folder is not None and where.folder.exists():
         yield _space(where.folder)

@@ -93,6 +93,11 @@ in
     users.users.pkgd = { isSystemUser = true; group = "pkgd"; inherit home; };
     users.groups.pkgd = { };
 
+    # nginx reads it, and the files in it belong to nginx's group.
+    systemd.tmpfiles.rules = mkIf (settings ? CACHE_ACCESS_DIR && config.services.nginx.enable) [
+      "d ${settings.CACHE_ACCESS_DIR} 2750 pkgd ${config.services.nginx.group} -"
+    ];
+
     systemd.sockets.pkgd = {
       description = "Where pkgd listens, for the proxy in front of it";
       wantedBy = [ "sockets.target" ];

@@ -11,12 +11,14 @@ from nix.cache import (
     Copied,
     Swept,
     check_cache_uri,
+    hash_of,
     make_key,
     ping,
     public_key,
     publish,
     sweep_cache,
 )
+from nix.cache_inventory import CacheInventory
 from nix.closure import closure, closure_size
 from nix.errors import (
     REFUSALS,
@@ -110,6 +112,7 @@ __all__ = [
     "BuildFailed",
     "Cache",
     "CacheAway",
+    "CacheInventory",
     "CacheKeyUnusable",
     "Catalog",
     "CatalogFailure",
@@ -171,6 +174,7 @@ __all__ = [
     "garbage_bytes",
     "generation_link",
     "generations",
+    "hash_of",
     "installed",
     "is_prerelease",
     "is_sibling",

@@ -110,7 +110,7 @@ class Cache:
     def has(self, store_path: str) -> bool:
         """Tell whether the cache has a path; True without a look where it is no folder."""
         folder = self.folder
-        return folder is None or os.path.exists(folder / f"{_hash(store_path)}.narinfo")
+        return folder is None or os.path.exists(folder / f"{hash_of(store_path)}.narinfo")
 
     @property
     def place(self) -> Path | None:
@@ -284,14 +284,14 @@ def _lost(folder: Path, paths: Iterable[str]) -> list[str]:
 
     Nix looks at what a cache has before it copies, and doesn't notice what is removed meanwhile.
     """
-    left, seen, lost = set(map(_hash, paths)), set[str](), []
+    left, seen, lost = set(map(hash_of, paths)), set[str](), []
     while left:
         seen.add(name := left.pop())
         info = _narinfo(folder, name)
         if info is None:
             lost.append(name)
         else:
-            left |= set(map(_hash, " ".join(REFERENCES.findall(info)).split())) - seen
+            left |= set(map(hash_of, " ".join(REFERENCES.findall(info)).split())) - seen
     return lost
 
 
@@ -339,7 +339,7 @@ def sweep_cache(folder: Path, kept: Collection[str], *, dry_run: bool) -> Swept:
     Nobody may publish meanwhile. A path's narinfo goes first: without it, no client asks for the
     rest. Raises NixError, and removes nothing, for a narinfo that can't be parsed.
     """
-    hashes = set(map(_hash, kept))
+    hashes = set(map(hash_of, kept))
     needed, gone = set(), []
     for file in _files(folder):
         found = NARINFO.fullmatch(file.name)
@@ -369,6 +369,6 @@ def _nar_of(narinfo: Path) -> str:
     return url[1]
 
 
-def _hash(store_path: str) -> str:
+def hash_of(store_path: str) -> str:
     """Return the hash of a store path, which names its narinfo."""
     return os.path.basename(store_path)[:32]

@@ -4,6 +4,7 @@ Whatever is killed in between, the profile is at the old generation or at the ne
 whose check was cut short is checked in the next round, before anything else.
 """
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -32,6 +33,7 @@ CHECK_SECONDS = 60
 CUT_SHORT = 3  # how often a check that did not end is run again: it may be what ends the machine
 HEARTBEAT_SECONDS = 120  # MACHINE_SILENT_SECONDS is 600 on the server unless set
 MAX_ERROR_LENGTH = 1000
+LOGIN = re.compile(r" login (token-[0-9]{1,18}) ", re.ASCII)
 UNKNOWN_FIELD = HTTPStatus.UNPROCESSABLE_ENTITY
 ROLLED_BACK = "rolled back on the machine"
 AGAIN = "tried again when another one is offered, or with --retry"
@@ -244,7 +246,8 @@ class Follower:
         with ExitStack() as stack:
             netrc = None
             if token and is_servers:  # no other host may receive it
-                netrc = stack.enter_context(folder.password(url.hostname or "", token))
+                login = _login_of(told.get("netrc"))
+                netrc = stack.enter_context(folder.password(url.hostname or "", login, token))
             cache = BinaryCache(url.geturl(), keys, netrc)
             self._local.nix.fetch(offer.store_path, folder.root, cache)
 
@@ -325,6 +328,12 @@ def _offer_of(profile: Any) -> Offer | None:
         message = f"the server offers generation {generation!r}, which is no number"
         raise CommandError(message, ExitCode.REFUSED)
     return Offer(store_path, generation)
+
+
+def _login_of(told: object) -> str:
+    """Return the login in a server's line for netrc; older servers take any."""
+    found = LOGIN.search(told) if isinstance(told, str) else None
+    return found[1] if found else "pkgd"
 
 
 def _keys_of(told: object) -> list[str]:

@@ -69,8 +69,10 @@ def machines(context: CommandContext, profile: str | None, state: str | None) ->
       pkgctl machines -p production --state failed
     """
     with context.needs_newer_server("tell of machines"):
-        found = context.client.list_all("machines", profile=profile, state=state)
-        context.printer.table(found, MACHINE_COLUMNS)
+        found = list(context.client.list_all("machines", profile=profile, state=state))
+    if profile and not found:
+        context.client.get(f"profile/{profile}")  # which tells where there is none
+    context.printer.table(found, MACHINE_COLUMNS)
 
 
 @click.command()

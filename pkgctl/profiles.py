@@ -113,14 +113,26 @@ def promote(
       pkgctl promote staging default
       pkgctl promote staging production --require-current
     """
+    if source == target:
+        raise click.UsageError(f"{source} can't be promoted to itself")
     before = sets.held_if_any(context, target).packages
+    query = {"require": "current"} if require_current else {}
     if dry_run:
-        changes = sets.difference(before, context.client.get(f"profile/{source}")["packages"])
+        changes = sets.difference(before, _promoted(context, source, target, query))
         sets.show(context, changes)
         context.printer.json(changes)
         return
-    query = {"require": "current"} if require_current else {}
     profile = context.client.post(f"profile/{target}/promote", {"from": source}, **query)
     sets.show(context, sets.difference(before, profile["packages"]))
     text = f"Success: Promoted {source} to {target}, generation {profile['generation']}"
     context.printer.result(profile, text)
+
+
+def _promoted(
+    context: CommandContext, source: str, target: str, query: dict[str, str]
+) -> list[JsonObject]:
+    """Return what a promotion would bring; the server says whether its machines allow it."""
+    if not query:
+        return list(context.client.get(f"profile/{source}")["packages"])
+    path, body = f"profile/{target}/promote", {"from": source}
+    return list(context.client.post(path, body, dry_run="true", **query)["packages"])

@@ -124,12 +124,12 @@ class StateFolder:
         _write(self._keys, "".join(f"{key}\n" for key in keys))
 
     @contextmanager
-    def password(self, host: str, token: str) -> Iterator[Path]:
-        """Keep a token in a netrc file for one host, as long as the `with` block takes.
+    def password(self, host: str, login: str, token: str) -> Iterator[Path]:
+        """Keep login and token in a netrc file for one host, as long as the `with` block takes.
 
         It is here, and not in a temporary folder, because Nix's daemon has to read it.
         """
-        _write(self.netrc, f"machine {host} login pkgd password {token}\n")
+        _write(self.netrc, f"machine {host} login {login} password {token}\n")
         try:
             yield self.netrc
         finally:

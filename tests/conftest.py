@@ -46,6 +46,7 @@ LONGEST_FIRST = (
     "test_sync",
     "test_machines",
     "test_cache_faults",
+    "test_webhook_faults",
     "test_migrations",
     "test_readme",
     "test_upgrade",

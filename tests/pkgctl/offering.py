@@ -86,7 +86,7 @@ class OfferingServer:
         self.offered, self.etag = None, 0
         self.reports, self.statuses, self.cache_logins = [], [], []
         self.refuse, self.refusals, self.report_status = None, 0, 200
-        self.public_key = cache.keys["right"]
+        self.public_key, self.netrc = cache.keys["right"], None
         self.cache_folder = cache.folder
         server = self
 
@@ -133,7 +133,8 @@ class OfferingServer:
             self.refusals += 1
             self.answer(handler, {"detail": "refused"}, self.refuse)
         elif handler.path == "/api/v1/cache":
-            self.answer(handler, {"url": self.cache_url, "public_key": self.public_key})
+            told = {"url": self.cache_url, "public_key": self.public_key, "netrc": self.netrc}
+            self.answer(handler, told)
         elif handler.path == "/api/v1/profiles":
             self.answer(handler, [{"name": "web", "packages": []}])
         else:
@@ -168,9 +169,9 @@ class OfferingServer:
         self._thread.join()
 
 
-def basic(token):
-    """Return the header by which Nix sends a token."""
-    return f"Basic {base64.b64encode(f'pkgd:{token}'.encode()).decode()}"
+def basic(token, login="pkgd"):
+    """Return the header by which Nix sends a login and a token."""
+    return f"Basic {base64.b64encode(f'{login}:{token}'.encode()).decode()}"
 
 
 def tool(path):

@@ -43,6 +43,21 @@ def test_machines_are_listed_with_what_they_hold_and_wait_for(answering):
     ]
 
 
+def test_a_profile_that_is_not_there_has_no_list_of_machines(unconfigured):
+    missing = problem(404, "there is no profile 'none'")
+    with FakeServer(lambda _, path: FakeAnswer([]) if "machines" in path else missing) as server:
+        done = unconfigured("machines", "-p", "none", "--url", server.url)
+    assert (done.exit_code, done.stderr) == (
+        ExitCode.NOT_FOUND,
+        "Error: there is no profile 'none'\n",
+    )
+
+
+def test_a_profile_is_not_promoted_to_itself(unconfigured):
+    done = unconfigured("promote", "team", "team")
+    assert (done.exit_code, "team can't be promoted to itself" in done.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("words", [["machines"], ["machine", "web-1"]], ids=" ".join)
 def test_a_machines_words_control_no_terminal(answering, words):
     failed = machine(state="failed", error="\x1b[31mno\x1b[0m\n  answer\u202e")
@@ -151,15 +166,16 @@ def test_a_rollout_is_a_percentage(unconfigured, percent):
     assert unconfigured("rollout", "default", percent).exit_code == ExitCode.USAGE
 
 
-def test_a_promotion_can_require_current_machines(unconfigured):
+@pytest.mark.parametrize(("words", "query"), [((), ""), (("--dry-run",), "dry_run=true&")])
+def test_a_promotion_can_require_current_machines(unconfigured, words, query):
     profile = FakeAnswer({"packages": [], "generation": 1})
     refusal = problem(409, "the profile a is not proven by its machines")
-    words = ("promote", "a", "b", "--require-current")
+    words = ("promote", "a", "b", "--require-current", *words)
 
     with FakeServer(lambda method, _: profile if method == "GET" else refusal) as server:
         done = unconfigured(*words, "--url", server.url)
 
-    assert server.count("/profile/b/promote?require=current") == 1
+    assert server.count(f"/profile/b/promote?{query}require=current") == 1
     assert (done.exit_code, done.stderr) == (
         ExitCode.REFUSED,
         "Error: the profile a is not proven by its machines\n",

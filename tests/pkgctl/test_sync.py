@@ -138,6 +138,15 @@ def test_nix_sends_the_token_to_the_server_alone_and_it_stays_nowhere(follow, se
     assert not any(TOKEN.encode() in one.read_bytes() for one in files)
 
 
+@pytest.mark.parametrize(
+    ("login", "sent"), [("token-5", "token-5"), ("token-5\npassword x", "pkgd")]
+)
+def test_nix_sends_the_login_that_the_server_tells(follow, server, login, sent):
+    server.netrc = f"machine localhost login {login} password TOKEN\n"
+    assert follow().exit_code == 0
+    assert set(server.cache_logins) == {basic(TOKEN, sent)}
+
+
 def test_another_host_does_not_get_the_token(follow, server, path):
     server.cache_url = server.cache_url.replace("127.0.0.1", "localhost")
 

@@ -53,7 +53,7 @@ def test_a_machine_is_told_what_to_configure(client, tmp_path):
         "public_key": key,
         "nix_conf": f"extra-substituters = {url}\nextra-trusted-public-keys = {key}\n"
         "netrc-file = /etc/nix/netrc\n",
-        "netrc": "machine localhost login pkgd password TOKEN\n",
+        "netrc": "machine localhost login token-1 password TOKEN\n",
     }
 
 

@@ -16,6 +16,7 @@ from models import db
 
 HELLO, OLD_HELLO, PARROT, APP = "hello 2.12.1", "hello 2.10.0", "parrot 1.0.0", "app 1.0.0"
 TEAM = "/api/v1/profile/team"
+ITSELF = "It is the profile itself."
 
 
 @pytest.fixture
@@ -293,13 +294,26 @@ def test_after_a_promotion_there_is_a_way_back(applied, promote, client, held):
 
 
 @SQLITE
-def test_a_profile_that_is_promoted_to_itself_stays_as_it_is(applied, promote, etag):
+def test_a_profile_is_not_promoted_to_itself(applied, promote, etag):
     applied(HELLO)
     before = etag()
 
-    assert promote(to="team").status_code == 200
+    answer = promote(to="team")
 
+    assert (answer.status_code, answer.json["errors"]) == (422, {"from": [ITSELF]})
     assert etag() == before
+
+
+@SQLITE
+def test_a_promotion_that_is_only_asked_for_changes_nothing(applied, promote, client):
+    applied(HELLO)
+
+    answer = promote(query_string={"dry_run": "true"})
+
+    assert (answer.status_code, answer.json["name"]) == (200, "team")
+    assert client.get("/api/v1/profile/production").status_code == 404
+    assert promote(to="a-1-link", query_string={"dry_run": "true"}).status_code == 422
+    assert promote("default", query_string={"dry_run": "true"}).status_code == 409
 
 
 @SQLITE

@@ -16,7 +16,9 @@ import health
 import leases
 import nix
 import publishing
+import services
 import task_queue
+from cache_access import CacheAccess
 from commands import doctor_host
 from models import Package, Task, TaskKind, db, soon
 from profile_models import Change, Generation
@@ -84,6 +86,11 @@ def block(folder):
 def shown(client, name="default"):
     """Return what a profile shows of its publication."""
     return client.get(f"/api/v1/profile/{name}").json["published"]
+
+
+def files(folder):
+    """Return the names of all files below a folder."""
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 
 
 def tasks(client, kind="publish"):
@@ -301,6 +308,21 @@ def test_what_a_folder_has_lost_sends_no_machine_back(active, folder, client, po
     assert client.get("/api/v1/profile/default").json["offered"] is None
     assert pool.run_one()
     assert client.get("/api/v1/profile/default").json["offered"] == newest["offered"]
+
+
+@SQLITE
+@pytest.mark.parametrize("kind", ["nar", "narinfo"])
+def test_what_a_folder_has_lost_of_what_an_offer_needs_is_published_again(
+    active, folder, client, pool, caplog, kind
+):
+    before = files(folder)
+    own = os.path.basename(client.get("/api/v1/profile/default").json["store_path"])[:32]
+    lost = [file for file in before if file.endswith(kind) or (kind == "nar" and "nar/" in file)]
+    (folder / next(file for file in lost if not file.startswith(own))).unlink()
+    pool.maintain_once()
+    assert (shown(client), "lack files" in caplog.text) == (False, True)
+    assert pool.run_one()
+    assert (shown(client), files(folder)) == (True, before)
 
 
 @SQLITE
@@ -587,6 +609,7 @@ class Disk:
         ({"CACHE": "file:///srv/pkgd"}, "needs a folder of its own"),
         ({"CACHE_ACCEL": "internal"}, "a path of nginx"),
         ({"CACHE_ACCEL": "/internal/"}, "CACHE_ACCEL needs nginx in front"),
+        ({"CACHE_ACCESS_DIR": "/srv/access"}, "CACHE_ACCESS_DIR needs nginx in front"),
     ],
 )
 def test_settings_that_can_not_be_used_are_told(more, said):
@@ -631,6 +654,8 @@ def test_the_doctor_looks_at_the_cache(app, diagnosis, folder, tmp_path):
     assert diagnosis() == [f"ok       cache: file://{folder}, signed as cache-1"]
     folder.mkdir()
     assert "bytes free at" in diagnosis()[0]
+    services.add(app, CacheAccess(tmp_path / "missing"))
+    assert diagnosis()[0].startswith("error    cache: CACHE_ACCESS_DIR")
     (tmp_path / "key").chmod(0o640)
     assert diagnosis()[0].startswith("error    cache: others may read the key")
     app.config["CACHE"] = ""

@@ -284,12 +284,14 @@ def test_what_machines_are_offered_is_not_collected(
 
 # --- The gate ---
 
+FROM_TEAM = {"from": "team"}
+
 
 @pytest.fixture
 def promote(client):
     """Return a function that promotes `team` to `default` if its machines are current."""
     url = f"{DEFAULT}/promote?require=current"
-    return lambda: client.post(url, json={"from": "team"})
+    return lambda: client.post(url, json=FROM_TEAM)
 
 
 @pytest.fixture
@@ -329,8 +331,10 @@ def test_nothing_is_promoted_while_machines_fail_or_are_behind(team, report, pro
     assert (answer.status_code, client.get(DEFAULT).json["generation"]) == (409, None)
 
 
-def test_nothing_is_promoted_that_no_machine_holds(team, report, promote, roll_out, silence):
+def test_nothing_is_promoted_that_no_machine_holds(team, report, promote, client, silence):
     assert "none that was heard of lately" in promote().json["detail"]
+    only_asked = client.post(f"{DEFAULT}/promote?require=current&dry_run=true", json=FROM_TEAM)
+    assert only_asked.json == promote().json | {"instance": only_asked.json["instance"]}
     report("a", team, profile="team")
     silence("a")
 

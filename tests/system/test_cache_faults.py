@@ -9,6 +9,7 @@ from itertools import count, pairwise
 from types import SimpleNamespace
 
 import figures
+import psycopg
 import pytest
 from hosts import Host, require_namespaces
 from recipes import Recipes
@@ -29,11 +30,28 @@ DATA = "mkdir -p $out/share; head -c 400000 /dev/urandom >$out/share/{name}"
 numbers = count(1)
 
 
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"][: figures.ROUNDS])
+def kind(request):
+    """The kind of the database: one, but both in many rounds."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, kind):
     """The folder of the server."""
     require_namespaces()
-    return tmp_path_factory.mktemp("faults").resolve()
+    return tmp_path_factory.mktemp(f"faults-{kind}").resolve()
+
+
+@pytest.fixture(scope="module")
+def database(request, kind):
+    """The settings of the database, which is empty."""
+    if kind == "sqlite":
+        return {}
+    postgres = request.getfixturevalue("postgres")
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE faults")
+    return {"DATABASE_URL": postgres.url("faults")}
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +67,14 @@ def disk(folder):
 
 
 @pytest.fixture(scope="module")
-def service(folder, disk, store, store_dir):
+def service(folder, disk, database, store, store_dir):
     """A running service with a cache; `service.sync_token` is the machine's."""
     recipes = Recipes(folder)
     nix.make_key(store, "cache-1", folder / "key")
     settings = {"DATA_DIR": folder / "data", "STORE_DIR": store_dir, "CATALOGS": recipes.catalog}
     settings |= {"CACHE": f"file://{disk.path}/cache", "CACHE_KEY_FILE": folder / "key"}
     settings |= {"MIN_FREE_BYTES": 1, "WEB_PROCESSES": 1, "INDEX_BYTES": 0}
-    with Service(settings, measured=False) as service:
+    with Service(settings | database, measured=False) as service:
         service.init_db().start().sign_in()
         service.recipes, service.cache = recipes, disk.path / "cache"
         service.sync_token = service.post("tokens", json={"scope": "sync"})["token"]
@@ -135,7 +153,7 @@ def lacking(cache, store_path):
     return lacking
 
 
-def test_kills_of_everything_offer_nothing_half_published(service, machine):
+def test_kills_of_everything_offer_nothing_half_published(service, machine, kind):
     moment = random.Random(18)
 
     for _ in range(figures.ROUNDS):
@@ -148,14 +166,14 @@ def test_kills_of_everything_offer_nothing_half_published(service, machine):
 
     figures.keep(
         "`kill -9` of everything at a random moment of a change and its publishing, restart",
-        "sqlite",
+        kind,
         figures.rounds(f"{figures.ROUNDS * 4} packages"),
         "all that machines were offered was whole in the cache; each change was published, "
         "and a machine took it",
     )
 
 
-def test_a_cache_that_is_removed_is_filled_again(service, machine):
+def test_a_cache_that_is_removed_is_filled_again(service, machine, kind):
     moment, lost = random.Random(19), service.cache.with_name("lost")
 
     for number in range(figures.ROUNDS):
@@ -171,13 +189,13 @@ def test_a_cache_that_is_removed_is_filled_again(service, machine):
 
     figures.keep(
         "the cache's folder removed at a random moment of a change and its publishing",
-        "sqlite",
+        kind,
         figures.rounds(),
         "it was filled again; a machine that asked meanwhile held the old set or the new one",
     )
 
 
-def test_a_full_disk_of_the_cache_holds_up_publishing_alone(service, machine, disk):
+def test_a_full_disk_of_the_cache_holds_up_publishing_alone(service, machine, kind, disk):
     if not disk.is_mounted:
         pytest.skip("mounting needs root's rights")
 
@@ -193,7 +211,7 @@ def test_a_full_disk_of_the_cache_holds_up_publishing_alone(service, machine, di
 
     figures.keep(
         "the disk of the cache full while a change is published",
-        "sqlite",
+        kind,
         figures.rounds(),
         "the profile changed, its publishing waited with the reason shown, machines stayed; "
         "all was published with room again",
@@ -214,28 +232,29 @@ def reason(service):
     return next((task["waiting"] for task in queued if task["kind"] == "publish"), None)
 
 
-def test_machines_keep_what_they_have_while_the_server_is_gone(service, machine, tmp_path):
-    before, (out, err) = machine.says("tool"), (tmp_path / "out", tmp_path / "err")
-    with out.open("w") as stdout, err.open("w") as stderr:
-        following = machine.start_sync("team", "--every", "1", stdout=stdout, stderr=stderr)
+def test_machines_keep_what_they_have_while_the_server_is_gone(service, machine, kind, tmp_path):
+    before, said = machine.says("tool"), tmp_path / "said"
+    with said.open("w") as both:
+        following = machine.start_sync("team", "--every", "1", stdout=both, stderr=both)
     try:
-        until(lambda: "as offered" in out.read_text())
-        for number in range(figures.ROUNDS):
+        until(lambda: "as offered" in said.read_text())
+        for _ in range(figures.ROUNDS):
+            told = said.read_text().count("Error: ")
             service.kill()
-            until(lambda told=number: err.read_text().count("Error: ") > told)
+            until(lambda told=told: said.read_text().count("Error: ") > told)
             assert machine.says("tool") == before
             service.start()
             before = change(service)
-            until(lambda said=before: machine.says("tool") == said, 120)
+            until(lambda now=before: machine.says("tool") == now, 120)
     finally:
         following.terminate()
         following.wait(30)
 
-    told = err.read_text().splitlines()
-    assert [one for one, other in pairwise(told) if one == other] == []
+    lines = said.read_text().splitlines()
+    assert [one for one, other in pairwise(lines) if one == other] == []
     figures.keep(
         "the server killed for some rounds of a machine with `--every 1`, restart",
-        "sqlite",
+        kind,
         figures.rounds(),
         "the machine kept what it had, told it once, and took the next change",
     )
