@@ -57,6 +57,14 @@ class Watch:
 
 NOBODY = Watch()
 
+# Called with the profile before anything changes, by whoever has the lock of all changes: it raises
+# where the profile is not as the caller has seen it.
+Check = Callable[[History], object]
+
+
+def as_it_is(_profile: History) -> None:
+    """Let a change begin, whatever the profile is."""
+
 
 def find(name: str) -> History:
     """Return a profile. Raises NoSuchProfile."""
@@ -95,7 +103,9 @@ def register(names: Iterable[str]) -> None:
     db.session.commit()
 
 
-def activate(profile: History, package_ids: Sequence[int], by: str | None) -> None:
+def activate(
+    profile: History, package_ids: Sequence[int], by: str | None, check: Check = as_it_is
+) -> None:
     """Put packages in a profile in one generation, in place of other versions of their names.
 
     Raises NoSuchPackage, NotDownloaded, InvalidInput for two versions of one name, CheckFailed,
@@ -104,6 +114,7 @@ def activate(profile: History, package_ids: Sequence[int], by: str | None) -> No
     """
     plans.wanted_packages(package_ids)  # what can't be activated waits for no turn
     with change(profile):
+        check(profile)
         wanted, others = plans.after_activation(profile, package_ids)
         after = [*wanted, *others]
         before = {package.id for package in profile.active()}
@@ -111,9 +122,10 @@ def activate(profile: History, package_ids: Sequence[int], by: str | None) -> No
         _set(profile, after, Reason.REPLACE if is_replacement else Reason.ACTIVATE, by)
 
 
-def deactivate(profile: History, package_id: int, by: str | None) -> None:
+def deactivate(profile: History, package_id: int, by: str | None, check: Check = as_it_is) -> None:
     """Take a package out of a profile; do nothing where it isn't in it. Raises CheckFailed."""
     with change(profile):
+        check(profile)
         before = profile.active()
         after = [package for package in before if package.id != package_id]
         if len(after) < len(before):
@@ -140,7 +152,7 @@ def promote(
     """
     check_name(name)
     with change(source), ExitStack() as on_exception:
-        now = promotable(source)
+        now = promotable(name, source)
         profile, is_new = add(name)
         check(None if is_new else profile)
         if is_new:
@@ -152,15 +164,20 @@ def promote(
         on_exception.pop_all()
 
 
-def promotable(source: History) -> tuple[int, str]:
-    """Return number and store path of the generation to promote. Raises NothingToPromote."""
+def promotable(name: str, source: History) -> tuple[int, str]:
+    """Return number and store path of the generation that a promotion gives to a profile.
+
+    Raises InvalidInput where it is the source itself, or NothingToPromote.
+    """
+    if name == source.name:
+        raise InvalidInput(errors={"from": ["It is the profile itself."]})
     now = source.current()
     if now is None or not source.link(now[0]).exists():
         raise NothingToPromote(name=source.name)
     return now
 
 
-def delete(profile: History, check: Callable[[History], object]) -> None:
+def delete(profile: History, check: Check) -> None:
     """Forget a profile, and delete its generations; `check` is called before anything changes.
 
     Raises ProfileKept, NoSuchProfile, Busy or nix.ProfileReplaced.
@@ -198,19 +215,21 @@ def is_applying(profile: History) -> bool:
     return db.session.scalar(mine.where(Task.status.in_(LIVE)).limit(1)) is not None
 
 
-def switch(profile: History, number: int, by: str | None) -> None:
+def switch(profile: History, number: int, by: str | None, check: Check = as_it_is) -> None:
     """Make a profile what it was in a generation. Raises NoSuchGeneration, CheckFailed.
 
     Applies that were accepted before, and have not ended, are cancelled; so they are by `rollback`
     and `promote`.
     """
     with change(profile):
+        check(profile)
         _switch(profile, number, Reason.SWITCH, by)
 
 
-def rollback(profile: History, by: str | None) -> int:
+def rollback(profile: History, by: str | None, check: Check = as_it_is) -> int:
     """Switch a profile to the generation that was active before; return its number."""
     with change(profile):
+        check(profile)
         number = profile.active_before()
         if number is None:
             raise NoSuchGeneration(detail="no other generation was active before")

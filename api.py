@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Select, func, select
 from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import BadRequest
 
+import auth
 from errors import ApiError, BodyNotJson, InvalidJson, LengthRequired
 from models import AnyRow, db
 
@@ -95,12 +96,21 @@ def check_body() -> None:
         raise LengthRequired
     if "CONTENT_LENGTH" not in request.environ or not request.content_length:
         return
+    if auth.is_for_dashboard():  # its forms
+        return
     if not request.is_json:
         raise BodyNotJson
 
     view = _view()
     if view is not None and "json" not in _read_by(view):
         PARSER.parse(NO_FIELDS)
+
+
+def sentences(said: Any) -> Any:
+    """Return what is wrong with a field, or with the entries of a list, as a list."""
+    if not isinstance(said, dict):
+        return said
+    return [f"Entry {place}: {' '.join(messages)}" for place, messages in said.items()]
 
 
 def headers(*names: str) -> dict[str, Any]:
@@ -144,5 +154,6 @@ def page(
 
 def next_link(after: object) -> str:
     """Return the header Link to the next page of a list, which goes on after this."""
-    next_query = urlencode({**request.args.to_dict(), "after": after})
+    query = {**request.args.to_dict(flat=False), "after": [str(after)]}
+    next_query = urlencode(query, doseq=True)
     return f'<{request.script_root}{request.path}?{next_query}>; rel="next"'

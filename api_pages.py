@@ -50,7 +50,7 @@ POLICY = "; ".join(
 @blueprint.response(200, {"type": "object", "examples": [{"openapi": "3.1.0"}]})
 def openapi() -> Response:
     """Send this document."""
-    return _send(services.get(ApiDocument).below(request.script_root), "application/json")
+    return send(services.get(ApiDocument).below(request.script_root), "application/json")
 
 
 @blueprint.get("/docs")
@@ -72,7 +72,7 @@ def asset(name: str) -> Response:
     if name not in ASSETS:
         raise NotFound
     text = REMOTE_LOGO.sub(LOCAL_LOGO, ASSETS[name].read_bytes())
-    return _send(text, guess_type(name)[0], seconds=ASSETS_SECONDS)
+    return send(text, guess_type(name)[0], seconds=ASSETS_SECONDS)
 
 
 # Not in the API document.
@@ -80,10 +80,10 @@ blueprint.record(lambda state: state.add_url_rule("/docs/assets/<name>", "asset"
 
 
 def _page(name: str) -> Response:
-    return _send((PAGES / name).read_bytes(), "text/html")
+    return send((PAGES / name).read_bytes(), "text/html")
 
 
-def _send(text: bytes | str, kind: str | None, *, seconds: int = 0) -> Response:
+def send(text: bytes | str, kind: str | None, *, seconds: int = 0) -> Response:
     """Send a text that clients may cache for `seconds`, and then have to validate by its ETag."""
     response = Response(text, content_type=f"{kind}; charset=utf-8")
     response.cache_control.max_age = seconds

@@ -28,7 +28,9 @@ import catalog_models  # noqa: F401 # its tables
 import catalogs
 import commands
 import config
+import dashboard
 import error_handlers
+import events
 import generations
 import health
 import log_config
@@ -43,8 +45,10 @@ import profiles
 import publishing
 import read_only
 import services
+import session_models  # noqa: F401 # its table
 import tasks
 import tokens
+import webhooks
 from auth import Throttle
 from cache_access import CacheAccess
 from catalog_state import Catalogs
@@ -53,7 +57,7 @@ from fields import MAX_ID, rfc3339
 from long_polling import FollowerSlots
 from models import DATABASE_AWAY, cause, db
 from openapi import ApiDocument
-from worker import Pool
+from worker import SENDERS, Pool
 
 log = logging.getLogger("pkgd.server")
 
@@ -65,10 +69,13 @@ BLUEPRINTS = (
     machines,
     generations,
     tokens,
+    events,
+    webhooks,
     health,
     cache,
     metrics,
     api_pages,
+    dashboard,
 )
 REQUEST_ID_LENGTH = 64
 # A path below which a proxy may serve all this: no empty part, which could name another host, and
@@ -182,6 +189,7 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
         app.wsgi_app = proxied  # type: ignore[method-assign]
 
     error_handlers.init_app(app)
+    dashboard.init_app(app)
     for module in BLUEPRINTS:
         app.register_blueprint(module.blueprint)
     app.register_blueprint(cache.files)
@@ -213,7 +221,7 @@ def init_config(app: Flask, overrides: Mapping[str, Any] | None) -> None:
 
 def engine_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return SQLAlchemy's options: a connection for every thread, and bounded waits."""
-    threads = settings["WEB_THREADS"] + settings["WORKER_THREADS"] + 1
+    threads = settings["WEB_THREADS"] + settings["WORKER_THREADS"] + 1 + SENDERS
     options: dict[str, Any] = {"pool_size": threads, "max_overflow": 2}
     if settings["DATABASE_URL"].startswith("sqlite"):
         return options | {"connect_args": {"isolation_level": "IMMEDIATE", "timeout": 30}}
@@ -264,6 +272,7 @@ def init_extensions(app: Flask) -> None:
     services.add(app, CacheAccess(app.config["CACHE_ACCESS_DIR"]))
     services.add(app, publishing.Losses())
     services.add(app, cache.TransferSlots(app.config["MAX_TRANSFERS"]))
+    services.add(app, webhooks.TestSlots(webhooks.TESTS_AT_ONCE))
     services.add(app, ApiDocument())
 
 

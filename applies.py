@@ -17,6 +17,7 @@ import activation
 import history
 import nix
 import plans
+import registry
 import task_queue
 from activation import Watch
 from attempts import Attempt, Cancelled, Failed, Outdated
@@ -30,7 +31,6 @@ from models import (
     Task,
     TaskStatus,
     db,
-    insert_or_ignore,
 )
 from profile_models import AppliedPackage, Apply
 from task_ends import TaskError
@@ -126,6 +126,21 @@ def plan(name: str, wanted: Versions, check: Check) -> dict[str, Any]:
     }
 
 
+def with_package(state: AnyRow, name: str, version: str) -> Versions:
+    """Return the set of a profile with another package, in place of another version of its name.
+
+    `state` is the profile by its record. Where an apply waits or runs, it is the set of that, which
+    the next apply takes the place of.
+    """
+    held: Versions = {(one["name"], one["version"]): None for one in state.packages or []}
+    if state.apply is not None:
+        coming = select(Package.name, Package.version, AppliedPackage.store_path)
+        coming = coming.join(AppliedPackage).where(AppliedPackage.task_seq == state.apply)
+        held = {(one.name, one.version): one.store_path for one in db.session.execute(coming)}
+    others = {named: path for named, path in held.items() if named[0] != name}
+    return others | {(name, version): held.get((name, version))}
+
+
 def is_wanted() -> ColumnElement[bool]:
     """Select the packages that an apply which waits or runs has in its set."""
     mine = AppliedPackage.package_id == Package.id, AppliedPackage.task_seq == Task.seq
@@ -179,14 +194,13 @@ def _registered(wanted: Versions) -> dict[int, str | None]:
 
     They are ids, each with the store path that it must have.
     """
-    rows = [{"name": name, "version": version} for name, version in sorted(wanted)]
     # In the order of ids, as others lock several; a weak lock, which holds up no download's end.
     named = select(Package.id, Package.name, Package.version)
     kept = named.where(_is_one_of(wanted)).order_by(Package.id)
     kept = kept.with_for_update(read=True, key_share=True)
     found: list[AnyRow] = []
-    while len(found) < len(rows):  # again where one was forgotten between the two statements
-        db.session.execute(insert_or_ignore(Package).values(rows))
+    while len(found) < len(wanted):  # again where one was forgotten between the two statements
+        registry.add(sorted(wanted))
         found = list(db.session.execute(kept))
     return {package.id: wanted[package.name, package.version] for package in found}
 

@@ -32,6 +32,7 @@ FLUSH_BYTES = 256 * 1024
 FIRST_PHASES = {
     TaskKind.DOWNLOAD: "resolving",
     TaskKind.INDEX: "indexing",
+    TaskKind.VERIFY: "verifying",
     TaskKind.APPLY: "applying",
     TaskKind.PUBLISH: "publishing",
 }

@@ -14,6 +14,7 @@ import math
 import secrets
 import time
 from base64 import b64decode
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -23,12 +24,14 @@ from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 from sqlalchemy import exists, select, update
-from werkzeug.exceptions import MethodNotAllowed
+from werkzeug.exceptions import MethodNotAllowed, NotFound
 
+import event_log
 import queries
 import services
 from config import DEVELOPMENT
-from errors import ScopeTooSmall, TooManyFailures, Unauthorized
+from errors import ScopeTooSmall, SignInNeeded, TooManyFailures, Unauthorized
+from event_log import EventType
 from fields import rfc3339
 from models import (
     DATABASE_AWAY,
@@ -58,6 +61,9 @@ FAILURES = RateLimitItemPerMinute(60)
 NEWS = RateLimitItemPerMinute(1, namespace="news")
 
 OPEN_ENDPOINTS = {
+    "dashboard.assets.show",
+    "dashboard.sessions.form",
+    "dashboard.sessions.sign_in",
     "docs.asset",
     "docs.openapi",
     "docs.redoc",
@@ -67,7 +73,9 @@ OPEN_ENDPOINTS = {
     "health.livez",
     "health.readyz",
 }
-ADMIN_BLUEPRINTS = {"tokens"}
+ADMIN_BLUEPRINTS = {"tokens", "events", "webhooks", "dashboard.access"}
+DASHBOARD = "dashboard"  # whose pages, and they alone, go by a cookie
+SIGN_OUT = "dashboard.sessions.sign_out"
 BASIC_BLUEPRINT = "cache_files"  # Nix knows nothing but HTTP Basic
 OWN_TOKEN = "tokens.own"  # noqa: S105 # an endpoint, which tells every caller who it is
 REPORT = "machines.report"  # what a machine is
@@ -126,6 +134,13 @@ class Caller:
         return self.name or f"token {self.id}"
 
 
+class Gate:
+    """How the dashboard finds the caller by a cookie; its package imports this module."""
+
+    def __init__(self, by_cookie: Callable[[], Caller | None]) -> None:
+        self.by_cookie = by_cookie
+
+
 class RefusalReason(StrEnum):
     """Why a request was refused; the client is told less."""
 
@@ -174,12 +189,17 @@ def check_token() -> None:
     if _endpoint() in OPEN_ENDPOINTS or _is_public_metrics():
         return
 
-    g.caller = authenticate()
+    if is_for_dashboard():
+        g.caller = services.get(Gate).by_cookie()
+        if g.caller is None:
+            raise SignInNeeded
+    else:
+        g.caller = authenticate()
     if g.caller is None:
         wants_first = _wants_first_token()
         if wants_first and _is_from_this_machine():
             return
-        _refuse()
+        refuse(_secret())
         # The same for every URL, so that nobody learns which of them exist.
         docs = url_for("docs.swagger_ui")
         raise Unauthorized(detail=ELSEWHERE if wants_first else None, docs=docs)
@@ -190,8 +210,17 @@ def check_token() -> None:
         raise ScopeTooSmall(needed=needed, given=g.caller.scope)
 
 
-def _refuse() -> None:
-    """Note why the request proves no caller. Raises TooManyFailures."""
+def is_for_dashboard() -> bool:
+    """Tell whether the request is for a page of the dashboard."""
+    try:
+        endpoint = _endpoint() or ""
+    except NotFound:  # a number beyond all ids, with a method that the path doesn't have
+        return False
+    return endpoint.partition(".")[0] == DASHBOARD
+
+
+def refuse(secret: str | None) -> None:
+    """Note why no live token has this secret. Raises TooManyFailures after many such requests."""
     throttle, address = services.get(Throttle), request.remote_addr or ""
     try:
         throttle.count_failure(address)
@@ -199,7 +228,7 @@ def _refuse() -> None:
         # One line a minute: the rest of a flood is counted, not logged.
         g.refusal = Refusal(RefusalReason.THROTTLED, is_logged=throttle.is_news(address))
         raise
-    g.refusal = _why_refused()
+    g.refusal = _why_refused(secret)
 
 
 def refusal(status: int) -> Refusal | None:
@@ -215,9 +244,12 @@ def refusal(status: int) -> Refusal | None:
 
 def required_scope(endpoint: str | None, method: str) -> Scope:
     """Return the scope that a request needs; `is_for_machines` tells where `sync` will do, too."""
-    blueprint = (endpoint or "").partition(".")[0]
-    if blueprint in ADMIN_BLUEPRINTS and endpoint != OWN_TOKEN:
+    blueprint = (endpoint or "").rpartition(".")[0]
+    with_parent = {blueprint, blueprint.rpartition(".")[0]}
+    if not ADMIN_BLUEPRINTS.isdisjoint(with_parent) and endpoint != OWN_TOKEN:
         return Scope.ADMIN
+    if endpoint == SIGN_OUT:
+        return Scope.READ
     if endpoint == REPORT:
         return Scope.SYNC
     return Scope.READ if method in SAFE_METHODS else Scope.OPERATE
@@ -232,18 +264,21 @@ def is_for_machines(endpoint: str | None, method: str) -> bool:
 def authenticate() -> Caller | None:
     """Return the caller that the Authorization header proves; None where it proves none."""
     secret = _secret()
-    if secret is None:
-        return None
+    return None if secret is None else owner(secret)
 
+
+def owner(secret: str) -> Caller | None:
+    """Return who has the live token with this secret; None where there is no such token."""
     keys = _keys()
     for key in keys:
         row = queries.live_token(digest(secret, key))
         if row is None:
             continue
         caller = Caller(**row._asdict())
-        is_to_be_noted = caller.is_due_for_note or key != keys[0]
-        if is_to_be_noted and not current_app.config["READ_ONLY"]:
-            _note_use(caller, digest(secret, keys[0]), key_id(keys[0]))
+        if key != keys[0]:
+            note_use(caller, digest=digest(secret, keys[0]), key_id=key_id(keys[0]))
+        elif caller.is_due_for_note:
+            note_use(caller)
         return caller
     return None
 
@@ -269,9 +304,8 @@ def basic_credentials() -> tuple[str, str]:
     return (login, password) if scheme.lower() == "basic" else ("", "")
 
 
-def _why_refused() -> Refusal:
-    """Find out why no live token has the request's secret."""
-    secret = _secret()
+def _why_refused(secret: str | None) -> Refusal:
+    """Find out why no live token has this secret."""
     if secret is None:
         is_missing = not request.headers.get("Authorization")
         return Refusal(RefusalReason.MISSING if is_missing else RefusalReason.UNKNOWN)
@@ -318,6 +352,10 @@ def mint(
         first=is_first,
     )
     row = db.session.execute(new.returning(*columns(Token, "digest", "key_id"))).one_or_none()
+    if row is not None:
+        about = event_log.subject("token", row.id, row.name)
+        data = {"scope": row.scope.value, "expires_at": rfc3339(row.expires_at)}
+        event_log.add(EventType.TOKEN_MINTED, about, data)
     db.session.commit()
     if row is None:
         raise Unauthorized(detail="the first token has been made already")
@@ -370,14 +408,18 @@ def _is_local(address: str) -> bool:
     return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
 
 
-def _note_use(caller: Caller, current_digest: str, current_key_id: str) -> None:
-    """Write down that the token is in use; a reader is served even when this can't be written."""
+def note_use(caller: Caller, **renewed: str) -> None:
+    """Write down that the token is in use; a reader is served even when this can't be written.
+
+    `renewed` are its digest and key id, where these are to change.
+    """
+    if current_app.config["READ_ONLY"]:
+        return
     # Of several requests at once, one writes, and logs.
     is_first = Token.last_used_at.is_not_distinct_from(caller.last_used_at)
     used = update(Token).where(Token.id == caller.id, is_first).returning(Token.id)
-    values = {"last_used_at": utcnow(), "digest": current_digest, "key_id": current_key_id}
     try:
-        noted = db.session.execute(used.values(**values)).all()
+        noted = db.session.execute(used.values(last_used_at=utcnow(), **renewed)).all()
         db.session.commit()
     except DATABASE_AWAY as error:
         db.session.rollback()

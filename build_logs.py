@@ -24,6 +24,12 @@ def end(task_seq: int, attempt: int) -> int:
     return db.session.scalar(last) or 0
 
 
+def tail(task_seq: int, attempt: int, size: int) -> bytes:
+    """Return the last bytes of an attempt's log, `size` at most."""
+    stop = end(task_seq, attempt)
+    return b"".join(read(task_seq, attempt, max(0, stop - size), stop))
+
+
 def append(task_seq: int, attempt: int, start: int, data: bytes) -> None:
     """Add the bytes from `start` on, without a commit: the caller's fenced write decides.
 

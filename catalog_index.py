@@ -6,14 +6,16 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import String, cast, delete, func, literal, select, update
+from sqlalchemy.orm import aliased
 
 import catalog_rows
 import nix
 import task_queue
 from catalog_models import CatalogIndex, IndexedOffer, IndexStatus
-from models import LIVE, NO_SYNC, AnyRow, Task, TaskStatus, db, insert_or_ignore
+from models import LIVE, NO_SYNC, AnyRow, Task, TaskKind, TaskStatus, db, insert_or_ignore
 
 FORMAT = 2  # of the rows: an index of another one is not current
 ENDED = {
@@ -62,7 +64,8 @@ class Standing:
     """How the index of a catalog stands, and when the one that serves was finished.
 
     `task_id` is that of the latest task for the catalog's present state; `progress` is how far it
-    is while it is live, and `error` why it failed.
+    is while it is live, and `error` why it failed. `verification` and what follows it tell of the
+    index that serves.
     """
 
     status: IndexStatus = IndexStatus.NONE
@@ -71,13 +74,17 @@ class Standing:
     packages: int | None = None
     progress: nix.Progress | None = None
     error: str | None = None
+    verification: IndexStatus = IndexStatus.NONE
+    verified: int | None = None
+    verified_at: datetime | None = None
+    verification_task_id: uuid.UUID | None = None
 
 
 def standings(states: Sequence[State]) -> dict[str, Standing]:
     """Return how the index of each catalog stands."""
     serving = newest(each.catalog for each in states)
     with db.engine.connect() as connection:
-        rows = connection.execute(_WITH_TASKS).all()
+        rows: Sequence[AnyRow] = connection.execute(_WITH_TASKS).all()
         by_state = {(row.catalog, row.signature): row for row in rows}
         by_id = {row.id: row for row in rows}
         packages = {row.index_id: row.packages for row in connection.execute(_PACKAGES)}
@@ -92,13 +99,32 @@ def standings(states: Sequence[State]) -> dict[str, Standing]:
         status = _status(present, shown)
         found[name] = Standing(
             status=status,
-            indexed_at=shown and shown.finished_at,
-            task_id=present and present.task_id,
-            packages=shown and packages.get(shown.id, 0),
+            indexed_at=shown.finished_at if shown else None,
+            task_id=present.task_id if present else None,
+            packages=packages.get(shown.id, 0) if shown else None,
             progress=_progress(present) if status is IndexStatus.IN_PROGRESS else None,
-            error=present and present.error_message,
+            error=present.error_message if present else None,
+            **_verification(shown),
         )
     return found
+
+
+def _verification(index: AnyRow | None) -> dict[str, Any]:
+    """Return how the verification of an index stands."""
+    if index is None:
+        return {}
+    if index.verifying in LIVE:
+        status = IndexStatus.IN_PROGRESS
+    elif index.verified_at:
+        status = IndexStatus.CURRENT
+    else:
+        status = ENDED.get(index.verifying, IndexStatus.NONE)
+    return {
+        "verification": status,
+        "verified": index.verified,
+        "verified_at": index.verified_at,
+        "verification_task_id": index.verification_task_id,
+    }
 
 
 def _progress(task: AnyRow | None) -> nix.Progress | None:
@@ -116,12 +142,14 @@ def _status(present: AnyRow | None, shown: AnyRow | None) -> IndexStatus:
     return IndexStatus.STALE if shown else IndexStatus.NONE
 
 
-_LATEST = (
-    select(func.max(Task.seq))
-    .where(Task.index_id == CatalogIndex.id)
-    .correlate(CatalogIndex)
-    .scalar_subquery()
-)
+def _latest(kind: TaskKind) -> Any:
+    """Return the number of the latest task of a kind that an index has."""
+    task = aliased(Task)
+    of_index = task.index_id == CatalogIndex.id, task.kind == kind
+    return select(func.max(task.seq)).where(*of_index).correlate(CatalogIndex).scalar_subquery()
+
+
+_Verification = aliased(Task)
 _WITH_TASKS = select(
     CatalogIndex.id,
     CatalogIndex.catalog,
@@ -133,7 +161,13 @@ _WITH_TASKS = select(
     Task.expected,
     Task.phase,
     Task.error_message,
-).outerjoin(Task, Task.seq == _LATEST)
+    CatalogIndex.verified,
+    CatalogIndex.verified_at,
+    _Verification.id.label("verification_task_id"),
+    _Verification.status.label("verifying"),
+).select_from(CatalogIndex)
+_WITH_TASKS = _WITH_TASKS.outerjoin(Task, Task.seq == _latest(TaskKind.INDEX))
+_WITH_TASKS = _WITH_TASKS.outerjoin(_Verification, _Verification.seq == _latest(TaskKind.VERIFY))
 _PACKAGES = select(IndexedOffer.index_id, func.count().label("packages")).group_by(
     IndexedOffer.index_id
 )
@@ -166,6 +200,24 @@ def schedule_again(state: State) -> bool:
         db.session.execute(outdated, execution_options=NO_SYNC)
         return _queue_new(state)
     task_id = task_queue.add_indexing(index_id)
+    db.session.commit()
+    return task_id is not None
+
+
+def schedule_verifications(states: Iterable[State]) -> bool:
+    """Queue the verification of each current index that had none; return whether there is one."""
+    indexes = current(states).values()
+    tasks = select(Task.seq).where(Task.index_id == CatalogIndex.id, Task.kind == TaskKind.VERIFY)
+    mine = CatalogIndex.id.in_(indexes), CatalogIndex.verified_at.is_(None), ~tasks.exists()
+    ids = db.session.scalars(select(CatalogIndex.id).where(*mine)).all()
+    db.session.rollback()
+    queued = [verify_again(index_id) for index_id in ids]
+    return any(queued)
+
+
+def verify_again(index_id: int) -> bool:
+    """Queue the verification of an index, from where it ended; return False if a task is live."""
+    task_id = task_queue.add_indexing(index_id, TaskKind.VERIFY)
     db.session.commit()
     return task_id is not None
 

@@ -12,7 +12,7 @@ from models import Model, UtcDateTime, utcnow
 # Compared by bytes on both databases, so that attributes with the same beginning are a range.
 BYTES = Text().with_variant(Text(collation="C"), "postgresql")
 
-# Why a version can't be had which looks as if it could, until it is instantiated.
+# Why a version can't be had which looks as if it could, until its derivation is evaluated.
 IMPOSSIBLE = "evaluation_failed"
 
 
@@ -70,6 +70,9 @@ class CatalogIndex(Model):
     todo: Mapped[list[Any]] = mapped_column(JSON, default=list)
     # Attributes that can't be evaluated, and why.
     failures: Mapped[dict[str, str]] = mapped_column(JSON, default=dict)
+    # Of how many offers the derivation was evaluated, and when that was done for all.
+    verified: Mapped[int] = mapped_column(default=0)
+    verified_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class IndexedName(Model):
@@ -82,7 +85,7 @@ class IndexedName(Model):
     __tablename__ = "indexed_names"
     __table_args__ = (
         UniqueConstraint("name", name="one_row_of_a_name"),
-        Index("indexed_names_by_lower", "lower"),
+        Index("indexed_names_by_lower", "lower", "name"),  # all that a search reads of most names
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -92,7 +95,12 @@ class IndexedName(Model):
 
 
 class IndexedOffer(Model):
-    """A version that a catalog has under an attribute, as its index knows it."""
+    """A version that a catalog has under an attribute, as its index knows it.
+
+    Its derivation was evaluated if there is a `drv_path`, or a `message`, which says why that is
+    impossible. `store_path` is that of the main output, null where only a build tells it, and
+    `outputs` names those to install, the main one first. None of these paths need be in the store.
+    """
 
     __tablename__ = "indexed_offers"
     __table_args__ = (
@@ -111,3 +119,7 @@ class IndexedOffer(Model):
     description: Mapped[str | None] = mapped_column(Text)
     homepage: Mapped[str | None] = mapped_column(Text)
     license: Mapped[str | None] = mapped_column(Text)
+    message: Mapped[str | None] = mapped_column(Text)
+    drv_path: Mapped[str | None] = mapped_column(Text)
+    store_path: Mapped[str | None] = mapped_column(Text)
+    outputs: Mapped[str | None] = mapped_column(Text)  # separated by spaces

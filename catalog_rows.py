@@ -10,12 +10,13 @@ from typing import Any
 from sqlalchemy import Update, delete, insert, select, update
 
 import nix
-from catalog_models import CatalogIndex, IndexedName, IndexedOffer
+from catalog_models import IMPOSSIBLE, CatalogIndex, IndexedName, IndexedOffer
 from fields import NAME_PATTERN
 from models import NO_SYNC, AnyRow, db, upsert
 
 BATCH = 500
 SEPARATOR = "\n"  # no description holds one
+MESSAGE_LENGTH = 500
 
 # --- Writing ---
 
@@ -94,10 +95,37 @@ def _named(offers: Iterable[dict[str, Any]]) -> dict[str, int]:
     return {one.name: one.id for one in names}
 
 
-def refused(index_id: int, attr: str, reason: str) -> Update:
+def refused(index_id: int, attr: str, error: nix.NotProvided) -> Update:
     """Return the statement that notes why a version that an index offers can't be had."""
     offered = IndexedOffer.index_id == index_id, IndexedOffer.attr == attr
-    return update(IndexedOffer).where(*offered, IndexedOffer.reason.is_(None)).values(reason=reason)
+    return update(IndexedOffer).where(*offered, IndexedOffer.reason.is_(None)).values(why(error))
+
+
+def why(error: nix.NotProvided) -> dict[str, str]:
+    """Return what an offer tells of the error that a download of it would end with."""
+    reason = error.reason if isinstance(error, nix.Refused) else IMPOSSIBLE
+    return {"reason": reason, "message": short(error, MESSAGE_LENGTH)}
+
+
+def short(error: nix.NixError, length: int) -> str:
+    """Return an error in one line, cut at `length`."""
+    return " ".join(str(error).split())[:length]
+
+
+def note(outcomes: Mapping[int, nix.Derivation | nix.NotProvided]) -> None:
+    """Note of offers, by their ids, which derivations they have or why none, without a commit."""
+    if outcomes:
+        rows = [{"id": id_, **_outcome(one)} for id_, one in outcomes.items()]
+        db.session.execute(update(IndexedOffer), rows)
+
+
+def _outcome(found: nix.Derivation | nix.NotProvided) -> dict[str, str | None]:
+    row = dict.fromkeys(("reason", "message", "drv_path", "store_path", "outputs"))
+    if isinstance(found, nix.NotProvided):
+        return {**row, **why(found)}
+    outputs = " ".join(found.outputs)
+    paths = {"drv_path": found.drv_path, "store_path": found.store_path}
+    return {**row, **paths, "outputs": outputs}
 
 
 def remove_batch(index_id: int) -> bool:
@@ -172,6 +200,7 @@ _OFFERS = select(
     IndexedOffer.spelled,
     IndexedOffer.reason,
     IndexedOffer.description,
+    IndexedOffer.message,
 )
 
 
@@ -182,6 +211,7 @@ def _answer(catalog: str, row: AnyRow) -> dict[str, Any]:
         "spelled": row.spelled,
         "reason": row.reason,
         "description": row.description,
+        "message": row.message,
     }
 
 

@@ -33,10 +33,13 @@ class OfferSchema(OutputSchema):
     available = fields.Boolean(**always("Whether a download gets it.", True))
     reason = fields.String(
         **nullable(
-            "Why not: `shadowed` by another spelling; found when a download tried it,"
+            "Why not: `shadowed` by another spelling; found by a verification or a download,"
             f" `{IMPOSSIBLE}`; else {REASONS}",
             None,
         )
+    )
+    message = fields.String(
+        **nullable("What a download would say of that, where it was found so.", None)
     )
     catalog = fields.String(**always("The catalog that has it.", "<nixpkgs>"))
     attr = fields.String(**always("Its attribute there.", "hello"))
@@ -138,6 +141,21 @@ class KnownCatalogSchema(OutputSchema):
         **nullable("How many versions the index holds that searches use.", 24_660)
     )
     indexed_at = Timestamp(**nullable("When that index was finished.", DONE))
+    verification = Choice(
+        IndexStatus,
+        **always(
+            "Whether it is verified what that index offers: `current`, it is; `in_progress`;"
+            " `failed` or `cancelled`; `none`.",
+            "current",
+        ),
+    )
+    verification_task_id = fields.UUID(
+        **nullable("The latest task that verifies it.", EXAMPLE_TASK)
+    )
+    verified = fields.Integer(
+        **nullable("Of how many versions in it a derivation was looked for.", 24_402)
+    )
+    verified_at = Timestamp(**nullable("When that was finished.", DONE))
 
 
 class CatalogSchema(OutputSchema):

@@ -173,14 +173,18 @@ class Catalogs:
         """Return the id of each catalog's newest index, be it current or not."""
         return {} if self._index_sets is None else catalog_index.newest(catalogs)
 
-    def best_for(self, name: str, version: str) -> list[nix.Catalog]:
+    def best_for(self, name: str, version: str) -> tuple[list[nix.Catalog], nix.Avoided]:
         """Return the catalogs in order, but first the one that has the version by their indexes.
 
-        All catalogs before it must be indexed, too.
+        All catalogs before it must be indexed, too. Also return the attributes that can't be had.
         """
         state = self._state()
         catalogs = [catalog for catalog, _, _ in state]
         known = catalog_rows.known(self._indexes(state), name)
+        avoided = {
+            catalog: [one["attr"] for one in offers if one["reason"] is not None]
+            for catalog, offers in known.items()
+        }
         for catalog in catalogs:
             offers = known.get(catalog.name)
             if offers is None:
@@ -188,8 +192,8 @@ class Catalogs:
             if any(
                 one["reason"] is None and nix.semantic(one["spelled"]) == version for one in offers
             ):
-                return [catalog, *(other for other in catalogs if other != catalog)]
-        return catalogs
+                return [catalog, *(other for other in catalogs if other != catalog)], avoided
+        return catalogs, avoided
 
     def names(self, catalog: nix.Catalog) -> list[str]:
         """Return the names in a catalog by evaluation, remembered until it changes.

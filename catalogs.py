@@ -55,11 +55,16 @@ def search(query: dict[str, Any]) -> Any:
 @blueprint.refuses(errors.NixFailed)
 def index() -> Any:
     """List the catalogs in the order in which they are asked."""
-    services.get(Catalogs).look()
-    return in_order()
+    return listed()
 
 
 NOT_PINNED = {"sha256": None, "revision": None, "dated_at": None, "added_at": None}
+
+
+def listed() -> list[dict[str, Any]]:
+    """Return what is known of all catalogs, and have those looked at that may have changed."""
+    services.get(Catalogs).look()
+    return in_order()
 
 
 def in_order() -> list[dict[str, Any]]:
@@ -99,6 +104,10 @@ def _index(standing: catalog_index.Standing) -> dict[str, Any]:
         "index_error": standing.error,
         "packages": standing.packages,
         "indexed_at": standing.indexed_at,
+        "verification": standing.verification,
+        "verification_task_id": standing.verification_task_id,
+        "verified": standing.verified,
+        "verified_at": standing.verified_at,
     }
 
 
@@ -112,6 +121,14 @@ def show(query: dict[str, Any], name: str) -> Any:
     `version` leaves only an exact version, also as a catalog spells it, or those in a range: ^1.2,
     ~1.2, >=1,<2. If there is none, the list is empty.
     """
+    return offered(name, query.get("version"), advice=" In a URL, %2B stands for +.")
+
+
+def offered(name: str, wanted: str | None, advice: str = "") -> dict[str, Any]:
+    """Return the versions of a name, only those in the range `wanted` if there is one.
+
+    Raises NameNotFound, or InvalidInput for what is no range, with advice on how to write one.
+    """
     offers = nix.Offers()
     if re.match(NAME_PATTERN, name):
         offers = services.get(Catalogs).offers(name)
@@ -119,19 +136,18 @@ def show(query: dict[str, Any], name: str) -> Any:
         raise errors.NameNotFound(
             detail=nix.NameUnknown(name, offers.near, offers.kind), near=offers.near
         )
-    versions = _wanted(offers.versions, query.get("version"))
+    versions = _wanted(offers.versions, wanted, advice)
     return {"name": name, "versions": _dated(versions), "failures": offers.failures}
 
 
-def _wanted(versions: Sequence[nix.Offer], wanted: str | None) -> Sequence[nix.Offer]:
+def _wanted(versions: Sequence[nix.Offer], wanted: str | None, advice: str) -> Sequence[nix.Offer]:
     """Return the versions that a client wants to see."""
     if wanted is None:
         return versions
     try:
         return nix.matching(versions, wanted)
     except ValueError as error:
-        told = f"{error} In a URL, %2B stands for +."
-        raise errors.InvalidInput(errors={"version": [told]}) from None
+        raise errors.InvalidInput(errors={"version": [f"{error}{advice}"]}) from None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from sqlalchemy.exc import ArgumentError
 
 import data_folder
 import nix
+from private_addresses import PrivateAddresses
 
 HERE = Path(__file__).resolve().parent
 BUNDLED_CATALOG = HERE / "catalog"
@@ -113,6 +114,10 @@ def _cache(value: str) -> str:
         raise ConfigError(f"is {value!r}, which {error}") from None
 
 
+def _private(value: str) -> PrivateAddresses:
+    return PrivateAddresses.parse(value.split())
+
+
 def _location(value: str) -> str:
     if not LOCATION.fullmatch(value):
         raise ValueError("no location")
@@ -161,6 +166,7 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
     "NAME_LENGTH": _number(50, 2, 128),
     "INDEX_BYTES": _number(1024 * MIB, 0, MIB**3),
     "INDEX_SETS": (_words, ("python3Packages",), "names of sets, separated by spaces"),
+    "INDEX_VERIFY": (_yes_or_no, True, "true or false"),
     "KEEP_GENERATIONS": _number(10, 1, MANY),
     "CACHE": (_cache, "", "file:///PATH or s3://BUCKET"),
     "CACHE_KEY_FILE": (_path, None, "a path"),
@@ -177,7 +183,14 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
     "MIN_FREE_BYTES": _number(512 * MIB, 0, MIB**3),
     "MAX_FOLLOWERS": _number(8, 0, 4096),
     "MACHINE_SILENT_SECONDS": _number(600, 1, 365 * DAY),
+    "WEBHOOK_PRIVATE": (
+        _private,
+        PrivateAddresses(),
+        "addresses, networks (10.0.0.0/8) or host names, separated by spaces",
+    ),
+    "WEBHOOK_RETRY_SECONDS": _number(5, 1, 3600),
     "TASK_DAYS": _number(30, 1, CENTURY_DAYS),
+    "EVENT_DAYS": _number(90, 7, CENTURY_DAYS),
     "METRICS_PUBLIC": (_yes_or_no, False, "true or false"),
     "TRUSTED_PROXIES": _number(0, 0, 100),
     "TOKEN_DAYS": _number(90, 1, CENTURY_DAYS),

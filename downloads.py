@@ -11,7 +11,6 @@ import nix
 import pins
 import publishing
 from attempts import Attempt
-from catalog_models import IMPOSSIBLE
 from models import Package, PackageStatus, db
 from task_subjects import Wanted
 
@@ -95,7 +94,7 @@ def _realise_package(attempt: Attempt, wanted: Wanted) -> tuple[list[str], Updat
 def _resolve(attempt: Attempt, wanted: Wanted) -> nix.Resolution:
     name, version = wanted.name, wanted.version
     attempt.say(f"attempt {attempt.lease.attempt}: resolving {name} {version}")
-    catalogs = attempt.catalogs.best_for(name, version)
+    catalogs, avoided = attempt.catalogs.best_for(name, version)
     try:
         found = nix.resolve(
             attempt.store,
@@ -103,6 +102,7 @@ def _resolve(attempt: Attempt, wanted: Wanted) -> nix.Resolution:
             name,
             version,
             allowed=attempt.catalogs.allowed,
+            avoided=avoided,
             tick=attempt.tick,
             tmp=attempt.tmp,
         )
@@ -119,14 +119,13 @@ def _resolve(attempt: Attempt, wanted: Wanted) -> nix.Resolution:
 def _note_refusal(attempt: Attempt, wanted: Wanted, error: nix.NotProvided) -> None:
     """Note where a package was found that its catalog can't provide.
 
-    That an index offers it is corrected there: nothing but an attempt to instantiate it tells.
+    That an index offers it is corrected there, which a verification may not have come to yet.
     """
     attempt.note(_note_of(wanted, Origin(error.catalog, error.attr, error.spelled)))
     if error.catalog and error.attr:
         index_id = attempt.catalogs.current_indexes().get(error.catalog)
         if index_id is not None:
-            reason = error.reason if isinstance(error, nix.Refused) else IMPOSSIBLE
-            attempt.note(catalog_rows.refused(index_id, error.attr, reason))
+            attempt.note(catalog_rows.refused(index_id, error.attr, error))
 
 
 def _note_of(wanted: Wanted, origin: Origin) -> Update:

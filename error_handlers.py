@@ -5,13 +5,17 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from flask import Flask, Response, g, jsonify, request
+from flask import Flask, g, jsonify, request
 from sqlalchemy.exc import ProgrammingError
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
+from werkzeug.wrappers import Response as WerkzeugResponse
 
+import auth
 import database
 import nix
+from api import sentences
+from dashboard import problems
 from database import DatabaseFault
 from errors import (
     CONTENT_TYPE,
@@ -55,8 +59,13 @@ def init_app(app: Flask) -> None:
         app.register_error_handler(error, database_unavailable)
 
 
-def answer(error: ApiError) -> Response:
-    """Send the problem document of an error, as JSON of the same form as a success."""
+def answer(error: ApiError) -> WerkzeugResponse:
+    """Send the problem document of an error, as JSON of the same form as a success.
+
+    The dashboard has pages for errors.
+    """
+    if auth.is_for_dashboard():
+        return problems.show(error)
     response = jsonify(error.document(g.request_id))
     response.status_code = error.status
     response.headers.extend(error.headers())
@@ -64,7 +73,7 @@ def answer(error: ApiError) -> Response:
     return response
 
 
-def http_error(error: HTTPException) -> Response:
+def http_error(error: HTTPException) -> WerkzeugResponse:
     """Answer what Flask, Werkzeug or webargs refuse, with headers of theirs such as Allow."""
     if error.code == BodyTooLarge.status:
         _discard_body()
@@ -81,19 +90,19 @@ def http_error(error: HTTPException) -> Response:
     return response
 
 
-def profile_refused(error: nix.ProfileRefused) -> Response:
+def profile_refused(error: nix.ProfileRefused) -> WerkzeugResponse:
     """Answer 409: the profile can't hold the packages, or is something else."""
     own = {nix.Collision: FilesCollide, nix.ProfileReplaced: ProfileReplaced}
     return answer(own.get(type(error), ActivationRefused)(detail=error))
 
 
-def nix_failed(error: nix.NixError) -> Response:
+def nix_failed(error: nix.NixError) -> WerkzeugResponse:
     """Answer 503: Nix could not do what the request needs."""
     log.error("nix: %s", error)
     return answer(NixFailed(detail=error))
 
 
-def host_failed(error: OSError) -> Response:
+def host_failed(error: OSError) -> WerkzeugResponse:
     """Answer 503: the host is at a limit, or a file of the service can't be used."""
     if error.errno in HOST_LIMITS:
         return answer(Busy(what=f"the host is at a limit: {error.strerror}"))
@@ -101,14 +110,14 @@ def host_failed(error: OSError) -> Response:
     return answer(FileUnusable(detail=error))
 
 
-def database_unavailable(error: Exception) -> Response:
+def database_unavailable(error: Exception) -> WerkzeugResponse:
     """Answer 503: the database is down, takes no writes, or is busy for too long."""
     fault = cause(error)
     log.error("database: %s", fault)
     return answer(DatabaseUnavailable(detail=fault if isinstance(fault, DatabaseFault) else None))
 
 
-def schema_differs(error: ProgrammingError) -> Response:
+def schema_differs(error: ProgrammingError) -> WerkzeugResponse:
     """Answer 503 where a column or table is missing since the schema is another version's."""
     state = database.state()
     if state == "ok":
@@ -130,12 +139,5 @@ def _validation_errors(error: HTTPException) -> dict[str, Any]:
     for part in found.values():
         fields = part if isinstance(part, dict) else {"body": part}
         for field, said in fields.items():
-            errors["body" if field in WHOLE_BODY else field] = _sentences(said)
+            errors["body" if field in WHOLE_BODY else field] = sentences(said)
     return errors
-
-
-def _sentences(said: Any) -> Any:
-    """Return what is wrong with a field, or with the entries of a list, as a list."""
-    if not isinstance(said, dict):
-        return said
-    return [f"Entry {place}: {' '.join(messages)}" for place, messages in said.items()]

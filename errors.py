@@ -111,6 +111,12 @@ class Unauthorized(ApiError):
         return Headers([("WWW-Authenticate", challenge) for challenge in challenges])
 
 
+class SignInNeeded(Unauthorized):
+    """A page of the dashboard was asked for without a session that is alive."""
+
+    message = "sign in with a token to see this"
+
+
 class ScopeTooSmall(ApiError):
     """The token may not do this."""
 
@@ -330,6 +336,26 @@ class NoSuchGeneration(ApiError):
     message = "there is no generation {number}"
     hint = "List the generations."
     example: ClassVar = {"number": 7}
+
+
+class NoSuchWebhook(ApiError):
+    """No webhook has this id."""
+
+    status = 404
+    code = "no-such-webhook"
+    message = "there is no webhook {webhook_id}"
+    hint = "List the webhooks."
+    example: ClassVar = {"webhook_id": 1}
+
+
+class TooManyWebhooks(ApiError):
+    """There are as many webhooks as there may be."""
+
+    status = 409
+    code = "too-many-webhooks"
+    message = "there are {limit} webhooks already, and a new one would be one too many"
+    hint = "Remove those that are disabled."
+    example: ClassVar = {"limit": 50}
 
 
 class NoCache(ApiError):

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 from flask import g
@@ -9,6 +10,7 @@ from sqlalchemy import select
 
 import activation
 import errors
+import profile_states
 from api import Blueprint, headers, page
 from history import History
 from models import AnyRow, columns, db
@@ -29,6 +31,7 @@ REFUSALS = (
     errors.ActivationRefused,
     errors.CheckFailed,
     errors.ProfileReplaced,
+    errors.ProfileChanged,
     errors.NixFailed,
     errors.Busy,
     errors.FileUnusable,
@@ -41,7 +44,11 @@ REFUSALS = (
 @blueprint.refuses(errors.NoSuchProfile)
 def index(query: dict[str, Any]) -> Any:
     """List a profile's generations, newest first."""
-    profile = activation.find(query.pop("profile"))
+    return listed(activation.find(query.pop("profile")), query)
+
+
+def listed(profile: History, query: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Return a page of a profile's generations, newest first, and its headers."""
     mine = Generation.profile_id == profile.id, Generation.id.not_in(profile.untrue())
     number = Generation.number
     rows, headers = page(GENERATIONS, query, *mine, key=number, newest_first=True, cursor="number")
@@ -53,10 +60,13 @@ def index(query: dict[str, Any]) -> Any:
 @blueprint.response(200, GenerationSchema)
 @blueprint.refuses(*REFUSALS)
 def activate(query: dict[str, Any], number: int) -> Any:
-    """Switch to a generation; being there already is a success."""
+    """Switch to a generation; being there already is a success.
+
+    If-Match and If-None-Match make it depend on the state of the profile, as they do for an apply.
+    """
     profile = activation.find(query["profile"])
-    activation.switch(profile, number, by=g.caller.label)
-    return _one(profile, number)
+    activation.switch(profile, number, by=g.caller.label, check=_check(profile))
+    return find(profile, number)
 
 
 @blueprint.post("/generations/rollback")
@@ -64,12 +74,22 @@ def activate(query: dict[str, Any], number: int) -> Any:
 @blueprint.response(200, GenerationSchema)
 @blueprint.refuses(*REFUSALS)
 def rollback(query: dict[str, Any]) -> Any:
-    """Switch to the generation that was active before this one."""
+    """Switch to the generation that was active before this one.
+
+    If-Match and If-None-Match make it depend on the state of the profile, as they do for an apply.
+    """
     profile = activation.find(query["profile"])
-    return _one(profile, activation.rollback(profile, by=g.caller.label))
+    number = activation.rollback(profile, by=g.caller.label, check=_check(profile))
+    return find(profile, number)
 
 
-def _one(profile: History, number: int) -> dict[str, Any]:
+def _check(profile: History) -> activation.Check:
+    """Return the check that the profile is as If-Match and If-None-Match have it."""
+    return partial(profile_states.check_headers, profile.name)
+
+
+def find(profile: History, number: int) -> dict[str, Any]:
+    """Return a generation as clients see it. Raises NoSuchGeneration."""
     mine = Generation.profile_id == profile.id, Generation.number == number
     row = db.session.execute(GENERATIONS.where(*mine)).one_or_none()
     if row is None:

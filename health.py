@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, current_app, jsonify, redirect, request
+from flask import Flask, current_app, jsonify, redirect, request, url_for
 
 import auth
 import data_folder
@@ -39,14 +39,14 @@ PLACES_SCHEMA = {
 @blueprint.get("/")
 @blueprint.response(200, PLACES_SCHEMA)
 @blueprint.alt_response(
-    303, schema=HTML, content_type="text/html", headers=headers("Location"), description="To /docs"
+    303, schema=HTML, content_type="text/html", headers=headers("Location"), description="To /now"
 )
 def index() -> Any:
-    """Tell a program where the API is; send a browser to the pages about it."""
+    """Tell a program where the API is; send a browser to the dashboard."""
     places = {name: request.script_root + path for name, path in PLACES.items()}
     accepted = request.accept_mimetypes
     is_browser = accepted["text/html"] > accepted["application/json"]
-    response = redirect(places["docs"], 303) if is_browser else jsonify(places)
+    response = redirect(url_for("dashboard.now.index"), 303) if is_browser else jsonify(places)
     response.vary.add("Accept")
     return response
 

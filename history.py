@@ -9,7 +9,7 @@ Nothing here commits.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -18,11 +18,15 @@ from typing import Any
 from flask import current_app
 from sqlalchemy import Select, delete, select, update
 
+import machine_events
 import nix
+import profile_events
+import registry
 import services
 import task_queue
 from fields import PROFILE_NAME, PROFILE_NAME_ERROR
-from models import AnyRow, Package, PackageStatus, Task, db, insert_or_ignore, utcnow
+from machine_models import Machine
+from models import AnyRow, Package, PackageStatus, Task, db, utcnow
 from nix import trees
 from profile_models import DEFAULT, Apply, Change, Generation, Membership, Profile, Reason
 from schemas import PackageInSchema
@@ -121,6 +125,11 @@ class History:
         )
         return list(db.session.execute(mine.order_by(Package.id)).all())
 
+    def _members(self) -> list[AnyRow]:
+        """Return the packages that the profile holds by its record, also those that are lost."""
+        mine = PACKAGES.join(Membership).where(Membership.profile_id == self.id)
+        return list(db.session.execute(mine).all())
+
     def record_of(self, number: int) -> Generation | None:
         """Return the record of a generation; None where there is none that is true of it."""
         path = self.store_path(number)
@@ -157,15 +166,18 @@ class History:
                 return int(row.number)
         return None
 
-    def note(self, number: int, packages: Iterable[Any], reason: Reason, by: str | None) -> None:
+    def note(self, number: int, packages: Collection[Any], reason: Reason, by: str | None) -> None:
         """Record that the profile has become this generation, which holds these packages."""
         held = sorted(map(entry, packages), key=itemgetter("id"))
+        before = self._members()
         record = self.record_of(number) or self._begin(number, self.store_path(number))
         record.packages = held
         db.session.flush()
         db.session.add(Change(generation_id=record.id, reason=reason, by=by))
         self.touch()  # first, so that the row of the profile is locked first, as by an apply
         Membership.replace(self.id, [one["id"] for one in held])
+        now = (number, record.store_path)
+        profile_events.tell_change(self, reason, now, before, packages)
         if current_app.config["CACHE"] and record.published_at is None:
             task_queue.add_publishing(self.id)
 
@@ -184,15 +196,18 @@ class History:
 
     def empty(self) -> None:
         """Delete what is recorded of the profile's generations, and of what it holds."""
+        profile_events.tell_change(self, profile_events.EMPTIED, None, self._members(), [])
         db.session.execute(delete(Generation).where(Generation.profile_id == self.id))
         self.touch()
         Membership.replace(self.id, [])
 
     def remove(self) -> None:
-        """Delete the profile, which is empty, with the tasks of its applies."""
+        """Delete the profile, which is empty, with the tasks of its applies and its machines."""
         applies = select(Apply.task_seq).where(Apply.profile_id == self.id)
         db.session.execute(delete(Task).where(Task.seq.in_(applies)))
+        machine_events.remove(Machine.profile_id == self.id)
         db.session.execute(delete(Profile).where(Profile.id == self.id))
+        profile_events.tell_removal(self)
 
     def touch(self) -> None:
         """Note that the profile has changed now."""
@@ -271,7 +286,7 @@ class History:
             db.session.add(Change(generation_id=record.id, reason=Reason.FOUND))
             said.append(f"{self.title} was switched to generation {record.number} by somebody else")
 
-        before = {row.id: row for row in self.active()}
+        members, before = self._members(), {row.id: row for row in self.active()}
         now_in = {package.id: package for package in held}
         come = [one for one in held if one.id not in before]
         gone = [row for row in before.values() if row.id not in now_in]
@@ -279,6 +294,8 @@ class History:
         said += [f"{row.name} {row.version} is not in {self.title}" for row in gone]
         if said:
             self.touch()
+        if said or {row.id for row in members} != now_in.keys():
+            profile_events.tell_change(self, Reason.FOUND, now, members, held)
         Membership.replace(self.id, now_in)
         return said
 
@@ -430,8 +447,7 @@ def _adopt(package: nix.ProfilePackage) -> Package:
 
 def _registered(package: nix.ProfilePackage) -> tuple[Package, bool]:
     """Return the package in the database, and whether it was not there; it is downloaded then."""
-    new = insert_or_ignore(Package).values(name=package.name, version=package.version)
-    is_new = db.session.scalar(new.returning(Package.id)) is not None
+    is_new = bool(registry.add([(package.name, package.version)]))
     is_same = Package.name == package.name, Package.version == package.version
     row = db.session.scalars(select(Package).where(*is_same)).one()
     if is_new:

@@ -1,7 +1,6 @@
 """The indexing of a catalog: a slice of its attributes at a time, from where an attempt ended."""
 
 import re
-import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -12,20 +11,16 @@ from typing import Any
 from sqlalchemy import Update, update
 
 import catalog_rows
-import drain
 import nix
-import task_queue
-from attempts import Attempt, Cancelled, Outdated, Yielded
+from attempts import Attempt, Cancelled
 from catalog_models import CatalogIndex
+from catalog_work import CatalogWork
 from fields import MAX_NAME_LENGTH, NAME_PATTERN
 from models import NO_SYNC, db, utcnow
 from task_subjects import Unindexed
 
 SLICE = 400  # attributes in an evaluation
 ROWS = 100  # in a transaction
-NICENESS = 19
-SAY_SECONDS = 5
-PATIENCE_SECONDS = 1  # as long as a download waits for a thread before the index makes way
 SETS = 500
 MESSAGE_LENGTH = 300
 
@@ -39,30 +34,20 @@ def index(attempt: Attempt, subject: Unindexed) -> Sequence[Update]:
     return [_Run(attempt, subject).run()]
 
 
-class _Run:
+class _Run(CatalogWork):
     """An attempt to index a catalog.
 
     `done` tells of each set, `""` being the catalog itself, how many of its attributes are indexed.
     """
 
     def __init__(self, attempt: Attempt, subject: Unindexed) -> None:
-        self.attempt = attempt
-        self.subject = subject
+        super().__init__(attempt, subject)
         row = db.session.get_one(CatalogIndex, subject.index_id)
         self.done: dict[str, int] = dict(row.todo) or {"": 0}
         self.failures = dict(row.failures)
         db.session.rollback()
         self.listed: set[str] = set()  # the sets of which `left` was made
         self.left: deque[tuple[str, str]] = deque()  # attributes to be indexed, each after its set
-        self.survey = nix.Survey(
-            attempt.store.with_tmp(attempt.tmp),
-            self._catalog(),
-            attempt.catalogs.allowed,
-            heap=attempt.config["INDEX_BYTES"],
-            niceness=NICENESS,
-            tick=self._tick,
-        )
-        self.said_at = self.asked_at = 0.0
 
     def run(self) -> Update:
         """Index all sets, those that are met on the way, too."""
@@ -73,15 +58,14 @@ class _Run:
         with nix.scratch(self.attempt.tmp):
             self._list_sets()
             while self.left:
-                self._check()
+                self.check()
                 self._show_progress()
                 self._index_slice([self.left.popleft() for _ in range(min(SLICE, len(self.left)))])
                 if not self.left:
                     self._list_sets()
-                if time.monotonic() >= self.said_at + SAY_SECONDS:
-                    self._say_progress()
+                self.say_progress("indexed", "attributes")
         self._show_progress()
-        self._say_progress()
+        self.say_progress("indexed", "attributes", is_last=True)
         self.attempt.say(f"indexed, {len(self.failures):,} attributes can't be evaluated")
         return self._state().values(finished_at=utcnow())
 
@@ -103,7 +87,7 @@ class _Run:
                 return [names for within in sets for names in self._members([within])]
             if sets == [""]:
                 raise
-            self.failures[sets[0]] = _short(error)
+            self.failures[sets[0]] = catalog_rows.short(error, MESSAGE_LENGTH)
             return [[]]
 
     def _index_slice(self, batch: Sequence[tuple[str, str]]) -> None:
@@ -113,7 +97,10 @@ class _Run:
             if within not in self.failures:
                 wanted.setdefault(within, []).append(attr)
         found = self.survey.facts(wanted)
-        self.failures |= {path: _short(error) for path, error in found.failures.items()}
+        self.failures |= {
+            path: catalog_rows.short(error, MESSAGE_LENGTH)
+            for path, error in found.failures.items()
+        }
         self._add_sets(fact.path for fact in found.known if fact.is_set and "." not in fact.attr)
 
         facts = {(fact.within, fact.attr): fact for fact in found.known if fact.is_package}
@@ -146,43 +133,9 @@ class _Run:
             if len(self.done) < SETS:
                 self.done.setdefault(path, 0)
 
-    def _tick(self, text: bytes, _progress: nix.Progress) -> None:
-        """Go on evaluating, unless this attempt is to end or to make way."""
-        self.attempt.tick(text, self.attempt.progress)
-        if time.monotonic() >= self.asked_at + PATIENCE_SECONDS:
-            self._make_way()
-
-    def _check(self) -> None:
-        """Raise Yielded or Outdated where this is not the time to go on."""
-        self._make_way()
-        self._catalog()
-
-    def _make_way(self) -> None:
-        """Raise Yielded while another task waits, or the service is drained."""
-        self.asked_at = time.monotonic()
-        if task_queue.is_other_waiting(PATIENCE_SECONDS):
-            raise Yielded("another task waits")
-        drained = drain.reason(self.attempt.data_dir)
-        if drained is not None:
-            raise Yielded(drained)
-
-    def _catalog(self) -> nix.Catalog:
-        """Return the catalog. Raises Outdated if it has changed or is gone."""
-        for state in self.attempt.catalogs.states():
-            if state.catalog.name == self.subject.catalog:
-                if state.signature != self.subject.signature:
-                    raise Outdated("the catalog has changed; another task indexes it as it is now")
-                return state.catalog
-        raise Outdated("the catalog is gone")
-
     def _show_progress(self) -> None:
         done = sum(self.done.values())
         self.attempt.progress = nix.Progress(done, done + len(self.left), "indexing")
-
-    def _say_progress(self) -> None:
-        self.said_at = time.monotonic()
-        progress = self.attempt.progress
-        self.attempt.say(f"indexed {progress.done:,} of {progress.expected:,} attributes")
 
 
 def _can_be_asked(within: str, name: str) -> bool:
@@ -197,7 +150,3 @@ def _can_be_asked(within: str, name: str) -> bool:
         and re.match(NAME_PATTERN, path) is not None
         and not is_ambiguous
     )
-
-
-def _short(error: nix.NixError) -> str:
-    return " ".join(str(error).split())[:MESSAGE_LENGTH]

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Executable, or_, select, update
 
+from event_log import Actor
 from models import NO_SYNC, Task, TaskKind, TaskStatus, db, soon, utcnow
 from task_ends import TaskError, end
 from task_subjects import KINDS, Subject, subject_of
@@ -45,6 +46,8 @@ class Lease:
     holder: str
     subject: Subject
     waits: int = 0
+    by: Actor | None = None  # who asked for the task, and in which request
+    request_id: str | None = None
 
     @property
     def kind(self) -> TaskKind:

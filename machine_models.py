@@ -45,6 +45,8 @@ class Machine(Model):
     reported: Mapped[ReportedState] = mapped_column(enum_of(ReportedState))
     error: Mapped[str | None] = mapped_column(Text)
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    # Whether there is an event about its silence, until it is heard of again.
+    is_silence_told: Mapped[bool] = mapped_column(default=False)
     # The token of scope sync that reports it; null until one does.
     token_id: Mapped[int | None] = mapped_column(ForeignKey("tokens.id"))
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from flask import current_app
-from sqlalchemy import ColumnElement, Select, String, bindparam, case, func, literal, select
+from sqlalchemy import ColumnElement, Select, String, bindparam, case, exists, func, literal, select
 
 import rollouts
 from errors import MachinesNotCurrent
@@ -81,6 +81,27 @@ def counts(*where: ColumnElement[bool]) -> dict[int, Counts]:
 def none() -> Counts:
     """Return the counts of a profile without machines."""
     return {state.value: 0 for state in MachineState}
+
+
+def are_there() -> bool:
+    """Tell whether any machine has reported."""
+    return bool(db.session.scalar(select(exists(select(Machine.id)))))
+
+
+def followed() -> list[dict[str, Any]]:
+    """Return what each profile that has machines, or a rollout, offers to how many of them."""
+    found = counts()
+    return [
+        {
+            "name": row.name,
+            "offered": rollouts.newest(row),
+            "rest": rollouts.rest(row),
+            "percent": row.percent,
+            "machines": found[row.id],
+        }
+        for row in db.session.execute(rollouts.OFFERS.order_by(Profile.id))
+        if row.id in found or row.percent < rollouts.ALL
+    ]
 
 
 def require_current(profile: History) -> None:

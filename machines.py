@@ -4,15 +4,16 @@ from functools import cache
 from typing import Any
 
 from flask import g
-from sqlalchemy import ColumnElement, bindparam, delete, exists, func, or_, select
+from sqlalchemy import ColumnElement, bindparam, exists, false, func, or_, select
 from sqlalchemy.exc import IntegrityError
 
 import errors
+import machine_events
 import machine_states
 import rollouts
 from api import Blueprint, headers, page
 from fields import MACHINE_NAME, MACHINE_NAME_ERROR
-from machine_models import Machine
+from machine_models import Machine, ReportedState
 from machine_schemas import MachineQuerySchema, MachineSchema, ReportSchema
 from models import AnyRow, Scope, Token, UtcDateTime, db, upsert, utcnow
 from profile_models import Profile
@@ -33,12 +34,7 @@ REPORTED = (
 @blueprint.response(200, MachineSchema(many=True), headers=headers("Link", "X-Total-Count"))
 def index(query: dict[str, Any]) -> Any:
     """List the machines that have reported, by name."""
-    where = []
-    if "profile" in query:
-        where.append(machine_states.of_profile(query["profile"]))
-    if "state" in query:
-        where.append(machine_states.in_state(query["state"]))
-    return page(machine_states.MACHINES, query, *where, key=Machine.name, cursor="name")
+    return listed(query)
 
 
 @blueprint.get("/machine/<machine_name>")
@@ -46,9 +42,7 @@ def index(query: dict[str, Any]) -> Any:
 @blueprint.refuses(errors.NoSuchMachine, errors.NotYourMachine)
 def show(machine_name: str) -> Any:
     """Show a machine; to a token of scope `sync`, its own alone."""
-    if not MACHINE_NAME.fullmatch(machine_name):
-        raise errors.NoSuchMachine(name=machine_name)
-    return _machine(machine_name, *_is_ours())
+    return find(machine_name, *_is_ours())
 
 
 @blueprint.put("/machine/<machine_name>")
@@ -70,7 +64,7 @@ def report(fields: dict[str, Any], machine_name: str) -> Any:
         is_written = _write(machine_name, fields)
     if not is_written:
         raise _refusal(machine_name, fields["profile"])
-    return _machine(machine_name)
+    return find(machine_name)
 
 
 @blueprint.delete("/machine/<machine_name>")
@@ -78,16 +72,30 @@ def report(fields: dict[str, Any], machine_name: str) -> Any:
 @blueprint.refuses(errors.NoSuchMachine)
 def remove(machine_name: str) -> Any:
     """Forget a machine; it is there again once it reports."""
-    is_name = MACHINE_NAME.fullmatch(machine_name)
-    removed = delete(Machine).where(Machine.name == machine_name).returning(Machine.id)
-    if not is_name or db.session.execute(removed).one_or_none() is None:
-        raise errors.NoSuchMachine(name=machine_name)
-    db.session.commit()
+    forget(machine_name)
     return {}
 
 
-def _machine(name: str, *where: ColumnElement[bool]) -> AnyRow:
+# --- What these routes do, and the dashboard's, too ---
+
+
+def listed(query: dict[str, Any]) -> tuple[list[AnyRow], dict[str, str]]:
+    """Return one page of the machines, by name, and its headers.
+
+    `query` may have a `profile` and a `state` that they are to have.
+    """
+    where = []
+    if "profile" in query:
+        where.append(machine_states.of_profile(query["profile"]))
+    if "state" in query:
+        where.append(machine_states.in_state(query["state"]))
+    return page(machine_states.MACHINES, query, *where, key=Machine.name, cursor="name")
+
+
+def find(name: str, *where: ColumnElement[bool]) -> AnyRow:
     """Return a machine. Raises NoSuchMachine, or NotYourMachine where `where` leaves it out."""
+    if not MACHINE_NAME.fullmatch(name):
+        raise errors.NoSuchMachine(name=name)
     mine = machine_states.MACHINES.where(Machine.name == name)
     row = db.session.execute(mine.where(*where)).one_or_none()
     if row is None and where and db.session.execute(mine).one_or_none():
@@ -95,6 +103,17 @@ def _machine(name: str, *where: ColumnElement[bool]) -> AnyRow:
     if row is None:
         raise errors.NoSuchMachine(name=name)
     return row
+
+
+def forget(name: str) -> None:
+    """Forget a machine. Raises NoSuchMachine."""
+    is_name = MACHINE_NAME.fullmatch(name)
+    if not is_name or not machine_events.remove(Machine.name == name):
+        raise errors.NoSuchMachine(name=name)
+    db.session.commit()
+
+
+# --- Parts of them ---
 
 
 def _is_ours() -> list[ColumnElement[bool]]:
@@ -120,8 +139,12 @@ def _write(name: str, fields: dict[str, Any]) -> bool:
         "token_id": g.caller.id if is_sync else None,
     }
     statement = _upsert(db.engine.dialect.name, is_sync)
+    has_failed = fields["state"] == ReportedState.FAILED
+    before = machine_events.locked(name) if has_failed else None
     # By the connection: a session takes an INSERT that comes with values for a bulk insert.
     written = db.session.connection().execute(statement, values).one_or_none()
+    if written and has_failed:
+        machine_events.tell_failure(written.id, before)
     db.session.commit()
     return written is not None
 
@@ -141,6 +164,7 @@ def _upsert(_dialect: str, is_sync: bool) -> Any:
     new = upsert(Machine).from_select(["profile_id", *given], reported)
     kept = {"name"} if is_sync else {"name", "token_id"}
     changed = {key: new.excluded[key] for key in ("profile_id", *given) if key not in kept}
+    changed["is_silence_told"] = false()
     is_live = Token.revoked_at.is_(None), Token.expires_at > bindparam("now", type_=UtcDateTime)
     is_free = or_(
         Machine.token_id == new.excluded.token_id,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flask import current_app
-from sqlalchemy import Select, delete, func, or_, select
+from sqlalchemy import ColumnElement, Select, delete, exists, func, or_, select
 from sqlalchemy.orm import aliased
 
 import activation
@@ -24,9 +24,11 @@ import pins
 import plans
 import rollouts
 import services
+from event_log import Event
 from history import History
-from models import LIVE, Package, PackageStatus, Task, TaskKind, TaskStatus, db, soon
+from models import LIVE, NO_SYNC, Package, PackageStatus, Task, TaskKind, TaskStatus, db, soon
 from profile_models import Reason
+from webhook_models import Webhook
 
 MANY_PACKAGES = 3  # as many that most of them are not lost by accident
 PRUNE_BATCH = 500
@@ -313,14 +315,21 @@ def prunable(days: int) -> int:
 def prune(days: int) -> int:
     """Delete tasks that ended more than so many days ago, with their logs; return their number.
 
-    A package keeps its latest task, and the one that downloaded it; so does an index. Each
-    batch is a transaction, so that other writers get their turn.
+    A package keeps its latest task, and the one that downloaded it; so does an index.
     """
+    return _delete_in_batches(Task.seq, _old_tasks(days).limit(PRUNE_BATCH))
+
+
+def _delete_in_batches(key: Any, batch: Select[Any]) -> int:
+    """Delete the rows with the keys of a batch until there is no whole batch; return their number.
+
+    Each batch is a transaction, so that other writers get their turn.
+    """
+    keys = select(batch.subquery().c[key.name])
     pruned = 0
     while True:
-        batch = _old_tasks(days).limit(PRUNE_BATCH).subquery()
-        deletion = delete(Task).where(Task.seq.in_(select(batch.c.seq))).returning(Task.seq)
-        deleted = len(db.session.execute(deletion).all())
+        deletion = delete(key.class_).where(key.in_(keys)).returning(key)
+        deleted = len(db.session.execute(deletion, execution_options=NO_SYNC).all())
         db.session.commit()
 
         pruned += deleted
@@ -334,6 +343,7 @@ def _old_tasks(days: int) -> Select[Any]:
         select(newer.seq)
         .where(
             (newer.package_id == Task.package_id) | (newer.index_id == Task.index_id),
+            newer.kind == Task.kind,
             newer.seq > Task.seq,
             (newer.status == Task.status) | (Task.status != TaskStatus.SUCCEEDED),
         )
@@ -350,3 +360,28 @@ def _old_tasks(days: int) -> Select[Any]:
         )
         .order_by(Task.seq)
     )
+
+
+# --- Old events ---
+
+
+def prunable_events(days: int) -> int:
+    """Return how many events `prune_events` would delete."""
+    old = _old_events(Event, days)
+    return db.session.scalar(select(func.count()).select_from(Event).where(*old)) or 0
+
+
+def prune_events(days: int) -> int:
+    """Delete events of more than so many days ago; return their number.
+
+    One that a webhook has not got yet stays, unless that is disabled.
+    """
+    # Only the oldest are looked at, by number: there is no index by time.
+    oldest = select(Event.seq, Event.at).order_by(Event.seq).limit(PRUNE_BATCH).subquery()
+    old = select(oldest.c.seq).where(*_old_events(oldest.c, days))
+    return _delete_in_batches(Event.seq, old)
+
+
+def _old_events(events: Any, days: int) -> tuple[ColumnElement[bool], ...]:
+    waits = exists().where(Webhook.disabled_at.is_(None), Webhook.cursor < events.seq)
+    return events.at < soon(-days * DAY_SECONDS), ~waits

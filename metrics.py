@@ -32,6 +32,7 @@ from sqlalchemy.exc import ProgrammingError
 
 import auth
 import catalog_index
+import deliveries
 import drain
 import health
 import machine_states
@@ -61,6 +62,7 @@ from models import (
 )
 from publishing import PublishingTotals
 from task_ends import TaskEnd
+from webhook_models import Outcome, WebhookState
 
 blueprint = Blueprint("metrics", __name__, description="Metrics for Prometheus")
 
@@ -299,6 +301,7 @@ def _rows() -> Iterator[Metric]:
         samples = [([status], count) for status, count in found.items()]
         yield _labelled("pkgd_packages", "Packages, by status.", ["status"], samples)
         yield _machines(connection)
+        yield from _webhooks(connection)
         if current_app.config["CACHE"]:
             yield from _publishing(connection)
         size = connection.scalar(_SIZE_OF_DATABASE[connection.dialect.name]) or 0
@@ -326,6 +329,25 @@ def _machines(connection: Connection) -> Metric:
     found = machine_states.none() | services.get(Remembered).get("machines", counted)
     samples = [([state], count) for state, count in found.items()]
     return _labelled("pkgd_machines", "Machines that follow a profile.", ["state"], samples)
+
+
+def _webhooks(connection: Connection) -> Iterator[Metric]:
+    """Yield how webhooks stand, how far behind the worst is, and what became of deliveries."""
+    states = dict.fromkeys(WebhookState, 0) | _pairs(connection, deliveries.BY_STATE)
+    samples = [([state], count) for state, count in states.items()]
+    yield _labelled("pkgd_webhooks", "Webhooks, by state.", ["state"], samples)
+
+    first = connection.scalar(deliveries.FIRST_UNTOLD)
+    lag = (utcnow() - first).total_seconds() if first else 0.0
+    about = "Age of the oldest event that an enabled webhook has not got, or 0."
+    yield _gauge("pkgd_webhook_lag_seconds", about, max(0.0, lag))
+
+    about = "Attempts to tell a webhook of an event, without tests."
+    family = CounterMetricFamily("pkgd_webhook_deliveries", about, labels=["outcome"])
+    totals = dict.fromkeys(Outcome, 0) | _pairs(connection, deliveries.BY_OUTCOME)
+    for outcome, count in totals.items():
+        family.add_metric([outcome], count)
+    yield family
 
 
 def _live_tasks(connection: Connection) -> Iterator[Metric]:

@@ -18,7 +18,6 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import (
     JSON,
     BigInteger,
-    ColumnElement,
     DateTime,
     Dialect,
     Engine,
@@ -32,12 +31,8 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     Uuid,
-    delete,
     event,
-    exists,
     inspect,
-    null,
-    select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
@@ -96,6 +91,7 @@ class TaskKind(StrEnum):
 
     DOWNLOAD = "download"
     INDEX = "index"
+    VERIFY = "verify"
     APPLY = "apply"
     PUBLISH = "publish"
 
@@ -227,15 +223,6 @@ class Package(Model):
     store_paths: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     closure_size: Mapped[int | None] = mapped_column(BigInteger)
 
-    @staticmethod
-    def register(name: str, version: str) -> AnyRow | None:
-        """Add a package and return its row; None when the version is registered already."""
-        new = insert_or_ignore(Package).values(name=name, version=version)
-        shown = new.returning(*columns(Package), null().label("task_id"), null().label("profiles"))
-        row = db.session.execute(shown).one_or_none()
-        db.session.commit()
-        return row
-
     def set_downloaded(self, store_paths: list[str], closure_size: int) -> None:
         """Become downloaded with these store paths, the main one first; without a commit."""
         self.status = PackageStatus.DOWNLOADED
@@ -247,45 +234,22 @@ class Package(Model):
         self.status = PackageStatus.CREATED
         self.store_path = self.store_paths = self.closure_size = None
 
-    @staticmethod
-    def forget(package_id: int, *conditions: ColumnElement[bool]) -> bool:
-        """Delete a package and its tasks; return False while it is activated or downloading.
-
-        So it is where one of the `conditions` does not hold.
-        """
-        # Under PostgreSQL this waits for a task that is being queued, so that the DELETE sees it.
-        db.session.execute(select(Package.id).where(Package.id == package_id).with_for_update())
-
-        has_live_task = exists().where(Task.package_id == Package.id, Task.status.in_(LIVE))
-        deleted = db.session.execute(
-            delete(Package)
-            .where(
-                Package.id == package_id,
-                Package.status != PackageStatus.ACTIVATED,
-                ~has_live_task,
-                *conditions,
-            )
-            .returning(Package.id)
-        ).all()
-
-        db.session.commit()
-        return bool(deleted)
-
 
 class Task(Model):
-    """A download, an indexing, an apply to a profile, or the publishing of its generation."""
+    """A download, work on a catalog's index, an apply to a profile, or the publishing of it."""
 
     __tablename__ = "tasks"
     __table_args__ = (
         Index("tasks_by_status", "status", "seq"),
         Index("tasks_by_package", "package_id", "seq"),
+        Index("tasks_by_index", "index_id", "seq"),
         {"sqlite_autoincrement": True},  # lists are paged by seq: a new task must come last
     )
 
     seq: Mapped[int] = mapped_column(primary_key=True)
     id: Mapped[uuid.UUID] = mapped_column(Uuid, unique=True, default=new_task_id)
     kind: Mapped[TaskKind] = mapped_column(enum_of(TaskKind), default=TaskKind.DOWNLOAD)
-    # Of a download, and of an indexing.
+    # Of a download; of the indexing of a catalog, and of the verification of that.
     package_id: Mapped[int | None] = mapped_column(ForeignKey("packages.id", ondelete="CASCADE"))
     index_id: Mapped[int | None] = mapped_column(
         ForeignKey("catalog_indexes.id", ondelete="CASCADE")
@@ -295,6 +259,9 @@ class Task(Model):
     status: Mapped[TaskStatus] = mapped_column(enum_of(TaskStatus), default=TaskStatus.QUEUED)
     attempt: Mapped[int] = mapped_column(default=0)
     request_id: Mapped[str | None] = mapped_column(String(64))
+    # Who asked for it, and who for its end before it was done: an event_log.Actor each.
+    by: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    cancelled_by: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     waiting: Mapped[str | None] = mapped_column(Text)
     # How often it went back to the queue because of the cache.
     waits: Mapped[int] = mapped_column(default=0)

@@ -32,9 +32,9 @@ Installs software packages with Nix: register a name and a version, have Nix bui
 the background, activate it in a profile, roll back.
 
 **Tokens.** All of `/api/v1` wants `Authorization: Bearer SECRET`, or `Token SECRET`. A token has a
-scope: `read`, `operate` (which may change packages, tasks and profiles) or `admin` (tokens too). A
-machine's is `sync`: it may read profiles and the binary cache, and report what the machine holds.
-In development, the first token needs none: `POST /api/v1/tokens`.
+scope: `read`, `operate` (which may change packages, tasks and profiles) or `admin` (tokens and
+events too). A machine's is `sync`: it may read profiles and the binary cache, and report what the
+machine holds. In development, the first token needs none: `POST /api/v1/tokens`.
 
 **Problems.** Every answer but a success is a problem document (RFC 9457), of the media type
 `application/problem+json`. Unknown query parameters and unknown fields are errors, and so is a body
@@ -88,6 +88,7 @@ PARAMETERS: dict[str, tuple[str, Any, Part]] = {
         {"pattern": "^[0-9A-Fa-f]{4}[0-9A-Fa-f-]{0,32}$"},
     ),
     "token_id": ("The id of a token.", 2, {}),
+    "webhook_id": ("The id of a webhook.", 1, {}),
 }
 
 # For an operation that succeeds: a parameter, where to find its value, and the next operation.
@@ -126,6 +127,10 @@ LINKS = {
     ],
     "generations_index": [("number", "$response.body#/0/number", "generations_activate")],
     "tokens_create": [("token_id", "$response.body#/id", "tokens_revoke")],
+    "webhooks_create": [
+        ("webhook_id", "$response.body#/id", "webhooks_test"),
+        ("webhook_id", "$response.body#/id", "webhooks_show"),
+    ],
 }
 
 

@@ -1,5 +1,6 @@
 """The routes of packages: register, look up, download, activate, forget."""
 
+from functools import partial
 from typing import Any
 
 from flask import current_app, g, url_for
@@ -10,7 +11,9 @@ import applies
 import errors
 import gc_roots
 import plans
+import profile_states
 import queries
+import registry
 import services
 import task_queue
 from api import Blueprint, headers, page
@@ -40,6 +43,7 @@ ACTIVATION_ERRORS = (
     errors.ActivationRefused,
     errors.CheckFailed,
     errors.ProfileReplaced,
+    errors.ProfileChanged,
     errors.NixFailed,
     errors.Busy,
     errors.FileUnusable,
@@ -51,6 +55,11 @@ ACTIVATION_ERRORS = (
 @blueprint.response(200, PackageSchema(many=True), headers=headers("Link", "X-Total-Count"))
 def index(query: dict[str, Any]) -> Any:
     """List packages, oldest first."""
+    return listed(query)
+
+
+def listed(query: dict[str, Any]) -> tuple[list[AnyRow], dict[str, str]]:
+    """Return a page of packages, oldest first, and its headers."""
     filters = {"name": Package.name, "status": Package.status}
     held = queries.held_by(query.pop("profile", None))
     return page(queries.PACKAGES, query, *held, key=Package.id, filters=filters)
@@ -62,7 +71,7 @@ def index(query: dict[str, Any]) -> Any:
 @blueprint.refuses(errors.PackageExists)
 def create(fields: dict[str, Any]) -> Any:
     """Register a package; the catalogs are not asked before its download."""
-    package = Package.register(**fields)
+    package = registry.register(**fields)
     if package is None:
         raise errors.PackageExists(**fields)
     g.package = package
@@ -89,6 +98,16 @@ def show(package_id: int) -> Any:
 @blueprint.refuses(errors.NoSuchPackage)
 def download(package_id: int) -> Any:
     """Queue the download, or return the task that does it or did it."""
+    answer = request_download(package_id)
+    return answer, 202 if answer["status"] == PackageStatus.CREATED else 200
+
+
+def request_download(package_id: int) -> dict[str, Any]:
+    """Queue a download where one is needed; return the package's status, and the task's id.
+
+    The task is the one that does it or did it; its id is None once that was pruned. Raises
+    NoSuchPackage.
+    """
     package = find(package_id)
     if package.status == PackageStatus.CREATED and package.task_status not in LIVE:
         task_id = task_queue.add(package_id, g.request_id)
@@ -97,9 +116,9 @@ def download(package_id: int) -> Any:
             return {"status": package.status, "task_id": task_id}
         package = find(package_id)  # another request was faster
 
-    if package.status != PackageStatus.CREATED:
-        return {"status": package.status, "task_id": _downloaded_by(package_id)}, 200
-    return package
+    is_done = package.status != PackageStatus.CREATED
+    task_id = _downloaded_by(package_id) if is_done else package.task_id
+    return {"status": package.status, "task_id": task_id}
 
 
 @blueprint.post("/package/<id:package_id>/activate")
@@ -109,7 +128,8 @@ def download(package_id: int) -> Any:
 def activate(query: dict[str, Any], package_id: int) -> Any:
     """Put the package in a profile, in place of another version of its name.
 
-    With `dry_run`, only tell what that would change.
+    With `dry_run`, only tell what that would change. If-Match and If-None-Match make it depend on
+    the state of the profile, as they do for an apply.
     """
     find(package_id)
     return _activate([package_id], **query)
@@ -124,7 +144,8 @@ def activate_all(query: dict[str, Any], fields: dict[str, Any]) -> Any:
     """Put several packages in a profile, in one generation or not at all.
 
     Each takes the place of another version of its name. With `dry_run`, only tell what that would
-    change.
+    change. If-Match and If-None-Match make it depend on the state of the profile, as they do for an
+    apply.
     """
     return _activate(fields["ids"], **query)
 
@@ -133,7 +154,8 @@ def _activate(package_ids: list[int], *, profile: str, dry_run: bool) -> Any:
     where = activation.find(profile)
     if dry_run:
         return plans.plan(where, package_ids)
-    activation.activate(where, package_ids, by=g.caller.label)
+    check = partial(profile_states.check_headers, profile)
+    activation.activate(where, package_ids, by=g.caller.label, check=check)
     return {"status": PackageStatus.ACTIVATED}
 
 
@@ -146,15 +168,20 @@ def _activate(package_ids: list[int], *, profile: str, dry_run: bool) -> Any:
     errors.ActivationRefused,
     errors.CheckFailed,
     errors.ProfileReplaced,
+    errors.ProfileChanged,
     errors.NixFailed,
     errors.Busy,
     errors.FileUnusable,
 )
 def deactivate(query: dict[str, Any], package_id: int) -> Any:
-    """Take the package out of a profile; it stays downloaded, and in other profiles."""
+    """Take the package out of a profile; it stays downloaded, and in other profiles.
+
+    If-Match and If-None-Match make it depend on the state of the profile, as they do for an apply.
+    """
     profile = activation.find(query["profile"])
     find(package_id)
-    activation.deactivate(profile, package_id, by=g.caller.label)
+    check = partial(profile_states.check_headers, profile.name)
+    activation.deactivate(profile, package_id, by=g.caller.label, check=check)
     return {"status": find(package_id).status}
 
 
@@ -163,13 +190,18 @@ def deactivate(query: dict[str, Any], package_id: int) -> Any:
 @blueprint.refuses(errors.NoSuchPackage, errors.PackageInUse, errors.Busy, errors.FileUnusable)
 def forget(package_id: int) -> Any:
     """Forget the package, its tasks and its GC roots; not while it is activated or downloading."""
+    remove(package_id)
+    return {}
+
+
+def remove(package_id: int) -> None:
+    """Forget a package, its tasks and its GC roots. Raises NoSuchPackage or PackageInUse."""
     with activation.locked():
         package = find(package_id)
-        if not Package.forget(package_id, ~applies.is_wanted()):
+        if not registry.forget(package_id, ~applies.is_wanted()):
             use = _use(package)
             raise errors.PackageInUse(name=package.name, version=package.version, use=use)
         gc_roots.remove(current_app.config["DATA_DIR"], package_id)
-    return {}
 
 
 def find(package_id: int) -> AnyRow:

@@ -14,11 +14,13 @@ from pathlib import Path
 from flask import Flask, current_app
 from sqlalchemy import delete, select, update
 
+import event_log
 import nix
 import services
 import task_queue
 from catalog_models import CatalogIndex, Pin
 from catalog_state import Catalogs, Place
+from event_log import EventType
 from file_lock import try_lock
 from models import LIVE, AnyRow, Package, PackageStatus, Task, columns, db, insert_or_ignore, utcnow
 
@@ -29,6 +31,7 @@ MESSAGE_LENGTH = 600
 
 _PLACES = select(Pin.name, Pin.store_path, Pin.anchor).order_by(Pin.rank, Pin.id)
 _PINS = select(*columns(Pin)).order_by(Pin.rank, Pin.id)
+_TOLD = Pin.id, Pin.name, Pin.url, Pin.sha256, Pin.revision
 
 
 class PinError(Exception):
@@ -111,8 +114,10 @@ def add(name: str, source: Source, *, is_first: bool = False, after: str | None 
                 rank=position.rank,
                 **_columns(source, content),
             )
-            if db.session.scalar(new.returning(Pin.id)) is None:
+            row = db.session.execute(new.returning(*_TOLD)).one_or_none()
+            if row is None:
                 raise PinError(f"there is a pin {name} already")  # of another host
+            _tell(EventType.CATALOG_ADDED, row)
             db.session.commit()
         return content
 
@@ -125,10 +130,12 @@ def change(name: str, source: Source) -> Content:
     with locked(), _telling():
         _pin(name)
         with _rooted(name, source, _next_link(name)) as content:
-            changed = update(Pin).where(Pin.name == name).returning(Pin.id)
+            changed = update(Pin).where(Pin.name == name).returning(*_TOLD)
             values = _columns(source, content) | {"added_at": utcnow()}
-            if db.session.scalar(changed.values(**values)) is None:
+            row = db.session.execute(changed.values(**values)).one_or_none()
+            if row is None:
                 raise PinError(f"the pin {name} was removed meanwhile")
+            _tell(EventType.CATALOG_UPDATED, row)
             db.session.commit()
         nix.add_root(services.get(nix.Store), content.tarball.store_path, link(name))
         _next_link(name).unlink(missing_ok=True)
@@ -146,7 +153,9 @@ def remove(name: str, *, force: bool = False) -> None:
         if active and not force:
             listed = ", ".join(active)
             raise PinError(f"activated packages came from {name} (--force removes it): {listed}")
-        db.session.execute(delete(Pin).where(Pin.name == name))
+        removed = delete(Pin).where(Pin.name == name).returning(*_TOLD)
+        for row in db.session.execute(removed).all():
+            _tell(EventType.CATALOG_REMOVED, row)
         db.session.commit()
         for path in (link(name), _next_link(name)):
             path.unlink(missing_ok=True)
@@ -302,6 +311,12 @@ def _evaluated(store: nix.Store, name: str, source: Source, tarball: nix.Tarball
     except nix.EvaluationFailed as error:
         raise PinError(f"{source.url} is no catalog: {error}") from None
     return Content(tarball, len(names))
+
+
+def _tell(kind: EventType, pin: AnyRow) -> None:
+    url = event_log.bare_url(pin.url)
+    data = {"url": url, "sha256": pin.sha256, "revision": pin.revision}
+    event_log.add(kind, event_log.subject("catalog", pin.id, pin.name), data)
 
 
 def _columns(source: Source, content: Content) -> dict[str, object]:

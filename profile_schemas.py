@@ -85,14 +85,19 @@ class ProfileWaitSchema(Strict):
     )
 
 
-class PromotionQuerySchema(Strict):
-    """What must be so for a promotion, and whether only to tell."""
+class GateSchema(Strict):
+    """What must be so for a promotion."""
 
     require = fields.String(
         load_default=None,
         validate=validate.OneOf(["current"]),
         **described("`current`: that the machines of the source hold what is promoted.", "current"),
     )
+
+
+class PromotionQuerySchema(GateSchema):
+    """What must be so for a promotion, and whether only to tell."""
+
     dry_run = TrueOrFalse(**described("Only tell whether it would be done.", False))
 
 

@@ -1,6 +1,6 @@
 """The selects that several routes share, built at import: building costs more than executing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +12,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from catalog_models import CatalogIndex
 from models import AnyRow, Package, PackageStatus, Task, Token, columns, db, utcnow
 from profile_models import Apply, Membership, Profile
+from session_models import Session
 
 
 class Joined(FunctionElement[str]):
@@ -82,11 +83,21 @@ LIVE_TOKENS = select(*columns(Token, "digest", "key_id", "first", "revoked_at"))
     Token.revoked_at.is_(None), Token.expires_at > bindparam("now")
 )
 _LIVE_TOKEN = LIVE_TOKENS.where(Token.digest == bindparam("digest"))
+_SIGNED_IN_TOKEN = LIVE_TOKENS.join(Session, Session.token_id == Token.id).where(
+    Session.digest == bindparam("digest"), Session.expires_at > bindparam("now")
+)
 _DEAD_TOKEN = (
     select(Token.id, Token.name, Token.revoked_at)
     .where(Token.digest.in_(bindparam("digests", expanding=True)))
     .limit(1)
 )
+
+
+def package_names(ids: Iterable[int | None]) -> dict[int, AnyRow]:
+    """Return the names and versions of packages, by their ids."""
+    wanted = {package_id for package_id in ids if package_id is not None}
+    named = select(Package.id, Package.name, Package.version).where(Package.id.in_(wanted))
+    return {row.id: row for row in db.session.execute(named)} if wanted else {}
 
 
 def held_by(profile: str | None) -> list[ColumnElement[bool]]:
@@ -126,6 +137,11 @@ def tasks_between(first: UUID, last: UUID, limit: int) -> Sequence[AnyRow]:
 def live_token(digest: str) -> AnyRow | None:
     """Return the token with this digest; None when it is unknown, revoked or expired."""
     return _row(_LIVE_TOKEN, digest=digest, now=utcnow())
+
+
+def signed_in_token(digest: str) -> AnyRow | None:
+    """Return the token of the session with this digest; None when either has ended."""
+    return _row(_SIGNED_IN_TOKEN, digest=digest, now=utcnow())
 
 
 def dead_token(digests: Sequence[str]) -> AnyRow | None:

@@ -250,27 +250,27 @@ class PackageReferenceSchema(OutputSchema):
 class ProgressSchema(OutputSchema):
     """How far a task is: what is done, of what is expected, and the phase.
 
-    A download counts derivations and paths, an indexing attributes.
+    A download counts derivations and paths, an indexing attributes, a verification versions.
     """
 
     done = fields.Integer(**always("How many are done.", 2))
     expected = fields.Integer(**always("How many there are to do.", 3))
     phase = fields.String(
         **nullable(
-            "`resolving`, `fetching`, `building`, `rooting`, `publishing`, `indexing` or "
-            "`applying`.",
+            "`resolving`, `fetching`, `building`, `rooting`, `publishing`, `indexing`, "
+            "`verifying` or `applying`.",
             "building",
         )
     )
 
 
 class TaskSchema(OutputSchema):
-    """A download, an indexing, an apply to a profile, or the publishing of its generation."""
+    """A download, an indexing or its verification, an apply to a profile, or a publishing."""
 
     id = fields.UUID(**always("Its id.", EXAMPLE_TASK))
     kind = Choice(TaskKind, **always("What it does.", "download"))
     package_id = fields.Integer(**nullable("The id of the package, of a download.", 1))
-    catalog = fields.String(**nullable("The catalog, of an indexing.", None))
+    catalog = fields.String(**nullable("The catalog, of an indexing or a verification.", None))
     profile = fields.String(**nullable("The profile, of an apply or a publishing.", None))
     status = Choice(TaskStatus, **always("Where it stands.", "running"))
     request_id = fields.String(

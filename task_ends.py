@@ -1,9 +1,9 @@
-"""The end of tasks: every one goes through `end`, with its error if it failed, and is counted.
+"""The end of tasks: every one goes through `end`, with its error if it failed.
+
+There it is counted, and told by an event.
 
 The counts stay when the tasks are deleted. They are in the database because a worker without HTTP,
-`flask run-worker`, can't be scraped. They are written in the transaction that ends the task, right
-before its commit: a transaction that waits for another one's counts holds all other rows that it
-needs, so that no two wait for each other.
+`flask run-worker`, can't be scraped. They are written in the transaction that ends the task.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, String, event, update
+from sqlalchemy import BigInteger, String, update
 from sqlalchemy.orm import Mapped, mapped_column
 
+import last_writes
 import nix
+import task_events
 from models import NO_SYNC, AnyRow, Model, Task, TaskKind, TaskStatus, db, upsert, utcnow
 from task_subjects import SUBJECT
 
-PENDING = "pkgd.task_ends"  # in the session's info: what its transaction has to count
 NO_CODE = ""
 SUMS = ("tasks", "attempts", "seconds")
 ENDED = (Task.id, Task.attempt, Task.started_at, *SUBJECT)
@@ -64,8 +65,13 @@ class TaskEnd(Model):
     seconds: Mapped[float]  # of the last attempts
 
 
-def end(*where: Any, status: TaskStatus, error: TaskError | None = None) -> Sequence[AnyRow]:
-    """End the tasks that `where` selects, without a commit, and return them."""
+def end(
+    *where: Any, status: TaskStatus, error: TaskError | None = None, **more: Any
+) -> Sequence[AnyRow]:
+    """End the tasks that `where` selects, without a commit, and return them.
+
+    `more` are other values to write.
+    """
     now = utcnow()
     ended = (
         update(Task)
@@ -81,6 +87,7 @@ def end(*where: Any, status: TaskStatus, error: TaskError | None = None) -> Sequ
             error_message=error and error.message,
             error_hint=error and error.hint,
             error_reason=error and error.reason,
+            **more,
         )
         .returning(*ENDED)
     )
@@ -89,6 +96,7 @@ def end(*where: Any, status: TaskStatus, error: TaskError | None = None) -> Sequ
     code = error.code if error and status == TaskStatus.FAILED else None
     for task in tasks:
         _note(task, status, code, now)
+    task_events.tell_ended([task.seq for task in tasks], status)
     return tasks
 
 
@@ -98,7 +106,7 @@ def _note(ended: AnyRow, status: TaskStatus, code: str | None, at: datetime) -> 
     seconds = max(0.0, seconds)  # a clock that was set back must not have a counter go down
     row = {"kind": ended.kind.value, "status": status.value, "code": code or NO_CODE}
     counts = {"tasks": 1, "attempts": ended.attempt, "seconds": seconds}
-    db.session.info.setdefault(PENDING, []).append(row | counts)
+    last_writes.add(last_writes.Place.COUNT, tuple(row.values()), _addition(row | counts))
 
 
 def ways(codes: Iterable[str]) -> list[tuple[str, str, str]]:
@@ -106,23 +114,6 @@ def ways(codes: Iterable[str]) -> list[tuple[str, str, str]]:
     failed = [(TaskStatus.FAILED, code) for code in codes]
     others = [(TaskStatus.SUCCEEDED, NO_CODE), (TaskStatus.CANCELLED, NO_CODE)]
     return [(kind, status, code) for kind in TaskKind for status, code in (*others, *failed)]
-
-
-@event.listens_for(db.session, "before_commit")
-def _count(session: Any) -> None:
-    """Write the counts, those of several tasks in one order for all transactions."""
-    for row in sorted(session.info.pop(PENDING, ()), key=_key):
-        session.execute(_addition(row))
-
-
-@event.listens_for(db.session, "after_soft_rollback")
-def _forget(session: Any, _transaction: object) -> None:
-    """Count nothing of a transaction that was rolled back."""
-    session.info.pop(PENDING, None)
-
-
-def _key(row: dict[str, Any]) -> tuple[str, str, str]:
-    return row["kind"], row["status"], row["code"]
 
 
 def _addition(row: dict[str, Any]) -> Any:

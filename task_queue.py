@@ -1,16 +1,18 @@
 """The queue of tasks: adding to it, and claiming from it. Leases are in leases.py.
 
-A claim is made by one statement. Indexing comes last, one catalog at a time. An apply waits,
-without a worker, until no package of its set is being downloaded.
+A claim is made by one statement. Work on catalogs comes last, on one at a time: indexing, then
+verification. An apply waits, without a worker, until no package of its set is being downloaded.
 """
 
 import uuid
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import Select, String, and_, insert, literal, or_, select, update
+from sqlalchemy import JSON, Select, String, and_, func, insert, literal, or_, select, update
 from sqlalchemy.orm import aliased
 
+import event_log
+import task_events
 from leases import Lease
 from models import (
     LIVE,
@@ -39,6 +41,8 @@ SWITCHED = TaskError(
     message="the profile was switched to a generation before this set was applied",
     hint="look at the profile, and apply the set again where it is still wanted",
 )
+CLAIMED = Task.id, Task.attempt, Task.waits, Task.by, Task.request_id, *SUBJECT
+ON_CATALOGS = TaskKind.INDEX, TaskKind.VERIFY
 WAITING_FOR_PACKAGES = "the packages of the set are being downloaded"
 
 
@@ -49,24 +53,23 @@ def add(package_id: int, request_id: str | None = None) -> uuid.UUID | None:
     """
     # The row is locked so that it can't be deleted before the task refers to it.
     created = (
-        select(Package.id, literal(request_id, String))
+        select(Package.id, literal(request_id, String), literal(event_log.actor(), JSON))
         .where(Package.id == package_id, Package.status == PackageStatus.CREATED)
         .with_for_update(read=True, key_share=True)
     )
-    new = insert_or_ignore(Task).from_select(["package_id", "request_id"], created)
-    task_id: uuid.UUID | None = db.session.scalar(new.returning(Task.id))
+    new = insert_or_ignore(Task).from_select(["package_id", "request_id", "by"], created)
+    task_id = _told(new)
     db.session.commit()
     return task_id
 
 
-def add_indexing(index_id: int) -> uuid.UUID | None:
-    """Queue the indexing of a catalog, without a commit, and return its task's id.
+def add_indexing(index_id: int, kind: TaskKind = TaskKind.INDEX) -> uuid.UUID | None:
+    """Queue the indexing of a catalog, or its verification; return the task's id.
 
-    Return None when it has a live task.
+    Nothing is committed. Return None when the index has a live task.
     """
-    new = insert_or_ignore(Task).values(kind=TaskKind.INDEX, index_id=index_id)
-    task_id: uuid.UUID | None = db.session.scalar(new.returning(Task.id))
-    return task_id
+    by = event_log.actor()
+    return _told(insert_or_ignore(Task).values(kind=kind, index_id=index_id, by=by))
 
 
 def add_publishing(profile_id: int) -> bool:
@@ -74,8 +77,18 @@ def add_publishing(profile_id: int) -> bool:
 
     Return False when that has a live task.
     """
-    new = insert_or_ignore(Task).values(kind=TaskKind.PUBLISH, profile_id=profile_id)
-    return db.session.scalar(new.returning(Task.id)) is not None
+    values = {"kind": TaskKind.PUBLISH, "profile_id": profile_id, "by": event_log.actor()}
+    return _told(insert_or_ignore(Task).values(**values)) is not None
+
+
+def _told(new: Any) -> uuid.UUID | None:
+    """Insert a task, and have that told; return its id, None where it was not inserted."""
+    row = db.session.execute(new.returning(Task.seq, Task.id)).one_or_none()
+    if row is None:
+        return None
+    task_events.tell_queued([row.seq])
+    task_id: uuid.UUID = row.id
+    return task_id
 
 
 def add_downloads(package_ids: Collection[int], request_id: str | None) -> bool:
@@ -85,8 +98,10 @@ def add_downloads(package_ids: Collection[int], request_id: str | None) -> bool:
     """
     is_created = Package.id.in_(package_ids), Package.status == PackageStatus.CREATED
     created = db.session.scalars(select(Package.id).where(*is_created).order_by(Package.id))
-    if rows := [{"package_id": one, "request_id": request_id} for one in created]:
-        db.session.execute(insert_or_ignore(Task).values(rows), execution_options=NO_SYNC)
+    more = {"request_id": request_id, "by": event_log.actor()}
+    if rows := [{"package_id": one, **more} for one in created]:
+        new = insert_or_ignore(Task).values(rows).returning(Task.seq)
+        task_events.tell_queued(db.session.scalars(new, execution_options=NO_SYNC).all())
     return bool(rows)
 
 
@@ -105,9 +120,10 @@ def add_apply(
     values of the Apply.
     """
     is_older = _is_apply_to(profile_id), Task.status == TaskStatus.QUEUED
-    end(*is_older, status=TaskStatus.CANCELLED, error=SUPERSEDED)
+    by = event_log.actor()
+    end(*is_older, status=TaskStatus.CANCELLED, error=SUPERSEDED, cancelled_by=by)
     waiting = WAITING_FOR_PACKAGES if waits else None
-    task = Task(kind=TaskKind.APPLY, request_id=request_id, waiting=waiting)
+    task = Task(kind=TaskKind.APPLY, request_id=request_id, by=by, waiting=waiting)
     db.session.add(task)
     db.session.flush()
     db.session.add(Apply(task_seq=task.seq, profile_id=profile_id, **more))
@@ -118,6 +134,7 @@ def add_apply(
     ]
     if rows:
         db.session.execute(insert(AppliedPackage), rows)
+    task_events.tell_queued([task.seq])
     return task.id
 
 
@@ -128,7 +145,8 @@ def supersede(profile_id: int) -> None:
     or lost its lease before it recorded its change.
     """
     is_live = _is_apply_to(profile_id), Task.status.in_(LIVE)
-    end(*is_live, status=TaskStatus.CANCELLED, error=SWITCHED)
+    by = event_log.actor()
+    end(*is_live, status=TaskStatus.CANCELLED, error=SWITCHED, cancelled_by=by)
 
 
 def _is_apply_to(profile_id: int) -> Any:
@@ -141,7 +159,9 @@ def request_cancel(task_id: uuid.UUID) -> bool:
     Return False when the task has ended.
     """
     is_same = Task.id == task_id
-    marked = update(Task).where(is_same, Task.status.in_(LIVE)).values(cancel_requested=True)
+    first = func.coalesce(Task.cancelled_by, literal(event_log.actor(), JSON))
+    marked = update(Task).where(is_same, Task.status.in_(LIVE))
+    marked = marked.values(cancel_requested=True, cancelled_by=first)
     is_live = db.session.scalar(marked.returning(Task.seq), execution_options=NO_SYNC) is not None
     if is_live:
         end(is_same, Task.status == TaskStatus.QUEUED, status=TaskStatus.CANCELLED)
@@ -152,13 +172,13 @@ def request_cancel(task_id: uuid.UUID) -> bool:
 def claim(holder: str, lease_seconds: float) -> Lease | None:
     """Take the first queued task that is due for `holder`; None when there is none.
 
-    Applies come first, then publishing, then downloads, each oldest first; indexing comes last, one
-    catalog at a time.
+    Applies come first, then publishing, then downloads, each oldest first; last come indexing and
+    verification, on one catalog at a time.
     """
     first = _first_due()
     # The queue is mostly empty when it is asked: a read doesn't take SQLite's write lock.
     found = db.session.execute(first).one_or_none()
-    if found is not None and found.kind == TaskKind.INDEX:
+    if found is not None and found.kind in ON_CATALOGS:
         _take_turn()
     taking = (
         update(Task)
@@ -177,7 +197,7 @@ def claim(holder: str, lease_seconds: float) -> Lease | None:
             lease_holder=holder,
             lease_until=soon(lease_seconds),
         )
-        .returning(Task.id, Task.attempt, Task.waits, *SUBJECT)
+        .returning(*CLAIMED)
     )
     taken = found and db.session.execute(taking, execution_options=NO_SYNC).one_or_none()
     if taken is None:
@@ -185,7 +205,16 @@ def claim(holder: str, lease_seconds: float) -> Lease | None:
         return None
 
     subject = subject_of(taken)
-    lease = Lease(taken.seq, taken.id, taken.attempt, holder, subject, taken.waits)
+    lease = Lease(
+        seq=taken.seq,
+        task_id=taken.id,
+        attempt=taken.attempt,
+        holder=holder,
+        subject=subject,
+        waits=taken.waits,
+        by=taken.by,
+        request_id=taken.request_id,
+    )
     db.session.commit()
     return lease
 
@@ -193,35 +222,39 @@ def claim(holder: str, lease_seconds: float) -> Lease | None:
 def _first_due() -> Select[int, TaskKind]:
     """Select the task to take next."""
     other = aliased(Task)
-    is_indexing = (
+    is_one_running = (
         select(other.seq)
-        .where(other.kind == TaskKind.INDEX, other.status == TaskStatus.RUNNING)
+        .where(other.kind.in_(ON_CATALOGS), other.status == TaskStatus.RUNNING)
         .exists()
     )
-    is_index, is_apply = Task.kind == TaskKind.INDEX, Task.kind == TaskKind.APPLY
-    is_publishing = Task.kind == TaskKind.PUBLISH
+    is_on_catalog, is_verification = Task.kind.in_(ON_CATALOGS), Task.kind == TaskKind.VERIFY
+    is_apply, is_publishing = Task.kind == TaskKind.APPLY, Task.kind == TaskKind.PUBLISH
     return (
         select(Task.seq, Task.kind)
-        .where(*_is_due(), or_(~is_index, ~is_indexing))
-        .order_by(is_index, is_apply.desc(), is_publishing.desc(), Task.seq)
+        .where(*_is_due(), or_(~is_on_catalog, ~is_one_running))
+        .order_by(is_on_catalog, is_verification, is_apply.desc(), is_publishing.desc(), Task.seq)
         .limit(1)
     )
 
 
 def _take_turn() -> None:
-    """Lock the first indexing, so that no two workers claim indexings at the same time.
+    """Lock the first work on a catalog, so that no two workers claim some at the same time.
 
     Only under PostgreSQL: SQLite has one writer at a time anyway.
     """
-    indexing = select(Task.seq).where(Task.kind == TaskKind.INDEX, Task.status.in_(LIVE))
-    db.session.execute(indexing.order_by(Task.seq).limit(1).with_for_update())
+    work = select(Task.seq).where(Task.kind.in_(ON_CATALOGS), Task.status.in_(LIVE))
+    db.session.execute(work.order_by(Task.seq).limit(1).with_for_update())
 
 
-def is_other_waiting(seconds: float) -> bool:
-    """Tell whether a task other than an indexing has been due for so many seconds."""
+def is_other_waiting(kind: TaskKind, seconds: float) -> bool:
+    """Tell whether a task that comes before work on catalogs has been due for so many seconds.
+
+    Indexing comes before verification, too.
+    """
     before = soon(-seconds)
+    later = (kind,) if kind == TaskKind.VERIFY else ON_CATALOGS
     is_old = Task.created_at <= before, or_(Task.lease_until.is_(None), Task.lease_until <= before)
-    waiting = select(Task.seq).where(*_is_due(), Task.kind != TaskKind.INDEX, *is_old)
+    waiting = select(Task.seq).where(*_is_due(), Task.kind.not_in(later), *is_old)
     is_waiting = db.session.scalar(waiting.limit(1)) is not None
     db.session.rollback()
     return is_waiting

@@ -51,6 +51,11 @@ class Unindexed:
 
 
 @dataclass(frozen=True)
+class Unverified(Unindexed):
+    """The catalog of which a task verifies what its index offers."""
+
+
+@dataclass(frozen=True)
 class ProfileSubject:
     """The profile that a task is about; the base of those that say what it does with it."""
 
@@ -85,10 +90,11 @@ class Unpublished(ProfileSubject):
     """The profile whose active generation a task publishes."""
 
 
-Subject = Wanted | Unindexed | WantedSet | Unpublished
+Subject = Wanted | Unindexed | Unverified | WantedSet | Unpublished
 KINDS: dict[type[Subject], TaskKind] = {
     Wanted: TaskKind.DOWNLOAD,
     Unindexed: TaskKind.INDEX,
+    Unverified: TaskKind.VERIFY,
     WantedSet: TaskKind.APPLY,
     Unpublished: TaskKind.PUBLISH,
 }
@@ -107,4 +113,5 @@ def subject_of(taken: AnyRow) -> Subject:
         wanted = select(Package.id, Package.name, Package.version)
         return Wanted(*db.session.execute(wanted.where(Package.id == taken.package_id)).one())
     index = select(CatalogIndex.id, CatalogIndex.catalog, CatalogIndex.signature)
-    return Unindexed(*db.session.execute(index.where(CatalogIndex.id == taken.index_id)).one())
+    kind = Unverified if taken.kind == TaskKind.VERIFY else Unindexed
+    return kind(*db.session.execute(index.where(CatalogIndex.id == taken.index_id)).one())

@@ -35,6 +35,11 @@ UNFOUND = (errors.NoSuchTask, errors.AmbiguousTask)
 @blueprint.response(200, TaskSchema(many=True), headers=headers("Link", "X-Total-Count"))
 def index(query: dict[str, Any]) -> Any:
     """List tasks, newest first."""
+    return listed(query)
+
+
+def listed(query: dict[str, Any]) -> tuple[list[AnyRow], dict[str, str]]:
+    """Return one page of the tasks that a query selects, newest first, and its headers."""
     if isinstance(query.get("after"), UUID):
         query["after"] = _seq(query["after"])
     filters = {"status": Task.status, "kind": Task.kind, "package_id": Task.package_id}
@@ -64,6 +69,11 @@ def show(query: dict[str, Any], task_id: str) -> Any:
 @blueprint.refuses(*UNFOUND, errors.TaskEnded)
 def cancel(task_id: str) -> Any:
     """Stop a task: at once while it is queued, within seconds while it runs."""
+    return stop(task_id)
+
+
+def stop(task_id: str) -> AnyRow:
+    """Ask for a task's end, and return it. Raises NoSuchTask, AmbiguousTask, TaskEnded."""
     whole_id = find(task_id).id
     if not task_queue.request_cancel(whole_id):
         raise errors.TaskEnded(task_id=whole_id)
@@ -88,9 +98,13 @@ def log(query: dict[str, Any], task_id: str) -> Response:
     attempt = query.get("attempt", max(task.attempt, 1))
     if query["follow"]:
         return _follow(task, attempt, query["offset"])
+    return send_log(task, attempt, query["offset"])
 
+
+def send_log(task: AnyRow, attempt: int, offset: int) -> Response:
+    """Send the log of an attempt, as far as it is written, from byte `offset` on."""
     end = build_logs.end(task.seq, attempt)
-    start = min(query["offset"], end)
+    start = min(offset, end)
     text = build_logs.read(task.seq, attempt, start, end)
     headers = {"X-Next-Offset": str(end), "Content-Length": str(end - start)}
     return _plain_text(stream_with_context(text), headers)

@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import math
 import re
 import shutil
 import threading
@@ -16,12 +17,16 @@ from flask import Flask, g
 
 import catalog_index
 import database
+import deliveries
 import drain
+import event_log
 import leases
+import machine_events
 import maintenance
 import nix
 import publishing
 import services
+import session_models
 import task_queue
 from applies import apply
 from attempts import Attempt, Work
@@ -33,7 +38,8 @@ from indexing import index
 from leases import Lease
 from models import DATABASE_AWAY, cause
 from nix import trees
-from task_subjects import Unpublished, Wanted, WantedSet
+from task_subjects import Unpublished, Unverified, Wanted, WantedSet
+from verifying import verify
 
 log = logging.getLogger("pkgd.worker")
 
@@ -43,9 +49,12 @@ TASK_FOLDER = re.compile("-".join(f"[0-9a-f]{{{length}}}" for length in (8, 4, 4
 MAINTAIN_SECONDS = 1.0
 PRUNE_SECONDS = 3600
 INDEX_SECONDS = 10.0
+SILENCE_SECONDS = 10.0
 SETTLE_WAIT_SECONDS = 1.0
 SETTLE_AGAIN_SECONDS = 3.0
 STOP_SECONDS = 20
+# More than one for each process, so that a receiver that is slow to answer holds up few others.
+SENDERS = 2
 TELL_AGAIN_SECONDS = 60
 
 
@@ -103,7 +112,7 @@ def _is_unlocked(path: Path) -> bool:
 
 
 class Pool:
-    """The worker threads of one process, and a thread that requeues lost tasks and does upkeep."""
+    """The worker threads of one process, one for upkeep, and those that send to webhooks."""
 
     def __init__(self, app: Flask) -> None:
         self.app = app
@@ -115,6 +124,7 @@ class Pool:
         self._settle_at = 0.0
         self._prune_at = 0.0
         self._index_at = 0.0
+        self._silence_at = math.inf
         self._seen: dict[nix.Catalog, str] = {}
         self._schema_fault: str | None = None
 
@@ -129,7 +139,7 @@ class Pool:
         if self.size == 0:
             return None
         alive = sum(thread.is_alive() for thread in self._threads)
-        if alive < self.size + 1:
+        if alive < self.size + 1 + SENDERS:
             return "a worker thread of this process is not running"
         return self._unsettled
 
@@ -138,10 +148,16 @@ class Pool:
         if self.size == 0:
             return
         self._holder = Holder(self._holders)
+        # Machines could not report while no service ran.
+        self._silence_at = time.monotonic() + self.app.config["MACHINE_SILENT_SECONDS"]
         self._threads = [self._thread("maintenance", self.maintain_once, self._rest)]
         self._threads += [
             self._thread(f"worker-{number}", self.run_one, self._idle)
             for number in range(1, self.size + 1)
+        ]
+        self._threads += [
+            self._thread(f"webhooks-{number}", self.deliver_one, self._rest_from_sending)
+            for number in range(1, SENDERS + 1)
         ]
         for thread in self._threads:
             thread.start()
@@ -198,13 +214,24 @@ class Pool:
                 lease.requeue()
                 return False
             g.task_id = lease.task_id
+            event_log.act_for(lease.by, lease.request_id)
             Attempt(lease, self.app, self.stopping).run(_work(lease))
             return True
+
+    def deliver_one(self) -> bool:
+        """Tell a webhook of an event; tell whether there was one. A drained service does so, too.
+
+        What the operator does while it is drained is told as well.
+        """
+        with self.app.app_context():
+            if self._schema_fault:
+                return False
+            return deliveries.deliver_next(self.holder_id, self.stopping)
 
     def maintain_once(self) -> bool:
         """Requeue lost tasks, explain waits, have generations published; reconcile after a start.
 
-        Old tasks are pruned every hour.
+        Old tasks, old events and the dashboard's sessions of the past are deleted every hour.
 
         A database with the schema of another version is left to that one's workers.
         """
@@ -221,9 +248,14 @@ class Pool:
             if time.monotonic() >= self._prune_at:
                 self._prune_at = time.monotonic() + PRUNE_SECONDS
                 maintenance.prune(self.app.config["TASK_DAYS"])
+                maintenance.prune_events(self.app.config["EVENT_DAYS"])
+                session_models.delete_ended()
             if self.app.config["INDEX_BYTES"] and time.monotonic() >= self._index_at:
                 self._index_at = time.monotonic() + INDEX_SECONDS
                 self._keep_indexes()
+            if time.monotonic() >= self._silence_at:
+                self._silence_at = time.monotonic() + SILENCE_SECONDS
+                machine_events.tell_silence()
             services.get(CacheAccess, self.app).dismiss_dead()
         return False
 
@@ -257,7 +289,7 @@ class Pool:
         self._unsettled = None
 
     def _keep_indexes(self) -> None:
-        """Queue the indexing of catalogs that are not indexed, and delete indexes of the past.
+        """Queue what is to be indexed and what to be verified; delete indexes of the past.
 
         One that has just changed may be about to change again, and is looked at once more before.
         """
@@ -267,12 +299,17 @@ class Pool:
         for catalog in catalog_index.schedule(steady):
             log.info("catalog %s will be indexed", catalog)
             self.wake()
+        if self.app.config["INDEX_VERIFY"] and catalog_index.schedule_verifications(states):
+            self.wake()
         catalog_index.prune(states)
 
     def reap(self) -> None:
         """Requeue the tasks whose lease ran out, or whose holder is dead on this machine."""
-        others = [holder for holder in leases.holders() if holder != self.holder_id]
-        reaped = leases.reap(dead_holders(self._holders, others))
+        holders = {*leases.holders(), *deliveries.holders()}
+        others = [holder for holder in holders if holder != self.holder_id]
+        dead = dead_holders(self._holders, others)
+        deliveries.reap(dead)
+        reaped = leases.reap(dead)
         if reaped:
             log.warning("took %d tasks back from workers that are gone", reaped)
 
@@ -310,6 +347,9 @@ class Pool:
     def _rest(self) -> None:
         self.stopping.wait(MAINTAIN_SECONDS)
 
+    def _rest_from_sending(self) -> None:
+        self.stopping.wait(POLL_SECONDS)
+
     def _idle(self) -> None:
         self._queued.acquire(timeout=POLL_SECONDS)
 
@@ -335,4 +375,6 @@ def _work(lease: Lease) -> Work:
         return partial(apply, subject=subject)
     if isinstance(subject, Unpublished):
         return partial(publishing.publish_profile, subject=subject)
+    if isinstance(subject, Unverified):
+        return partial(verify, subject=subject)
     return partial(index, subject=subject)

@@ -131,16 +131,40 @@ def index(name: str | None) -> None:
     Those that were indexed before are indexed again.
     """
     check_writable()
+    for state in _states(name):
+        is_queued = catalog_index.schedule_again(state)
+        told = "will be indexed" if is_queued else "is being indexed, or will be"
+        click.echo(f"{state.catalog.name} {told}")
+
+
+@command("verify")
+@click.argument("name", required=False)
+def verify(name: str | None) -> None:
+    """Queue the verification of what the catalog NAME offers, or of all.
+
+    One that was cancelled or failed goes on where it was.
+    """
+    check_writable()
+    wanted = _states(name)
+    indexes = catalog_index.current(wanted)
+    for state in wanted:
+        index_id = indexes.get(state.catalog.name)
+        told = "is not indexed yet"
+        if index_id is not None:
+            is_queued = catalog_index.verify_again(index_id)
+            told = "will be verified" if is_queued else "is being verified, or will be"
+        click.echo(f"{state.catalog.name} {told}")
+
+
+def _states(name: str | None) -> list[catalog_index.State]:
+    """Return the state of the catalog of that name, or of all."""
     if not current_app.config["INDEX_BYTES"]:
         raise click.ClickException("INDEX_BYTES is 0: no catalog is indexed")
     states = services.get(Catalogs).states()
     wanted = [state for state in states if name in (None, state.catalog.name)]
     if not wanted:
         raise click.ClickException(f"there is no catalog {name}")
-    for state in wanted:
-        is_queued = catalog_index.schedule_again(state)
-        told = "will be indexed" if is_queued else "is being indexed, or will be"
-        click.echo(f"{state.catalog.name} {told}")
+    return wanted
 
 
 @contextmanager

@@ -41,15 +41,17 @@ def gc(dry_run: bool, force: bool) -> None:
 
 
 @state_command("prune")
-@click.option("--dry-run", is_flag=True, help="Only tell how many tasks would go.")
+@click.option("--dry-run", is_flag=True, help="Only tell how many would go.")
 def prune(dry_run: bool) -> None:
-    """Delete tasks that ended more than TASK_DAYS ago.
+    """Delete tasks that ended more than TASK_DAYS ago, and events of before EVENT_DAYS.
 
     The worker pool does so, too, each hour.
     """
-    days = current_app.config["TASK_DAYS"]
+    task_days, event_days = (current_app.config[name] for name in ("TASK_DAYS", "EVENT_DAYS"))
     if dry_run:
-        click.echo(f"{maintenance.prunable(days)} tasks would be pruned")
+        click.echo(f"{maintenance.prunable(task_days)} tasks would be pruned")
+        click.echo(f"{maintenance.prunable_events(event_days)} events would be pruned")
         return
     check_writable()
-    click.echo(f"{maintenance.prune(days)} tasks pruned")
+    click.echo(f"{maintenance.prune(task_days)} tasks pruned")
+    click.echo(f"{maintenance.prune_events(event_days)} events pruned")

@@ -51,6 +51,7 @@ from nix.evaluate import (
     CATALOG_FAULTS,
     NOTHING_MORE,
     Allowed,
+    Avoided,
     Catalog,
     CatalogFailure,
     Known,
@@ -80,6 +81,7 @@ from nix.profile import (
     switch_generation,
 )
 from nix.ranges import matching
+from nix.refusals import refusal
 from nix.requirement import wanted
 from nix.resolution import Resolution, resolve
 from nix.siblings import bases, is_sibling
@@ -93,7 +95,7 @@ from nix.store import (
     private_store,
     version,
 )
-from nix.survey import Fact, Facts, Survey, joined
+from nix.survey import Derivation, Fact, Found, Survey, joined
 from nix.tarballs import Tarball, base32, check_url, fetched
 from nix.terminal import decode, plain
 from nix.versions import LENGTH as VERSION_LENGTH
@@ -106,6 +108,7 @@ __all__ = [
     "VERSION_LENGTH",
     "Allowed",
     "Availability",
+    "Avoided",
     "BuildFailed",
     "Cache",
     "CacheAway",
@@ -116,11 +119,12 @@ __all__ = [
     "Collision",
     "Completed",
     "Copied",
+    "Derivation",
     "DiskFull",
     "EvaluationFailed",
     "Fact",
-    "Facts",
     "FetchFailed",
+    "Found",
     "HashMismatch",
     "Known",
     "NameUnknown",
@@ -191,6 +195,7 @@ __all__ = [
     "public_key",
     "publish",
     "realise",
+    "refusal",
     "relink",
     "resolve",
     "restore",

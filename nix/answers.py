@@ -26,6 +26,8 @@ FACT = {
     "reason": (REASON, None),
 }
 
+DERIVATION = {"attr": TEXT, "path": (TEXT, None), "drvPath": DRV_PATH, "outputs": [OUTPUT]}
+
 # The answers by their attribute in resolve.nix. A tuple holds alternatives, a list the kind of each
 # element, a dictionary the fields there must be.
 SHAPES: dict[str, Any] = {
@@ -33,6 +35,8 @@ SHAPES: dict[str, Any] = {
     "members": [[TEXT]],
     "survey": None,
     "fact": FACT,
+    "derivations": None,
+    "derivation": DERIVATION,
     "offers": OFFERS,
     "answer": ({"found": FOUND}, {"refused": REFUSED}, {"offers": OFFERS}),
 }

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
@@ -31,6 +31,9 @@ RESOLVING = Progress(0, 0, "resolving")
 
 # What is known of the versions of a name, by catalog: such answers as resolve.nix gives.
 Known = Mapping[str, Sequence[dict[str, Any]]]
+
+# By catalog, the attributes of a name of which it is known that they can't be instantiated.
+Avoided = Mapping[str, Sequence[str]]
 
 # The errors that a faulty catalog causes; they must not hide what the other catalogs have.
 CATALOG_FAULTS = (EvaluationFailed, FetchFailed, NixCrashed, NixTooOld, TimedOut)
@@ -61,7 +64,8 @@ class Offer:
     """A version that a catalog has, as it spells it, and why it isn't to be had, if it isn't.
 
     The reason is one of nix.errors.REFUSALS, or `shadowed`: another spelling in the same catalog
-    stands for the same version, and comes first.
+    stands for the same version, and comes first. The message is that of a download that failed, or
+    would, where that is known.
     """
 
     version: str
@@ -70,6 +74,7 @@ class Offer:
     attr: str
     reason: str | None = None
     description: str | None = None
+    message: str | None = None
 
     @property
     def prerelease(self) -> bool:
@@ -120,6 +125,8 @@ class Query:
     tick: Tick
     niceness: int = 0
     cpu_seconds: float = 0  # 0 for any
+    is_read_only: bool = False  # writes no derivation to the store
+    avoided: Avoided = field(default_factory=dict)
     heard: Heard = lambda _: None
 
     def ask(self, attribute: str, *catalogs: Catalog, **more: str) -> Any:
@@ -171,7 +178,7 @@ class Query:
             "--eval",
             "--strict",
             "--json",
-            "--read-write-mode",
+            "--readonly-mode" if self.is_read_only else "--read-write-mode",
             *("--option", "allow-import-from-derivation", "false"),
             *DOWNLOAD_OPTIONS,
             str(RESOLVE),
@@ -179,6 +186,7 @@ class Query:
             *("--argstr", "name", self.name),
             *("--argstr", "version", self.version),
             *("--argstr", "allowed", json.dumps(asdict(self.allowed))),
+            *("--argstr", "avoided", json.dumps(dict(self.avoided))),
             *chain.from_iterable(("--argstr", name, value) for name, value in more.items()),
         ]
 
@@ -275,7 +283,8 @@ def newest_first(versions: Iterable[dict[str, Any]]) -> tuple[Offer, ...]:
             taken[catalog, version] = spelled
             found.pop((catalog, spelled), None)  # refused as another attribute
         shadowed = "shadowed" if taken_as not in (None, spelled) else reason
-        shown = Offer(version, spelled, catalog, offer["attr"], shadowed, offer.get("description"))
+        told = offer.get("description"), offer.get("message")
+        shown = Offer(version, spelled, catalog, offer["attr"], shadowed, *told)
         found.setdefault((catalog, spelled), shown)
     return tuple(sorted(found.values(), key=lambda offer: order(offer.spelled), reverse=True))
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from semver import Version
@@ -22,6 +23,7 @@ from nix.evaluate import (
     NOTHING_MORE,
     RESOLVING,
     Allowed,
+    Avoided,
     Catalog,
     Query,
     kind_of,
@@ -57,17 +59,22 @@ def resolve(
     *,
     tmp: Path,
     allowed: Allowed = NOTHING_MORE,
+    avoided: Avoided = MappingProxyType({}),
     seconds: float = CALL_SECONDS,
     tick: Tick = ignore,
 ) -> Resolution:
     """Find the first catalog that provides `name` in `version`, and instantiate the derivation.
+
+    Of several attributes of that version, one that is not `avoided` is chosen where there is one.
 
     A catalog that fails is left out, with a line in the log, as long as another one has the
     package; so is one that refuses it. Raises NameUnknown, VersionUnavailable, Refused,
     EvaluationFailed, NixTooOld.
     """
     with scratch(tmp) as folder:
-        query = Query(store.with_tmp(folder), name, version, allowed, seconds, tick)
+        query = Query(
+            store.with_tmp(folder), name, version, allowed, seconds, tick, avoided=avoided
+        )
         try:
             answer = query.ask("answer", *catalogs)
         except CATALOG_FAULTS:

@@ -8,11 +8,13 @@
 #   version   a Semantic Version; "" matches nothing
 #   allowed   JSON with what nixpkgs may offer beyond its rules: unfree, broken (true or false) and
 #             insecure (a list of names with versions, such as openssl-1.0.2u)
+#   avoided   JSON with the attributes of each catalog, by its name, of which it is known that they
+#             can't be instantiated: they are not chosen where another one fits
 #   wanted    a JSON list of what the survey of a catalog asks for: each has as its set a list of the
 #             attributes that lead there, [] for the catalog itself, and attrs, those in it
 #
 # Only what the answer needs is evaluated: nixpkgs has 80,000 attributes.
-{ catalogs, name ? "", version ? "", allowed ? "{}", wanted ? "[]"
+{ catalogs, name ? "", version ? "", allowed ? "{}", avoided ? "{}", wanted ? "[]"
 , system ? builtins.currentSystem }:
 
 let
@@ -68,6 +70,12 @@ let
     if drv.outputSpecified or false || chosen == [ ] then [ main ]
     else if others == chosen then chosen
     else [ main ] ++ others;
+
+  # Return what a download needs of a derivation, which this instantiates.
+  instantiated = drv: {
+    inherit (drv) drvPath;
+    outputs = attempt [ "out" ] (let list = outputsOf drv; in builtins.deepSeq list list);
+  };
 
   # ---- catalogs
 
@@ -239,21 +247,29 @@ let
 
   pnameOf = candidate: candidate.pname or (nameOf candidate.drv);
 
+  # Tell what a function, given a set and an attribute in it, says of each that is wanted.
+  tellAll = function:
+    let tell = _: told: trace "pkgd:${toJSON told}" null; in
+    foldl' tell null (concatMap (one: map (function one.set) one.attrs) (fromJSON wanted));
+
   # ---- answers
 
   isWanted = candidate:
     version != "" && candidate.isPackage && semantic candidate.spelled == version;
 
+  avoid = fromJSON avoided;
+  isFree = candidate: candidate.reason == null && !elem candidate.attr (avoid.${candidate.catalog} or [ ]);
+
   # Return the first that is wanted and may be had, else the first that is wanted.
   search = groups:
     let
       found = filter isWanted (head groups);
-      free = filter (candidate: candidate.reason == null) found;
+      free = filter isFree found;
       later = search (tail groups);
     in
     if groups == [ ] then null
     else if free != [ ] then head free
-    else if found == [ ] || later != null && later.reason == null then later
+    else if found == [ ] || later != null && isFree later then later
     else head found;
 
   groups = concatMap lookUp (fromJSON catalogs);
@@ -280,20 +296,19 @@ rec {
       refused = shown hit // { inherit (hit) fullName; };
     }
     else if hit != null then {
-      found = shown hit // {
-        inherit (hit.drv) drvPath;
-        pname = pnameOf hit;
-        outputs = attempt [ "out" ] (let list = outputsOf hit.drv; in builtins.deepSeq list list);
-      };
+      found = shown hit // instantiated hit.drv // { pname = pnameOf hit; };
     }
     else if packages == [ ] && throwing != [ ] then (head throwing).drv
     else { inherit offers; };
 
   # Write facts about attributes to stderr, each as soon as it is known: where an evaluation ends,
   # the attribute at fault follows the last one told.
-  survey =
-    let tell = _: fact: trace "pkgd:${toJSON fact}" null; in
-    foldl' tell null (concatMap (one: map (factOf one.set) one.attrs) (fromJSON wanted));
+  survey = tellAll factOf;
+
+  # In the same way, what a download would find of each attribute, by what it would evaluate.
+  derivations = tellAll (path:
+    let set = setIn path ruled; in
+    attr: { inherit attr; path = set.${attr}.outPath or null; } // instantiated set.${attr});
 
   # The names in each set.
   members = map (one: attrNames (setIn one.set ruled)) (fromJSON wanted);

@@ -1,4 +1,4 @@
-"""The survey of a whole catalog: facts about all of its attributes, a slice at a time.
+"""The survey of a whole catalog: what there is to tell of all its attributes, a slice at a time.
 
 Each slice is one evaluation, bounded in memory and time, which reports each attribute as soon as it
 is evaluated. Where it breaks off, the next attribute is at fault, and another evaluation goes on
@@ -6,11 +6,12 @@ after that one.
 """
 
 import json
+import re
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from nix.answers import read_answer
 from nix.errors import EvaluationFailed, NixError, NixUnavailable, TimedOut
@@ -25,6 +26,8 @@ OUT_OF_MEMORY = ("out of memory", "std::bad_alloc")
 HOPELESS = 50  # attributes that fail in a row, after which their set is given up
 SLOW = 50  # attributes that take too long, after which the catalog is given up
 TOLD = b"trace: pkgd:"
+# An evaluation that writes nothing to the store can't read what it would have written there.
+UNWRITTEN = re.compile(r"^path '[^'\n]*' is not valid", re.MULTILINE)
 
 Left = deque[tuple[str, str]]  # the attributes still to be evaluated: (set, attribute)
 
@@ -61,15 +64,45 @@ class Fact:
         return joined(self.within, self.attr)
 
 
+@dataclass(frozen=True)
+class Derivation:
+    """The derivation of an attribute, as a download would find it, though it need not be written.
+
+    `store_path` is that of its main output; None where only a build tells it.
+    """
+
+    path: str
+    drv_path: str
+    store_path: str | None
+    outputs: tuple[str, ...]
+
+
+T = TypeVar("T")
+
+
 @dataclass
-class Facts:
-    """Facts about attributes, and by path the errors of those that can't be evaluated.
+class Found(Generic[T]):
+    """What is known of attributes, and by path the errors of those that can't be evaluated.
 
     A set among the errors was given up: the rest of it was not evaluated.
     """
 
-    known: list[Fact] = field(default_factory=list)
+    known: list[T] = field(default_factory=list)
     failures: dict[str, NixError] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Question(Generic[T]):
+    """What is asked of each attribute: an attribute of resolve.nix, and how its answers are read.
+
+    `gives_up` tells that a set is given up of which many attributes in a row fail.
+    """
+
+    attribute: str
+    answer: str
+    read: Callable[[str, dict[str, Any]], T]
+    gives_up: bool = False
+    is_read_only: bool = False
 
 
 @dataclass
@@ -101,19 +134,37 @@ class Survey:
         names: list[list[str]] = self._ask("members", self._query(), dict.fromkeys(sets, ()))
         return names
 
-    def facts(self, wanted: Mapping[str, Sequence[str]]) -> Facts:
+    def facts(self, wanted: Mapping[str, Sequence[str]]) -> Found[Fact]:
         """Return facts about attributes, which are given by their sets.
 
         An attribute that runs into a bound is evaluated once more, first in a new evaluation, since
         those before it may have used most of the time or memory. Raises NixError where that is no
         attribute's fault, or where too many fail.
         """
-        found = Facts()
+        found: Found[Fact] = Found()
+        self._ask_of_each(_Question("survey", "fact", _fact, gives_up=True), wanted, found)
+        return found
+
+    def derivations(
+        self, wanted: Mapping[str, Sequence[str]], found: Found[Derivation]
+    ) -> Found[Derivation]:
+        """Add the derivations of attributes to `found`, in order and one by one, and return it.
+
+        No derivation is written to the store but for an attribute whose evaluation must read what
+        it has written. Bounds and errors are those of `facts`.
+        """
+        question = _Question("derivations", "derivation", self._derivation, is_read_only=True)
+        self._ask_of_each(question, wanted, found)
+        return found
+
+    def _ask_of_each(
+        self, question: _Question[T], wanted: Mapping[str, Sequence[str]], found: Found[T]
+    ) -> None:
         in_a_row: dict[str, int] = {}  # that fail, in one set
         left = deque((within, attr) for within, attrs in wanted.items() for attr in attrs)
         while left:
             before = len(left)
-            error = self._evaluate(found, left)
+            error = self._evaluate(question, found, left)
             if error is None:
                 break
             check(self.store)
@@ -121,21 +172,29 @@ class Survey:
             if not is_first and isinstance(error, BOUNDS):
                 continue
             within, attr = left.popleft()
+            if question.is_read_only and UNWRITTEN.search(str(error)):
+                writing = replace(question, is_read_only=False)
+                error = self._evaluate(writing, found, deque([(within, attr)]))
+            if error is None:
+                continue
             found.failures[joined(within, attr)] = error
             self._count_slow(error)
             in_a_row = {within: 1 + is_first * in_a_row.get(within, 0)}
-            if in_a_row[within] >= HOPELESS:
-                left = self._given_up(found, left, within, error)
-        return found
+            if question.gives_up and in_a_row[within] >= HOPELESS:
+                left = self._given_up(found.failures, left, within, error)
 
-    def _evaluate(self, found: Facts, left: Left) -> NixError | None:
+    def _evaluate(self, question: _Question[T], found: Found[T], left: Left) -> NixError | None:
         """Evaluate attributes in order, moving each from `left` to `found`; return why it ended."""
         wanted: dict[str, list[str]] = {}
         for within, attr in left:
             wanted.setdefault(within, []).append(attr)
-        query = replace(self._query(), heard=partial(_read_facts, found, left))
+        query = replace(
+            self._query(),
+            heard=partial(_read_answers, question, found, left),
+            is_read_only=question.is_read_only,
+        )
         try:
-            self._ask("survey", query, wanted)
+            self._ask(question.attribute, query, wanted)
         except CATALOG_FAULTS as error:
             return error
         except NixUnavailable as error:
@@ -144,11 +203,13 @@ class Survey:
             return error
         return EvaluationFailed("Nix has told nothing of it") if left else None
 
-    def _given_up(self, found: Facts, left: Left, within: str, error: NixError) -> Left:
+    def _given_up(
+        self, failures: dict[str, NixError], left: Left, within: str, error: NixError
+    ) -> Left:
         """Return what is left without a set that is given up. Raises for the catalog itself."""
         if not within:
             raise error
-        found.failures[within] = error
+        failures[within] = error
         return deque(one for one in left if one[0] != within)
 
     def _count_slow(self, error: NixError) -> None:
@@ -168,6 +229,15 @@ class Survey:
         ]
         return query.ask(attribute, self.catalog, wanted=json.dumps(listed))
 
+    def _derivation(self, within: str, answer: dict[str, Any]) -> Derivation:
+        path = answer["path"]
+        return Derivation(
+            path=joined(within, answer["attr"]),
+            drv_path=answer["drvPath"],
+            store_path=path if path and self.store.is_store_path(path) else None,
+            outputs=tuple(answer["outputs"]),
+        )
+
     def _query(self) -> Query:
         return Query(
             self.store.with_heap(self.heap) if self.heap else self.store,
@@ -181,16 +251,18 @@ class Survey:
         )
 
 
-def _read_facts(found: Facts, left: Left, lines: Iterable[bytes]) -> None:
-    """Read facts from lines of stderr. Raises EvaluationFailed for one that is not the next."""
+def _read_answers(
+    question: _Question[T], found: Found[T], left: Left, lines: Iterable[bytes]
+) -> None:
+    """Read answers from lines of stderr. Raises EvaluationFailed for one that is not the next."""
     for line in lines:
         _, is_told, text = line.partition(TOLD)
         if is_told:
-            answer = read_answer("fact", text)
+            answer = read_answer(question.answer, text)
             if not left or left[0][1] != answer["attr"]:
                 raise EvaluationFailed("the catalog writes what only pkgd writes")
             within, _ = left.popleft()
-            found.known.append(_fact(within, answer))
+            found.known.append(question.read(within, answer))
 
 
 def joined(within: str, attr: str) -> str:

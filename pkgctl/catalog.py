@@ -24,7 +24,7 @@ REFUSALS = {
     "insecure": ("it is known to be insecure", "the server's ALLOW_INSECURE would allow it"),
     "broken": ("it is marked as broken", "the server's ALLOW_BROKEN would allow it"),
     "unsupported_platform": ("it isn't made for the server's platform", ""),
-    "evaluation_failed": ("its catalog fails where a download has tried it", ""),
+    "evaluation_failed": ("its catalog can't provide it", ""),
 }
 
 FOUND_COLUMNS: Columns = {
@@ -55,12 +55,22 @@ def _index_of(catalog: JsonObject) -> str | None:
     return f"in progress{share}"
 
 
+def _verification_of(catalog: JsonObject) -> str | None:
+    """Return how far it is verified what a catalog offers; None of an older server."""
+    status = catalog.get("verification")
+    if status != "in_progress":
+        return status
+    share = f", {100 * catalog['verified'] // catalog['packages']} %" if catalog["packages"] else ""
+    return f"in progress{share}"
+
+
 CATALOG_COLUMNS: Columns = {
     "NAME": text_column(lambda catalog: catalog["name"]),
     "STATE": words_column(lambda catalog: catalog["state"]),
     "INDEX": words_column(_index_of),
     "PACKAGES": Column(lambda catalog: catalog["packages"]),
     "INDEXED": time_column(lambda catalog: catalog["indexed_at"], rank=1),
+    "VERIFIED": Column(_verification_of, rank=1),
     "REVISION": text_column(lambda catalog: catalog["revision"], rank=4),
     "DATED": time_column(lambda catalog: catalog["dated_at"], rank=2),
     "NIX": Column(lambda catalog: catalog["nix"], rank=3),
@@ -246,6 +256,7 @@ def _called(wanted: PackageSpec) -> str:
 def _refused(wanted: PackageSpec, offer: JsonObject) -> CommandError:
     """Return the error that says why a version can't be had."""
     reason, hint = REFUSALS.get(offer["reason"], (f"it is refused as {offer['reason']}", ""))
+    reason = offer.get("message") or reason
     return CommandError(f"{_called(wanted)} can't be had: {reason}", ExitCode.NOT_FOUND, hint)
 
 

@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 from pkgctl import (
     apply,
     catalog,
+    events,
     login,
     machines,
     output,
@@ -23,6 +24,7 @@ from pkgctl import (
     tasks,
     tokens,
     upgrade,
+    webhooks,
 )
 from pkgctl.completion import SHELLS
 from pkgctl.errors import CommandError, ExitCode
@@ -173,7 +175,8 @@ for command in (
     programs.path,
     *(login.login, login.logout, login.server, login.status, login.whoami),
     *(machines.machines, machines.machine, machines.rollout),
-    *(sync, tokens.token),
+    *(sync, tokens.token, events.events),
+    *(webhooks.webhooks, webhooks.webhook),
 ):
     cli.add_command(command)
 

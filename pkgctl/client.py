@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from http import HTTPStatus
 from typing import Any, Self
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import requests
 import urllib3
@@ -168,7 +168,7 @@ class Client:
             yield from self._json(response)
             # take only the query of the link: its host must not receive the token
             link = response.links.get("next", {}).get("url", "")
-            page = dict(parse_qsl(urlsplit(link).query))
+            page = dict(parse_qs(urlsplit(link).query))
 
     def count(self, path: str, **query: object) -> int:
         """Return the length of a list."""

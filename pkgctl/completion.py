@@ -168,6 +168,15 @@ def tokens(ctx: click.Context, _param: click.Parameter, incomplete: str) -> Item
     return _items(ctx, pairs, incomplete)
 
 
+def webhooks(ctx: click.Context, _param: click.Parameter, incomplete: str) -> Items:
+    """Complete the id of a webhook."""
+
+    def pairs(client: Client) -> Pairs:
+        return [(str(one["id"]), one["url"]) for one in client.get("webhooks", limit=LISTED)]
+
+    return _items(ctx, pairs, incomplete)
+
+
 def machines(ctx: click.Context, _param: click.Parameter, incomplete: str) -> Items:
     """Complete the name of a machine."""
 

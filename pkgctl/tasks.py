@@ -119,7 +119,8 @@ def _other(task: JsonObject) -> str:
     """Return what a task is about that downloads no package; older servers have no applies."""
     profile = task.get("profile")
     if profile is None:
-        return f"index of {task['catalog']}"
+        what = "verification" if task["kind"] == "verify" else "index"
+        return f"{what} of {task['catalog']}"
     return f"cache of {profile}" if task["kind"] == "publish" else f"profile {profile}"
 
 

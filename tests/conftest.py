@@ -46,6 +46,7 @@ LONGEST_FIRST = (
     "test_sync",
     "test_machines",
     "test_cache_faults",
+    "test_webhook_faults",
     "test_migrations",
     "test_readme",
     "test_upgrade",
@@ -233,6 +234,7 @@ def settings(database_url, store_dir, tmp_path):
         "SECRET_KEY": "for-tests-only-and-long-enough-for-production",
         "MIN_FREE_BYTES": 1,
         "INDEX_BYTES": 0,  # no index, unless a test is about it
+        "INDEX_VERIFY": "false",
     }
 
 

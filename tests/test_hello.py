@@ -40,10 +40,10 @@ def test_a_program_that_accepts_whatever_comes_is_told_where_the_api_is(anonymou
 
 @pytest.mark.parametrize("accept", [CHROME, "text/html", "text/*", "text/html,*/*;q=0.1"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_browser_is_sent_to_the_pages_of_the_api(anonymous, accept, method):
+def test_a_browser_is_sent_to_the_dashboard(anonymous, accept, method):
     answer = anonymous.open("/", method=method, headers={"Accept": accept})
 
-    assert (answer.status_code, answer.headers["Location"]) == (303, "/docs")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/now")
     assert answer.headers["Vary"] == "Accept"
 
 

@@ -252,11 +252,11 @@ class FakeServer:
     """A server that answers by a function of method and path, and records the requests.
 
     For None it closes the connection without an answer. `requests` has the method, path and
-    Authorization header of each request.
+    Authorization header of each request, `bodies` what came with it.
     """
 
     def __init__(self, answer: Callable):
-        self.requests = []
+        self.requests, self.bodies = [], []
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -265,6 +265,7 @@ class FakeServer:
                 if not self.parse_request():
                     return  # no HTTP, such as the first bytes of TLS
                 fake.requests.append((self.command, self.path, self.headers.get("Authorization")))
+                fake.bodies.append(self.rfile.read(int(self.headers.get("Content-Length", 0))))
                 self.close_connection = True
                 if (given := answer(self.command, self.path)) is not None:
                     send(self, given)

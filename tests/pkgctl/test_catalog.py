@@ -351,6 +351,7 @@ def test_the_catalogs_are_listed_in_order(ctl, service):
     ("about", "called"),
     [
         ({"kind": "index", "catalog": "nixpkgs-24.05"}, "index of nixpkgs-24.05"),
+        ({"kind": "verify", "catalog": "nixpkgs-24.05"}, "verification of nixpkgs-24.05"),
         ({"kind": "apply", "profile": "web"}, "profile web"),
         ({"kind": "publish", "profile": "web"}, "cache of web"),
     ],
@@ -368,7 +369,7 @@ def test_a_pin_is_listed_with_all_that_is_known_of_it(unconfigured):
         [row] = unconfigured.rows("catalogs", "--url", server.url)
 
         assert row == [
-            *("nixpkgs-24.05", "ok", "-", "80000", "2024-06-01T01:00:00Z", "abc123"),
+            *("nixpkgs-24.05", "ok", "-", "80000", "2024-06-01T01:00:00Z", "-", "abc123"),
             *("2024-05-31T00:00:00Z", "-", "https://example.org/nixpkgs.tar.gz"),
         ]
         assert unconfigured.json("catalogs", "--url", server.url) == [CATALOG]
@@ -392,3 +393,18 @@ def test_it_is_told_how_the_index_of_a_catalog_stands(unconfigured, more, shown)
         [row] = unconfigured.rows("catalogs", "--url", server.url)
 
     assert row[2] == shown
+
+
+@pytest.mark.parametrize(
+    ("more", "shown"),
+    [
+        ({"verification": "current"}, "current"),
+        ({"verification": "in_progress", "verified": 20000}, "in progress, 25 %"),
+        ({"verification": "in_progress", "verified": 0, "packages": 0}, "in progress"),
+    ],
+)
+def test_it_is_told_how_far_a_catalog_is_verified(unconfigured, more, shown):
+    with FakeServer(lambda *_: FakeAnswer([CATALOG | more])) as server:
+        [row] = unconfigured.rows("catalogs", "--url", server.url)
+
+    assert row[5] == shown

@@ -35,6 +35,7 @@ ANSWERS = {
     "/profiles": [{"name": "default", "packages": []}, {"name": "team", "packages": PACKAGES[:1]}],
     "/machines": [{"name": "web-1", "profile": "default", "state": "current"}],
     "/tokens": [{"id": 7, "name": "robot"}],
+    "/webhooks": [{"id": 8, "url": "https://example.org/"}],
 }
 
 
@@ -89,10 +90,12 @@ def completed(*words):
         (("promote", ""), ["default", "team"]),
         (("apply", "pkgs.toml", "--upgrade", "h"), ["hello"]),
         (("token", "revoke", ""), ["7"]),
+        (("webhook", "show", ""), ["8"]),
         (("machine", "w"), ["web-1"]),
         (("machines", "-p", "d"), ["default"]),
         (("machines", "--state", "f"), ["failed"]),
         (("rollout", ""), ["default", "team"]),
+        (("events", "--type", "package."), ["package.*", "package.registered", "package.removed"]),
         (("server", "use", ""), ["prod"]),
         (("list", "--server", "p"), ["prod"]),
         (("uninst",), ["uninstall"]),

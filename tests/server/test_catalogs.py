@@ -20,6 +20,7 @@ OFFER = {
     "prerelease": False,
     "available": True,
     "reason": None,
+    "message": None,
     "description": None,
     "pinned_at": None,
 }
@@ -167,7 +168,7 @@ def listed(make_app, client, tmp_path):
     return listed
 
 
-UNKNOWN = {"index": "none"} | dict.fromkeys(
+UNKNOWN = {"index": "none", "verification": "none"} | dict.fromkeys(
     (
         "sha256",
         "revision",
@@ -179,6 +180,9 @@ UNKNOWN = {"index": "none"} | dict.fromkeys(
         "index_task_id",
         "index_progress",
         "index_error",
+        "verification_task_id",
+        "verified",
+        "verified_at",
     )
 )
 

@@ -10,6 +10,7 @@ from support import POSTGRESQL, SQLITE, bearing
 
 from catalog_models import CatalogIndex, IndexedName, IndexedOffer, Pin
 from commands import database_copy
+from event_log import Event
 from machine_models import Machine, ReportedState, Rollout
 from models import (
     Package,
@@ -32,7 +33,9 @@ from profile_models import (
     Reason,
 )
 from publishing import PublishingTotals
+from session_models import Session
 from task_ends import TaskEnd
+from webhook_models import Delivery, DeliveryTotal, Webhook
 
 WHEN = datetime(2026, 2, 3, 4, 5, 6, 789_012, tzinfo=UTC)
 ROWS = (
@@ -89,7 +92,32 @@ ROWS = (
     [Rollout(profile_id=3, percent=10, generation_id=1)],
     [TaskEnd(kind="download", status="failed", code="refused", tasks=2, attempts=3, seconds=0.5)],
     [PublishingTotals(id=1, paths=2**40, size=2**50, seconds=0.5, failures=1)],
-    [Token(name="robot", scope=Scope.READ, digest="d" * 64, first=False, expires_at=WHEN)],
+    [Token(id=8, name="robot", scope=Scope.READ, digest="d" * 64, first=False, expires_at=WHEN)],
+    [Session(digest="e" * 64, token_id=8, expires_at=WHEN)],
+    [
+        Event(
+            seq=2**40,
+            type="task.failed",
+            by={"kind": "token", "id": 8, "name": "ü"},
+            subject={"kind": "task", "id": "5", "name": None},
+            data={"error": {"message": "a\nb"}},
+        )
+    ],
+    [DeliveryTotal(outcome="failed", deliveries=2**40)],
+    [Webhook(id=2, url="https://x/", types=["task.*"], secret="s", cursor=2**40)],
+    [
+        Delivery(
+            id=2**40,
+            webhook_id=2,
+            event_seq=2**40,
+            type="task.failed",
+            attempt=3,
+            seconds=0.5,
+            status=503,
+            error="why",
+            succeeded=False,
+        )
+    ],
 )
 
 

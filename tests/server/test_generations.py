@@ -18,6 +18,25 @@ def test_a_switch_makes_the_profile_what_it_was(client, activated, statuses, run
 
 
 @SQLITE
+def test_a_change_that_names_another_state_of_the_profile_changes_nothing(client, activated, etag):
+    package_id = activated("app", "1.0.0")
+    old = {"If-Match": etag("default")}
+    activated("app", "2.0.0")
+    paths = [f"package/{package_id}/{change}" for change in ("activate", "deactivate")]
+
+    for path in [*paths, "generation/1/activate", "generations/rollback"]:
+        answer = client.post(f"/api/v1/{path}", headers=old)
+        assert (answer.status_code, answer.json["type"]) == (
+            412,
+            "urn:pkgd:problem:profile-changed",
+        )
+    new = {"If-Match": etag("default")}
+
+    assert client.get("/api/v1/profile/default").json["generation"] == 2
+    assert client.post("/api/v1/generations/rollback", headers=new).json["number"] == 1
+
+
+@SQLITE
 def test_a_switch_to_the_active_generation_changes_nothing(client, activated, generations):
     activated()
 

@@ -4,8 +4,10 @@ import pytest
 from sqlalchemy import func, select, update
 
 import maintenance
+from event_log import Event
 from models import Package, Task, TaskKind, TaskLog, TaskStatus, db, soon
 from profile_models import AppliedPackage
+from webhook_models import Webhook
 
 DAY = 86_400
 
@@ -95,9 +97,10 @@ def test_the_command_prune_prints_the_number_of_tasks(app, ended):
     ended(31)
     command = app.test_cli_runner()
 
-    assert command.invoke(args=["prune", "--dry-run"]).output == "1 tasks would be pruned\n"
-    assert command.invoke(args=["prune"]).output == "1 tasks pruned\n"
-    assert command.invoke(args=["prune"]).output == "0 tasks pruned\n"
+    would = "1 tasks would be pruned\n0 events would be pruned\n"
+    assert command.invoke(args=["prune", "--dry-run"]).output == would
+    assert command.invoke(args=["prune"]).output == "1 tasks pruned\n0 events pruned\n"
+    assert command.invoke(args=["prune"]).output == "0 tasks pruned\n0 events pruned\n"
 
 
 def test_the_pages_of_a_list_go_on_while_tasks_are_pruned(ended, client):
@@ -125,3 +128,61 @@ def test_old_applies_are_pruned_with_their_sets(app, client, applied):
         assert db.session.scalars(select(Task.kind)).all() == [TaskKind.DOWNLOAD]
         assert db.session.scalar(select(func.count()).select_from(AppliedPackage)) == 0
     assert client.get("/api/v1/profile/team").json["packages"][0]["name"] == "hello"
+
+
+# --- Events ---
+
+
+@pytest.fixture
+def happened(app):
+    """Return a function that adds events of some days ago; the test is in the app context."""
+    with app.app_context():
+
+        def happened(*days):
+            about = {"type": "token.minted", "by": {}, "subject": {}, "data": {}}
+            db.session.add_all(Event(at=soon(-one * DAY), **about) for one in days)
+            db.session.commit()
+
+        yield happened
+
+
+def left():
+    """Return the numbers of all events."""
+    return list(db.session.scalars(select(Event.seq).order_by(Event.seq)))
+
+
+def add_webhook(cursor, **more):
+    """Add a webhook that has got the events up to this number."""
+    webhook = Webhook(url="https://x/", types=[], secret="s", cursor=cursor, **more)
+    db.session.add(webhook)
+    db.session.commit()
+
+
+def test_old_events_are_pruned_in_batches(happened, monkeypatch):
+    monkeypatch.setattr(maintenance, "PRUNE_BATCH", 2)
+    happened(95, 94, 93, 92, 91, 89, 1)
+
+    assert maintenance.prunable_events(90) == 5
+    assert maintenance.prune_events(90) == 5
+
+    assert left() == [6, 7]
+
+
+def test_an_event_that_a_webhook_has_not_got_is_kept(happened):
+    happened(94, 93, 92, 91)
+    add_webhook(3)
+    add_webhook(2)
+    add_webhook(1, disabled_at=soon(0))
+
+    assert (maintenance.prunable_events(90), maintenance.prune_events(90)) == (2, 2)
+
+    assert left() == [3, 4]
+
+
+def test_the_pool_prunes_events_when_it_starts(happened, pool):
+    happened(91, 89)
+
+    pool.maintain_once()
+
+    db.session.rollback()
+    assert left() == [2]

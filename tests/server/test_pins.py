@@ -540,3 +540,22 @@ def test_a_package_keeps_the_hash_of_the_pin_that_it_came_from(
 
     assert client.get(f"/api/v1/package/{package_id}").json["catalog_sha256"] == hashed
     assert pin().sha256 != hashed
+
+
+# --- Events ---
+
+
+def test_pins_are_told_without_what_may_be_secret_in_a_url(flask, url, newer, pin, client):
+    flask("add", "own", f"{url}?token=secret")
+    first = pin("own").sha256
+    flask("update", "own", newer)
+    second = pin("own").sha256
+    flask("remove", "own")
+
+    told = client.get("/api/v1/events?type=catalog.*").json
+
+    assert [one["type"].partition(".")[2] for one in told] == ["added", "updated", "removed"]
+    data = {"url": url, "sha256": first, "revision": REVISION}
+    assert (told[0]["data"], told[0]["by"]["kind"]) == (data, "host")
+    assert (told[0]["subject"]["kind"], told[0]["subject"]["name"]) == ("catalog", "own")
+    assert [one["data"]["sha256"] for one in told[1:]] == [second, second]

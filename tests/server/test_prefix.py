@@ -33,24 +33,24 @@ def redirect(client, prefix):
 
 @pytest.mark.parametrize("prefix", ["/pkgd", "/pkgd/", "/a/b", "/~me/pkgd-1.0", "/..."])
 def test_a_browser_stays_below_the_prefix(proxied, prefix):
-    assert redirect(proxied, prefix) == f"{prefix.rstrip('/')}/docs"
+    assert redirect(proxied, prefix) == f"{prefix.rstrip('/')}/now"
 
 
 @pytest.mark.parametrize("prefix", ["", "/", *HOSTILE])
 def test_a_prefix_that_is_no_plain_path_counts_as_none(proxied, prefix):
-    assert redirect(proxied, prefix) == "/docs"
+    assert redirect(proxied, prefix) == "/now"
 
 
 @pytest.mark.parametrize("prefix", ["/pkgd", "//evil.example"])
 def test_without_a_trusted_proxy_a_prefix_has_no_effect(tmp_path, prefix):
     client = create_app({"DATA_DIR": tmp_path, "TRUSTED_PROXIES": 0}).test_client()
 
-    assert redirect(client, prefix) == "/docs"
+    assert redirect(client, prefix) == "/now"
 
 
 @pytest.mark.parametrize(
     ("prefix", "place"),
-    [("/pkgd, /", "/pkgd/docs"), ("/evil, /pkgd, /", "/pkgd/docs"), ("/evil", "/docs")],
+    [("/pkgd, /", "/pkgd/now"), ("/evil, /pkgd, /", "/pkgd/now"), ("/evil", "/now")],
 )
 def test_each_of_several_proxies_adds_its_own(tmp_path, prefix, place):
     client = create_app({"DATA_DIR": tmp_path, "TRUSTED_PROXIES": 2}).test_client()

@@ -6,7 +6,7 @@ import pytest
 from support import POSTGRESQL, SQLITE
 
 import activation
-from models import Package
+import registry
 
 DEEP = 30_000
 INVALID_JSON = {"body": ["Invalid JSON body."]}
@@ -182,6 +182,14 @@ def between(monkeypatch):
     return between
 
 
+@SQLITE
+@pytest.mark.parametrize("noun", ["package", "webhook", "token"])
+def test_a_number_beyond_all_ids_is_a_404_for_each_method(http_client, noun):
+    path = f"/api/v1/{noun}/{2**31}"
+
+    assert {http_client.open(path, method=one).status_code for one in ("GET", "DELETE")} == {404}
+
+
 @pytest.mark.parametrize("action", ["activate", "deactivate"])
 def test_a_package_that_is_forgotten_meanwhile_is_a_404(http_client, downloaded, between, action):
     path = f"/api/v1/package/{downloaded()}"
@@ -225,7 +233,7 @@ def test_a_package_that_is_registered_while_a_rollback_takes_it_up_again_is_no_c
     client.delete(f"/api/v1/package/{first}")
 
     package, number = race(
-        lambda: Package.register("app", "1.0.0"),
+        lambda: registry.register("app", "1.0.0"),
         lambda: activation.rollback(activation.find("default"), by=None),
     )
 

@@ -1,5 +1,6 @@
 """Fixtures of the tests of real processes: a service, not started or running."""
 
+import browser
 import pytest
 from service import Service
 
@@ -22,6 +23,13 @@ def service(request, settings, recipes):
     with Service(settings, measured=request.path.stem in MEASURED_FILES) as service:
         service.recipes = recipes
         yield service
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless Chromium that the tests of this process share."""
+    with browser.chromium() as chromium:
+        yield chromium
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The pages that show the API document, in a real browser that can reach the service only."""
 
 import pytest
-from browser import Browser
+from browser import Tab
 from proxy import CADDY_PREFIX, Caddy
 from service import Service
 
@@ -42,10 +42,10 @@ def service(tmp_path_factory, store_dir):
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """A headless browser, shared by the tests of this module."""
-    with Browser(tmp_path_factory.mktemp("browser")) as browser:
-        yield browser
+def browser(chromium):
+    """A page of a headless browser, shared by the tests of this module."""
+    with Tab(chromium) as tab:
+        yield tab
 
 
 @pytest.fixture(scope="module", params=["", "/pkgd"])
@@ -86,7 +86,7 @@ def test_a_page_loads_from_the_service_alone_and_without_warnings(browser, servi
 
 
 def test_a_request_can_be_tried_out_with_a_token(browser, service, site):
-    browser.open(f"{site}/")
+    browser.open(f"{site}/docs")
     click(browser, "button.authorize")
     browser.until("document.querySelector('.auth-container input') !== null")
     browser.evaluate(f"({TYPE})('.auth-container input', {service.secret!r})")

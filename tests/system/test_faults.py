@@ -281,7 +281,7 @@ def test_many_processes_work_off_the_queue_each_task_once(service, database_url)
 def test_an_indexing_that_is_killed_goes_on_where_it_was(service, database_url, tmp_path):
     catalog = tmp_path / "own" / "default.nix"  # for the folder of a file counts as its state
     catalog.parent.mkdir()
-    service.settings |= {"CATALOGS": catalog, "INDEX_BYTES": 2**28}
+    service.settings |= {"CATALOGS": catalog, "INDEX_BYTES": 2**28, "INDEX_VERIFY": "false"}
     write_catalog(catalog, 0, "1")
     service.start().sign_in()
     until(lambda: service.get("catalogs")[0]["index"] == "current")
@@ -315,6 +315,27 @@ def over_a_kill_of_an_indexing(service, gate, number):
     assert (service.ended(task_id)["status"], service.task(task_id)["attempt"]) == ("succeeded", 2)
     assert f"pkgd: {SLICE} attributes are indexed already" in service.task_log(task_id).decode()
     assert names(service) == [f"made-{number + 1}"]
+
+
+@EITHER
+def test_a_verification_that_is_killed_goes_on_where_it_was(service, database_url, tmp_path):
+    catalog, gate = tmp_path / "own" / "default.nix", tmp_path / "gate"
+    catalog.parent.mkdir()
+    os.mkfifo(gate)  # to read it blocks the evaluation of the last derivation
+    write_catalog(catalog, 0, f'package "z" // {{ drvPath = builtins.readFile "{gate}"; }}')
+    service.settings |= {"CATALOGS": catalog, "INDEX_BYTES": 2**28, "INDEX_VERIFY": "true"}
+    service.start().sign_in()
+    until(lambda: service.get("catalogs")[0]["verified"] == SLICE + 1)
+
+    service.kill()
+    gate.unlink()
+    gate.write_text("no path")
+    service.start()
+
+    until(lambda: service.get("catalogs")[0]["verification"] == "current")
+    task = service.task(service.get("catalogs")[0]["verification_task_id"])
+    assert (task["attempt"], task["progress"]["done"]) == (2, SLICE + 2)
+    assert f"{SLICE + 1} versions are verified already" in service.task_log(task["id"]).decode()
 
 
 def names(service):

@@ -56,7 +56,9 @@ def ask(proxy, path, *options):
 def test_a_browser_is_sent_to_the_pages_below_the_path(proxy, path):
     status, headers, _ = ask(proxy, path, *HTML, *EVIL)
 
-    assert (status, headers["location"]) == (303, "/pkgd/docs")
+    assert (status, headers["location"]) == (303, "/pkgd/now")
+    status, headers, _ = ask(proxy, headers["location"])
+    assert (status, headers["location"]) == (303, "/pkgd/sign-in?next=/now")
     assert ask(proxy, headers["location"])[0] == 200
 
 
@@ -80,5 +82,5 @@ def test_the_next_page_of_a_list_is_below_the_path(proxy, service):
 
 @pytest.mark.parametrize("sent", [EVIL, ("-H", "X-Forwarded-Prefix: /evil")])
 def test_a_prefix_that_the_client_sends_has_no_effect(root_proxy, sent):
-    assert ask(root_proxy, "/", *HTML, *sent)[1]["location"] == "/docs"
+    assert ask(root_proxy, "/", *HTML, *sent)[1]["location"] == "/now"
     assert json.loads(ask(root_proxy, "/", *sent)[2])["docs"] == "/docs"
