@@ -106,6 +106,13 @@ def check_body() -> None:
         PARSER.parse(NO_FIELDS)
 
 
+def sentences(said: Any) -> Any:
+    """Return what is wrong with a field, or with the entries of a list, as a list."""
+    if not isinstance(said, dict):
+        return said
+    return [f"Entry {place}: {' '.join(messages)}" for place, messages in said.items()]
+
+
 def headers(*names: str) -> dict[str, Any]:
     """Return references to the headers of an answer, for the API document."""
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}

@@ -24,7 +24,7 @@ from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 from sqlalchemy import exists, select, update
-from werkzeug.exceptions import MethodNotAllowed
+from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 import event_log
 import queries
@@ -212,7 +212,11 @@ def check_token() -> None:
 
 def is_for_dashboard() -> bool:
     """Tell whether the request is for a page of the dashboard."""
-    return (_endpoint() or "").partition(".")[0] == DASHBOARD
+    try:
+        endpoint = _endpoint() or ""
+    except NotFound:  # a number beyond all ids, with a method that the path doesn't have
+        return False
+    return endpoint.partition(".")[0] == DASHBOARD
 
 
 def refuse(secret: str | None) -> None:

@@ -14,6 +14,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 import auth
 import database
 import nix
+from api import sentences
 from dashboard import problems
 from database import DatabaseFault
 from errors import (
@@ -138,12 +139,5 @@ def _validation_errors(error: HTTPException) -> dict[str, Any]:
     for part in found.values():
         fields = part if isinstance(part, dict) else {"body": part}
         for field, said in fields.items():
-            errors["body" if field in WHOLE_BODY else field] = _sentences(said)
+            errors["body" if field in WHOLE_BODY else field] = sentences(said)
     return errors
-
-
-def _sentences(said: Any) -> Any:
-    """Return what is wrong with a field, or with the entries of a list, as a list."""
-    if not isinstance(said, dict):
-        return said
-    return [f"Entry {place}: {' '.join(messages)}" for place, messages in said.items()]

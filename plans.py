@@ -34,13 +34,6 @@ def difference(before: list[AnyRow], after: list[AnyRow]) -> dict[str, Any]:
     `closure_size_change` is in bytes. Raises nix.ProfileRefused where it could not hold them.
     """
     try_out(after)
-    grown = closure_size(after) - closure_size(before)
-    return changes(before, after) | {"closure_size_change": grown}
-
-
-def changes(before: Iterable[AnyRow], after: Iterable[AnyRow]) -> dict[str, Any]:
-    """Return which packages are `added`, `removed`, and `replaced` by another version."""
-    before, after = list(before), list(after)
     staying = {package.id for package in before} & {package.id for package in after}
     added = [package for package in after if package.id not in staying]
     removed = [package for package in before if package.id not in staying]
@@ -53,6 +46,7 @@ def changes(before: Iterable[AnyRow], after: Iterable[AnyRow]) -> dict[str, Any]
             for old in removed
             if old.name in versions
         ],
+        "closure_size_change": closure_size(after) - closure_size(before),
     }
 
 

@@ -33,7 +33,9 @@ SECRET_BYTES = range(24, 65)
 URL = re.compile(r"https?://[!-~]+", re.IGNORECASE)
 HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+", re.ASCII)
 TYPES = [*EventType, *GROUPS]
-EXAMPLE_URL = "https://example.org/pkgd"
+URL_RULE = "^https?://[!-~]+$"
+SECRET_RULE = f"^{SECRET_PREFIX}[A-Za-z0-9+/]{{32,88}}={{0,2}}$"
+EXAMPLE_URL = "https://hooks.example/pkgd"  # a name that nobody can have
 EXAMPLE_SECRET = f"{SECRET_PREFIX}C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 
 
@@ -82,7 +84,7 @@ class WebhookInSchema(Strict):
 
     url = fields.String(
         validate=[validate.Length(max=MAX_URL_LENGTH), receiver_url],
-        **always("Where events are posted to.", EXAMPLE_URL, maxLength=MAX_URL_LENGTH),
+        **always("Where events are posted to.", EXAMPLE_URL, pattern=URL_RULE),
     )
     types = fields.List(
         fields.String(validate=validate.OneOf(TYPES)),
@@ -97,7 +99,9 @@ class WebhookInSchema(Strict):
         load_default=None,
         allow_none=True,
         validate=signing_secret,
-        **described("What signs the messages; one is made by default.", EXAMPLE_SECRET),
+        **described(
+            "What signs the messages; one is made by default.", EXAMPLE_SECRET, pattern=SECRET_RULE
+        ),
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import builds
 import cpu
+import dashboards
 import footprint
 import report
 import scaling
@@ -15,7 +16,7 @@ from measurements import Results
 import catalog
 
 HERE = Path(__file__).resolve().parent
-USAGE = "usage: script/bench [--quick | cpu | catalog | apply | tree PATH]"
+USAGE = "usage: script/bench [--quick | cpu | catalog | apply | dashboards | tree PATH]"
 
 
 def main(arguments):
@@ -31,6 +32,8 @@ def main(arguments):
             print(results.table())
         case ["catalog"]:
             catalog.measure()
+        case ["dashboards"]:
+            dashboards.measure()
         case ["tree", path]:
             tree.measure(path)
         case ["apply"]:

@@ -6,6 +6,7 @@ from typing import Any
 from flask import request, url_for
 from marshmallow import Schema, ValidationError
 
+from api import sentences
 from errors import InvalidInput
 
 
@@ -20,7 +21,8 @@ def read(schema: Schema, sent: Mapping[str, str | list[str]]) -> dict[str, Any]:
     try:
         found: dict[str, Any] = schema.load(filled)
     except ValidationError as error:
-        raise InvalidInput(errors=error.messages_dict) from None
+        errors = {field: sentences(said) for field, said in error.messages_dict.items()}
+        raise InvalidInput(errors=errors) from None
     return found
 
 

@@ -192,7 +192,8 @@ def _start(
         # Its own environment lacks TMPDIR: a sweep of that folder must not kill the reaper.
         tmp = environ.get("TMPDIR", "/tmp")  # noqa: S108 # the default of every program
         environ = {name: value for name, value in environ.items() if name != "TMPDIR"}
-        reaper = [sys.executable, "-I", str(REAPER), str(grace_seconds), tmp]
+        # Without site (-S), and what that imports, a build starts 20 ms of CPU time sooner.
+        reaper = [sys.executable, "-I", "-S", str(REAPER), str(grace_seconds), tmp]
         command = [*bound, *reaper, *command]
     try:
         return OutputReader(command, environ)

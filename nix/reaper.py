@@ -9,6 +9,8 @@ on, and kills what is left after SECONDS. It exits with the command's code, or 1
 A PID namespace would do the same, but Nix names the file of a process's temporary roots by its
 process id: of two builds with the same id in their namespaces, one would delete the other's file,
 and a garbage collection could then delete what that build needs.
+
+Each build starts one: it imports little, and nothing of site-packages.
 """
 
 import ctypes
@@ -16,9 +18,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
+
+TYPE_CHECKING = False  # typing has it too, and takes long to import
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PR_SET_CHILD_SUBREAPER = 36  # of linux/prctl.h; neither Python nor setpriv has it
 WATCHED = {signal.SIGTERM, signal.SIGCHLD}
@@ -68,12 +72,12 @@ def _reap() -> dict[int, int]:
     return ended
 
 
-def _children() -> Iterator[int]:
+def _children() -> "Iterator[int]":
     own = str(os.getpid()).encode()
     for name in filter(str.isdigit, os.listdir("/proc")):
-        with suppress(OSError):
+        with suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
             # pid (command) state parent …, where the command may hold anything.
-            if Path("/proc", name, "stat").read_bytes().rpartition(b")")[2].split()[1] == own:
+            if file.read().rpartition(b")")[2].split()[1] == own:
                 yield int(name)
 
 

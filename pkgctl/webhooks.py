@@ -113,9 +113,8 @@ def add(
     with context.needs_newer_server("tell webhooks of events"):
         added = context.client.post("webhooks", body)
     context.printer.result(added, added["secret"])
-    if context.printer.is_terminal:
-        said = f"Webhook {added['id']}; the secret isn't shown again."
-        click.echo(printable(said), err=True)
+    said = f"Webhook {added['id']} was added; its secret isn't shown again."
+    click.echo(printable(said), err=True)
 
 
 @webhook.command()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support import no_descriptors, until
+from support import MEASURED, no_descriptors, until
 
 import nix
 from nix import Completed, NixCrashed, NixMissing, NixUnavailable, TimedOut, process, run, sweep
@@ -20,9 +20,10 @@ ROOT = Path(nix.__file__).parent.parent
 
 @pytest.fixture(autouse=True)
 def _measured_reaper(monkeypatch):
-    """Have coverage measure the reaper, which looks at no PYTHONPATH."""
+    """Have coverage measure the reaper, which looks at no PYTHONPATH and no site-packages."""
     if settings := os.environ.get("COVERAGE_AFTER_IMPORTS"):
         monkeypatch.setenv("COVERAGE_PROCESS_CONFIG", settings)
+        monkeypatch.setattr(process, "REAPER", MEASURED / "reaper.py")
 
 
 class CommandStopped(Exception):

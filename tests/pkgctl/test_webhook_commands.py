@@ -66,6 +66,7 @@ def test_a_webhook_is_added_and_its_secret_printed(answering, tmp_path, is_given
     done, (method, path, body) = answering(FakeAnswer(WEBHOOK | {"secret": "whsec_made"}), *words)
 
     assert (method, path, done.stdout) == ("POST", "webhooks", "whsec_made\n")
+    assert done.stderr == "Webhook 1 was added; its secret isn't shown again.\n"
     sent = {"url": WEBHOOK["url"], "types": ["task.*"]}
     assert json.loads(body) == sent | ({"secret": "whsec_given"} if is_given else {})
 

@@ -182,6 +182,14 @@ def between(monkeypatch):
     return between
 
 
+@SQLITE
+@pytest.mark.parametrize("noun", ["package", "webhook", "token"])
+def test_a_number_beyond_all_ids_is_a_404_for_each_method(http_client, noun):
+    path = f"/api/v1/{noun}/{2**31}"
+
+    assert {http_client.open(path, method=one).status_code for one in ("GET", "DELETE")} == {404}
+
+
 @pytest.mark.parametrize("action", ["activate", "deactivate"])
 def test_a_package_that_is_forgotten_meanwhile_is_a_404(http_client, downloaded, between, action):
     path = f"/api/v1/package/{downloaded()}"
