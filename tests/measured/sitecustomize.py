@@ -22,7 +22,13 @@ SERVER = (
     *("logging.config", "sqlalchemy.dialects.sqlite", "sqlite3", "tarfile", "urllib.request"),
     *("werkzeug.middleware.proxy_fix", "wsgiref.simple_server"),
 )
+# For the processes of pytest-xdist (`python -u -c …`); pytest imports its plugins itself.
+TESTS = (
+    *("_pytest.config", "_pytest.main", "click.testing", "jsonschema", "openapi_spec_validator"),
+    *("psycopg", "requests", "rich.progress"),
+)
 LIBRARIES = {
+    "-u": (*SERVER, *TESTS),
     "flask": SERVER,
     "gunicorn": (*SERVER, "gunicorn.app.wsgiapp", "gunicorn.workers.gthread"),
     "pkgctl": ("click", "requests", "rich.live", "rich.progress", "rich.table"),

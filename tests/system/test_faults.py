@@ -93,6 +93,7 @@ def test_ctrl_c_at_a_terminal_costs_no_attempt(running, database_url):
     )
 
 
+@EITHER
 def test_kills_during_an_apply_leave_the_old_set_or_the_new_one(running, database_url):
     folder, moment = running.data_dir / "profiles" / "team" / "share", random.Random(17)
 
@@ -278,6 +279,7 @@ def test_many_processes_work_off_the_queue_each_task_once(service, database_url)
     )
 
 
+@EITHER
 def test_an_indexing_that_is_killed_goes_on_where_it_was(service, database_url, tmp_path):
     catalog = tmp_path / "own" / "default.nix"  # for the folder of a file counts as its state
     catalog.parent.mkdir()

@@ -9,7 +9,7 @@ from pathlib import Path
 import figures
 import pytest
 from service import LIVE
-from support import remove_store, until
+from support import EITHER, remove_store, until
 
 import nix
 
@@ -79,6 +79,7 @@ class Changes:
         return [{"name": name, "version": version} for name, version in versions.items()]
 
 
+@EITHER
 def test_after_random_changes_every_status_is_true(collected, database_url):
     collected.sign_in()
 

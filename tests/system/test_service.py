@@ -115,6 +115,7 @@ def test_a_token_that_is_revoked_is_refused_by_every_process(settings, running, 
         assert running.request("GET", "packages", headers=robot).status_code == 401
 
 
+@EITHER
 def test_a_stop_puts_running_tasks_back_and_leaves_no_process(running, recipes, peek):
     task_id = running.schedule(recipes.add_watched("slow", SLOW), "1.0.0")
     until(lambda: recipes.is_building("slow"))
