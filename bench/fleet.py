@@ -12,12 +12,13 @@ import random
 import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import servers
+from proxy import Nginx
 from support import BUNDLED, until
 
 from pkgctl.sync import pause
@@ -225,6 +226,7 @@ async def all_current(machines, change, how, wanted):
     await until_all(machines, holds(good), 2 * wanted)
     begun = time.perf_counter()
     better = await asyncio.to_thread(change, "parrot")
+    assert better != good
     took = await until_all(machines, holds(better), 2 * wanted) - begun
     print(
         f"{FLEET} machines {how}: all current {took:.1f} s after the activation was asked for "
@@ -259,6 +261,14 @@ def holds(store_path):
     return lambda report: (report["state"], report["store_path"]) == ("current", store_path)
 
 
+class QuietNginx(Nginx):
+    """An nginx that doesn't print its log when it is closed."""
+
+    def __exit__(self, *_):
+        with redirect_stdout(None):
+            super().__exit__()
+
+
 class Operator:
     """Changes the profile of a server, as an operator does."""
 
@@ -283,6 +293,14 @@ class Operator:
         With a fleet, that is what fails the check of its machines.
         """
         self._service.post(f"package/{self._ids[name]}/activate")
+        return self._offered(fleet)
+
+    def deactivate(self, name):
+        """Deactivate a package; return the store path that machines are offered then."""
+        self._service.post(f"package/{self._ids[name]}/deactivate")
+        return self._offered()
+
+    def _offered(self, fleet=None):
         path = self._service.get(f"profile/{PROFILE}")["store_path"]
         if fleet:
             fleet.bad = path
@@ -299,25 +317,52 @@ def main():
     parser = argparse.ArgumentParser(prog="script/fleet", description=__doc__.split("\n\n")[0])
     parser.add_argument("--from", type=int, default=2000, dest="least", help="how many at first")
     parser.add_argument("--database", help="the URL of a PostgreSQL database, instead of SQLite")
+    parser.add_argument(
+        "--hosts", type=int, default=0, help="so many web hosts behind nginx, and the database"
+    )
     options = parser.parse_args()
+    if options.hosts > 1 and not options.database:
+        parser.error("several hosts need --database")
 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         service = stack.enter_context(started(folder, options.database))
         operator = Operator(service)
         operator.prepare("hello", "parrot", "fortune")
-        fleet = Fleet(service.url, service.post("tokens", json={"scope": "sync"})["token"])
+        url = front(stack, folder, service, options.hosts) if options.hosts else service.url
+        fleet = Fleet(url, service.post("tokens", json={"scope": "sync"})["token"])
         took = asyncio.run(measure_change(fleet, operator.activate))
         fleet.bad = None
-        timer_took = asyncio.run(measure_timer(fleet, operator.activate))
+        timer_took = asyncio.run(measure_timer(fleet, operator.deactivate))
         most = measure_capacity(fleet, options.least)
         print(
-            f"one server of {servers.PROCESSES} processes: {most} machines at an interval of "
-            f"{INTERVAL} s, with a 99th percentile under {LIMIT_SECONDS:g} s"
+            f"{told(options.hosts)} of {servers.PROCESSES} processes: {most} machines at an "
+            f"interval of {INTERVAL} s, with a 99th percentile under {LIMIT_SECONDS:g} s"
         )
     for seconds, wanted in ((took, CURRENT_SECONDS), (timer_took, TIMER_CURRENT_SECONDS)):
         if seconds > wanted:
             raise SystemExit(f"fleet: all were current only after {seconds:.1f} s")
+
+
+def told(hosts):
+    """Return in words what was measured."""
+    return f"{hosts} web hosts behind nginx, each" if hosts else "one server"
+
+
+def front(stack, folder, service, hosts):
+    """Start more servers of a service, and nginx in front of all; return its URL."""
+    ports = [service.port]
+    for _ in range(hosts - 1):
+        other = stack.enter_context(servers.QuietService(service.settings, measured=False))
+        ports.append(other.start().port)
+    # They share a folder, so that the first one to be closed ends all of them, as it should.
+    upstream = "".join(f"server 127.0.0.1:{port};\n" for port in ports)
+    every = [(" ssl http2;", ";"), ("limit_conn pkgd_addresses 128;", "")]
+    nginx = folder / "nginx"
+    nginx.mkdir()
+    changes = [*every, (f"server 127.0.0.1:{service.port};", upstream)]
+    proxy = stack.enter_context(QuietNginx(nginx, service.port, changes))
+    return f"http://127.0.0.1:{proxy.port}"
 
 
 def started(folder, database):

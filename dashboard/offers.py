@@ -15,7 +15,7 @@ import services
 from catalog_schemas import CatalogQuerySchema, SearchQuerySchema
 from catalog_state import Catalogs
 from dashboard.forms import next_url, read
-from dashboard.plans import ChangeSchema, Plan, if_seen, told
+from dashboard.plans import Plan, PlannedChangeSchema, if_seen, told
 from dashboard.rendering import page
 from models import Package, db
 from schemas import PackageInSchema
@@ -26,7 +26,7 @@ pages = Blueprint("offers", __name__)
 LISTED = 1000  # registered versions of a name
 
 
-class InstallationSchema(ChangeSchema, PackageInSchema):
+class InstallationSchema(PlannedChangeSchema, PackageInSchema):
     """A package to install, and where."""
 
 

@@ -14,7 +14,7 @@ import plans
 import profile_states
 import tasks
 from dashboard.forms import next_url, read
-from dashboard.plans import ChangeSchema, Plan, difference, if_seen, of_rows, told
+from dashboard.plans import Plan, PlannedChangeSchema, difference, if_seen, of_rows, told
 from dashboard.rendering import Entry, Fragment, fragment, page, send
 from errors import PackageInUse
 from models import LIVE, AnyRow, PackageStatus
@@ -24,7 +24,7 @@ from schemas import PackageQuerySchema
 pages = Blueprint("packages", __name__)
 entry = Entry("Packages", "dashboard.packages.index", also=("dashboard.offers",))
 
-LIST, WHERE, CHANGE = PackageQuerySchema(), ProfileQuerySchema(), ChangeSchema()
+LIST, WHERE, CHANGE = PackageQuerySchema(), ProfileQuerySchema(), PlannedChangeSchema()
 LISTED = 10  # tasks of a package
 TAIL_BYTES = 4096
 TAIL_LINES = 12

@@ -27,7 +27,7 @@ class SeenSchema(Strict):
     seen = fields.String(load_default="", validate=validate.Length(max=ETAG_LENGTH))
 
 
-class ChangeSchema(SeenSchema):
+class PlannedChangeSchema(SeenSchema):
     """Which profile is to change, and in which state."""
 
     profile = ProfileName(load_default=DEFAULT, **described("The profile.", DEFAULT))

@@ -14,6 +14,7 @@ import history
 import machine_states
 import profile_states
 import services
+import tasks
 from dashboard import manifests
 from dashboard.forms import read
 from dashboard.plans import ETAG_LENGTH, Plan, SeenSchema, difference, if_seen, told
@@ -21,6 +22,7 @@ from dashboard.rendering import Entry, Fragment, fragment, page, send
 from errors import InvalidInput, NoSuchGeneration
 from fields import ProfileName, Strict, always, described
 from history import History
+from models import TaskKind, TaskStatus
 from profile_schemas import GateSchema, GenerationQuerySchema
 from worker import Pool
 
@@ -110,7 +112,9 @@ def _state(name: str, after: int | None) -> Fragment:
         found = profile_states.find(name)
         rows, next_ = _generations(activation.find(name), after)
         shown = profile_states.shown(found, profile_states.counts(found))
-        return {"profile": shown, "generations": rows, "next": next_}
+        applied, _ = tasks.listed({"profile": name, "kind": TaskKind.APPLY, "limit": 1})
+        failed = [task for task in applied if task.status == TaskStatus.FAILED]
+        return {"profile": shown, "generations": rows, "next": next_, "failed": failed}
 
     endpoint = "dashboard.profiles.state"
     return fragment(endpoint, "profile_state.html", gather, name=name, after=after)

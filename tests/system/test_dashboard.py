@@ -22,6 +22,9 @@ OTHER_PAGES = (
     *("/access/webhooks", "/access/events"),
 )
 
+# All colours are in one style sheet: these pages show each of them.
+DARK = ("/now", "/packages/1", "/profiles/default")
+
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory, store_dir):
@@ -226,8 +229,9 @@ def test_no_page_has_a_serious_fault_or_is_wider_than_the_window(visit, tab, ser
         visit(path)
         page.emulate_media(color_scheme="light")
         assert serious(page) == [], path
-        page.emulate_media(color_scheme="dark")
-        assert serious(page, {"runOnly": ["color-contrast"]}) == [], path
+        if SCREENSHOTS or path in DARK:
+            page.emulate_media(color_scheme="dark")
+            assert serious(page, {"runOnly": ["color-contrast"]}) == [], path
         look(page, path)
 
 

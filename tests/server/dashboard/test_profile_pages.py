@@ -147,6 +147,18 @@ def test_a_change_tells_that_it_ends_an_apply_that_waits(browser, apply, put):
 
 
 @SQLITE
+def test_the_latest_apply_is_shown_where_it_failed(browser, applied):
+    applied("clash-one 1.0.0", "clash-two 1.0.0")
+    page = browser.get(TEAM)
+    assert "The latest apply failed" in page.said
+    assert "both have the file bin/clash" in page.said
+
+    applied("clash-one 1.0.0")
+
+    assert "The latest apply" not in browser.get(TEAM).said
+
+
+@SQLITE
 def test_a_profile_is_deleted_after_a_look_at_it(browser, apply, client):
     apply(HELLO)
     plan = browser.get(f"{TEAM}/delete")
