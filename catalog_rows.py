@@ -114,9 +114,8 @@ def short(error: nix.NixError, length: int) -> str:
 
 def note(outcomes: Mapping[int, nix.Derivation | nix.NotProvided]) -> None:
     """Note of offers, by their ids, which derivations they have or why none, without a commit."""
-    if outcomes:
-        rows = [{"id": id_, **_outcome(one)} for id_, one in outcomes.items()]
-        db.session.execute(update(IndexedOffer), rows)
+    rows = [{"id": id_, **_outcome(one)} for id_, one in outcomes.items()]
+    db.session.execute(update(IndexedOffer), rows)
 
 
 def _outcome(found: nix.Derivation | nix.NotProvided) -> dict[str, str | None]:

@@ -24,12 +24,14 @@ PAUSE_SECONDS = 0.5  # a server with too many waiting clients answers at once
 DONE = {
     "download": "downloaded {what}",
     "index": "indexed {what}",
+    "verify": "verified the index of {what}",
     "apply": "applied a set to {what}",
     "publish": "published {what}",
 }
 WORK = {
     "download": "the download of {what}",
     "index": "the indexing of {what}",
+    "verify": "the verification of {what}",
     "apply": "an apply to {what}",
     "publish": "the publishing of {what}",
 }

@@ -72,6 +72,7 @@ MEASURED_ON_BOTH = (
     "test_data_folder",
     "test_database_copy",
     "test_doctor",
+    "test_events",
     "test_machine_reports",
     "test_metrics",
     "test_migrations",
@@ -80,6 +81,7 @@ MEASURED_ON_BOTH = (
     "test_read_only",
     "test_task_queue",
     "test_tokens",
+    "test_webhooks",
 )
 
 

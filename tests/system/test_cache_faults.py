@@ -246,6 +246,7 @@ def test_machines_keep_what_they_have_while_the_server_is_gone(service, machine,
             service.start()
             before = change(service)
             until(lambda now=before: machine.says("tool") == now, 120)
+            until(lambda: not said.read_text().splitlines()[-1].startswith("Error: "))
     finally:
         following.terminate()
         following.wait(30)

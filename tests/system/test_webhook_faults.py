@@ -70,7 +70,7 @@ def keep(database_url, receiver, expected):
         "`kill -9` of everything under load, with a webhook whose receiver fails half the time",
         database_url,
         figures.rounds(f"{len(expected)} events"),
-        f"each event delivered, in order, {twice} of them twice, in {sent} attempts;"
+        f"each event delivered, in order, in {sent} attempts, {twice} times again;"
         " no event without its change, no change without its event",
     )
 
