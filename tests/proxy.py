@@ -94,7 +94,8 @@ class Nginx(Proxy):
         user = "user root;" if os.geteuid() == 0 else ""
         main = folder / "nginx.conf"
         main.write_text(
-            f"{user} pid {folder}/pid; daemon off; error_log stderr; events {{ worker_connections 4096; }}\n"
+            f"{user} pid {folder}/pid; daemon off; error_log stderr;\n"
+            "events { worker_connections 4096; }\n"
             f"http {{ access_log off; {temporary} include {folder}/deploy/nginx.conf; }}\n"
         )
         self.argv = [program("nginx"), "-p", folder, "-e", "stderr", "-c", main]
