@@ -169,7 +169,9 @@ def _form(status: int, fault: str | None = None) -> Response:
 def _wanted() -> str:
     """Return the page to go on to: one of the dashboard's, and otherwise the first."""
     wanted = request.values.get("next", "")
-    is_ours = wanted.startswith("/") and not wanted.startswith(("//", "/\\"))
+    # A browser skips tabs and line breaks: "/<tab>/host" would lead it to another host.
+    is_plain = wanted.startswith("/") and wanted.isprintable()
+    is_ours = is_plain and not wanted.startswith(("//", "/\\"))
     adapter = current_app.create_url_adapter(request)
     try:
         endpoint = adapter.match(urlsplit(wanted).path, "GET")[0] if adapter and is_ours else ""

@@ -28,6 +28,7 @@ FOREIGN = [
 ELSEWHERE = [
     *("//evil.example", "/\\evil.example", "https://evil.example/now", "/%2f/evil.example"),
     *("/sign-out", "/sign-in", "/docs", "/nope", "javascript:alert(1)", "//[", "now", "/a\nb"),
+    *("/\t/evil.example/now", "/now?a=\nb"),
 ]
 
 
