@@ -257,7 +257,10 @@ def _seconds(retry_after: str | None) -> float:
         return 0
     if retry_after.isascii() and retry_after.isdigit():
         return float(retry_after[:9])
-    date = parse_date(retry_after)
+    try:
+        date = parse_date(retry_after)
+    except OverflowError:  # a year or a time zone of twenty digits
+        date = None
     return (date - utcnow()).total_seconds() if date else 0
 
 

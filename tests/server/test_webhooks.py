@@ -278,6 +278,7 @@ def test_a_name_that_was_private_when_it_was_resolved_is_not_posted_to(make_app,
         (0, "Retry-After: Fri, 31 Dec 2199 23:59:59 GMT", 86_400, 86_401),
         (3, "Retry-After: 1", 40, 50.1),
         (0, "Retry-After: soon", 5, 6.3),
+        (0, f"Retry-After: Fri, 31 Dec {10**20} 23:59:59 GMT", 5, 6.3),
     ],
 )
 @SQLITE
