@@ -26,6 +26,8 @@ EXAMPLE = 'such as hello = "2.12.1", nodejs = "^20" or jq = "latest"'
 KEYS = {"profile", "packages"}
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 CHOOSING_SECONDS = 30
+# In a line. To parse a key takes time by the square of its parts: 10 s for 20,000 of them.
+MAX_DOTS = 200
 NAMES, RANGES = PackageInSchema(only=["name"]), CatalogQuerySchema()
 
 
@@ -39,6 +41,8 @@ class Manifest:
 
 def read(text: str) -> Manifest:
     """Return what a manifest says. Raises InvalidInput, with a message for each fault."""
+    if any(line.count(".") > MAX_DOTS for line in text.split("\n")):
+        raise _wrong("It is nested too deeply.")
     try:
         content = tomllib.loads(text.replace("\r\n", "\n"))
     except tomllib.TOMLDecodeError as error:

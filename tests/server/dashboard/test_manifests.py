@@ -10,6 +10,7 @@ from errors import Busy, InvalidInput
 WRONG = {
     "=": "This isn't TOML",
     "a = " + "[" * 5000: "nested too deeply",
+    "a" + ".a" * 20000 + " = 1": "nested too deeply",
     "a = " + "9" * 5000: "a number that is too long",
     "": "There is no table [packages]",
     "packages = 1": "There is no table [packages]",
