@@ -31,7 +31,7 @@ WHOLE_COLUMNS: Columns = {
     "TYPES": Column(lambda webhook: _types(webhook)),
     "STATE": Column(lambda webhook: webhook["state"]),
     "CREATED": time_column(lambda webhook: webhook["created_at"]),
-    "DELIVERED": Column(lambda webhook: webhook["delivered_seq"]),
+    "DELIVERED UP TO": Column(lambda webhook: webhook["delivered_seq"]),
     "FAILURES": Column(lambda webhook: webhook["failures"]),
     "FAILING": time_column(lambda webhook: webhook["failing_since"]),
     "NEXT": time_column(lambda webhook: webhook["next_at"]),

@@ -26,7 +26,7 @@ def offer(page):
 @SQLITE
 def test_there_is_no_page_in_the_navigation_without_machines(browser):
     assert "Machines" not in browser.get("/now").tree.css_first("nav").text()
-    assert "No machine fits." in browser.get("/machines").said
+    assert "No machine matches." in browser.get("/machines").said
 
 
 def test_machines_are_shown_with_their_states(browser_of, machines):
