@@ -114,7 +114,7 @@ class EnableSchema(Strict):
         load_default=None,
         allow_none=True,
         **described(
-            "`now`: pass over the events until now. By default, send what it lacks.", "now"
+            "`now`: skip the events until now. By default, send those it missed.", "now"
         ),
     )
 

@@ -155,7 +155,7 @@ def test(context: CommandContext, webhook_id: int) -> None:
 @webhook.command()
 @common_options
 @click.argument("webhook_id", metavar="ID", type=ID, shell_complete=completion.webhooks)
-@click.option("--from-now", is_flag=True, help="Pass over the events that it has not got.")
+@click.option("--from-now", is_flag=True, help="Skip the events that it missed.")
 def enable(context: CommandContext, webhook_id: int, *, from_now: bool) -> None:
     """Enable a disabled webhook.
 
