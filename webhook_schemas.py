@@ -113,9 +113,7 @@ class EnableSchema(Strict):
         data_key="from",
         load_default=None,
         allow_none=True,
-        **described(
-            "`now`: skip the events until now. By default, send those it missed.", "now"
-        ),
+        **described("`now`: skip the events until now. By default, send those it missed.", "now"),
     )
 
 
