@@ -76,7 +76,7 @@ def test_a_machine_has_a_page_of_its_own(browser_of, machines):
     }
     assert facts["State"] == "failed"
     assert facts["Holds"] == f"generation 1 {OLD}"
-    assert facts["Is offered"] == f"generation 2 {NEW}"
+    assert facts["Offered"] == f"generation 2 {NEW}"
     assert page.tree.css_first("pre.message").text() == "no answer"
     assert browser.get("/machines/web-9").status_code == 404
 
