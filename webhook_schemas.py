@@ -113,9 +113,7 @@ class EnableSchema(Strict):
         data_key="from",
         load_default=None,
         allow_none=True,
-        **described(
-            "`now`: pass over the events until now. By default, send what it lacks.", "now"
-        ),
+        **described("`now`: skip the events until now. By default, send those it missed.", "now"),
     )
 
 

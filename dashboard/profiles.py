@@ -114,7 +114,13 @@ def _state(name: str, after: int | None) -> Fragment:
         shown = profile_states.shown(found, profile_states.counts(found))
         applied, _ = tasks.listed({"profile": name, "kind": TaskKind.APPLY, "limit": 1})
         failed = [task for task in applied if task.status == TaskStatus.FAILED]
-        return {"profile": shown, "generations": rows, "next": next_, "failed": failed}
+        return {
+            "profile": shown,
+            "can_roll_back": after is not None or len(rows) > 1,
+            "generations": rows,
+            "next": next_,
+            "failed": failed,
+        }
 
     endpoint = "dashboard.profiles.state"
     return fragment(endpoint, "profile_state.html", gather, name=name, after=after)
@@ -226,11 +232,11 @@ def _promotion_notes(
     name: str, to: str, generation: int | None, require: str | None, *, is_new: bool
 ) -> list[str]:
     number = "no generation yet" if generation is None else f"generation {generation}"
-    notes = [f"{to} becomes what {name} is, {number}: the very store path."]
+    notes = [f"{to} gets exactly the store path that {name} has, {number}."]
     if is_new:
         notes.append(f"There is no profile {to}: it is made.")
     if require:
-        notes.append(f"Refused unless every machine of {name} that was heard of holds that.")
+        notes.append(f"Refused unless every machine of {name} that has reported holds it.")
     return notes
 
 

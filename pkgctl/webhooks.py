@@ -31,7 +31,7 @@ WHOLE_COLUMNS: Columns = {
     "TYPES": Column(lambda webhook: _types(webhook)),
     "STATE": Column(lambda webhook: webhook["state"]),
     "CREATED": time_column(lambda webhook: webhook["created_at"]),
-    "DELIVERED": Column(lambda webhook: webhook["delivered_seq"]),
+    "DELIVERED UP TO": Column(lambda webhook: webhook["delivered_seq"]),
     "FAILURES": Column(lambda webhook: webhook["failures"]),
     "FAILING": time_column(lambda webhook: webhook["failing_since"]),
     "NEXT": time_column(lambda webhook: webhook["next_at"]),
@@ -155,7 +155,7 @@ def test(context: CommandContext, webhook_id: int) -> None:
 @webhook.command()
 @common_options
 @click.argument("webhook_id", metavar="ID", type=ID, shell_complete=completion.webhooks)
-@click.option("--from-now", is_flag=True, help="Pass over the events that it has not got.")
+@click.option("--from-now", is_flag=True, help="Skip the events that it missed.")
 def enable(context: CommandContext, webhook_id: int, *, from_now: bool) -> None:
     """Enable a disabled webhook.
 

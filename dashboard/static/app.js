@@ -11,7 +11,7 @@ const UNITS = [["day", 86400], ["h", 3600], ["min", 60], ["s", 1]];
 function ago(seconds) {
   const rest = Math.abs(seconds);
   const [unit, length] = UNITS.find(([, length]) => rest >= length) || UNITS[UNITS.length - 1];
-  const count = Math.floor(rest / length);
+  const count = Math[seconds < 0 ? "round" : "floor"](rest / length); // 89.9 days ahead are 90
   const words = `${count} ${unit}${unit === "day" && count !== 1 ? "s" : ""}`;
   return seconds < 0 ? `in ${words}` : `${words} ago`;
 }

@@ -91,7 +91,7 @@ def test_events_are_shown_by_type_group_and_page(browser, tell):
     older = browser.get(page.tree.css_first("a[rel=next]").attributes["href"])
 
     assert (len(rows(page)), len(rows(older))) == (2, 1)
-    assert browser.get(f"{EVENTS}?type=webhook.*").said.endswith("No event fits.")
+    assert browser.get(f"{EVENTS}?type=webhook.*").said.endswith("No event matches.")
     assert browser.get(f"{EVENTS}?type=made.up").status_code == 422
 
 

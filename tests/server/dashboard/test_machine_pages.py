@@ -26,7 +26,7 @@ def offer(page):
 @SQLITE
 def test_there_is_no_page_in_the_navigation_without_machines(browser):
     assert "Machines" not in browser.get("/now").tree.css_first("nav").text()
-    assert "No machine fits." in browser.get("/machines").said
+    assert "No machine matches." in browser.get("/machines").said
 
 
 def test_machines_are_shown_with_their_states(browser_of, machines):
@@ -76,7 +76,7 @@ def test_a_machine_has_a_page_of_its_own(browser_of, machines):
     }
     assert facts["State"] == "failed"
     assert facts["Holds"] == f"generation 1 {OLD}"
-    assert facts["Is offered"] == f"generation 2 {NEW}"
+    assert facts["Offered"] == f"generation 2 {NEW}"
     assert page.tree.css_first("pre.message").text() == "no answer"
     assert browser.get("/machines/web-9").status_code == 404
 

@@ -21,7 +21,7 @@ def test_registered_packages_are_paged_and_filtered(browser, add_packages):
     assert "made-1 1.0.0" in first.said
     assert "made-2 1.0.0" in second.said
     assert "made-1" not in second.said
-    assert "No package is so." in browser.get("/packages?profile=default").said
+    assert "No package matches." in browser.get("/packages?profile=default").said
 
 
 @SQLITE
@@ -46,7 +46,7 @@ def test_the_versions_of_a_name_tell_which_are_here(browser, register):
     assert "Versions 1" in page.said
     links = [one.attributes["href"] for one in page.tree.css("tbody a")]
     assert links == [f"/packages/{package_id}", "/install?name=hello&version=2.10.0"]
-    assert "No version is so." in browser.get("/catalog/hello?version=>3").said
+    assert "No version matches." in browser.get("/catalog/hello?version=>3").said
 
 
 def test_an_installation_is_planned_and_then_one_apply(browser, work, client, held):

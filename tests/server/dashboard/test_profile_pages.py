@@ -72,6 +72,7 @@ def test_a_rollback_and_a_switch_do_what_their_plans_say(browser, apply, held):
 def test_there_is_no_way_back_from_the_first_generation(browser, apply):
     apply()
 
+    assert "Roll back" not in browser.get(TEAM).said
     assert "no other generation was active before" in browser.get(f"{TEAM}/rollback").said
     assert browser.get(f"{TEAM}/switch/7").status_code == 404
     assert browser.get("/profiles/default/switch/1").status_code == 404
@@ -141,7 +142,7 @@ def test_a_change_tells_that_it_ends_an_apply_that_waits(browser, apply, put):
     apply(OLD_HELLO)
     put(PARROT)
 
-    assert "changing An apply waits or runs." in browser.get(TEAM).said
+    assert "changing An apply is waiting or running." in browser.get(TEAM).said
     assert "team changing" in browser.get("/profiles").said
     assert "The apply that waits or runs is cancelled" in browser.get(f"{TEAM}/rollback").said
 

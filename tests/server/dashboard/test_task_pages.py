@@ -21,7 +21,7 @@ def test_the_list_is_paged_and_filtered(browser, client, add_packages, monkeypat
     assert "made-2 1.0.0" in first.said
     assert "made-0 1.0.0" in second.said
     assert "made-2" not in second.said
-    assert "No such task." in browser.get("/tasks?status=failed").said
+    assert "No task matches." in browser.get("/tasks?status=failed").said
     assert browser.get("/tasks?status=odd").status_code == 422
 
 
