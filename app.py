@@ -17,6 +17,7 @@ from typing import Any
 from flask import Flask, Request, Response, g, request
 from flask.json.provider import DefaultJSONProvider
 from flask.sessions import SessionInterface
+from werkzeug.http import parse_date
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import IntegerConverter, Map
 
@@ -82,6 +83,7 @@ REQUEST_ID_LENGTH = 64
 # none of one or two dots.
 PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[\w.~-]+)+", re.ASCII)
 PREFIX_LENGTH = 200
+DATES = ("HTTP_IF_MODIFIED_SINCE", "HTTP_IF_UNMODIFIED_SINCE", "HTTP_IF_RANGE")
 SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -146,7 +148,17 @@ class Pkgd(Flask):
     def wsgi_app(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """Serve a request below the prefix that a proxy names, if that is a plain path."""
         environ["SCRIPT_NAME"] = plain_prefix(environ["SCRIPT_NAME"])
+        environ.update((name, "") for name in DATES if overflows(environ.get(name)))
         return super().wsgi_app(environ, start_response)
+
+
+def overflows(date: str | None) -> bool:
+    """Tell whether a date in a header has too large a number for Werkzeug, which then fails."""
+    try:
+        parse_date(date)
+    except OverflowError:
+        return True
+    return False
 
 
 def plain_prefix(prefix: str) -> str:
