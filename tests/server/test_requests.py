@@ -211,8 +211,8 @@ def test_a_generation_that_is_collected_right_after_a_switch_to_it_is_a_404(
     package_id = activated()
     switch = activation.switch
 
-    def collected_after(profile, number, by):
-        switch(profile, number, by)
+    def collected_after(profile, number, **how):
+        switch(profile, number, **how)
         http_client.post(f"/api/v1/package/{package_id}/deactivate")
         collected = app.test_cli_runner().invoke(args=["gc"])
         assert "generations removed: 1" in collected.output
