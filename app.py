@@ -22,7 +22,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import IntegerConverter, Map
 
 import api
-import api_pages
+import api_docs
 import auth
 import cache
 import catalog_models  # noqa: F401 # its tables
@@ -75,7 +75,7 @@ BLUEPRINTS = (
     health,
     cache,
     metrics,
-    api_pages,
+    api_docs,
     dashboard,
 )
 REQUEST_ID_LENGTH = 64
@@ -94,7 +94,7 @@ DATA_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
-PAGE_HEADERS = {**SECURITY_HEADERS, "Content-Security-Policy": api_pages.POLICY}
+PAGE_HEADERS = {**SECURITY_HEADERS, "Content-Security-Policy": api_docs.POLICY}
 
 
 class NoSession(SessionInterface):

@@ -17,7 +17,7 @@ import activation
 import history
 import nix
 import plans
-import registry
+import registration
 import task_queue
 from activation import Watch
 from attempts import Attempt, Cancelled, Failed, Outdated
@@ -200,7 +200,7 @@ def _registered(wanted: Versions) -> dict[int, str | None]:
     kept = kept.with_for_update(read=True, key_share=True)
     found: list[AnyRow] = []
     while len(found) < len(wanted):  # again where one was forgotten between the two statements
-        registry.add(sorted(wanted))
+        registration.add(sorted(wanted))
         found = list(db.session.execute(kept))
     return {package.id: wanted[package.name, package.version] for package in found}
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import flask
 from flask import Response, current_app, g, request, url_for
+from marshmallow import fields
 from werkzeug.wsgi import wrap_file
 
 import auth
@@ -22,8 +23,8 @@ import publishing
 import services
 from api import Blueprint
 from cache_access import CacheAccess, login_of
-from cache_schemas import CacheSchema
 from config import STALL_SECONDS
+from fields import OutputSchema, always, nullable
 from nix.cache import INFO, NAR, NARINFO
 
 blueprint = Blueprint(
@@ -42,6 +43,29 @@ NAR_TYPE = "application/x-nix-nar"
 # A nar is named by its content. The others change: a sweep removes them, a key is replaced.
 FOR_EVER = "private, max-age=31536000, immutable"
 A_MINUTE = "private, max-age=60"
+EXAMPLE_URL = "https://pkgd.example.org/cache"
+EXAMPLE_KEY = "pkgd.example.org-1:uKuqWTsnRaK7x4oekJfLGr3HAWZDHW383KUXmk4z1DI="
+
+
+class CacheSchema(OutputSchema):
+    """How a machine uses the binary cache."""
+
+    url = fields.String(**always("Where it is, for Nix.", EXAMPLE_URL))
+    public_key = fields.String(**always("Whose signatures to trust.", EXAMPLE_KEY))
+    nix_conf = fields.String(
+        **always(
+            "Lines for nix.conf.",
+            f"extra-substituters = {EXAMPLE_URL}\nextra-trusted-public-keys = {EXAMPLE_KEY}\n"
+            "netrc-file = /etc/nix/netrc\n",
+        )
+    )
+    netrc = fields.String(
+        **nullable(
+            "A line for the netrc file, with a token's secret in place of TOKEN; null for a cache "
+            "that has logins of its own.",
+            "machine pkgd.example.org login token-2 password TOKEN\n",
+        )
+    )
 
 
 class TransferSlots(threading.BoundedSemaphore):

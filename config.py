@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError
 
 import data_folder
 import nix
-from private_addresses import PrivateAddresses
+from webhook_addresses import PrivateAddresses
 
 HERE = Path(__file__).resolve().parent
 BUNDLED_CATALOG = HERE / "catalog"

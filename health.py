@@ -15,7 +15,7 @@ import nix
 import read_only
 import services
 from api import Blueprint, headers
-from api_pages import HTML
+from api_docs import HTML
 from cache_access import CacheAccess
 from catalog_state import Catalogs
 from config import BUILD, PRODUCTION, VERSION, refuse_start

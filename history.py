@@ -21,7 +21,7 @@ from sqlalchemy import Select, delete, select, update
 import machine_events
 import nix
 import profile_events
-import registry
+import registration
 import services
 import task_queue
 from fields import PROFILE_NAME, PROFILE_NAME_ERROR
@@ -447,7 +447,7 @@ def _adopt(package: nix.ProfilePackage) -> Package:
 
 def _registered(package: nix.ProfilePackage) -> tuple[Package, bool]:
     """Return the package in the database, and whether it was not there; it is downloaded then."""
-    is_new = bool(registry.add([(package.name, package.version)]))
+    is_new = bool(registration.add([(package.name, package.version)]))
     is_same = Package.name == package.name, Package.version == package.version
     row = db.session.scalars(select(Package).where(*is_same)).one()
     if is_new:

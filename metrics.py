@@ -32,7 +32,6 @@ from sqlalchemy.exc import ProgrammingError
 
 import auth
 import catalog_index
-import deliveries
 import drain
 import health
 import machine_states
@@ -42,6 +41,7 @@ import queries
 import read_only
 import services
 import task_ends
+import webhook_deliveries
 from api import Blueprint
 from catalog_models import CatalogIndex, IndexedOffer
 from catalog_state import Catalogs
@@ -333,18 +333,18 @@ def _machines(connection: Connection) -> Metric:
 
 def _webhooks(connection: Connection) -> Iterator[Metric]:
     """Yield how webhooks stand, how far behind the worst is, and what became of deliveries."""
-    states = dict.fromkeys(WebhookState, 0) | _pairs(connection, deliveries.BY_STATE)
+    states = dict.fromkeys(WebhookState, 0) | _pairs(connection, webhook_deliveries.BY_STATE)
     samples = [([state], count) for state, count in states.items()]
     yield _labelled("pkgd_webhooks", "Webhooks, by state.", ["state"], samples)
 
-    first = connection.scalar(deliveries.FIRST_UNTOLD)
+    first = connection.scalar(webhook_deliveries.FIRST_UNTOLD)
     lag = (utcnow() - first).total_seconds() if first else 0.0
     about = "Age of the oldest event that an enabled webhook has not got, or 0."
     yield _gauge("pkgd_webhook_lag_seconds", about, max(0.0, lag))
 
     about = "Attempts to tell a webhook of an event, without tests."
     family = CounterMetricFamily("pkgd_webhook_deliveries", about, labels=["outcome"])
-    totals = dict.fromkeys(Outcome, 0) | _pairs(connection, deliveries.BY_OUTCOME)
+    totals = dict.fromkeys(Outcome, 0) | _pairs(connection, webhook_deliveries.BY_OUTCOME)
     for outcome, count in totals.items():
         family.add_metric([outcome], count)
     yield family

@@ -1,4 +1,4 @@
-"""The API document (OpenAPI 3.1), which api_pages.py sends and shows.
+"""The API document (OpenAPI 3.1), which api_docs.py sends and shows.
 
 The document is made of the decorators and schemas that the routes work by. What these don't know is
 added for all routes at once: who may call, the errors that all have in common, the parameters of

@@ -13,7 +13,7 @@ import gc_roots
 import plans
 import profile_states
 import queries
-import registry
+import registration
 import services
 import task_queue
 from api import Blueprint, headers, page
@@ -71,7 +71,7 @@ def listed(query: dict[str, Any]) -> tuple[list[AnyRow], dict[str, str]]:
 @blueprint.refuses(errors.PackageExists)
 def create(fields: dict[str, Any]) -> Any:
     """Register a package; the catalogs are not asked before its download."""
-    package = registry.register(**fields)
+    package = registration.register(**fields)
     if package is None:
         raise errors.PackageExists(**fields)
     g.package = package
@@ -198,7 +198,7 @@ def remove(package_id: int) -> None:
     """Forget a package, its tasks and its GC roots. Raises NoSuchPackage or PackageInUse."""
     with activation.locked():
         package = find(package_id)
-        if not registry.forget(package_id, ~applies.is_wanted()):
+        if not registration.forget(package_id, ~applies.is_wanted()):
             use = _use(package)
             raise errors.PackageInUse(name=package.name, version=package.version, use=use)
         gc_roots.remove(current_app.config["DATA_DIR"], package_id)

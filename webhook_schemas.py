@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 from flask import current_app
 from marshmallow import ValidationError, fields, validate
 
-import receivers
-from deliveries import SECRET_PREFIX
+import webhook_posting
 from event_log import EventType
 from event_schemas import GROUPS
 from fields import (
@@ -26,6 +25,7 @@ from fields import (
     unique,
 )
 from schemas import BEGUN, DONE
+from webhook_deliveries import SECRET_PREFIX
 from webhook_models import WebhookState
 
 MAX_URL_LENGTH = 2048
@@ -56,9 +56,9 @@ def receiver_url(value: str) -> None:
         raise ValidationError("Not a URL of http or https in ASCII, with a host.")
     if "@" in parts.netloc or "#" in value:
         raise ValidationError("Must hold no login and no fragment.")
-    refused = receivers.is_refused_literal(value, current_app.config["WEBHOOK_PRIVATE"])
+    refused = webhook_posting.is_refused_literal(value, current_app.config["WEBHOOK_PRIVATE"])
     if refused:
-        raise ValidationError(f"{receivers.not_allowed(refused)}.")
+        raise ValidationError(f"{webhook_posting.not_allowed(refused)}.")
 
 
 def signing_secret(value: str) -> None:

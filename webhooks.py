@@ -9,11 +9,11 @@ from typing import Any
 from flask import g
 from sqlalchemy import delete, func, insert, literal, select, update
 
-import deliveries
 import errors
 import event_log
-import receivers
 import services
+import webhook_deliveries
+import webhook_posting
 from api import Blueprint, headers, page
 from event_log import Event, EventType
 from fields import rfc3339
@@ -128,7 +128,11 @@ def find(webhook_id: int) -> dict[str, Any]:
 def add(url: str, types: Collection[str] = (), secret: str | None = None) -> dict[str, Any]:
     """Add a webhook, and return what is shown of it, with its secret. Raises TooManyWebhooks."""
     key = base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
-    values = {"url": url, "types": list(types), "secret": secret or deliveries.SECRET_PREFIX + key}
+    values = {
+        "url": url,
+        "types": list(types),
+        "secret": secret or webhook_deliveries.SECRET_PREFIX + key,
+    }
     now = {"created_at": utcnow(), "next_at": utcnow(), "failures": 0}
     given = [literal(value, getattr(Webhook, name).type) for name, value in (values | now).items()]
     is_room = select(func.count(Webhook.id)).scalar_subquery() < MAX_WEBHOOKS
@@ -181,15 +185,15 @@ def send_test(webhook_id: int) -> AnyRow:
     if not slots.acquire(blocking=False):
         raise errors.Busy(what="other webhooks are being tested")
     try:
-        body = deliveries.body_of(_test_event(webhook))
+        body = webhook_deliveries.body_of(_test_event(webhook))
         stopping = services.get(Pool).stopping
-        ended = deliveries.attempt(webhook, f"test_{g.request_id}", body, stopping)
-    except receivers.Stopped:
+        ended = webhook_deliveries.attempt(webhook, f"test_{g.request_id}", body, stopping)
+    except webhook_posting.Stopped:
         raise errors.Busy(what="the service stops") from None
     finally:
         slots.release()
     _webhook(webhook_id)  # which may have been removed meanwhile
-    delivery = deliveries.note(webhook_id, deliveries.TEST, ended)
+    delivery = webhook_deliveries.note(webhook_id, webhook_deliveries.TEST, ended)
     db.session.commit()
     return delivery
 
@@ -213,7 +217,9 @@ def _newest() -> Any:
 
 
 def _tell(kind: EventType, webhook: AnyRow) -> None:
-    event_log.add(kind, deliveries.subject(webhook), {"url": event_log.bare_url(webhook.url)})
+    event_log.add(
+        kind, webhook_deliveries.subject(webhook), {"url": event_log.bare_url(webhook.url)}
+    )
 
 
 def _test_event(webhook: AnyRow) -> dict[str, Any]:
@@ -222,10 +228,10 @@ def _test_event(webhook: AnyRow) -> dict[str, Any]:
     return {
         "seq": None,
         "at": rfc3339(utcnow()),
-        "type": deliveries.TEST,
+        "type": webhook_deliveries.TEST,
         "by": {key: value for key, value in by.items() if key != "from"},
         "from": by["from"],
-        "subject": deliveries.subject(webhook),
+        "subject": webhook_deliveries.subject(webhook),
         "data": {},
         "request_id": g.request_id,
     }

@@ -17,7 +17,6 @@ from flask import Flask, g
 
 import catalog_index
 import database
-import deliveries
 import drain
 import event_log
 import leases
@@ -28,6 +27,7 @@ import publishing
 import services
 import session_models
 import task_queue
+import webhook_deliveries
 from applies import apply
 from attempts import Attempt, Work
 from cache_access import CacheAccess
@@ -226,7 +226,7 @@ class Pool:
         with self.app.app_context():
             if self._schema_fault:
                 return False
-            return deliveries.deliver_next(self.holder_id, self.stopping)
+            return webhook_deliveries.deliver_next(self.holder_id, self.stopping)
 
     def maintain_once(self) -> bool:
         """Requeue lost tasks, explain waits, have generations published; reconcile after a start.
@@ -305,10 +305,10 @@ class Pool:
 
     def reap(self) -> None:
         """Requeue the tasks whose lease ran out, or whose holder is dead on this machine."""
-        holders = {*leases.holders(), *deliveries.holders()}
+        holders = {*leases.holders(), *webhook_deliveries.holders()}
         others = [holder for holder in holders if holder != self.holder_id]
         dead = dead_holders(self._holders, others)
-        deliveries.reap(dead)
+        webhook_deliveries.reap(dead)
         reaped = leases.reap(dead)
         if reaped:
             log.warning("took %d tasks back from workers that are gone", reaped)

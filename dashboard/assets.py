@@ -9,7 +9,7 @@ from pathlib import Path
 from flask import Blueprint, Response, url_for
 from werkzeug.exceptions import NotFound
 
-import api_pages
+import api_docs
 
 pages = Blueprint("assets", __name__)
 
@@ -29,7 +29,7 @@ def show(name: str) -> Response:
     """Send what a page loads."""
     if name not in ASSETS:
         raise NotFound
-    return api_pages.send(content(name), guess_type(name)[0], seconds=api_pages.ASSETS_SECONDS)
+    return api_docs.send(content(name), guess_type(name)[0], seconds=api_docs.ASSETS_SECONDS)
 
 
 def url(name: str) -> str:

@@ -10,7 +10,7 @@ import catalogs
 import history
 import packages
 import profile_states
-import registry
+import registration
 import services
 from catalog_schemas import CatalogQuerySchema, SearchQuerySchema
 from catalog_state import Catalogs
@@ -100,7 +100,7 @@ def download() -> WerkzeugResponse:
     """Register a package where it isn't yet, and queue its download."""
     fields = read(PACKAGE, request.form)
     name, version = fields["name"], fields["version"]
-    registry.register(name, version)
+    registration.register(name, version)
     same = Package.name == name, Package.version == version
     package_id = db.session.scalars(select(Package.id).where(*same)).one()
     packages.request_download(package_id)

@@ -13,7 +13,7 @@ import applies
 import leases
 import nix
 import plans
-import registry
+import registration
 import task_queue
 from downloads import Realised
 from downloads import downloaded as as_downloaded
@@ -532,7 +532,7 @@ def test_an_apply_and_the_end_of_a_download_do_not_wait_for_each_other(app, add_
 def test_a_package_that_is_forgotten_meanwhile_is_registered_again(app, add_packages, race):
     add_packages(1)
 
-    forgotten, task_id = race(lambda: registry.forget(1), lambda: accept(("made-0", "1.0.0")))
+    forgotten, task_id = race(lambda: registration.forget(1), lambda: accept(("made-0", "1.0.0")))
 
     with app.app_context():
         wanted = select(AppliedPackage.package_id)
@@ -545,7 +545,7 @@ def test_a_package_that_is_wanted_meanwhile_is_not_forgotten(app, add_packages, 
     add_packages(1)
 
     def forget():
-        return registry.forget(1, ~applies.is_wanted())
+        return registration.forget(1, ~applies.is_wanted())
 
     _, forgotten = race(lambda: accept(("made-0", "1.0.0")), forget)
 

@@ -11,7 +11,7 @@ import event_log
 import leases
 import machine_events
 import maintenance
-import registry
+import registration
 import services
 import task_queue
 from event_log import EventType
@@ -55,7 +55,7 @@ def claimed(app, client):
     with app.app_context():
 
         def claimed(version):
-            package = registry.register("hello", version)
+            package = registration.register("hello", version)
             task_queue.add(package.id)
             return task_queue.claim("holder", 30)
 
@@ -334,9 +334,9 @@ def test_a_pool_tells_of_silence_only_after_it_could_have_heard(make_app, client
 
 def test_a_change_that_is_rolled_back_has_no_event(app, client, told):
     with app.app_context():
-        registry.add([("hello", "2.12.1")])
+        registration.add([("hello", "2.12.1")])
         db.session.rollback()
-        registry.register("app", "1.0.0")
+        registration.register("app", "1.0.0")
 
     assert told() == [("package.registered", "app")]
 
@@ -368,7 +368,7 @@ def test_events_are_numbered_in_the_order_of_commits(app, race, told, client):
     seen = []
 
     def first():
-        registry.add([("first", "1.0.0")])
+        registration.add([("first", "1.0.0")])
         event.listen(db.session, "before_commit", lambda _: seen.append(read()), once=True)
         db.session.commit()
 
@@ -376,7 +376,7 @@ def test_events_are_numbered_in_the_order_of_commits(app, race, told, client):
         with ThreadPoolExecutor(1) as threads:
             return threads.submit(told).result()
 
-    race(first, lambda: registry.register("second", "1.0.0"))
+    race(first, lambda: registration.register("second", "1.0.0"))
 
     both = [("package.registered", "first"), ("package.registered", "second")]
     assert (seen, told()) == ([[]], both)

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from support import POSTGRESQL, bearing
 
 import models
-import registry
+import registration
 import task_queue
 from models import Package, PackageStatus, Task, db
 from profile_models import Membership
@@ -101,7 +101,7 @@ def counts(app):
 def test_a_package_that_is_forgotten_meanwhile_is_not_queued(app, add_packages, race):
     add_packages(1)
 
-    forgotten, queued = race(lambda: registry.forget(1), lambda: task_queue.add(1))
+    forgotten, queued = race(lambda: registration.forget(1), lambda: task_queue.add(1))
 
     assert (forgotten, queued) == (True, None)
     assert counts(app) == [0, 0]
@@ -111,7 +111,7 @@ def test_a_package_that_is_forgotten_meanwhile_is_not_queued(app, add_packages, 
 def test_a_package_that_is_queued_meanwhile_is_not_forgotten(app, add_packages, race):
     add_packages(1)
 
-    queued, forgotten = race(lambda: task_queue.add(1), lambda: registry.forget(1))
+    queued, forgotten = race(lambda: task_queue.add(1), lambda: registration.forget(1))
 
     assert (queued is not None, forgotten) == (True, False)
     assert counts(app) == [1, 1]
@@ -125,14 +125,14 @@ def test_a_package_that_is_activated_meanwhile_is_not_forgotten(app, add_package
         Membership.replace(1, [1])
         db.session.commit()
 
-    assert race(activate, lambda: registry.forget(1)) == (None, False)
+    assert race(activate, lambda: registration.forget(1)) == (None, False)
 
     assert counts(app) == [1, 0]
 
 
 @POSTGRESQL
 def test_of_two_registrations_at_once_the_second_finds_the_first(app, race):
-    first, second = race(*[lambda: registry.register("hello", "2.12.1")] * 2)
+    first, second = race(*[lambda: registration.register("hello", "2.12.1")] * 2)
 
     assert (first.name, second) == ("hello", None)
     assert counts(app) == [1, 0]

@@ -6,7 +6,7 @@ import pytest
 from support import POSTGRESQL, SQLITE
 
 import activation
-import registry
+import registration
 
 DEEP = 30_000
 INVALID_JSON = {"body": ["Invalid JSON body."]}
@@ -233,7 +233,7 @@ def test_a_package_that_is_registered_while_a_rollback_takes_it_up_again_is_no_c
     client.delete(f"/api/v1/package/{first}")
 
     package, number = race(
-        lambda: registry.register("app", "1.0.0"),
+        lambda: registration.register("app", "1.0.0"),
         lambda: activation.rollback(activation.find("default"), by=None),
     )
 

@@ -9,9 +9,9 @@ import time
 import pytest
 from receiver import Receiver, answer, make_tls
 
-import receivers
-from private_addresses import PrivateAddresses
-from receivers import NotDelivered, Stopped
+import webhook_posting
+from webhook_addresses import PrivateAddresses
+from webhook_posting import NotDelivered, Stopped
 
 LOCAL = PrivateAddresses.parse(["127.0.0.0/8"])
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -42,12 +42,14 @@ def names(monkeypatch):
 @pytest.fixture
 def soon(monkeypatch):
     """Have an attempt end after 0.3 s."""
-    monkeypatch.setattr(receivers, "SECONDS", 0.3)
+    monkeypatch.setattr(webhook_posting, "SECONDS", 0.3)
 
 
 def post(url, body=b"{}", private=LOCAL, stopping=None):
     """Post a body."""
-    return receivers.post(url, body, {"webhook-id": "1"}, private, stopping or threading.Event())
+    return webhook_posting.post(
+        url, body, {"webhook-id": "1"}, private, stopping or threading.Event()
+    )
 
 
 def refusal(url, **more):
@@ -157,7 +159,7 @@ def test_a_compressed_answer_is_not_unpacked(receiver):
     head = b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb)
     receiver.answer = lambda _message: [HEAD, head, bomb]
 
-    assert len(bomb) < receivers.ANSWER_BYTES
+    assert len(bomb) < webhook_posting.ANSWER_BYTES
     assert post(receiver.url).text == f"({len(bomb)} bytes of gzip)"
     assert receiver.messages[0].headers["accept-encoding"] == "identity"
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import httpcore
 
 import nix
-from private_addresses import PrivateAddresses
+from webhook_addresses import PrivateAddresses
 
 SECONDS = 15  # for all of an attempt but the lookup of the name,
 CONNECT_SECONDS = 5  # of these for one address, and for the handshake of TLS

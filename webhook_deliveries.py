@@ -27,7 +27,7 @@ from werkzeug.http import parse_date
 
 import event_log
 import last_writes
-import receivers
+import webhook_posting
 from config import DAY, VERSION
 from event_log import Event, EventType
 from models import NO_SYNC, AnyRow, columns, db, soon, upsert, utcnow
@@ -51,7 +51,7 @@ FIRST_UNTOLD = (
     .where(Webhook.disabled_at.is_(None))
 )
 
-LEASE_SECONDS = 60  # more than the longest delivery takes
+DELIVERY_LEASE_SECONDS = 60  # more than the longest delivery takes
 JITTER = 0.25  # so much longer a pause may be, for many webhooks that failed at once
 GIVE_UP = timedelta(days=5)
 DELIVERIES_KEPT = 100
@@ -96,7 +96,7 @@ def _id_of(webhook: AnyRow, seq: int) -> str:
 
 
 def attempt(webhook: AnyRow, message_id: str, body: bytes, stopping: Flag) -> Attempt:
-    """Send a message. Raises receivers.Stopped."""
+    """Send a message. Raises webhook_posting.Stopped."""
     headers = {
         "Content-Type": "application/json",
         "User-Agent": f"pkgd/{VERSION}",
@@ -105,14 +105,14 @@ def attempt(webhook: AnyRow, message_id: str, body: bytes, stopping: Flag) -> At
     private = current_app.config["WEBHOOK_PRIVATE"]
     began = time.monotonic()
     try:
-        answer = receivers.post(webhook.url, body, headers, private, stopping)
-    except receivers.NotDelivered as error:
+        answer = webhook_posting.post(webhook.url, body, headers, private, stopping)
+    except webhook_posting.NotDelivered as error:
         return Attempt(time.monotonic() - began, error.status, str(error))
     seconds = time.monotonic() - began
     return Attempt(seconds, answer.status, _fault(answer), answer.retry_after)
 
 
-def _fault(answer: receivers.Answer) -> str | None:
+def _fault(answer: webhook_posting.Answer) -> str | None:
     """Return why an answer is no success; None where it is one."""
     if answer.status in range(200, 300):
         return None
@@ -136,7 +136,7 @@ def deliver_next(holder: str, stopping: Flag) -> bool:
     message_id, body = _id_of(webhook, event.seq), body_of(event_log.shown(event))
     try:
         ended = attempt(webhook, message_id, body, stopping)
-    except receivers.Stopped:
+    except webhook_posting.Stopped:
         _write(webhook)
         db.session.commit()
         return False
@@ -150,7 +150,7 @@ def _claim(holder: str) -> AnyRow | None:
     # Mostly there is none: a read doesn't take SQLite's write lock.
     found = db.session.scalar(first)
     this = Webhook.id == first.with_for_update(skip_locked=True).scalar_subquery()
-    lease = {"lease_holder": holder, "lease_until": soon(LEASE_SECONDS)}
+    lease = {"lease_holder": holder, "lease_until": soon(DELIVERY_LEASE_SECONDS)}
     taking = update(Webhook).where(this).values(lease).returning(*columns(Webhook))
     taken = found and db.session.execute(taking, execution_options=NO_SYNC).one_or_none()
     db.session.commit()
@@ -165,7 +165,7 @@ def _first_due() -> Select[int]:
     is_free = or_(
         Webhook.lease_until.is_(None),
         Webhook.lease_until < now,
-        Webhook.lease_until > now + timedelta(seconds=LEASE_SECONDS),
+        Webhook.lease_until > now + timedelta(seconds=DELIVERY_LEASE_SECONDS),
     )
     is_time = or_(Webhook.failures == 0, Webhook.next_at <= now)
     return (
