@@ -265,7 +265,7 @@ def test_an_unknown_query_parameter_is_refused(http_client, rule):
 @SQLITE
 def test_every_route_of_the_api_refuses_an_unknown_query_parameter(http_client):
     values = {"package_id": 1, "token_id": 1, "number": 1, "task_id": UUID(int=0), "name": "hello"}
-    values |= {"profile_name": "default", "machine_name": "web-1"}
+    values |= {"profile_name": "default", "machine_name": "web-1", "webhook_id": 1}
     adapter = http_client.application.url_map.bind("localhost")
     answers = {
         (method, rule.rule): http_client.open(
