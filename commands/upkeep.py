@@ -43,9 +43,10 @@ def gc(dry_run: bool, force: bool) -> None:
 @state_command("prune")
 @click.option("--dry-run", is_flag=True, help="Only tell how many would go.")
 def prune(dry_run: bool) -> None:
-    """Delete tasks that ended more than TASK_DAYS ago, and events of before EVENT_DAYS.
+    """Delete tasks and events older than the settings say.
 
-    The worker pool does so, too, each hour.
+    These are TASK_DAYS, counted from the end of a task, and EVENT_DAYS. The worker pool does so,
+    too, each hour.
     """
     task_days, event_days = (current_app.config[name] for name in ("TASK_DAYS", "EVENT_DAYS"))
     if dry_run:
