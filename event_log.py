@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from functools import cache
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import click
 from flask import g, has_request_context, request
@@ -40,6 +40,7 @@ class EventType(StrEnum):
     TASK_FAILED = "task.failed"
     TASK_CANCELLED = "task.cancelled"
     PROFILE_CHANGED = "profile.changed"
+    PROFILE_ROLLOUT = "profile.rollout"
     PROFILE_REMOVED = "profile.removed"
     TOKEN_MINTED = "token.minted"  # noqa: S105 # no secret
     TOKEN_REVOKED = "token.revoked"  # noqa: S105 # no secret
@@ -52,6 +53,7 @@ class EventType(StrEnum):
     WEBHOOK_ADDED = "webhook.added"
     WEBHOOK_REMOVED = "webhook.removed"
     WEBHOOK_DISABLED = "webhook.disabled"
+    WEBHOOK_ENABLED = "webhook.enabled"
 
 
 def selected(types: Iterable[str]) -> list[EventType]:
@@ -165,6 +167,11 @@ def bare_url(url: str) -> str:
     """Return a URL without what may be secret: a login, the query, the fragment."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def site(url: str) -> str:
+    """Return what a URL leads to, without its path, in which some services have a secret."""
+    return bare_url(urljoin(url, "/")).removesuffix("/")
 
 
 @cache

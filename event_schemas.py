@@ -29,7 +29,7 @@ TASK = (
 )
 MACHINE = "`profile`; `generation`, `store_path` and `error` as it reported them last"
 CATALOG = "`url` without a query, `sha256`, `revision`"
-WEBHOOK = "`url` without a query"
+WEBHOOK = "`url` without a path"
 DATA = {
     EventType.PACKAGE_REGISTERED: "`version`",
     EventType.PACKAGE_REMOVED: "`version`",
@@ -41,6 +41,7 @@ DATA = {
         "`generation` and `store_path` (null while it is deleted), `reason` (as of a change, or "
         f"`delete`), `added` and `removed` (packages, {PACKAGES})"
     ),
+    EventType.PROFILE_ROLLOUT: "`percent` of its machines that get its newest generation",
     EventType.PROFILE_REMOVED: "nothing",
     EventType.TOKEN_MINTED: "`scope`, `expires_at`",
     EventType.TOKEN_REVOKED: "`scope`",
@@ -53,6 +54,7 @@ DATA = {
     EventType.WEBHOOK_ADDED: WEBHOOK,
     EventType.WEBHOOK_REMOVED: WEBHOOK,
     EventType.WEBHOOK_DISABLED: f"{WEBHOOK}, `reason`",
+    EventType.WEBHOOK_ENABLED: WEBHOOK,
 }
 
 

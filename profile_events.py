@@ -1,4 +1,4 @@
-"""The events of profiles: what each has become, and that it is gone."""
+"""The events of profiles: what each has become, for which machines, and that it is gone."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -45,6 +45,11 @@ def tell_change(
     # Who made what was found is not known.
     by = event_log.service() if reason == Reason.FOUND else None
     event_log.add(EventType.PROFILE_CHANGED, _subject(profile), data, by=by)
+
+
+def tell_rollout(profile: Named, percent: int) -> None:
+    """Have it told which share of the machines gets the newest generation."""
+    event_log.add(EventType.PROFILE_ROLLOUT, _subject(profile), {"percent": percent})
 
 
 def tell_removal(profile: Named) -> None:

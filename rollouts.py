@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, case, delete, exists, func, select
 from sqlalchemy.orm import aliased
 
+import profile_events
 from history import History
 from machine_models import Machine, Rollout
 from models import AnyRow, columns, db, upsert
@@ -94,15 +95,19 @@ def offered_column(offers: Any, what: str) -> ColumnElement[Any]:
 def set_percent(profile: History, percent: int) -> None:
     """Offer the newest generation to this share of the machines, and commit."""
     if percent == ALL:
-        db.session.execute(delete(Rollout).where(Rollout.profile_id == profile.id))
+        ended = delete(Rollout).where(Rollout.profile_id == profile.id)
+        changed = ended.returning(Rollout.profile_id)
     else:
         held = _to_be_held(profile)
         new = upsert(Rollout).values(profile_id=profile.id, percent=percent, generation_id=held)
         # The rest keeps what it is offered: generation_id is not updated.
         changed = new.on_conflict_do_update(
-            index_elements=[Rollout.profile_id], set_={"percent": percent}
-        )
-        db.session.execute(changed)
+            index_elements=[Rollout.profile_id],
+            set_={"percent": percent},
+            where=Rollout.percent != percent,
+        ).returning(Rollout.profile_id)
+    if db.session.execute(changed).one_or_none() is not None:
+        profile_events.tell_rollout(profile, percent)
     db.session.commit()
 
 

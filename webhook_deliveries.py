@@ -228,7 +228,7 @@ def _record_failure(webhook: AnyRow, ended: Attempt, at: datetime) -> bool:
         first, _, _ = str(ended.error).partition("\n")
         log.warning("webhook %d: delivery failed: %s; %s", webhook.id, first, what)
     if is_ours and reason:
-        told = {"url": event_log.bare_url(webhook.url), "reason": reason}
+        told = {"url": event_log.site(webhook.url), "reason": reason}
         event_log.add(EventType.WEBHOOK_DISABLED, subject(webhook), told)
     return is_ours
 

@@ -171,9 +171,11 @@ def resume(webhook_id: int, start: From | None = None) -> dict[str, Any]:
     enabled = update(Webhook).where(Webhook.id == webhook_id).values(values)
     enabled = enabled.returning(*columns(Webhook, "secret"))
     row = db.session.execute(enabled, execution_options=NO_SYNC).one_or_none()
-    db.session.commit()
     if row is None:
+        db.session.rollback()
         raise errors.NoSuchWebhook(webhook_id=webhook_id)
+    _tell(EventType.WEBHOOK_ENABLED, row)
+    db.session.commit()
     return _shown(row)
 
 
@@ -217,9 +219,8 @@ def _newest() -> Any:
 
 
 def _tell(kind: EventType, webhook: AnyRow) -> None:
-    event_log.add(
-        kind, webhook_deliveries.subject(webhook), {"url": event_log.bare_url(webhook.url)}
-    )
+    about = webhook_deliveries.subject(webhook)
+    event_log.add(kind, about, {"url": event_log.site(webhook.url)})
 
 
 def _test_event(webhook: AnyRow) -> dict[str, Any]:

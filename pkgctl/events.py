@@ -43,6 +43,7 @@ SENTENCES = {
     "task.failed": "had {work} fail: {error}",
     "task.cancelled": "cancelled {work}",
     "profile.changed": "changed the profile {name} to {generation}: {packages} ({reason})",
+    "profile.rollout": "set the share of {name} to {percent} % of its machines",
     "profile.removed": "deleted the profile {name}",
     "token.minted": "minted the token {name} ({scope})",
     "token.revoked": "revoked the token {name} ({scope})",
@@ -55,6 +56,7 @@ SENTENCES = {
     "webhook.added": "added the webhook {id} ({url})",
     "webhook.removed": "removed the webhook {id} ({url})",
     "webhook.disabled": "disabled the webhook {id} ({url}): {reason}",
+    "webhook.enabled": "enabled the webhook {id} ({url})",
 }
 TYPES = [*sorted({f"{kind.partition('.')[0]}.*" for kind in SENTENCES}), *SENTENCES]
 

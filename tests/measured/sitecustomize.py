@@ -47,5 +47,6 @@ def measure(settings):
 
 
 # Not in another Python, such as that of a virtual environment that a test makes.
-if "COVERAGE_AFTER_IMPORTS" in os.environ and find_spec("coverage"):
+IS_MEASURED = "COVERAGE_AFTER_IMPORTS" in os.environ and find_spec("coverage") is not None
+if IS_MEASURED:  # pragma: no branch - nothing is measured where it does not hold
     measure(os.environ["COVERAGE_AFTER_IMPORTS"])

@@ -241,6 +241,14 @@ def test_a_deleted_profile_is_told_with_what_it_held_and_its_machines(
     assert events(after=seq)[0]["data"] == {**data, "removed": [HELLO]}
 
 
+def test_a_rollout_is_told_each_time_that_its_share_changes(client, events):
+    for percent in (100, 10, 10, 50, 100):
+        client.put("/api/v1/profile/default/rollout", json={"percent": percent})
+
+    shares = [one["data"]["percent"] for one in events(type="profile.rollout")]
+    assert shares == [10, 50, 100]
+
+
 def test_tokens_are_told_without_their_secrets(client, mint, events):
     token = mint(name="ci", scope="read", expires_in=60)
     client.delete("/api/v1/tokens/all")

@@ -108,13 +108,14 @@ def test_a_webhook_is_added_listed_shown_and_removed(client, app):
     assert (whole["url"], whole["types"], whole["state"]) == (f"{URL}?key=1", ["task.*"], "active")
     assert client.get(WEBHOOKS).json == [whole | {"url": f"{URL}?…"}]
     assert client.get("/api/v1/webhook/1").json == whole | {"deliveries": []}
+    assert client.post("/api/v1/webhook/1/enable").status_code == 200
     assert client.delete("/api/v1/webhook/1").json == {}
     assert client.get(WEBHOOKS).json == []
     with app.app_context():
         told = db.session.scalars(select(Event).where(Event.type.like("webhook.%"))).all()
         assert [(one.type, one.data) for one in told] == [
-            ("webhook.added", {"url": URL}),
-            ("webhook.removed", {"url": URL}),
+            (f"webhook.{what}", {"url": "https://example.org"})
+            for what in ("added", "enabled", "removed")
         ]
 
 

@@ -19,7 +19,7 @@ FLASK = ".venv/bin/flask --app app create-token"
 @pytest.fixture
 def started(tmp_path):
     """Return a function that runs script/server with these settings until it serves."""
-    with Service({"DATA_DIR": tmp_path / "my data"}, measured=False) as service:
+    with Service({"DATA_DIR": tmp_path / "my data"}) as service:
 
         def started(**settings):
             service.settings |= {"WEB_PROCESSES": PROCESSES, "WORKER_THREADS": 1} | settings
