@@ -17,6 +17,7 @@ from leases import Lease
 from models import (
     LIVE,
     NO_SYNC,
+    AnyRow,
     Package,
     PackageStatus,
     Task,
@@ -204,19 +205,23 @@ def claim(holder: str, lease_seconds: float) -> Lease | None:
         db.session.rollback()
         return None
 
-    subject = subject_of(taken)
-    lease = Lease(
+    lease = _lease(taken, holder)
+    db.session.commit()
+    return lease
+
+
+def _lease(taken: AnyRow, holder: str) -> Lease:
+    """Return the lease of a task that `holder` has taken."""
+    return Lease(
         seq=taken.seq,
         task_id=taken.id,
         attempt=taken.attempt,
         holder=holder,
-        subject=subject,
+        subject=subject_of(taken),
         waits=taken.waits,
         by=taken.by,
         request_id=taken.request_id,
     )
-    db.session.commit()
-    return lease
 
 
 def _first_due() -> Select[int, TaskKind]:
