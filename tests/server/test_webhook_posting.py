@@ -4,7 +4,6 @@ import gzip
 import itertools
 import socket
 import threading
-import time
 
 import pytest
 from receiver import Receiver, answer, make_tls
@@ -192,15 +191,17 @@ def test_headers_without_an_end_are_given_up(receiver, line):
     ids=["nothing", "headers", "interim", "body"],
 )
 def test_an_answer_that_drips_is_given_up(receiver, soon, head, piece):
+    given_up = threading.Event()
+
     def drip(_message):
         yield head
-        while True:
+        while not given_up.wait(0.01):
             yield piece
-            time.sleep(0.01)  # the pace is what is tried
 
     receiver.answer = drip
 
     assert refusal(receiver.url) == "no whole answer within 0.3 s"
+    given_up.set()
 
 
 def test_a_receiver_that_reads_nothing_is_given_up(soon):
@@ -220,17 +221,18 @@ def test_an_answer_that_is_broken_is_told(receiver, said):
 
 
 def test_a_stop_of_the_service_ends_an_attempt(receiver):
-    stopping = threading.Event()
+    stopping, has_gone = threading.Event(), threading.Event()
 
     def answer(_message):
         stopping.set()
         yield HEAD
-        time.sleep(5)  # the sender has gone long before
+        has_gone.wait(30)
 
     receiver.answer = answer
 
     with pytest.raises(Stopped):
         post(receiver.url, stopping=stopping)
+    has_gone.set()
 
 
 # --- How it is sent ---
