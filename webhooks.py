@@ -160,21 +160,25 @@ def remove(webhook_id: int) -> None:
 
 def resume(webhook_id: int, start: From | None = None) -> dict[str, Any]:
     """Enable a webhook, and return what is shown of it. Raises NoSuchWebhook."""
+    this, is_disabled = Webhook.id == webhook_id, Webhook.disabled_at.is_not(None)
+    freed = update(Webhook).where(this, is_disabled).values(disabled_at=None).returning(Webhook.id)
+    was_disabled = db.session.execute(freed, execution_options=NO_SYNC).one_or_none() is not None
     # What a sender is about to write no longer counts.
     values = {
-        **dict.fromkeys(("disabled_at", "disabled_reason", "failing_since"), None),
+        **dict.fromkeys(("disabled_reason", "failing_since"), None),
         **dict.fromkeys(("lease_holder", "lease_until"), None),
         "failures": 0,
         "next_at": utcnow(),
         "cursor": _newest() if start == From.NOW else Webhook.cursor,
     }
-    enabled = update(Webhook).where(Webhook.id == webhook_id).values(values)
+    enabled = update(Webhook).where(this).values(values)
     enabled = enabled.returning(*columns(Webhook, "secret"))
     row = db.session.execute(enabled, execution_options=NO_SYNC).one_or_none()
     if row is None:
         db.session.rollback()
         raise errors.NoSuchWebhook(webhook_id=webhook_id)
-    _tell(EventType.WEBHOOK_ENABLED, row)
+    if was_disabled or start == From.NOW:  # else it is only tried at once
+        _tell(EventType.WEBHOOK_ENABLED, row)
     db.session.commit()
     return _shown(row)
 
