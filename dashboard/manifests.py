@@ -13,9 +13,9 @@ from typing import Any
 
 from sqlalchemy import select
 
-import catalogs
 import nix
-from catalog_schemas import CatalogQuerySchema
+from catalogs import routes as catalogs
+from catalogs.schemas import CatalogQuerySchema
 from errors import Busy, InvalidInput, NameNotFound
 from fields import MAX_IDS, PROFILE_NAME
 from models import Package, PackageStatus, db
