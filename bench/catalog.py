@@ -146,7 +146,7 @@ def row(index_id, name, chance, words):
 
 
 def vacuum():
-    """Let the database know how many rows there are, as PostgreSQL does by itself in time."""
+    """Let PostgreSQL know how many rows there are, as it does by itself; SQLite does not."""
     with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        is_sqlite = connection.dialect.name == "sqlite"
-        connection.execute(text("ANALYZE" if is_sqlite else "VACUUM ANALYZE"))
+        if connection.dialect.name != "sqlite":
+            connection.execute(text("VACUUM ANALYZE"))

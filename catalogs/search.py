@@ -270,25 +270,32 @@ def _table_of(names: set[str]) -> ColumnElement[str]:
 
 
 def _hits(ids: Mapping[str, int], page: Sequence[str], wanted: SearchText) -> list[Hit]:
-    """Return the names of a page with what the indexes know of them."""
+    """Return the names of a page with what the indexes know of them.
+
+    The names are read first: joined with them, SQLite reads all rows of an index unless it was told
+    how many there are.
+    """
     rows: dict[str, list[AnyRow]] = {name: [] for name in page}
     mine = _ROWS.where(IndexedOffer.index_id.in_(ids.values()))
+    named = select(IndexedName.id, IndexedName.name).where(IndexedName.name.in_(page))
     with db.engine.connect() as connection:
-        for row in connection.execute(mine.where(IndexedName.name.in_(page))).all():
-            rows[row.name].append(row)
+        names = {row.id: row.name for row in connection.execute(named)}
+        for row in connection.execute(mine.where(IndexedOffer.name_id.in_(names))):
+            rows[names[row.name_id]].append(row)
         if wanted.given in rows:
             found = connection.execute(mine.where(IndexedOffer.attr == wanted.given)).all()
-            rows[wanted.given] += [row for row in found if row.name != wanted.given]
+            others = (row for row in found if names.get(row.name_id) != wanted.given)
+            rows[wanted.given].extend(others)
     return [_hit(name, found) for name, found in rows.items()]
 
 
 _ROWS = select(
-    IndexedName.name,
+    IndexedOffer.name_id,
     IndexedOffer.spelled,
     IndexedOffer.version,
     IndexedOffer.reason,
     IndexedOffer.description,
-).join(IndexedName, IndexedName.id == IndexedOffer.name_id)
+)
 
 
 def _hit(name: str, rows: Sequence[AnyRow]) -> Hit:
