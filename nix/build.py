@@ -39,7 +39,7 @@ def realise(
     reader = BuildLogReader(drv_path)
 
     try:
-        with _swept(tmp, reader) as folder:
+        with _swept(tmp) as folder:
             # The margin lets Nix enforce its limit first: its message names the derivation. Silence
             # is left to Nix alone: a builder may write what reaches nix-build only much later.
             done = run(
@@ -92,14 +92,15 @@ def _built_path(store: Store, done: Completed) -> str:
 
 
 @contextmanager
-def _swept(tmp: Path, reader: BuildLogReader) -> Iterator[Path]:
-    """Provide the scratch directory `tmp`; kill the processes that builders leave running in it."""
-    with scratch(tmp) as folder, ExitStack() as ending:
-        # After an exception in any case: a builder may have started that is not in the log yet.
-        ending.callback(sweep, folder)
+def _swept(tmp: Path) -> Iterator[Path]:
+    """Provide the scratch directory `tmp`; after an exception, kill what still works in it.
+
+    Otherwise the reaper has ended all that builders left.
+    """
+    with scratch(tmp) as folder, ExitStack() as on_exception:
+        on_exception.callback(sweep, folder)
         yield folder
-        if not reader.has_built:
-            ending.pop_all()
+        on_exception.pop_all()
 
 
 def _rename_root(store: Store, path: str, made: Path, root: Path) -> None:

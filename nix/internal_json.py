@@ -97,7 +97,6 @@ class BuildLogReader:
         """Prepare for the log of a build of `drv_path`."""
         self.drv_path = drv_path
         self.progress = Progress(0, 0, "fetching")
-        self.has_built = False
         self._activities: dict[int, tuple[int, str]] = {}
         self._counters: dict[int, int] = {}
         self._counts: dict[int, tuple[int, int]] = {}
@@ -192,7 +191,6 @@ class BuildLogReader:
         kind, text = event["type"], plain(event["text"])
         subject = plain(str(event["fields"][0])) if kind == BUILD else ""
         self._activities[event["id"]] = kind, subject
-        self.has_built |= kind == BUILD
         # A remote builder relays counters of its own: the first of a kind counts the whole.
         if kind in (BUILDS, COPY_PATHS):
             self._counters.setdefault(kind, event["id"])
