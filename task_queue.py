@@ -8,7 +8,19 @@ import uuid
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import JSON, Select, String, and_, bindparam, func, insert, literal, or_, select, update
+from sqlalchemy import (
+    JSON,
+    Select,
+    String,
+    and_,
+    bindparam,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import aliased
 
 import event_log

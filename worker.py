@@ -27,6 +27,7 @@ import publishing
 import services
 import session_models
 import task_queue
+import verifying
 import webhook_deliveries
 from applies import apply
 from attempts import Attempt, Work
@@ -39,7 +40,6 @@ from leases import Lease
 from models import DATABASE_AWAY, cause
 from nix import trees
 from task_subjects import Unpublished, Unverified, Wanted, WantedSet
-from verifying import verify
 
 log = logging.getLogger("pkgd.worker")
 
@@ -293,6 +293,9 @@ class Pool:
 
         One that has just changed may be about to change again, and is looked at once more before.
         """
+        # Before anything is indexed: what is begun from now on is evaluated by this Nix.
+        store, folder = services.get(nix.Store, self.app), self.app.config["DATA_DIR"]
+        verifying.evaluated_alike_since(store, folder)
         states = services.get(Catalogs, self.app).states()
         seen, self._seen = self._seen, {each.catalog: each.signature for each in states}
         steady = [one for one in states if seen.get(one.catalog, one.signature) == one.signature]
@@ -376,5 +379,5 @@ def _work(lease: Lease) -> Work:
     if isinstance(subject, Unpublished):
         return partial(publishing.publish_profile, subject=subject)
     if isinstance(subject, Unverified):
-        return partial(verify, subject=subject)
+        return partial(verifying.verify, subject=subject)
     return partial(index, subject=subject)
