@@ -10,8 +10,7 @@ A PID namespace would do the same, but Nix names the file of a process's tempora
 process id: of two builds with the same id in their namespaces, one would delete the other's file,
 and a garbage collection could then delete what that build needs.
 
-Each build starts one: it imports little (contextlib would cost 3 ms of CPU), and nothing of
-site-packages.
+Each build starts one: it imports little, and nothing of site-packages.
 """
 
 import ctypes
@@ -19,6 +18,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 
 TYPE_CHECKING = False  # typing has it too, and takes long to import
 if TYPE_CHECKING:
@@ -41,10 +41,8 @@ def main(grace_seconds: float, tmp: str, command: list[str]) -> int:
     deadline = time.monotonic() + END_SECONDS
     while _reap(ended) and time.monotonic() < deadline:
         for child in _children():
-            try:
+            with suppress(OSError):  # it has ended, or is not ours to kill
                 os.kill(child, signal.SIGKILL)
-            except OSError:  # it has ended, or is not ours to kill
-                continue
         time.sleep(PAUSE_SECONDS)
 
     code = os.waitstatus_to_exitcode(ended.get(pid, signal.SIGKILL))
@@ -80,14 +78,10 @@ def _reap(ended: dict[int, int]) -> bool:
 def _children() -> "Iterator[int]":
     own = str(os.getpid()).encode()
     for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{name}/stat", "rb") as file:
-                # pid (command) state parent …, where the command may hold anything.
-                parent = file.read().rpartition(b")")[2].split()[1]
-        except OSError:  # it has ended
-            continue
-        if parent == own:
-            yield int(name)
+        with suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+            # pid (command) state parent …, where the command may hold anything.
+            if file.read().rpartition(b")")[2].split()[1] == own:
+                yield int(name)
 
 
 sys.exit(main(float(sys.argv[1]), sys.argv[2], sys.argv[3:]))

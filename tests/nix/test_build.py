@@ -112,6 +112,13 @@ def test_a_path_that_is_not_valid_is_built(trial, own):
     assert target(trial.root) == path
 
 
+def test_a_derivation_that_is_gone_is_a_failed_build(trial, missing_path):
+    with pytest.raises(BuildFailed, match="missing"):
+        nix.realise(
+            trial.store, f"{missing_path}.drv", "out", trial.root, tmp=trial.tmp, **trial.options
+        )
+
+
 def test_an_output_other_than_out_has_its_root_where_it_was_asked_for(trial):
     two = '{ outputs = [ "out" "dev" ]; }'
 
