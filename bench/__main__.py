@@ -16,7 +16,7 @@ from measurements import Results
 import catalog
 
 HERE = Path(__file__).resolve().parent
-USAGE = "usage: script/bench [--quick | cpu | catalog | apply | dashboards | tree PATH]"
+USAGE = "usage: script/bench [--quick | cpu | catalog | pinned | apply | dashboards | tree PATH]"
 
 
 def main(arguments):
@@ -36,6 +36,10 @@ def main(arguments):
             dashboards.measure()
         case ["tree", path]:
             tree.measure(path)
+        case ["pinned"]:
+            results = Results()
+            builds.measure_pinned(results, rounds=20)
+            print(results.table())
         case ["apply"]:
             results = Results()
             builds.measure_applies(results, rounds=5)
@@ -72,6 +76,7 @@ def measure_basics(results, rounds, seconds, batches):
     throughput.measure(results, seconds, rounds)
     progress("builds")
     builds.measure(results, rounds, batches)
+    builds.measure_pinned(results, rounds)
     progress("applies")
     builds.measure_applies(results, batches)
 

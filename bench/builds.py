@@ -9,6 +9,8 @@ from pathlib import Path
 
 import servers
 from recipes import Recipes
+from support import until
+from tarballs import catalog, tarball
 
 import nix
 from nix.profile import ACTIVATE
@@ -16,11 +18,13 @@ from nix.profile import ACTIVATE
 PACKAGES = 64
 VERBOSE_PACKAGES = 4
 STORED = "a download of what is in the store"
+PINNED = "a download of what is in the store, from a verified pin"
 ACTIVATION = "an activation"
 APPLY = f"{PACKAGES} downloaded packages applied in one generation"
 MANY = f"{PACKAGES} packages, 4 at once"
 VERBOSE = f"{VERBOSE_PACKAGES} packages with a log of 10 MiB, 4 at once"
 BY_NIX = "nix-instantiate, nix-build"
+BY_NIX_BUILD = "nix-build"
 BY_XARGS = "xargs -P 4"
 LOG_BYTES = 10 * servers.MIB
 WAIT_SECONDS = 600
@@ -55,6 +59,18 @@ class Bench:
         with stopwatch() as elapsed:
             self._run(argv, input="\n".join(names))
         return elapsed()
+
+    def build_pinned(self, name):
+        """Build a package of the pin with one command of Nix; return the time taken in seconds."""
+        pin, root = self.folder / "data" / "pins" / "pin", self.folder / "bare-pinned"
+        with stopwatch() as elapsed:
+            self._run(["nix-build", pin, "--attr", name, "--out-link", root])
+        return elapsed()
+
+    def is_verified(self):
+        """Tell whether the indexes of all catalogs are verified."""
+        catalogs = self.service.get("catalogs")
+        return all(one["verification"] == "current" for one in catalogs)
 
     def register(self, names):
         """Register packages with the service; return their ids."""
@@ -159,6 +175,21 @@ def _measure_stored(results, it):
     it.build([name])
     results.series(STORED, BY_NIX, "ms").add(1000 * it.build([name]))
     results.series(STORED, "pkgd", "ms").add(1000 * it.download([package_id]))
+
+
+def measure_pinned(results, rounds):
+    """Measure downloads of what is in the store from a verified pin, and nix-build on that pin."""
+    names = [f"pinned{number}" for number in range(rounds)]
+    with tempfile.TemporaryDirectory() as folder:
+        text = catalog(**dict.fromkeys(names, "1.0.0"))
+        url = tarball(Path(folder) / "pin.tar.gz", default_nix=text)
+        with bench(lambda service: service.command("catalog", "add", "pin", url)) as it:
+            until(it.is_verified, WAIT_SECONDS)
+            for name in names:
+                (package_id,) = it.register([name])
+                it.build_pinned(name)
+                results.series(PINNED, BY_NIX_BUILD, "ms").add(1000 * it.build_pinned(name))
+                results.series(PINNED, "pkgd", "ms").add(1000 * it.download([package_id]))
 
 
 def _measure_activations(results, it):
