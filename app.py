@@ -24,35 +24,31 @@ from werkzeug.routing import IntegerConverter, Map
 import api
 import api_docs
 import auth
-import cache
-import catalog_models  # noqa: F401 # its tables
-import catalogs
+import cache.routes
+import catalogs.routes
 import commands
 import config
 import dashboard
 import error_handlers
 import events
-import generations
 import health
 import log_config
-import machine_models  # noqa: F401 # its tables
-import machines
+import machines.routes
 import metrics
 import nix
 import packages
-import pins
-import profile_models  # noqa: F401 # its tables
-import profiles
-import publishing
+import profiles.generations
+import profiles.routes
 import read_only
 import services
-import session_models  # noqa: F401 # its table
 import tasks
 import tokens
-import webhooks
+import webhooks.routes
 from auth import Throttle
-from cache_access import CacheAccess
-from catalog_state import Catalogs
+from cache import publishing
+from cache.access import CacheAccess
+from catalogs import pins
+from catalogs.state import Catalogs
 from database import DatabaseFile
 from fields import MAX_ID, rfc3339
 from long_polling import FollowerSlots
@@ -65,15 +61,15 @@ log = logging.getLogger("pkgd.server")
 BLUEPRINTS = (
     packages,
     tasks,
-    catalogs,
-    profiles,
-    machines,
-    generations,
+    catalogs.routes,
+    profiles.routes,
+    machines.routes,
+    profiles.generations,
     tokens,
     events,
-    webhooks,
+    webhooks.routes,
     health,
-    cache,
+    cache.routes,
     metrics,
     api_docs,
     dashboard,
@@ -204,7 +200,7 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
     dashboard.init_app(app)
     for module in BLUEPRINTS:
         app.register_blueprint(module.blueprint)
-    app.register_blueprint(cache.files)
+    app.register_blueprint(cache.routes.files)
     commands.init_app(app)
     return app
 
@@ -283,8 +279,8 @@ def init_extensions(app: Flask) -> None:
     services.add(app, FollowerSlots(app.config["MAX_FOLLOWERS"]))
     services.add(app, CacheAccess(app.config["CACHE_ACCESS_DIR"]))
     services.add(app, publishing.Losses())
-    services.add(app, cache.TransferSlots(app.config["MAX_TRANSFERS"]))
-    services.add(app, webhooks.TestSlots(webhooks.TESTS_AT_ONCE))
+    services.add(app, cache.routes.TransferSlots(app.config["MAX_TRANSFERS"]))
+    services.add(app, webhooks.routes.TestSlots(webhooks.routes.TESTS_AT_ONCE))
     services.add(app, ApiDocument())
 
 

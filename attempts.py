@@ -15,7 +15,7 @@ from sqlalchemy import Executable
 import build_logs
 import nix
 import services
-from catalog_state import Catalogs
+from catalogs.state import Catalogs
 from leases import Lease, LeaseLost
 from models import DATABASE_AWAY, NO_SYNC, TaskKind, cause, db
 from task_ends import TaskError

@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError
 
 import data_folder
 import nix
-from webhook_addresses import PrivateAddresses
+from webhooks.addresses import PrivateAddresses
 
 HERE = Path(__file__).resolve().parent
 BUNDLED_CATALOG = HERE / "catalog"

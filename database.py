@@ -1,6 +1,6 @@
 """The database as a whole: which schema it has, and whether SQLite's file is the one it was.
 
-The tables are in models.py and catalog_models.py.
+The tables are in models.py and catalogs/models.py.
 """
 
 import importlib

@@ -5,12 +5,11 @@ from dataclasses import asdict, dataclass
 
 from sqlalchemy import Update, update
 
-import catalog_rows
 import gc_roots
 import nix
-import pins
-import publishing
 from attempts import Attempt
+from cache import publishing
+from catalogs import offers, pins
 from models import Package, PackageStatus, db
 from task_subjects import Wanted
 
@@ -125,7 +124,7 @@ def _note_refusal(attempt: Attempt, wanted: Wanted, error: nix.NotProvided) -> N
     if error.catalog and error.attr:
         index_id = attempt.catalogs.current_indexes().get(error.catalog)
         if index_id is not None:
-            attempt.note(catalog_rows.refused(index_id, error.attr, error))
+            attempt.note(offers.refused(index_id, error.attr, error))
 
 
 def _note_of(wanted: Wanted, origin: Origin) -> Update:

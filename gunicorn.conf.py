@@ -27,7 +27,7 @@ import health
 import log_config
 import metrics_folder
 import services
-from catalog_state import Catalogs
+from catalogs.state import Catalogs
 from config import PRODUCTION, STALL_SECONDS, ConfigError, listen_address, load, refuse_start
 from worker import Pool
 

@@ -16,8 +16,8 @@ import read_only
 import services
 from api import Blueprint, headers
 from api_docs import HTML
-from cache_access import CacheAccess
-from catalog_state import Catalogs
+from cache.access import CacheAccess
+from catalogs.state import Catalogs
 from config import BUILD, PRODUCTION, VERSION, refuse_start
 from models import db
 from schemas import HealthSchema, MessageSchema, VersionSchema

@@ -16,19 +16,17 @@ from flask import current_app
 from sqlalchemy import ColumnElement, Select, delete, exists, func, or_, select
 from sqlalchemy.orm import aliased
 
-import activation
 import gc_roots
-import history
 import nix
-import pins
-import plans
-import rollouts
 import services
+from catalogs import pins
 from event_log import Event
-from history import History
+from machines import rollouts
 from models import LIVE, NO_SYNC, Package, PackageStatus, Task, TaskKind, TaskStatus, db, soon
-from profile_models import Reason
-from webhook_models import Webhook
+from profiles import activation, history, plans
+from profiles.history import History
+from profiles.models import Reason
+from webhooks.models import Webhook
 
 MANY_PACKAGES = 3  # as many that most of them are not lost by accident
 PRUNE_BATCH = 500

@@ -31,21 +31,21 @@ from sqlalchemy import Connection, Select, func, select, text
 from sqlalchemy.exc import ProgrammingError
 
 import auth
-import catalog_index
 import drain
 import health
-import machine_states
 import nix
-import publishing
 import queries
 import read_only
 import services
 import task_ends
-import webhook_deliveries
 from api import Blueprint
-from catalog_models import CatalogIndex, IndexedOffer
-from catalog_state import Catalogs
+from cache import publishing
+from cache.publishing import PublishingTotals
+from catalogs import indexes
+from catalogs.models import CatalogIndex, IndexedOffer
+from catalogs.state import Catalogs
 from config import BUILD, VERSION
+from machines import states as machine_states
 from metrics_folder import SHARED
 from models import (
     DATABASE_AWAY,
@@ -60,9 +60,9 @@ from models import (
     db,
     utcnow,
 )
-from publishing import PublishingTotals
 from task_ends import TaskEnd
-from webhook_models import Outcome, WebhookState
+from webhooks import deliveries
+from webhooks.models import Outcome, WebhookState
 
 blueprint = Blueprint("metrics", __name__, description="Metrics for Prometheus")
 
@@ -333,18 +333,18 @@ def _machines(connection: Connection) -> Metric:
 
 def _webhooks(connection: Connection) -> Iterator[Metric]:
     """Yield how webhooks stand, how far behind the worst is, and what became of deliveries."""
-    states = dict.fromkeys(WebhookState, 0) | _pairs(connection, webhook_deliveries.BY_STATE)
+    states = dict.fromkeys(WebhookState, 0) | _pairs(connection, deliveries.BY_STATE)
     samples = [([state], count) for state, count in states.items()]
     yield _labelled("pkgd_webhooks", "Webhooks, by state.", ["state"], samples)
 
-    first = connection.scalar(webhook_deliveries.FIRST_UNTOLD)
+    first = connection.scalar(deliveries.FIRST_UNTOLD)
     lag = (utcnow() - first).total_seconds() if first else 0.0
     about = "Age of the oldest event that an enabled webhook has not got, or 0."
     yield _gauge("pkgd_webhook_lag_seconds", about, max(0.0, lag))
 
     about = "Attempts to tell a webhook of an event, without tests."
     family = CounterMetricFamily("pkgd_webhook_deliveries", about, labels=["outcome"])
-    totals = dict.fromkeys(Outcome, 0) | _pairs(connection, webhook_deliveries.BY_OUTCOME)
+    totals = dict.fromkeys(Outcome, 0) | _pairs(connection, deliveries.BY_OUTCOME)
     for outcome, count in totals.items():
         family.add_metric([outcome], count)
     yield family
@@ -424,8 +424,8 @@ def _catalogs() -> Iterator[Metric]:
         yield from _indexes(states)
 
 
-def _indexes(states: Sequence[catalog_index.State]) -> Iterator[Metric]:
-    current = catalog_index.current(states)
+def _indexes(states: Sequence[indexes.State]) -> Iterator[Metric]:
+    current = indexes.current(states)
     with db.engine.connect() as connection:
         newest = {row.catalog: row for row in connection.execute(_INDEXES)}
         sizes = services.get(Remembered).get("indexes", lambda: _pairs(connection, _SIZES))

@@ -6,12 +6,8 @@ from typing import Any
 from flask import current_app, g, url_for
 from sqlalchemy import select
 
-import activation
-import applies
 import errors
 import gc_roots
-import plans
-import profile_states
 import queries
 import registration
 import services
@@ -19,7 +15,9 @@ import task_queue
 from api import Blueprint, headers, page
 from errors import EXAMPLE_TASK
 from models import LIVE, AnyRow, Package, PackageStatus, Task, TaskStatus, db
-from profile_schemas import ActivationSchema, PlanSchema, ProfileQuerySchema
+from profiles import activation, applies, plans
+from profiles import states as profile_states
+from profiles.schemas import ActivationSchema, PlanSchema, ProfileQuerySchema
 from schemas import (
     DownloadSchema,
     EmptySchema,

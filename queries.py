@@ -9,9 +9,9 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from catalog_models import CatalogIndex
+from catalogs.models import CatalogIndex
 from models import AnyRow, Package, PackageStatus, Task, Token, columns, db, utcnow
-from profile_models import Apply, Membership, Profile
+from profiles.models import Apply, Membership, Profile
 from session_models import Session
 
 

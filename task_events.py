@@ -5,10 +5,10 @@ from collections.abc import Collection
 from sqlalchemy import bindparam, func, select
 
 import event_log
-from catalog_models import CatalogIndex
+from catalogs.models import CatalogIndex
 from event_log import EventType
 from models import AnyRow, Package, Task, TaskStatus, db
-from profile_models import Apply, Profile
+from profiles.models import Apply, Profile
 
 MESSAGE_LENGTH = 600
 ENDS = {

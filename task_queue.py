@@ -28,7 +28,7 @@ from models import (
     soon,
     utcnow,
 )
-from profile_models import AppliedPackage, Apply
+from profiles.models import AppliedPackage, Apply
 from task_ends import TaskError, end
 from task_subjects import SUBJECT, subject_of
 

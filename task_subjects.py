@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
-from catalog_models import CatalogIndex
+from catalogs.models import CatalogIndex
 from models import AnyRow, Package, Task, TaskKind, db
-from profile_models import Apply, Profile
+from profiles.models import Apply, Profile
 
 # The columns of a task that say so.
 SUBJECT = Task.seq, Task.kind, Task.package_id, Task.index_id, Task.profile_id

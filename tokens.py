@@ -13,7 +13,7 @@ import errors
 import event_log
 import services
 from api import Blueprint, headers, page
-from cache_access import CacheAccess
+from cache.access import CacheAccess
 from config import DAY
 from event_log import EventType
 from fields import rfc3339

@@ -15,31 +15,31 @@ from typing import IO
 
 from flask import Flask, g
 
-import catalog_index
 import database
 import drain
 import event_log
 import leases
-import machine_events
 import maintenance
 import nix
-import publishing
 import services
 import session_models
 import task_queue
-import webhook_deliveries
-from applies import apply
 from attempts import Attempt, Work
-from cache_access import CacheAccess
-from catalog_state import Catalogs
+from cache import publishing
+from cache.access import CacheAccess
+from catalogs import indexes
+from catalogs.indexing import index
+from catalogs.state import Catalogs
+from catalogs.verifying import verify
 from downloads import download
 from errors import Busy
-from indexing import index
 from leases import Lease
+from machines import events as machine_events
 from models import DATABASE_AWAY, cause
 from nix import trees
+from profiles.applies import apply
 from task_subjects import Unpublished, Unverified, Wanted, WantedSet
-from verifying import verify
+from webhooks import deliveries
 
 log = logging.getLogger("pkgd.worker")
 
@@ -226,7 +226,7 @@ class Pool:
         with self.app.app_context():
             if self._schema_fault:
                 return False
-            return webhook_deliveries.deliver_next(self.holder_id, self.stopping)
+            return deliveries.deliver_next(self.holder_id, self.stopping)
 
     def maintain_once(self) -> bool:
         """Requeue lost tasks, explain waits, have generations published; reconcile after a start.
@@ -296,19 +296,19 @@ class Pool:
         states = services.get(Catalogs, self.app).states()
         seen, self._seen = self._seen, {each.catalog: each.signature for each in states}
         steady = [one for one in states if seen.get(one.catalog, one.signature) == one.signature]
-        for catalog in catalog_index.schedule(steady):
+        for catalog in indexes.schedule(steady):
             log.info("catalog %s will be indexed", catalog)
             self.wake()
-        if self.app.config["INDEX_VERIFY"] and catalog_index.schedule_verifications(states):
+        if self.app.config["INDEX_VERIFY"] and indexes.schedule_verifications(states):
             self.wake()
-        catalog_index.prune(states)
+        indexes.prune(states)
 
     def reap(self) -> None:
         """Requeue the tasks whose lease ran out, or whose holder is dead on this machine."""
-        holders = {*leases.holders(), *webhook_deliveries.holders()}
+        holders = {*leases.holders(), *deliveries.holders()}
         others = [holder for holder in holders if holder != self.holder_id]
         dead = dead_holders(self._holders, others)
-        webhook_deliveries.reap(dead)
+        deliveries.reap(dead)
         reaped = leases.reap(dead)
         if reaped:
             log.warning("took %d tasks back from workers that are gone", reaped)

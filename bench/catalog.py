@@ -12,11 +12,10 @@ from postgres import running_server
 from sqlalchemy import text
 
 import app as pkgd
-import catalog_index
-import catalog_rows
 import services
-from catalog_models import CatalogIndex
-from catalog_state import Catalogs
+from catalogs import indexes, offers
+from catalogs.models import CatalogIndex
+from catalogs.state import Catalogs
 from models import db, utcnow
 
 CATALOGS, ROWS, ROUNDS = 3, 17_000, 60
@@ -115,9 +114,9 @@ def fill(chance):
         db.session.commit()
         rows = [row(index.id, name, chance, words) for name in names]
         for some in batched(rows):
-            catalog_rows.add(some)
+            offers.add(some)
         db.session.commit()
-    assert len(catalog_index.current(services.get(Catalogs).states())) == CATALOGS
+    assert len(indexes.current(services.get(Catalogs).states())) == CATALOGS
     return names
 
 
@@ -147,7 +146,7 @@ def row(index_id, name, chance, words):
 
 
 def vacuum():
-    """Let the database know how many rows there are, as PostgreSQL does by itself in time."""
+    """Let PostgreSQL know how many rows there are, as it does by itself; SQLite does not."""
     with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        is_sqlite = connection.dialect.name == "sqlite"
-        connection.execute(text("ANALYZE" if is_sqlite else "VACUUM ANALYZE"))
+        if connection.dialect.name != "sqlite":
+            connection.execute(text("VACUUM ANALYZE"))

@@ -8,8 +8,8 @@ from flask import current_app
 from flask.cli import with_appcontext
 
 import nix
-import publishing
 import services
+from cache import publishing
 from commands.guard import check_writable, in_one_line, state_command
 from nix.cache import KEY_NAME
 

@@ -8,15 +8,15 @@ from contextlib import contextmanager
 import click
 from flask import current_app
 
-import catalog_index
-import catalogs
 import nix
-import pins
 import services
-from catalog_state import Catalogs
+from catalogs import indexes as catalog_indexes
+from catalogs import pins
+from catalogs import routes as catalogs
+from catalogs.pins import Content, Source
+from catalogs.state import Catalogs
 from commands.guard import check_writable, state_command
 from fields import rfc3339
-from pins import Content, Source
 
 MEGABYTE = 10**6
 
@@ -132,7 +132,7 @@ def index(name: str | None) -> None:
     """
     check_writable()
     for state in _states(name):
-        is_queued = catalog_index.schedule_again(state)
+        is_queued = catalog_indexes.schedule_again(state)
         told = "will be indexed" if is_queued else "is being indexed, or will be"
         click.echo(f"{state.catalog.name} {told}")
 
@@ -146,17 +146,17 @@ def verify(name: str | None) -> None:
     """
     check_writable()
     wanted = _states(name)
-    indexes = catalog_index.current(wanted)
+    indexes = catalog_indexes.current(wanted)
     for state in wanted:
         index_id = indexes.get(state.catalog.name)
         told = "is not indexed yet"
         if index_id is not None:
-            is_queued = catalog_index.verify_again(index_id)
+            is_queued = catalog_indexes.verify_again(index_id)
             told = "will be verified" if is_queued else "is being verified, or will be"
         click.echo(f"{state.catalog.name} {told}")
 
 
-def _states(name: str | None) -> list[catalog_index.State]:
+def _states(name: str | None) -> list[catalog_indexes.State]:
     """Return the state of the catalog of that name, or of all."""
     if not current_app.config["INDEX_BYTES"]:
         raise click.ClickException("INDEX_BYTES is 0: no catalog is indexed")

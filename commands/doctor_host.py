@@ -12,10 +12,10 @@ from pathlib import Path
 from flask import current_app
 
 import nix
-import publishing
 import services
-from cache_access import CacheAccess
-from catalog_state import Catalogs
+from cache import publishing
+from cache.access import CacheAccess
+from catalogs.state import Catalogs
 from commands.findings import Finding, error, ok, warning
 from config import PRODUCTION
 from database import is_usable

@@ -12,7 +12,7 @@ import drain
 import leases
 import read_only
 import task_queue
-from catalog_models import CatalogIndex
+from catalogs.models import CatalogIndex
 from commands.guard import state_command
 from models import AnyRow, Package, Task, TaskStatus, db
 from worker import dead_holders

@@ -11,9 +11,9 @@ import data_folder
 import database
 import maintenance
 import nix
-import pins
-import publishing
 import read_only
+from cache import publishing
+from catalogs import pins
 from commands import database_copy
 from models import DATABASE_AWAY, cause
 

@@ -5,7 +5,7 @@ from flask import current_app
 
 import maintenance
 import nix
-import publishing
+from cache import publishing
 from commands.guard import check_writable, state_command
 
 

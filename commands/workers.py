@@ -12,7 +12,7 @@ import config
 import health
 import read_only
 import services
-from catalog_state import Catalogs
+from catalogs.state import Catalogs
 from commands.guard import in_one_line
 from worker import Pool
 

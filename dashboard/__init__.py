@@ -42,6 +42,7 @@ from dashboard import (
     sessions,
     tasks,
 )
+from dashboard.manifests import CHOOSING_AT_ONCE, ChoosingSlots
 from dashboard.rendering import Fragments, Navigation
 
 # In the order of the navigation.
@@ -59,5 +60,6 @@ def init_app(app: flask.Flask) -> None:
     """Attach what the pages need to the application."""
     services.add(app, auth.Gate(sessions.caller))
     services.add(app, Fragments())
+    services.add(app, ChoosingSlots(CHOOSING_AT_ONCE))
     services.add(app, Navigation([module.entry for module in MODULES]))
     rendering.init_app(app)

@@ -4,7 +4,7 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-import catalogs
+from catalogs import routes as catalogs
 from dashboard.rendering import Entry, Fragment, fragment, page, send
 
 pages = Blueprint("catalogs", __name__)

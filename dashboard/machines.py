@@ -5,15 +5,15 @@ from typing import Any
 from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-import activation
-import machine_states
-import machines
-import rollouts
 from dashboard.forms import read
 from dashboard.rendering import Entry, Fragment, fragment, page, send
 from fields import QueryInteger
-from machine_models import MachineState
-from machine_schemas import MachineQuerySchema, PercentSchema
+from machines import rollouts
+from machines import routes as machines
+from machines import states as machine_states
+from machines.models import MachineState
+from machines.schemas import MachineQuerySchema, PercentSchema
+from profiles import activation
 
 pages = Blueprint("machines", __name__)
 entry = Entry("Machines", "dashboard.machines.index", machine_states.are_there)

@@ -5,6 +5,7 @@ The rules are those of pkgctl/manifest.py, which shares no code with the server.
 
 import json
 import re
+import threading
 import time
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -13,9 +14,10 @@ from typing import Any
 
 from sqlalchemy import select
 
-import catalogs
 import nix
-from catalog_schemas import CatalogQuerySchema
+import services
+from catalogs import routes as catalogs
+from catalogs.schemas import CatalogQuerySchema
 from errors import Busy, InvalidInput, NameNotFound
 from fields import MAX_IDS, PROFILE_NAME
 from models import Package, PackageStatus, db
@@ -26,9 +28,14 @@ EXAMPLE = 'such as hello = "2.12.1", nodejs = "^20" or jq = "latest"'
 KEYS = {"profile", "packages"}
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 CHOOSING_SECONDS = 30
+CHOOSING_AT_ONCE = 2  # each holds a thread, for as long as that at most
 # In a line. To parse a key takes time by the square of its parts: 10 s for 20,000 of them.
 MAX_DOTS = 200
 NAMES, RANGES = PackageInSchema(only=["name"]), CatalogQuerySchema()
+
+
+class ChoosingSlots(threading.BoundedSemaphore):
+    """For how many manifests this process may choose versions at once."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +104,18 @@ def choose(manifest: Manifest) -> dict[str, str]:
     """Return the version that each line means: what an installation would take.
 
     Raises InvalidInput with a message for each line that means none, or Busy where the catalogs
-    take too long to say.
+    take too long to say, or are asked for CHOOSING_AT_ONCE other manifests.
     """
+    slots = services.get(ChoosingSlots)
+    if not slots.acquire(blocking=False):
+        raise Busy(what="the versions of other manifests are being chosen")
+    try:
+        return _chosen(manifest)
+    finally:
+        slots.release()
+
+
+def _chosen(manifest: Manifest) -> dict[str, str]:
     deadline = time.monotonic() + CHOOSING_SECONDS
     chosen, faults = {}, []
     for name, wanted in manifest.packages.items():

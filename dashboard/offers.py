@@ -4,20 +4,19 @@ from flask import Blueprint, Response, g, redirect, request, url_for
 from sqlalchemy import select
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-import applies
-import catalog_search
-import catalogs
-import history
 import packages
-import profile_states
 import registration
 import services
-from catalog_schemas import CatalogQuerySchema, SearchQuerySchema
-from catalog_state import Catalogs
+from catalogs import routes as catalogs
+from catalogs import search as catalog_search
+from catalogs.schemas import CatalogQuerySchema, SearchQuerySchema
+from catalogs.state import Catalogs
 from dashboard.forms import next_url, read
 from dashboard.plans import Plan, PlannedChangeSchema, if_seen, told
 from dashboard.rendering import page
 from models import Package, db
+from profiles import applies, history
+from profiles import states as profile_states
 from schemas import PackageInSchema
 from worker import Pool
 

@@ -5,20 +5,18 @@ from typing import Any
 from flask import Blueprint, Response, g, redirect, request, url_for
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-import activation
 import build_logs
-import history
 import nix
 import packages
-import plans
-import profile_states
 import tasks
 from dashboard.forms import next_url, read
 from dashboard.plans import Plan, PlannedChangeSchema, difference, if_seen, of_rows, told
 from dashboard.rendering import Entry, Fragment, fragment, page, send
 from errors import PackageInUse
 from models import LIVE, AnyRow, PackageStatus
-from profile_schemas import ProfileQuerySchema
+from profiles import activation, history, plans
+from profiles import states as profile_states
+from profiles.schemas import ProfileQuerySchema
 from schemas import PackageQuerySchema
 
 pages = Blueprint("packages", __name__)

@@ -8,12 +8,12 @@ from typing import Any
 from flask import Response
 from marshmallow import fields, validate
 
-import profile_states
 from dashboard.rendering import page
 from fields import ProfileName, Strict, described
-from history import History
 from models import AnyRow
-from profile_models import DEFAULT
+from profiles import states as profile_states
+from profiles.history import History
+from profiles.models import DEFAULT
 
 ETAG_LENGTH = 100
 

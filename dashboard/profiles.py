@@ -7,12 +7,6 @@ from flask import Blueprint, Response, g, redirect, request, url_for
 from marshmallow import fields, validate
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-import activation
-import applies
-import generations
-import history
-import machine_states
-import profile_states
 import services
 import tasks
 from dashboard import manifests
@@ -21,9 +15,12 @@ from dashboard.plans import ETAG_LENGTH, Plan, SeenSchema, difference, if_seen, 
 from dashboard.rendering import Entry, Fragment, fragment, page, send
 from errors import InvalidInput, NoSuchGeneration
 from fields import ProfileName, Strict, always, described
-from history import History
+from machines import states as machine_states
 from models import TaskKind, TaskStatus
-from profile_schemas import GateSchema, GenerationQuerySchema
+from profiles import activation, applies, generations, history
+from profiles import states as profile_states
+from profiles.history import History
+from profiles.schemas import GateSchema, GenerationQuerySchema
 from worker import Pool
 
 pages = Blueprint("profiles", __name__)

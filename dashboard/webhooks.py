@@ -5,15 +5,15 @@ from typing import Any
 from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-import webhooks
 from dashboard import once
 from dashboard.forms import read
 from dashboard.rendering import Entry, Fragment, fragment, page, send
 from errors import ApiError
 from event_log import EventType
 from event_schemas import GROUPS
-from webhook_models import Webhook
-from webhook_schemas import EnableSchema, WebhookInSchema
+from webhooks import routes as webhooks
+from webhooks.models import Webhook
+from webhooks.schemas import EnableSchema, WebhookInSchema
 
 pages = Blueprint("webhooks", __name__)
 entry = Entry("Webhooks", "dashboard.access.webhooks.index")

@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy import select, update
 from support import bearing, listening, metrics, remove_store, until
 
-import activation
 import nix
 import services
-from machine_models import Machine
+from machines.models import Machine
 from models import Package, PackageStatus, Token, db, soon, utcnow
 from nix.store import PROGRAMS
-from profile_models import Change, Generation, Reason
+from profiles import activation
+from profiles.models import Change, Generation, Reason
 from worker import Pool
 
 

@@ -8,18 +8,16 @@ import pytest
 from sqlalchemy import select, update
 from support import POSTGRESQL, SQLITE, bearing, until
 
-import activation
-import applies
 import leases
 import nix
-import plans
 import registration
 import task_queue
 from downloads import Realised
 from downloads import downloaded as as_downloaded
 from maintenance import reconcile
 from models import Package, Task, db, soon
-from profile_models import AppliedPackage
+from profiles import activation, applies, plans
+from profiles.models import AppliedPackage
 
 HELLO, OLD_HELLO, PARROT, APP = "hello 2.12.1", "hello 2.10.0", "parrot 1.0.0", "app 1.0.0"
 PAIRS = [("hello", "2.12.1"), ("parrot", "1.0.0")]

@@ -9,7 +9,7 @@ from support import SQLITE
 
 import nix
 import services
-from cache import TransferSlots
+from cache.routes import TransferSlots
 from config import STALL_SECONDS
 
 INFO = "/cache/nix-cache-info"

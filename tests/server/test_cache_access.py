@@ -11,7 +11,7 @@ from support import SQLITE
 
 import health
 import services
-from cache_access import MARGIN_SECONDS, PERIOD_SECONDS, CacheAccess
+from cache.access import MARGIN_SECONDS, PERIOD_SECONDS, CacheAccess
 from models import Token, db, soon
 from worker import Pool
 

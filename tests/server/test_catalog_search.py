@@ -3,8 +3,8 @@
 import pytest
 from support import CATALOGS, SQLITE
 
-import catalog_rows
-from catalog_models import CatalogIndex, IndexedName
+from catalogs import offers as catalog_offers
+from catalogs.models import CatalogIndex, IndexedName
 from models import db, utcnow
 
 NAMES = {
@@ -41,7 +41,7 @@ def fill(app):
             db.session.add(index)
             db.session.flush()
             row = {"homepage": None, "license": None, "reason": None, "description": None}
-            catalog_rows.add([{**row, "index_id": index.id, **offer} for offer in offers])
+            catalog_offers.add([{**row, "index_id": index.id, **offer} for offer in offers])
             db.session.commit()
             return index.id
 
@@ -130,7 +130,7 @@ def test_pages_follow_each_other(filled, client, find):
 
 
 def test_a_total_is_counted_up_to_a_bound(filled, client, monkeypatch):
-    monkeypatch.setattr("catalog_search.COUNTED", 3)
+    monkeypatch.setattr("catalogs.search.COUNTED", 3)
 
     answer = client.get("/api/v1/catalog?search=git")
 
@@ -155,7 +155,7 @@ def test_a_name_goes_with_the_last_offer_of_it_and_a_description_with_its_index(
     assert find("gone") == []
 
     with app.app_context():
-        while catalog_rows.remove_batch(old):
+        while catalog_offers.remove_batch(old):
             db.session.commit()
         names = db.session.query(IndexedName.name, IndexedName.descriptions).all()
 
@@ -180,7 +180,7 @@ def test_an_odd_text_finds_what_holds_it_and_nothing_else(fill, client, text):
 @pytest.mark.parametrize("counted", [1, 1000])  # where many fit, they are looked for in parts
 @pytest.mark.parametrize("text", ["git", "version control", "g", "l", "it", "100"])
 def test_pages_of_one_are_the_list(filled, client, find, text, counted, monkeypatch):
-    monkeypatch.setattr("catalog_search.COUNTED", counted)
+    monkeypatch.setattr("catalogs.search.COUNTED", counted)
     names, query = [], {"search": text, "limit": 1}
     while page := client.get("/api/v1/catalog", query_string=query):
         names += [hit["name"] for hit in page.json]
@@ -204,7 +204,7 @@ def unindexed(settings, tmp_path):
 def test_names_of_catalogs_without_an_index_come_in_between(
     unindexed, filled, client, find, counted, monkeypatch
 ):
-    monkeypatch.setattr("catalog_search.COUNTED", counted)
+    monkeypatch.setattr("catalogs.search.COUNTED", counted)
     assert find("git") == ["git", "gitea", "gitlab", "git-lfs", "legit", "tig"]
     assert find("t") == ["tig"]
     assert find("git", limit=2, after="gitea") == ["gitlab", "git-lfs"]

@@ -9,7 +9,7 @@ from support import SQLITE, at, bearing, until
 
 import nix
 import services
-from catalog_state import EVALUATIONS, Catalogs
+from catalogs.state import EVALUATIONS, Catalogs
 from config import BUNDLED_CATALOG
 from models import db
 from nix.signature import LANDMARKS, WATCHED_FILES
@@ -85,7 +85,7 @@ def test_of_a_large_tree_only_the_landmarks_are_watched(store, tmp_path, mark):
 
 def test_the_least_recent_name_is_dropped_from_a_full_cache(own, monkeypatch):
     _, catalogs = own
-    monkeypatch.setattr("catalog_state.REMEMBERED_NAMES", 1)
+    monkeypatch.setattr("catalogs.state.REMEMBERED_NAMES", 1)
     first = catalogs.offers("app")
 
     catalogs.offers("other")
@@ -131,7 +131,7 @@ def test_a_search_that_waits_too_long_for_its_turn_is_a_503(
     started, gate = tmp_path / "started", tmp_path / "gate"
     wait = f'echo >>{started}; until [ -e {gate} ]; do sleep 0.05; done; exec $real "$@"'
     replace_program("nix-instantiate", wait)
-    monkeypatch.setattr("catalog_state.WAIT_SECONDS", 0.1)
+    monkeypatch.setattr("catalogs.state.WAIT_SECONDS", 0.1)
 
     with ThreadPoolExecutor(EVALUATIONS) as threads:
         searches = [
@@ -150,7 +150,7 @@ def test_a_search_that_waits_too_long_for_its_turn_is_a_503(
 @SQLITE
 def test_a_search_that_takes_too_long_is_a_503(replace_program, client, monkeypatch):
     replace_program("nix-instantiate", "exec sleep 60")
-    monkeypatch.setattr("catalog_state.SEARCH_SECONDS", 0.1)
+    monkeypatch.setattr("catalogs.state.SEARCH_SECONDS", 0.1)
 
     refused = client.get("/api/v1/catalog/hello")
 
@@ -164,7 +164,7 @@ def test_a_search_that_takes_too_long_is_a_503(replace_program, client, monkeypa
 @pytest.fixture
 def looked(monkeypatch):
     """Return a function that looks at catalogs to the end, and returns their state."""
-    monkeypatch.setattr("catalog_state.LOOK_SECONDS", 0)
+    monkeypatch.setattr("catalogs.state.LOOK_SECONDS", 0)
 
     def looked(catalogs):
         catalogs.look()
@@ -226,7 +226,7 @@ def test_a_catalog_that_failed_is_evaluated_again_later_and_another_is_not(
     outside.write_text(ONE.format("1.0.0"))
     assert (before.startswith(f"{path} fails: "), looked(catalogs)) == (True, before)
 
-    monkeypatch.setattr("catalog_state.LOOK_AGAIN_SECONDS", 0)
+    monkeypatch.setattr("catalogs.state.LOOK_AGAIN_SECONDS", 0)
     assert looked(catalogs) == "ok"
 
     outside.unlink()

@@ -4,10 +4,10 @@ import pytest
 from support import BUNDLED, CATALOGS, SQLITE, bearing, until
 from tarballs import REVISION, catalog, tarball
 
-import catalog_rows
 import services
-from catalog_models import CatalogIndex
-from catalog_state import Catalogs
+from catalogs import offers
+from catalogs.models import CatalogIndex
+from catalogs.state import Catalogs
 from config import BUNDLED_CATALOG
 from models import Task, TaskKind, TaskStatus, db, utcnow
 
@@ -261,7 +261,7 @@ def add_index(make_app, client):
             of_index = {"kind": TaskKind.INDEX, "index_id": index.id, "error_message": error}
             db.session.add(Task(status=task, **of_index))
         row = dict.fromkeys(("attr", "pname", "name", "spelled", "version"), "1.0.0")
-        catalog_rows.add([{**row, "index_id": index.id, "description": None}] * rows)
+        offers.add([{**row, "index_id": index.id, "description": None}] * rows)
         db.session.commit()
 
     return add_index

@@ -8,10 +8,11 @@ import pytest
 from sqlalchemy import create_engine, insert, inspect, select
 from support import POSTGRESQL, SQLITE, bearing
 
-from catalog_models import CatalogIndex, IndexedName, IndexedOffer, Pin
+from cache.publishing import PublishingTotals
+from catalogs.models import CatalogIndex, IndexedName, IndexedOffer, Pin
 from commands import database_copy
 from event_log import Event
-from machine_models import Machine, ReportedState, Rollout
+from machines.models import Machine, ReportedState, Rollout
 from models import (
     Package,
     PackageStatus,
@@ -23,7 +24,7 @@ from models import (
     Token,
     db,
 )
-from profile_models import (
+from profiles.models import (
     AppliedPackage,
     Apply,
     Change,
@@ -32,10 +33,9 @@ from profile_models import (
     Profile,
     Reason,
 )
-from publishing import PublishingTotals
 from session_models import Session
 from task_ends import TaskEnd
-from webhook_models import Delivery, DeliveryTotal, Webhook
+from webhooks.models import Delivery, DeliveryTotal, Webhook
 
 WHEN = datetime(2026, 2, 3, 4, 5, 6, 789_012, tzinfo=UTC)
 ROWS = (

@@ -5,10 +5,10 @@ import re
 import pytest
 from support import SQLITE, listening, until
 
-import catalog_index
 import drain
 import nix
 import task_queue
+from catalogs import indexes
 from models import db
 
 pytestmark = pytest.mark.usefixtures("recipes")
@@ -132,8 +132,8 @@ def test_a_drain_does_not_wait_for_a_worker_that_is_gone(
 def test_a_drain_tells_that_a_catalog_is_being_indexed(app, command, folder, monkeypatch):
     monkeypatch.setattr("commands.drain.SAY_SECONDS", 0)
     with app.app_context():
-        states = [catalog_index.State(nix.Catalog("<nixpkgs>", "<nixpkgs>"), "x")]
-        catalog_index.schedule(states)
+        states = [indexes.State(nix.Catalog("<nixpkgs>", "<nixpkgs>"), "x")]
+        indexes.schedule(states)
         assert task_queue.claim("elsewhere", 600)
 
     done = command("drain", "--wait", "0.6")

@@ -9,13 +9,13 @@ from support import POSTGRESQL, SQLITE, bearing, until
 
 import event_log
 import leases
-import machine_events
 import maintenance
 import registration
 import services
 import task_queue
 from event_log import EventType
-from machine_models import Machine
+from machines import events as machine_events
+from machines.models import Machine
 from models import Package, Task, db, soon
 from task_ends import TaskError
 from worker import Pool

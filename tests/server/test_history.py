@@ -12,7 +12,7 @@ import nix
 import services
 from maintenance import reconcile
 from models import db
-from profile_models import Generation
+from profiles.models import Generation
 from worker import Pool
 
 
@@ -135,7 +135,7 @@ def test_a_deleted_generation_is_not_listed_nor_counted_nor_rolled_back_to(
 
 @SQLITE
 def test_a_generation_that_is_gone_right_after_the_switch_to_it_is_not_found(client, monkeypatch):
-    monkeypatch.setattr("activation.switch", lambda *_, **__: None)
+    monkeypatch.setattr("profiles.activation.switch", lambda *_, **__: None)
 
     assert client.post("/api/v1/generation/1/activate").status_code == 404
 

@@ -6,15 +6,15 @@ import pytest
 from sqlalchemy import func, select, update
 from support import CATALOGS, SQLITE, at, until
 
-import catalog_index
-import catalog_rows
 import drain
 import leases
 import nix
 import services
 import task_queue
-from catalog_models import CatalogIndex, IndexedName, IndexedOffer
-from catalog_state import Catalogs
+from catalogs import indexes
+from catalogs import offers as catalog_offers
+from catalogs.models import CatalogIndex, IndexedName, IndexedOffer
+from catalogs.state import Catalogs
 from fields import NAME_PATTERN
 from models import Task, db, soon
 from worker import Pool
@@ -110,11 +110,11 @@ def test_an_index_says_of_every_name_what_an_evaluation_says(
     step(app)
 
     with app.app_context():
-        ids = catalog_index.current(services.get(Catalogs).states())
+        ids = indexes.current(services.get(Catalogs).states())
         assert len(ids) == 1
         answered = 0
         for name in names_to_ask(store, *at(path)):
-            known = catalog_rows.known(ids, name)
+            known = catalog_offers.known(ids, name)
             by_index = nix.offers(store, at(path), name, known=known)
             assert told(by_index) == told(nix.offers(store, at(path), name)), name
             answered += any(known.values())
@@ -161,7 +161,7 @@ def test_an_index_has_what_a_catalog_says_of_its_packages(app, index):
 @SQLITE
 @pytest.mark.parametrize("size", [3, 400])
 def test_siblings_have_a_name_in_common(app, index, monkeypatch, size):
-    monkeypatch.setattr("indexing.SLICE", size)
+    monkeypatch.setattr("catalogs.indexing.SLICE", size)
 
     index()
 
@@ -190,7 +190,7 @@ def test_attributes_that_end_an_evaluation_are_recorded_each_by_itself(app, inde
 @pytest.mark.parametrize("size", [2, 400])
 def test_a_set_of_which_nothing_can_be_evaluated_is_given_up(own, app, index, monkeypatch, size):
     monkeypatch.setattr("nix.survey.HOPELESS", 2)
-    monkeypatch.setattr("indexing.SLICE", size)
+    monkeypatch.setattr("catalogs.indexing.SLICE", size)
     bad = " ".join(f'a{n} = abort "{n}";' for n in range(5))
     own.write_text(packages("zeta").replace("{ z", f"{{ wanted = {{ {bad} }}; z"))
 
@@ -204,7 +204,7 @@ def test_a_set_of_which_nothing_can_be_evaluated_is_given_up(own, app, index, mo
 
 @SQLITE
 def test_no_more_sets_are_indexed_than_the_bound(own, app, index, monkeypatch):
-    monkeypatch.setattr("indexing.SETS", 2)
+    monkeypatch.setattr("catalogs.indexing.SETS", 2)
 
     index()
 
@@ -340,11 +340,11 @@ def test_a_catalog_that_is_gone_is_not_indexed(own, client, pool, app):
 def test_downloads_come_first_and_one_catalog_is_indexed_at_a_time(app, client, schedule):
     with app.app_context():
         states = [
-            catalog_index.state(nix.Catalog(name, name), "x", nix.NOTHING_MORE, ())
+            indexes.state(nix.Catalog(name, name), "x", nix.NOTHING_MORE, ())
             for name in ("one", "two")
         ]
-        assert catalog_index.schedule([*states, *states]) == ["one", "two"]
-        assert catalog_index.schedule(states) == []
+        assert indexes.schedule([*states, *states]) == ["one", "two"]
+        assert indexes.schedule(states) == []
         schedule("hello", "2.12.1")
 
         claims = [task_queue.claim("me", 30) for _ in range(3)]
@@ -367,7 +367,7 @@ def gate(tmp_path, replace_program):
 def test_an_index_makes_way_for_a_download_and_goes_on_where_it_was(
     gate, own, app, client, pool, schedule, start_step, monkeypatch
 ):
-    monkeypatch.setattr("indexing.SLICE", 1)
+    monkeypatch.setattr("catalogs.indexing.SLICE", 1)
     own.write_text(packages("alpha", "beta", "gamma"))
     pool.maintain_once()
     thread = start_step()
@@ -394,7 +394,7 @@ def test_an_index_makes_way_for_a_download_and_goes_on_where_it_was(
 def test_an_index_makes_way_at_once_when_the_service_is_drained_and_goes_on_later(
     gate, own, app, client, pool, start_step, monkeypatch
 ):
-    monkeypatch.setattr("indexing.SLICE", 1)
+    monkeypatch.setattr("catalogs.indexing.SLICE", 1)
     own.write_text(packages("alpha", "beta"))
     pool.maintain_once()
     thread = start_step()
@@ -419,7 +419,7 @@ def indexed(app):
 def test_an_index_goes_on_after_a_worker_that_is_gone(
     gate, own, app, client, pool, start_step, monkeypatch
 ):
-    monkeypatch.setattr("indexing.SLICE", 1)
+    monkeypatch.setattr("catalogs.indexing.SLICE", 1)
     pool.maintain_once()
     thread = start_step()
     until(lambda: indexed(app) == ["alpha"])
@@ -440,7 +440,7 @@ def test_an_index_goes_on_after_a_worker_that_is_gone(
 
 @SQLITE
 def test_an_indexing_is_cancelled(gate, own, app, client, pool, start_step, monkeypatch):
-    monkeypatch.setattr("indexing.SLICE", 1)
+    monkeypatch.setattr("catalogs.indexing.SLICE", 1)
     pool.maintain_once()
     thread = start_step()
     until(lambda: indexed(app) == ["alpha"])
@@ -489,7 +489,7 @@ def test_a_store_that_is_away_fails_no_attribute(replace_program, own, app, clie
 def test_a_cancel_is_heard_where_rows_are_written(
     gate, own, app, client, pool, start_step, monkeypatch
 ):
-    monkeypatch.setattr("indexing.SLICE", 1)
+    monkeypatch.setattr("catalogs.indexing.SLICE", 1)
     monkeypatch.setattr("attempts.FLUSH_SECONDS", 99)
     pool.maintain_once()
     thread = start_step()

@@ -4,11 +4,10 @@ import pytest
 from sqlalchemy import event, update
 from support import POSTGRESQL, SQLITE, bearing
 
-import activation
-import history
-import machine_states
+from machines import states as machine_states
 from models import Token, db, soon
-from profile_models import Profile
+from profiles import activation, history
+from profiles.models import Profile
 
 WEB = "/api/v1/machine/web-1"
 FORMER, NEWER, OTHER = "/nix/store/aaa-profile", "/nix/store/bbb-profile", "/nix/store/ccc-profile"
@@ -186,7 +185,7 @@ def test_a_name_is_free_once_its_token_is_dead(app, report, machine_client, chan
 
 
 def test_a_token_reports_a_bounded_number_of_machines(report, machine_client, monkeypatch):
-    monkeypatch.setattr("machines.MACHINES_OF_A_TOKEN", 2)
+    monkeypatch.setattr("machines.routes.MACHINES_OF_A_TOKEN", 2)
     mine, other = machine_client(), machine_client()
     statuses = [report(name, by=mine).status_code for name in ("a", "b", "c", "a", "b")]
 

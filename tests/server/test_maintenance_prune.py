@@ -6,8 +6,8 @@ from sqlalchemy import func, select, update
 import maintenance
 from event_log import Event
 from models import Package, Task, TaskKind, TaskLog, TaskStatus, db, soon
-from profile_models import AppliedPackage
-from webhook_models import Webhook
+from profiles.models import AppliedPackage
+from webhooks.models import Webhook
 
 DAY = 86_400
 

@@ -13,7 +13,7 @@ import nix
 import services
 from maintenance import reconcile
 from models import Package, PackageStatus, db
-from profile_models import Generation
+from profiles.models import Generation
 from worker import Pool
 
 pytestmark = pytest.mark.usefixtures("own_store")

@@ -15,7 +15,7 @@ import models
 import registration
 import task_queue
 from models import Package, PackageStatus, Task, db
-from profile_models import Membership
+from profiles.models import Membership
 
 # Run in its own process, because a model keeps the column until its process ends.
 NEW_COLUMN = """
@@ -26,7 +26,7 @@ from sqlalchemy.orm import mapped_column
 
 from app import create_app
 from models import Package, Task, db
-from profile_models import Membership
+from profiles.models import Membership
 
 model = {"Package": Package, "Task": Task}[sys.argv[1]]
 model.note = mapped_column(String, default="from Python", nullable=False)

@@ -6,13 +6,11 @@ import pytest
 from sqlalchemy import event
 from support import POSTGRESQL, SQLITE, bearing, until
 
-import activation
-import applies
-import history
 import nix
 from errors import NoSuchProfile
 from maintenance import collect_garbage, reconcile
 from models import db
+from profiles import activation, applies, history
 
 HELLO, OLD_HELLO, PARROT, APP = "hello 2.12.1", "hello 2.10.0", "parrot 1.0.0", "app 1.0.0"
 TEAM = "/api/v1/profile/team"

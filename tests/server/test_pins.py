@@ -12,10 +12,10 @@ from support import BUNDLED, SQLITE, until
 from tarballs import DATE, REVISION, catalog, tarball
 
 import nix
-import pins
 import services
-from catalog_models import CatalogIndex, Pin
-from catalog_state import Catalogs
+from catalogs import pins
+from catalogs.models import CatalogIndex, Pin
+from catalogs.state import Catalogs
 from models import Task, TaskKind, TaskStatus, db
 
 TEXT = catalog(app="1.0.0", tool="1.0.0")
@@ -338,7 +338,7 @@ def another_command(app):
 
 @SQLITE
 def test_a_command_does_not_wait_for_another_without_a_bound(app, flask, url, monkeypatch):
-    monkeypatch.setattr("pins.LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("catalogs.pins.LOCK_SECONDS", 0.2)
 
     with another_command(app):
         said = flask("add", "old", url, refused=True)
@@ -467,7 +467,7 @@ def test_a_pin_without_its_root_is_rooted_again(flask, url, app, pin, reconcile)
 
 @SQLITE
 def test_a_pin_that_is_gone_is_named_by_readyz(flask, url, app, make_app, monkeypatch):
-    monkeypatch.setattr("catalog_state.LOOK_SECONDS", 0)
+    monkeypatch.setattr("catalogs.state.LOOK_SECONDS", 0)
     anonymous = make_app(WORKER_THREADS=0).test_client()
     flask("add", "old", url)
 

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from support import SQLITE, bearing
 
-import activation
 import services
+from profiles import activation
 from worker import Pool
 
 

@@ -15,13 +15,13 @@ import config
 import health
 import leases
 import nix
-import publishing
 import services
 import task_queue
-from cache_access import CacheAccess
+from cache import publishing
+from cache.access import CacheAccess
 from commands import doctor_host
 from models import Package, Task, TaskKind, db, soon
-from profile_models import Change, Generation
+from profiles.models import Change, Generation
 
 BOTH = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 
@@ -571,7 +571,7 @@ def test_a_sweep_waits_for_those_who_publish(app, monkeypatch):
 @SQLITE
 def test_who_publishes_waits_for_a_sweep(app, start_step, schedule, get_task):
     task_id = schedule("app", "1.0.0")
-    with (app.config["DATA_DIR"] / "publishing.lock").open("ab") as file:
+    with (app.config["DATA_DIR"] / "cache.publishing.lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         step = start_step()
         until(lambda: (get_task(task_id)["progress"] or {})["phase"] == "publishing")
@@ -582,7 +582,7 @@ def test_who_publishes_waits_for_a_sweep(app, start_step, schedule, get_task):
 
 @SQLITE
 def test_little_space_in_the_place_of_a_folder_makes_it_wait(app, run_task, monkeypatch):
-    monkeypatch.setattr("publishing.shutil.disk_usage", lambda _: Disk())
+    monkeypatch.setattr("cache.publishing.shutil.disk_usage", lambda _: Disk())
     app.config["MIN_FREE_BYTES"] = 1
     with app.app_context(), pytest.raises(nix.CacheAway, match="less than 5 bytes free"):
         publishing._check_space(publishing.cache(app.config), 5)

@@ -5,8 +5,8 @@ from uuid import UUID
 import pytest
 from support import POSTGRESQL, SQLITE
 
-import activation
 import registration
+from profiles import activation
 
 DEEP = 30_000
 INVALID_JSON = {"body": ["Invalid JSON body."]}

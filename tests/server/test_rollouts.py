@@ -4,12 +4,12 @@ import pytest
 from sqlalchemy import update
 from support import SQLITE
 
-import activation
 import maintenance
 import nix
-import rollouts
+from machines import rollouts
 from models import db
-from profile_models import Generation
+from profiles import activation
+from profiles.models import Generation
 
 DEFAULT = "/api/v1/profile/default"
 ONE, TWO, THREE, FOUR = (f"/nix/store/{n}-profile" for n in range(1, 5))

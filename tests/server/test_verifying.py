@@ -6,14 +6,14 @@ import pytest
 from sqlalchemy import select, update
 from support import CATALOGS, SQLITE, until
 
-import catalog_index
 import drain
 import leases
 import nix
 import services
 import task_queue
-from catalog_models import IndexedOffer
-from catalog_state import Catalogs
+from catalogs import indexes
+from catalogs.models import IndexedOffer
+from catalogs.state import Catalogs
 from models import Task, db, soon
 from worker import Pool
 
@@ -184,10 +184,10 @@ def test_a_download_takes_the_attribute_that_can_be_instantiated(client, run_all
 
 def test_indexing_comes_first_and_only_one_catalog_is_worked_on(app, client, unverified):
     with app.app_context():
-        other = catalog_index.state(nix.Catalog("two", "two"), "x", nix.NOTHING_MORE, ())
-        assert not catalog_index.schedule_verifications(services.get(Catalogs).states())
+        other = indexes.state(nix.Catalog("two", "two"), "x", nix.NOTHING_MORE, ())
+        assert not indexes.schedule_verifications(services.get(Catalogs).states())
         verification = task_queue.claim("me", 30)
-        assert catalog_index.schedule([other]) == ["two"]
+        assert indexes.schedule([other]) == ["two"]
 
         assert (verification.kind, task_queue.claim("me", 30)) == ("verify", None)
         db.session.execute(update(Task).values(created_at=soon(-9)))
@@ -211,7 +211,7 @@ def gate(tmp_path, replace_program):
 @pytest.fixture
 def halfway(gate, unverified, start_step, monkeypatch):
     """The thread of a verification that has verified one version, and waits at the gate."""
-    monkeypatch.setattr("verifying.SLICE", 1)
+    monkeypatch.setattr("catalogs.verifying.SLICE", 1)
     thread = start_step()
     until(lambda: len(rows(unverified)) == 1)
     return thread
@@ -287,8 +287,8 @@ def test_what_is_not_indexed_is_not_verified(app):
 
 @SQLITE
 def test_a_catalog_of_which_nothing_can_be_had_fails_the_task(client, run_all, monkeypatch):
-    monkeypatch.setattr("verifying.HOPELESS", 2)
-    monkeypatch.setattr("verifying.SLICE", 1)
+    monkeypatch.setattr("catalogs.verifying.HOPELESS", 2)
+    monkeypatch.setattr("catalogs.verifying.SLICE", 1)
     run_all()
 
     error = task_of(client)["error"]

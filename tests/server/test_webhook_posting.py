@@ -8,9 +8,9 @@ import threading
 import pytest
 from receiver import Receiver, answer, make_tls
 
-import webhook_posting
-from webhook_addresses import PrivateAddresses
-from webhook_posting import NotDelivered, Stopped
+from webhooks import posting
+from webhooks.addresses import PrivateAddresses
+from webhooks.posting import NotDelivered, Stopped
 
 LOCAL = PrivateAddresses.parse(["127.0.0.0/8"])
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -41,14 +41,12 @@ def names(monkeypatch):
 @pytest.fixture
 def soon(monkeypatch):
     """Have an attempt end after 0.3 s."""
-    monkeypatch.setattr(webhook_posting, "SECONDS", 0.3)
+    monkeypatch.setattr(posting, "SECONDS", 0.3)
 
 
 def post(url, body=b"{}", private=LOCAL, stopping=None):
     """Post a body."""
-    return webhook_posting.post(
-        url, body, {"webhook-id": "1"}, private, stopping or threading.Event()
-    )
+    return posting.post(url, body, {"webhook-id": "1"}, private, stopping or threading.Event())
 
 
 def refusal(url, **more):
@@ -158,7 +156,7 @@ def test_a_compressed_answer_is_not_unpacked(receiver):
     head = b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb)
     receiver.answer = lambda _message: [HEAD, head, bomb]
 
-    assert len(bomb) < webhook_posting.ANSWER_BYTES
+    assert len(bomb) < posting.ANSWER_BYTES
     assert post(receiver.url).text == f"({len(bomb)} bytes of gzip)"
     assert receiver.messages[0].headers["accept-encoding"] == "identity"
 

@@ -12,11 +12,11 @@ from support import SQLITE, bearing, until
 
 import event_log
 import services
-import webhook_deliveries
-import webhooks
 from event_log import Event, EventType
 from models import db, soon, utcnow
-from webhook_models import Webhook
+from webhooks import deliveries
+from webhooks import routes as webhooks
+from webhooks.models import Webhook
 
 WEBHOOKS = "/api/v1/webhooks"
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
@@ -437,7 +437,7 @@ def test_a_webhook_is_sent_one_event_at_a_time(app, add, receiver, tell, send):
 
     def answer_later(_message):
         with app.app_context():
-            others.append(webhook_deliveries.deliver_next("another", threading.Event()))
+            others.append(deliveries.deliver_next("another", threading.Event()))
         yield answer(204)
 
     receiver.answer = answer_later
@@ -540,11 +540,11 @@ def test_with_another_versions_schema_nothing_is_sent(app, add, receiver, tell, 
 
 def test_the_last_100_deliveries_are_kept(app, add, tell, send, shown):
     added, other = add(), add()
-    ended = webhook_deliveries.Attempt(0.5, 204, None)
+    ended = deliveries.Attempt(0.5, 204, None)
     with app.app_context():
         for webhook in (other, added):
             for number in range(100):
-                webhook_deliveries.note(webhook["id"], "task.failed", ended, seq=number)
+                deliveries.note(webhook["id"], "task.failed", ended, seq=number)
         db.session.commit()
     tell("package.removed")
 

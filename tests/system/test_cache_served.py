@@ -13,8 +13,8 @@ from service import Service
 from support import remove_store, until
 
 import nix
-from cache import NAR_TYPE
-from cache_access import PERIOD_SECONDS
+from cache.access import PERIOD_SECONDS
+from cache.routes import NAR_TYPE
 from nix.cache import FORGET, NIX
 from nix.store import call
 

@@ -10,7 +10,7 @@ import pytest
 from service import LIVE, STOP_SECONDS
 from support import EITHER, SQLITE, until
 
-from indexing import SLICE
+from catalogs.indexing import SLICE
 
 LEASE_SECONDS = 3
 RETURN_SECONDS = 15

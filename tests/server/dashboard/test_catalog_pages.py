@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 import pytest
 from support import BUNDLED, SQLITE, until
 
-import catalog_index
 import services
-from catalog_models import Pin
-from catalog_state import Catalogs
+from catalogs import indexes
+from catalogs.models import Pin
+from catalogs.state import Catalogs
 from models import Task, TaskStatus, db, utcnow
 
 PIN = {
@@ -63,7 +63,7 @@ def test_a_pin_says_where_it_comes_from(app, browser):
 
 def test_a_catalog_that_is_being_indexed_says_how_far_it_is(indexed, app, browser):
     with app.app_context():
-        catalog_index.schedule(services.get(Catalogs).states())
+        indexes.schedule(services.get(Catalogs).states())
         task = db.session.query(Task).one()
         task.status, task.done, task.expected, task.phase = TaskStatus.RUNNING, 3, 7, "indexing"
         path = f"/tasks/{task.id}"
@@ -80,7 +80,7 @@ def test_a_catalog_that_is_being_indexed_says_how_far_it_is(indexed, app, browse
 
 def test_a_catalog_whose_index_failed_says_why(indexed, app, browser):
     with app.app_context():
-        catalog_index.schedule(services.get(Catalogs).states())
+        indexes.schedule(services.get(Catalogs).states())
         task = db.session.query(Task).one()
         task.status, task.error_message = TaskStatus.FAILED, "out of memory"
         task.finished_at = utcnow()

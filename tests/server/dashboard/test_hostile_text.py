@@ -8,18 +8,17 @@ from sqlalchemy import update
 from support import CATALOGS, SQLITE, until
 
 import build_logs
-import catalog_index
-import catalog_rows
 import event_log
 import services
-from catalog_models import CatalogIndex, Pin
-from catalog_state import Catalogs
-from history import Profile
-from machine_models import Machine, ReportedState
+from catalogs import indexes, offers
+from catalogs.models import CatalogIndex, Pin
+from catalogs.state import Catalogs
+from machines.models import Machine, ReportedState
 from models import Package, PackageStatus, Task, TaskKind, TaskStatus, Token, db, utcnow
 from nix.terminal import CONTROL
-from profile_models import Change, Generation, Membership, Reason
-from webhook_models import Delivery, Webhook
+from profiles.history import Profile
+from profiles.models import Change, Generation, Membership, Reason
+from webhooks.models import Delivery, Webhook
 
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'>{{ 7 * 7 }}"
 # NUL is among them: a database that is not ours to trust could hold it.
@@ -132,11 +131,11 @@ def add_packages():
 
 
 def add_catalogs():
-    catalog_index.schedule(services.get(Catalogs).states())
+    indexes.schedule(services.get(Catalogs).states())
     db.session.query(CatalogIndex).update({"finished_at": utcnow()})
     told = {"spelled": "1.0", "version": "1.0.0", "description": TEXT, "homepage": TEXT}
     offer = {"index_id": 1, "attr": "evil", "pname": "evil", "name": "evil", "reason": None}
-    catalog_rows.add([{**offer, **told, "license": TEXT}])
+    offers.add([{**offer, **told, "license": TEXT}])
     db.session.query(Task).filter(Task.index_id.is_not(None)).update(
         {"status": TaskStatus.FAILED, "error_message": TEXT}
     )

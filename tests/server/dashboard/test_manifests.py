@@ -4,6 +4,7 @@ import pytest
 from flask import Flask
 from support import SQLITE
 
+import services
 from dashboard import manifests
 from errors import Busy, InvalidInput
 
@@ -104,6 +105,20 @@ def test_choosing_ends_when_it_takes_too_long(app, monkeypatch):
 
     with app.app_context(), pytest.raises(Busy):
         manifests.choose(manifests.Manifest({"hello": "latest"}))
+
+
+@SQLITE
+def test_the_versions_of_few_manifests_are_chosen_at_once(app):
+    wanted = manifests.Manifest({})
+
+    with app.app_context():
+        slots = services.get(manifests.ChoosingSlots)
+        for _ in range(manifests.CHOOSING_AT_ONCE):
+            slots.acquire()
+        with pytest.raises(Busy):
+            manifests.choose(wanted)
+        slots.release()
+        assert [manifests.choose(wanted) for _ in range(3)] == [{}, {}, {}]
 
 
 @SQLITE

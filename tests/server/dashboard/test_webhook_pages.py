@@ -6,7 +6,7 @@ from sqlalchemy import update
 from support import SQLITE
 
 from models import db, soon, utcnow
-from webhook_models import Webhook
+from webhooks.models import Webhook
 
 WEBHOOKS = "/access/webhooks"
 URL = "https://example.org/hook"

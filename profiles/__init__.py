@@ -1,0 +1,1 @@
+"""What is active: profiles, their generations, and the changes from one set to another."""
