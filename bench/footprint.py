@@ -31,6 +31,7 @@ def measure_start(results, effort):
                 service.start()
             results.series(START, "pkgd", SECONDS).add(elapsed())
             time.sleep(SETTLE_SECONDS)
+            servers.await_idle(service)
             servers.add_memory(results, IDLE, "pkgd", service)
             service.stop()
 
@@ -48,6 +49,7 @@ def measure_growth(results, _effort):
                 sent += wrk.send(case, SEND_SECONDS)["requests"]
             it.download(it.register(it.add_packages(TASKS)))
             time.sleep(SETTLE_SECONDS)
+            servers.await_idle(it.service)
             servers.add_memory(results, growth(number), "pkgd", it.service)
 
 

@@ -113,10 +113,14 @@ def peer(folder, db_path, secret_key):
 
 
 def add_memory(results, what, subject, server):
-    """Add the memory of a server's processes once they run no others; shared pages count once."""
-    until(lambda: len(_processes(server)) == 1 + PROCESSES)
+    """Add the memory of a server's processes, in which shared pages count once (PSS)."""
     pss = sum(process.memory_full_info().pss for process in _processes(server))
     results.series(what, subject, MEMORY).add(pss / MIB)
+
+
+def await_idle(service):
+    """Wait until pkgd's own processes run no others, such as Nix."""
+    until(lambda: len(_processes(service)) == 1 + PROCESSES)
 
 
 def await_indexes(service):
