@@ -80,17 +80,19 @@ REQUEST_ID_LENGTH = 64
 PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[\w.~-]+)+", re.ASCII)
 PREFIX_LENGTH = 200
 DATES = ("HTTP_IF_MODIFIED_SINCE", "HTTP_IF_UNMODIFIED_SINCE", "HTTP_IF_RANGE")
-SECURITY_HEADERS = {
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
-DATA_HEADERS = {
-    **SECURITY_HEADERS,
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-}
-PAGE_HEADERS = {**SECURITY_HEADERS, "Content-Security-Policy": api_docs.POLICY}
+SECURITY_HEADERS = [
+    ("Referrer-Policy", "no-referrer"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+]
+DATA_HEADERS = [
+    *SECURITY_HEADERS,
+    ("Cache-Control", "no-store"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+]
+PAGE_HEADERS = [*SECURITY_HEADERS, ("Content-Security-Policy", api_docs.POLICY)]
+# The blueprints whose answers have none of these headers of their own.
+OF_DATA_ALONE = {"packages", "tasks", "catalogs", "profiles", "machines", "generations", "health"}
 
 
 class NoSession(SessionInterface):
@@ -296,9 +298,14 @@ def allowed(settings: Mapping[str, Any]) -> nix.Allowed:
 def begin_request() -> None:
     """Note the time, and give the request an id: the client's own where that is a plain one."""
     g.started = time.perf_counter()
-    given = request.headers.get("X-Request-ID", "")
-    plain = given.isascii() and given.replace("-", "").replace("_", "").isalnum()
-    g.request_id = given if plain and len(given) <= REQUEST_ID_LENGTH else str(uuid.uuid4())
+    given = request.headers.get("X-Request-ID")
+    g.request_id = given if given is not None and is_plain_id(given) else str(uuid.uuid4())
+
+
+def is_plain_id(given: str) -> bool:
+    """Tell whether an id of a client's is short, and of ASCII letters, digits, - and _ alone."""
+    is_plain = given.isascii() and given.replace("-", "").replace("_", "").isalnum()
+    return is_plain and len(given) <= REQUEST_ID_LENGTH
 
 
 def end_request(response: Response) -> Response:
@@ -306,10 +313,15 @@ def end_request(response: Response) -> Response:
 
     A token that expires soon is announced, too.
     """
-    response.headers.add("X-Request-ID", g.request_id)
+    headers = response.headers
+    headers.add("X-Request-ID", g.request_id)
     caller = g.get("caller")
     if caller is not None and caller.expires_soon:
-        response.headers.add("X-Token-Expires", rfc3339(caller.expires_at))
-    for name, value in (PAGE_HEADERS if request.blueprint == "docs" else DATA_HEADERS).items():
-        response.headers.setdefault(name, value)
+        headers.add("X-Token-Expires", rfc3339(caller.expires_at))
+    blueprint = request.blueprint
+    if blueprint in OF_DATA_ALONE:
+        headers.extend(DATA_HEADERS)  # all at once: to look for each takes four times as long
+    else:
+        for name, value in PAGE_HEADERS if blueprint == "docs" else DATA_HEADERS:
+            headers.setdefault(name, value)
     return response

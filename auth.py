@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 
 from flask import current_app, g, request, url_for
 from limits import RateLimitItemPerMinute
@@ -75,6 +76,7 @@ OPEN_ENDPOINTS = {
 }
 ADMIN_BLUEPRINTS = {"tokens", "events", "webhooks", "dashboard.access"}
 DASHBOARD = "dashboard"  # whose pages, and they alone, go by a cookie
+METRICS = "metrics.show"
 SIGN_OUT = "dashboard.sessions.sign_out"
 BASIC_BLUEPRINT = "cache_files"  # Nix knows nothing but HTTP Basic
 OWN_TOKEN = "tokens.own"  # noqa: S105 # an endpoint, which tells every caller who it is
@@ -94,7 +96,7 @@ SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}  # they change nothing
 
 @dataclass(frozen=True)
 class Caller:
-    """The live token that a request came with."""
+    """The live token that a request came with, its fields as the select of tokens has them."""
 
     id: int
     name: str | None
@@ -103,7 +105,7 @@ class Caller:
     expires_at: datetime
     last_used_at: datetime | None
 
-    @property
+    @cached_property
     def notice_at(self) -> datetime:
         """When it begins to be announced that the token expires."""
         return self.expires_at - min(NOTICE, (self.expires_at - self.created_at) / NOTICE_SHARE)
@@ -116,9 +118,11 @@ class Caller:
     @property
     def is_due_for_notice(self) -> bool:
         """Whether this is the first use today, in UTC, of a token that expires soon."""
+        if not self.expires_soon:
+            return False
         midnight = utcnow().replace(hour=0, minute=0, second=0, microsecond=0)
         since = max(self.notice_at, midnight)
-        return self.expires_soon and (self.last_used_at is None or self.last_used_at < since)
+        return self.last_used_at is None or self.last_used_at < since
 
     @property
     def is_due_for_note(self) -> bool:
@@ -186,16 +190,17 @@ def check_token() -> None:
     Raises Unauthorized without a live token, TooManyFailures after many such requests, and
     ScopeTooSmall.
     """
-    if _endpoint() in OPEN_ENDPOINTS or _is_public_metrics():
+    endpoint = _endpoint()
+    if endpoint in OPEN_ENDPOINTS or (endpoint == METRICS and _are_metrics_public()):
         return
 
-    if is_for_dashboard():
-        g.caller = services.get(Gate).by_cookie()
-        if g.caller is None:
+    if _is_page(endpoint):
+        caller = g.caller = services.get(Gate).by_cookie()
+        if caller is None:
             raise SignInNeeded
     else:
-        g.caller = authenticate()
-    if g.caller is None:
+        caller = g.caller = authenticate()
+    if caller is None:
         wants_first = _wants_first_token()
         if wants_first and _is_from_this_machine():
             return
@@ -204,19 +209,23 @@ def check_token() -> None:
         docs = url_for("docs.swagger_ui")
         raise Unauthorized(detail=ELSEWHERE if wants_first else None, docs=docs)
 
-    needed = required_scope(request.endpoint, request.method)
-    is_sync = g.caller.scope == Scope.SYNC and is_for_machines(request.endpoint, request.method)
-    if not (is_sync or g.caller.scope.includes(needed)):
-        raise ScopeTooSmall(needed=needed, given=g.caller.scope)
+    endpoint, method = request.endpoint, request.method
+    needed = required_scope(endpoint, method)
+    is_sync = caller.scope == Scope.SYNC and is_for_machines(endpoint, method)
+    if not (is_sync or caller.scope.includes(needed)):
+        raise ScopeTooSmall(needed=needed, given=caller.scope)
 
 
 def is_for_dashboard() -> bool:
     """Tell whether the request is for a page of the dashboard."""
     try:
-        endpoint = _endpoint() or ""
+        return _is_page(_endpoint())
     except NotFound:  # a number beyond all ids, with a method that the path doesn't have
         return False
-    return endpoint.partition(".")[0] == DASHBOARD
+
+
+def _is_page(endpoint: str | None) -> bool:
+    return (endpoint or "").partition(".")[0] == DASHBOARD
 
 
 def refuse(secret: str | None) -> None:
@@ -274,7 +283,7 @@ def owner(secret: str) -> Caller | None:
         row = queries.live_token(digest(secret, key))
         if row is None:
             continue
-        caller = Caller(**row._asdict())
+        caller = Caller(*row)
         if key != keys[0]:
             note_use(caller, digest=digest(secret, keys[0]), key_id=key_id(keys[0]))
         elif caller.is_due_for_note:
@@ -363,7 +372,8 @@ def mint(
 
 
 def _keys() -> list[str]:
-    return [current_app.config["SECRET_KEY"], *current_app.config["SECRET_KEY_FALLBACKS"]]
+    settings = current_app.config
+    return [settings["SECRET_KEY"], *settings["SECRET_KEY_FALLBACKS"]]
 
 
 def _endpoint() -> str | None:
@@ -376,8 +386,9 @@ def _endpoint() -> str | None:
     return request.endpoint
 
 
-def _is_public_metrics() -> bool:
-    return request.endpoint == "metrics.show" and current_app.config["METRICS_PUBLIC"]
+def _are_metrics_public() -> bool:
+    setting: bool = current_app.config["METRICS_PUBLIC"]
+    return setting
 
 
 def _wants_first_token() -> bool:

@@ -120,6 +120,8 @@ def _getter(name: str, field: fields.Field[Any]) -> Callable[[Any], Any]:
     """Return the function that gets a field's value from a row, ready for JSON."""
     if type(field) in (fields.String, fields.Integer, Choice):
         return attrgetter(field.attribute or name)
+    if isinstance(field, Timestamp):
+        return field.getter(name)
     if isinstance(field, NestedColumns):
         return field.get_from
     if isinstance(field, JoinedNames):
@@ -139,6 +141,11 @@ class Timestamp(fields.AwareDateTime):
         self, value: datetime | None, attr: str | None, obj: Any, **kwargs: Any
     ) -> str | None:
         return None if value is None else rfc3339(value)
+
+    def getter(self, name: str) -> Callable[[Any], str | None]:
+        """Return the function that gets the time from a row."""
+        get = attrgetter(self.attribute or name)
+        return lambda row: None if (time := get(row)) is None else rfc3339(time)
 
 
 class QueryInteger(fields.Integer):

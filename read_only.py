@@ -23,8 +23,7 @@ def is_set() -> bool:
 
 def check_request() -> None:
     """Refuse every request that may change something while READ_ONLY is set."""
-    is_known = request.routing_exception is None
-    if is_set() and is_known and request.method not in SAFE_METHODS:
+    if request.method not in SAFE_METHODS and is_set() and request.routing_exception is None:
         raise ReadOnly
 
 
