@@ -1,5 +1,6 @@
 """A download: find a package in the catalogs, build or fetch it, root it, publish it."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -9,7 +10,8 @@ import gc_roots
 import nix
 from attempts import Attempt
 from cache import publishing
-from catalogs import offers, pins
+from catalogs import offers, pins, verifying
+from catalogs.state import Choice
 from models import Package, PackageStatus, db
 from task_subjects import Wanted
 
@@ -72,14 +74,16 @@ def _downloaded_before(wanted: Wanted) -> list[str] | None:
 
 def _realise_package(attempt: Attempt, wanted: Wanted) -> tuple[list[str], Update]:
     """Resolve, build or fetch, and root a package; return its paths, and what notes its success."""
-    found = _resolve(attempt, wanted)
+    choice = attempt.catalogs.best_for(wanted.name, wanted.version)
+    found = _verified(attempt, wanted, choice) or _resolve(attempt, wanted, choice)
     try:
         paths = _realise_outputs(attempt, wanted, found)
     except nix.BuildFailed:
         if nix.valid_paths(attempt.store, [found.drv_path]):
             raise
         # No root keeps a derivation: it may be garbage-collected before the build begins.
-        found = _resolve(attempt, wanted)
+        choice = attempt.catalogs.best_for(wanted.name, wanted.version)
+        found = _resolve(attempt, wanted, choice)
         paths = _realise_outputs(attempt, wanted, found)
 
     done, expected = attempt.progress.done, attempt.progress.expected
@@ -90,29 +94,49 @@ def _realise_package(attempt: Attempt, wanted: Wanted) -> tuple[list[str], Updat
     return list(paths), downloaded(wanted.package_id, realised)
 
 
-def _resolve(attempt: Attempt, wanted: Wanted) -> nix.Resolution:
+def _verified(attempt: Attempt, wanted: Wanted, choice: Choice) -> nix.Resolution | None:
+    """Return the derivation that the index of a pin knows; None where it is to be evaluated.
+
+    It must have been evaluated as it would be now. It must also be in the store, where only an
+    evaluation that writes derivations has put it.
+    """
+    verified = choice.verified
+    if verified is None or not os.path.lexists(verified.found.drv_path):
+        return None
+    if verified.since < verifying.evaluated_alike_since(attempt.store, attempt.data_dir):
+        return None
+    attempt.say(f"attempt {attempt.lease.attempt}: {wanted.label} is known from a verified index")
+    _note_found(attempt, wanted, verified.found, choice)
+    return verified.found
+
+
+def _resolve(attempt: Attempt, wanted: Wanted, choice: Choice) -> nix.Resolution:
     name, version = wanted.name, wanted.version
     attempt.say(f"attempt {attempt.lease.attempt}: resolving {name} {version}")
-    catalogs, avoided = attempt.catalogs.best_for(name, version)
     try:
         found = nix.resolve(
             attempt.store,
-            catalogs,
+            choice.catalogs,
             name,
             version,
             allowed=attempt.catalogs.allowed,
-            avoided=avoided,
+            avoided=choice.avoided,
             tick=attempt.tick,
             tmp=attempt.tmp,
         )
     except nix.NotProvided as error:
         _note_refusal(attempt, wanted, error)
         raise
-    sha256 = pins.sha256(next(one for one in catalogs if one.name == found.catalog))
+    _note_found(attempt, wanted, found, choice)
+    return found
+
+
+def _note_found(attempt: Attempt, wanted: Wanted, found: nix.Resolution, choice: Choice) -> None:
+    """Note where a package was found, and say so in the log."""
+    sha256 = pins.sha256(next(one for one in choice.catalogs if one.name == found.catalog))
     origin = Origin(found.catalog, found.attr, found.spelled, found.drv_path, sha256)
     attempt.note(_note_of(wanted, origin))
     attempt.say(f"found as {found.attr} in {found.catalog}: {found.drv_path}")
-    return found
 
 
 def _note_refusal(attempt: Attempt, wanted: Wanted, error: nix.NotProvided) -> None:

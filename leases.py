@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Executable, or_, select, update
+from sqlalchemy import Executable, bindparam, or_, select, update
 
 from event_log import Actor
 from models import NO_SYNC, Task, TaskKind, TaskStatus, db, soon, utcnow
@@ -59,19 +59,15 @@ class Lease:
 
         Return True when a cancel was requested.
         """
-        renewed = (
-            update(Task)
-            .where(*self._fence())
-            .values(lease_until=soon(seconds), done=done, expected=expected, phase=phase)
-            .returning(Task.cancel_requested)
-        )
-        requested = db.session.scalars(renewed, execution_options=NO_SYNC).all()
+        values = {"until": soon(seconds), "now_done": done, "all": expected, "now_phase": phase}
+        renewed = self._key() | values
+        requested = db.session.scalars(_RENEWAL, renewed, execution_options=NO_SYNC).all()
         self._check(len(requested))
         return requested[0]
 
     def is_cancel_requested(self) -> bool:
         """Tell whether a cancel was requested; raise LeaseLost when the lease is gone."""
-        requested = db.session.scalars(select(Task.cancel_requested).where(*self._fence())).all()
+        requested = db.session.scalars(_CANCEL_REQUESTED, self._key()).all()
         db.session.rollback()
         self._check(len(requested))
         return requested[0]
@@ -128,11 +124,36 @@ class Lease:
             Task.status == TaskStatus.RUNNING,
         )
 
+    def _key(self) -> dict[str, Any]:
+        """Return the values of the fence that `_FENCE` has as parameters."""
+        return {"mine": self.seq, "holder": self.holder, "this_attempt": self.attempt}
+
     def _check(self, changed: int) -> None:
         """Raise LeaseLost unless a fenced statement changed the task."""
         if changed != 1:
             db.session.rollback()
             raise LeaseLost
+
+
+# What a worker executes all the time is built at import: building takes longer than executing.
+_FENCE = (
+    Task.seq == bindparam("mine"),
+    Task.lease_holder == bindparam("holder"),
+    Task.attempt == bindparam("this_attempt"),
+    Task.status == TaskStatus.RUNNING,
+)
+_CANCEL_REQUESTED = select(Task.cancel_requested).where(*_FENCE)
+_RENEWAL = (
+    update(Task)
+    .where(*_FENCE)
+    .values(
+        lease_until=bindparam("until"),
+        done=bindparam("now_done"),
+        expected=bindparam("all"),
+        phase=bindparam("now_phase"),
+    )
+    .returning(Task.cancel_requested)
+)
 
 
 def holders() -> list[str]:

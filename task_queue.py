@@ -8,7 +8,19 @@ import uuid
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import JSON, Select, String, and_, func, insert, literal, or_, select, update
+from sqlalchemy import (
+    JSON,
+    Select,
+    String,
+    and_,
+    bindparam,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import aliased
 
 import event_log
@@ -176,31 +188,11 @@ def claim(holder: str, lease_seconds: float) -> Lease | None:
     Applies come first, then publishing, then downloads, each oldest first; last come indexing and
     verification, on one catalog at a time.
     """
-    first = _first_due()
     # The queue is mostly empty when it is asked: a read doesn't take SQLite's write lock.
-    found = db.session.execute(first).one_or_none()
+    found = db.session.execute(_FIRST_DUE, {"now": utcnow()}).one_or_none()
     if found is not None and found.kind in ON_CATALOGS:
         _take_turn()
-    taking = (
-        update(Task)
-        .where(
-            Task.seq
-            == first.with_only_columns(Task.seq).with_for_update(skip_locked=True).scalar_subquery()
-        )
-        .values(
-            status=TaskStatus.RUNNING,
-            attempt=Task.attempt + 1,
-            waiting=None,
-            done=0,
-            expected=0,
-            phase=None,
-            started_at=utcnow(),
-            lease_holder=holder,
-            lease_until=soon(lease_seconds),
-        )
-        .returning(*CLAIMED)
-    )
-    taken = found and db.session.execute(taking, execution_options=NO_SYNC).one_or_none()
+    taken = found and _take(holder, lease_seconds)
     if taken is None:
         db.session.rollback()
         return None
@@ -208,6 +200,12 @@ def claim(holder: str, lease_seconds: float) -> Lease | None:
     lease = _lease(taken, holder)
     db.session.commit()
     return lease
+
+
+def _take(holder: str, lease_seconds: float) -> AnyRow | None:
+    """Take the first task that is due, without a commit; None when there is none."""
+    lease = {"now": utcnow(), "holder": holder, "until": soon(lease_seconds)}
+    return db.session.execute(_TAKING, lease, execution_options=NO_SYNC).one_or_none()
 
 
 def _lease(taken: AnyRow, holder: str) -> Lease:
@@ -221,24 +219,6 @@ def _lease(taken: AnyRow, holder: str) -> Lease:
         waits=taken.waits,
         by=taken.by,
         request_id=taken.request_id,
-    )
-
-
-def _first_due() -> Select[int, TaskKind]:
-    """Select the task to take next."""
-    other = aliased(Task)
-    is_one_running = (
-        select(other.seq)
-        .where(other.kind.in_(ON_CATALOGS), other.status == TaskStatus.RUNNING)
-        .exists()
-    )
-    is_on_catalog, is_verification = Task.kind.in_(ON_CATALOGS), Task.kind == TaskKind.VERIFY
-    is_apply, is_publishing = Task.kind == TaskKind.APPLY, Task.kind == TaskKind.PUBLISH
-    return (
-        select(Task.seq, Task.kind)
-        .where(*_is_due(), or_(~is_on_catalog, ~is_one_running))
-        .order_by(is_on_catalog, is_verification, is_apply.desc(), is_publishing.desc(), Task.seq)
-        .limit(1)
     )
 
 
@@ -259,27 +239,32 @@ def is_other_waiting(kind: TaskKind, seconds: float) -> bool:
     before = soon(-seconds)
     later = (kind,) if kind == TaskKind.VERIFY else ON_CATALOGS
     is_old = Task.created_at <= before, or_(Task.lease_until.is_(None), Task.lease_until <= before)
-    waiting = select(Task.seq).where(*_is_due(), Task.kind.not_in(later), *is_old)
-    is_waiting = db.session.scalar(waiting.limit(1)) is not None
+    waiting = select(Task.seq).where(*_IS_DUE, Task.kind.not_in(later), *is_old)
+    is_waiting = db.session.scalar(waiting.limit(1), {"now": utcnow()}) is not None
     db.session.rollback()
     return is_waiting
 
 
 def explain_wait(reason: str | None) -> None:
     """Write to every task that is due why it isn't claimed; None for no reason."""
-    unexplained = *_is_due(), Task.waiting.is_distinct_from(reason)
-    if db.session.scalar(select(Task.seq).where(*unexplained).limit(1)) is None:
+    unexplained, now = (*_IS_DUE, Task.waiting.is_distinct_from(reason)), {"now": utcnow()}
+    if db.session.scalar(select(Task.seq).where(*unexplained).limit(1), now) is None:
         db.session.rollback()
         return
     explanation = update(Task).where(*unexplained).values(waiting=reason)
-    db.session.execute(explanation, execution_options=NO_SYNC)
+    db.session.execute(explanation, now, execution_options=NO_SYNC)
     db.session.commit()
 
 
-def _is_due() -> tuple[Any, ...]:
-    """Select the queued tasks whose time has come, but applies that wait for downloads."""
-    is_time = or_(Task.lease_until.is_(None), Task.lease_until <= utcnow())
-    return Task.status == TaskStatus.QUEUED, is_time, ~_is_waiting_for_packages()
+def live(task_ids: Collection[str]) -> set[str]:
+    """Return those of the tasks that are queued or running."""
+    if not task_ids:
+        return set()
+    these = Task.id.in_(map(uuid.UUID, task_ids))
+    return set(map(str, db.session.scalars(select(Task.id).where(these, Task.status.in_(LIVE)))))
+
+
+# --- Statements: built at import, since building the claim takes 5 ms and executing it 1 ---
 
 
 def _is_waiting_for_packages() -> Any:
@@ -297,9 +282,49 @@ def _is_waiting_for_packages() -> Any:
     return and_(Task.kind == TaskKind.APPLY, needed)
 
 
-def live(task_ids: Collection[str]) -> set[str]:
-    """Return those of the tasks that are queued or running."""
-    if not task_ids:
-        return set()
-    these = Task.id.in_(map(uuid.UUID, task_ids))
-    return set(map(str, db.session.scalars(select(Task.id).where(these, Task.status.in_(LIVE)))))
+def _first_due() -> Select[int, TaskKind]:
+    """Select the task to take next."""
+    other = aliased(Task)
+    is_one_running = (
+        select(other.seq)
+        .where(other.kind.in_(ON_CATALOGS), other.status == TaskStatus.RUNNING)
+        .exists()
+    )
+    is_on_catalog, is_verification = Task.kind.in_(ON_CATALOGS), Task.kind == TaskKind.VERIFY
+    is_apply, is_publishing = Task.kind == TaskKind.APPLY, Task.kind == TaskKind.PUBLISH
+    return (
+        select(Task.seq, Task.kind)
+        .where(*_IS_DUE, or_(~is_on_catalog, ~is_one_running))
+        .order_by(is_on_catalog, is_verification, is_apply.desc(), is_publishing.desc(), Task.seq)
+        .limit(1)
+    )
+
+
+# Selects the queued tasks whose time has come, but applies that wait for downloads.
+_IS_DUE = (
+    Task.status == TaskStatus.QUEUED,
+    or_(Task.lease_until.is_(None), Task.lease_until <= bindparam("now")),
+    ~_is_waiting_for_packages(),
+)
+_FIRST_DUE = _first_due()
+_TAKING = (
+    update(Task)
+    .where(
+        Task.seq
+        == _FIRST_DUE.with_only_columns(Task.seq)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    .values(
+        status=TaskStatus.RUNNING,
+        attempt=Task.attempt + 1,
+        waiting=None,
+        done=0,
+        expected=0,
+        phase=None,
+        started_at=bindparam("now"),
+        lease_holder=bindparam("holder"),
+        lease_until=bindparam("until"),
+    )
+    .returning(*CLAIMED)
+)

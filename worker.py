@@ -27,10 +27,9 @@ import task_queue
 from attempts import Attempt, Work
 from cache import publishing
 from cache.access import CacheAccess
-from catalogs import indexes
+from catalogs import indexes, verifying
 from catalogs.indexing import index
 from catalogs.state import Catalogs
-from catalogs.verifying import verify
 from downloads import download
 from errors import Busy
 from leases import Lease
@@ -293,6 +292,9 @@ class Pool:
 
         One that has just changed may be about to change again, and is looked at once more before.
         """
+        # Before anything is indexed: what is begun from now on is evaluated by this Nix.
+        store, folder = services.get(nix.Store, self.app), self.app.config["DATA_DIR"]
+        verifying.evaluated_alike_since(store, folder)
         states = services.get(Catalogs, self.app).states()
         seen, self._seen = self._seen, {each.catalog: each.signature for each in states}
         steady = [one for one in states if seen.get(one.catalog, one.signature) == one.signature]
@@ -376,5 +378,5 @@ def _work(lease: Lease) -> Work:
     if isinstance(subject, Unpublished):
         return partial(publishing.publish_profile, subject=subject)
     if isinstance(subject, Unverified):
-        return partial(verify, subject=subject)
+        return partial(verifying.verify, subject=subject)
     return partial(index, subject=subject)

@@ -12,14 +12,13 @@ import random
 import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack, asynccontextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import servers
-from proxy import Nginx
-from support import BUNDLED, until
+from support import until
 
 from pkgctl.sync import pause
 
@@ -261,14 +260,6 @@ def holds(store_path):
     return lambda report: (report["state"], report["store_path"]) == ("current", store_path)
 
 
-class QuietNginx(Nginx):
-    """An nginx that doesn't print its log when it is closed."""
-
-    def __exit__(self, *_):
-        with redirect_stdout(None):
-            super().__exit__()
-
-
 class Operator:
     """Changes the profile of a server, as an operator does."""
 
@@ -361,8 +352,7 @@ def front(stack, folder, service, hosts):
     nginx = folder / "nginx"
     nginx.mkdir()
     changes = [*every, (f"server 127.0.0.1:{service.port};", upstream)]
-    proxy = stack.enter_context(QuietNginx(nginx, service.port, changes))
-    return f"http://127.0.0.1:{proxy.port}"
+    return stack.enter_context(servers.Front(nginx, service, changes)).url
 
 
 def started(folder, database):
@@ -371,7 +361,7 @@ def started(folder, database):
     key = folder / "cache.key"
     service = servers.pkgd(
         folder,
-        CATALOGS=BUNDLED,
+        INDEX_BYTES=servers.INDEX_BYTES,
         CACHE=f"file://{folder / 'cache'}",
         CACHE_KEY_FILE=key,
         **database,

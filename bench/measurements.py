@@ -1,7 +1,10 @@
-"""Measured values, and the Markdown table of them."""
+"""Measured values: one series for each quantity and subject, and what of it is noise."""
 
+import json
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import median, quantiles
+
+WOBBLE = 0.10
 
 
 @dataclass
@@ -12,13 +15,10 @@ class Series:
     subject: str
     unit: str
     values: list[float] = field(default_factory=list)
-    latencies: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, value, **latencies):
-        """Add a round's value, with its latencies in milliseconds by name."""
+    def add(self, value):
+        """Add a round's value."""
         self.values.append(value)
-        for name, milliseconds in latencies.items():
-            self.latencies.setdefault(name, []).append(milliseconds)
 
     @property
     def median(self):
@@ -26,14 +26,36 @@ class Series:
         return median(self.values)
 
     @property
+    def noise(self):
+        """The width of the middle half of the values, from the first quartile to the third.
+
+        Unlike the whole range, it does not grow with the number of values, and one disturbed
+        round of five does not change it.
+        """
+        if len(self.values) < 2:
+            return 0.0
+        first, _, third = quantiles(self.values, n=4, method="inclusive")
+        return third - first
+
+    @property
+    def spread(self):
+        """The noise as a part of the median."""
+        return self.noise / self.median if self.median else 0.0
+
+    @property
+    def wobbles(self):
+        """Whether the spread is larger than WOBBLE."""
+        return self.spread > WOBBLE
+
+    @property
     def row(self):
-        """The series as a row of a Markdown table."""
-        latencies = ", ".join(
-            f"{name} {format_number(median(values))} ms" for name, values in self.latencies.items()
-        )
-        spread = f"{format_number(min(self.values))} to {format_number(max(self.values))}"
-        cells = (self.what, self.subject, format_number(self.median), spread, self.unit, latencies)
-        return f"| {' | '.join(cells)} |"
+        """The cells of a table: quantity, subject, median, spread, range."""
+        spread = f"{100 * self.spread:.0f} %" if len(self.values) > 1 else ""
+        if self.wobbles:
+            spread += ", wobbles"
+        least, most = format_number(min(self.values)), format_number(max(self.values))
+        whole = f"{least} to {most}" if len(self.values) > 1 else ""
+        return self.what, self.subject, format_number(self.median), spread, whole
 
 
 class Results:
@@ -43,21 +65,49 @@ class Results:
         self._series = {}
 
     def series(self, what, subject, unit):
-        """Return the series of this quantity and subject; create it when there is none."""
-        return self._series.setdefault((what, subject), Series(what, subject, unit))
+        """Return the series of this quantity, subject and unit; create it when there is none."""
+        return self._series.setdefault((what, subject, unit), Series(what, subject, unit))
 
-    def median(self, what, subject):
-        """Return the median of a series."""
-        return self._series[what, subject].median
+    def find(self, what, subject, unit):
+        """Return a series; None where it was not measured."""
+        return self._series.get((what, subject, unit))
 
     def all(self):
         """Return all series."""
-        return self._series.values()
+        return list(self._series.values())
 
-    def table(self):
-        """Return all series as a Markdown table."""
-        head = "| what | subject | median | range | unit | latencies |"
-        return "\n".join([head, "|---|---|---:|---|---|---|", *(one.row for one in self.all())])
+    def tables(self):
+        """Return Markdown, a section with a table for each unit."""
+        units = dict.fromkeys(one.unit for one in self.all())
+        return "\n\n".join(f"### In {unit}\n\n{self._table(unit)}" for unit in units)
+
+    def _table(self, unit):
+        rows = [one.row for one in self.all() if one.unit == unit]
+        return table(("what", "subject", "median", "spread", "range"), rows, numbers=(2,))
+
+    def to_json(self):
+        """Return the series as JSON, a line for each."""
+        lines = [json.dumps(_rounded(one), ensure_ascii=False) for one in self.all()]
+        return "[\n" + ",\n".join(lines) + "\n]"
+
+    @classmethod
+    def from_json(cls, rows):
+        """Return the results that `to_json` wrote, from the parsed JSON."""
+        results = cls()
+        for row in rows:
+            results.series(row["what"], row["subject"], row["unit"]).values.extend(row["values"])
+        return results
+
+
+def _rounded(series):
+    """Return a series with four significant digits of each value."""
+    return {**vars(series), "values": [float(f"{value:.4g}") for value in series.values]}
+
+
+def table(head, rows, numbers=()):
+    """Return a Markdown table; the columns of `numbers` are aligned to the right."""
+    rule = ["---:" if place in numbers else "---" for place in range(len(head))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
 
 
 def format_number(value):

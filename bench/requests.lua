@@ -1,8 +1,8 @@
 -- The requests that wrk sends, and its results as one line of JSON.
---   wrk … -s requests.lua URL -- KIND RUN
+--   wrk … -s requests.lua URL -- KIND RUN FILE
 -- KIND: "get" repeats one request; "package" registers a new package each time; "stranger" sends
--- a new client address each time, so that the throttle never refuses one. RUN is unique per run:
--- it makes the names of packages unique.
+-- a new client address each time, so that the throttle never refuses one; "paths" asks for each
+-- path in FILE in turn. RUN is unique per run: it makes the names of packages unique.
 
 local started = 0
 
@@ -12,7 +12,7 @@ function setup(thread)
 end
 
 function init(arguments)
-  local kind, run, count = arguments[1], arguments[2], 0
+  local kind, run, file, count = arguments[1], arguments[2], arguments[3], 0
 
   if kind == "package" then
     wrk.method = "POST"
@@ -28,6 +28,15 @@ function init(arguments)
       local address = string.format("10.%d.%d.%d", number, count / 250 % 250, count % 250)
       wrk.headers["X-Forwarded-For"] = address
       return wrk.format()
+    end
+  elseif kind == "paths" then
+    local requests = {}
+    for path in io.lines(file) do
+      requests[#requests + 1] = wrk.format(nil, path)
+    end
+    request = function()
+      count = count % #requests + 1
+      return requests[count]
     end
   end
 end

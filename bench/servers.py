@@ -1,14 +1,19 @@
-"""The servers that are compared: pkgd, a bare Flask route, and the FastAPI peer."""
+"""The servers that are measured: pkgd, nginx, a bare Flask route, and the FastAPI peer."""
 
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 import psutil
 import requests
+from proxy import Nginx
 from service import BIN, Service
+from support import BUNDLED, until
 
 HERE = Path(__file__).resolve().parent
 MIB = 1024 * 1024
+MEMORY = "MiB PSS"
+INDEX_BYTES = 1024 * MIB  # the default
+INDEX_SECONDS = 120
 PROCESSES = 2
 THREADS = 4
 
@@ -42,6 +47,25 @@ class ReferenceServer(QuietService):
         return False
 
 
+class Front(Nginx):
+    """An nginx in front of a service, which doesn't print its log when it is closed."""
+
+    def __init__(self, folder, service, changes=()):
+        """Write the configuration, with changes (old, new) to its text."""
+        super().__init__(folder, service.port, changes)
+        self.behind = service
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    @property
+    def server(self):
+        """Its main process."""
+        return self.process
+
+    def __exit__(self, *_):
+        with redirect_stdout(None):
+            super().__exit__()
+
+
 def pkgd(folder, **settings):
     """Return pkgd on a new folder, not started yet."""
     return QuietService(
@@ -52,16 +76,31 @@ def pkgd(folder, **settings):
             "WEB_PROCESSES": PROCESSES,
             "WEB_THREADS": THREADS,
             "MIN_FREE_BYTES": 0,
+            # Not the machine's nixpkgs; and no index, which would be made beside what is measured.
+            "CATALOGS": BUNDLED,
+            "INDEX_BYTES": 0,
             **settings,
         }
     )
 
 
 def bare(folder):
-    """Return the bare Flask route, not started yet, with pkgd's number of processes and threads."""
-    argv = [BIN / "gunicorn", "--config", HERE / "bare.conf.py", "bare:app"]
-    settings = {"WEB_PROCESSES": PROCESSES, "WEB_THREADS": THREADS}
-    return ReferenceServer(argv, {"DATA_DIR": folder / "bare", **settings})
+    """Return the bare Flask route, not started yet, with pkgd's number of processes and threads.
+
+    All else is as gunicorn has it by default.
+    """
+    server = ReferenceServer([], {"DATA_DIR": folder / "bare"})
+    options = {
+        "--worker-class": "gthread",
+        "--workers": PROCESSES,
+        "--threads": THREADS,
+        "--bind": f"127.0.0.1:{server.port}",
+        "--pythonpath": HERE,
+    }
+    given = [str(word) for option in options.items() for word in option]
+    # The socket, which is at the same place for all servers of a user, has no part in requests.
+    server.argv = [BIN / "gunicorn", *given, "--no-control-socket", "bare:app"]
+    return server
 
 
 def peer(folder, db_path, secret_key):
@@ -73,15 +112,30 @@ def peer(folder, db_path, secret_key):
     return server
 
 
-def pss_mib(server):
-    """Return the memory of a server's processes in MiB; shared pages count once (PSS)."""
-    return sum(process.memory_full_info().pss for process in _processes(server)) / MIB
+def add_memory(results, what, subject, server):
+    """Add the memory of a server's processes once they run no others; shared pages count once."""
+    until(lambda: len(_processes(server)) == 1 + PROCESSES)
+    pss = sum(process.memory_full_info().pss for process in _processes(server))
+    results.series(what, subject, MEMORY).add(pss / MIB)
+
+
+def await_indexes(service):
+    """Wait until what a service's catalogs offer is indexed and verified."""
+
+    def is_done():
+        return all(one["verification"] == "current" for one in service.get("catalogs"))
+
+    until(is_done, INDEX_SECONDS)
 
 
 def cpu_seconds(server):
-    """Return the user and system time that a server's processes have used, in seconds."""
+    """Return the CPU time, in seconds, of a server's processes and of all that they have run.
+
+    It is counted in hundredths. That of nginx includes the server behind it.
+    """
     times = [process.cpu_times() for process in _processes(server)]
-    return sum(time.user + time.system for time in times)
+    own = sum(time.user + time.system + time.children_user + time.children_system for time in times)
+    return own + (cpu_seconds(server.behind) if isinstance(server, Front) else 0)
 
 
 def _processes(server):

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 import servers
-from builds import stopwatch
 from support import until
+from workbench import stopwatch
 
 NAME = "pin"
 SAMPLE, SEED = 100, 1

@@ -9,18 +9,26 @@ from itertools import count
 import servers
 
 CONNECTIONS = 8
+CPU = "µs of CPU per request"
+RATE = "requests/s"
+P99 = "ms, 99th percentile"
 RUNS = count()
 
 
 @dataclass(frozen=True)
 class Case:
-    """A request to repeat, the server that answers it, and whether a refusal is expected."""
+    """A request to repeat, what answers it, and whether a refusal is expected.
+
+    `kind` is one that requests.lua knows, `file` the one with the paths that a kind may need.
+    """
 
     what: str
     subject: str
-    url: str
-    token: str
+    server: object
+    path: str
+    authorization: str
     kind: str = "get"
+    file: str = ""
     is_refused: bool = False
 
 
@@ -34,12 +42,13 @@ def send(case, seconds):
         *("--threads", "1"),
         *("--connections", str(CONNECTIONS)),
         *("--duration", f"{seconds}s"),
-        *("--header", f"Authorization: Bearer {case.token}"),
+        *("--header", f"Authorization: {case.authorization}"),
         *("--script", str(servers.HERE / "requests.lua")),
-        case.url,
+        f"{case.server.url}{case.path}",
         "--",
         case.kind,
         str(next(RUNS)),
+        case.file,
     ]
     done = subprocess.run(argv, check=True, capture_output=True, text=True)
     load = json.loads(done.stdout.splitlines()[-1])
@@ -48,3 +57,17 @@ def send(case, seconds):
     if wrong or load["broken"]:
         raise SystemExit(f"{case}: {load}")
     return load
+
+
+def measure(results, case, seconds):
+    """Send load for so many seconds; add rate, 99th percentile and CPU time of the server."""
+    before = servers.cpu_seconds(case.server)
+    load = send(case, seconds)
+    cpu = servers.cpu_seconds(case.server) - before
+    values = {
+        CPU: 1e6 * cpu / load["requests"],
+        RATE: load["requests"] / load["seconds"],
+        P99: load["p99"],
+    }
+    for unit, value in values.items():
+        results.series(case.what, case.subject, unit).add(value)

@@ -5,6 +5,7 @@ All indexes share one row for each name. It is deleted with the last offer of th
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Update, delete, insert, select, update
@@ -173,9 +174,10 @@ def known(ids: Mapping[str, int], name: str) -> nix.Known:
     if not ids:
         return {}
     with db.engine.connect() as connection:
-        listed = select(CatalogIndex.id, CatalogIndex.todo, CatalogIndex.failures)
-        indexes = connection.execute(listed.where(CatalogIndex.id.in_(ids.values()))).all()
+        made = CatalogIndex.id, CatalogIndex.todo, CatalogIndex.failures, CatalogIndex.created_at
+        indexes = connection.execute(select(*made).where(made[0].in_(ids.values()))).all()
         entries = {row.id: _Entry(name, row.todo, row.failures) for row in indexes}
+        since = {row.id: row.created_at for row in indexes}
         mine = _OFFERS.where(IndexedOffer.index_id.in_(ids.values()))
         for row in connection.execute(mine.where(IndexedOffer.attr == name)):
             entries[row.index_id].direct.append(row)
@@ -186,7 +188,7 @@ def known(ids: Mapping[str, int], name: str) -> nix.Known:
         for row in connection.execute(wanted):
             entries[row.index_id].add_sibling(row)
     return {
-        catalog: [_answer(catalog, row) for row in entries[index_id].offers]
+        catalog: [_answer(catalog, since[index_id], row) for row in entries[index_id].offers]
         for catalog, index_id in ids.items()
         if index_id in entries and entries[index_id].can_tell
     }
@@ -200,10 +202,12 @@ _OFFERS = select(
     IndexedOffer.reason,
     IndexedOffer.description,
     IndexedOffer.message,
+    IndexedOffer.drv_path,
+    IndexedOffer.outputs,
 )
 
 
-def _answer(catalog: str, row: AnyRow) -> dict[str, Any]:
+def _answer(catalog: str, since: datetime, row: AnyRow) -> dict[str, Any]:
     return {
         "catalog": catalog,
         "attr": row.attr,
@@ -211,6 +215,10 @@ def _answer(catalog: str, row: AnyRow) -> dict[str, Any]:
         "reason": row.reason,
         "description": row.description,
         "message": row.message,
+        "pname": row.pname,
+        "drv_path": row.drv_path,
+        "outputs": (row.outputs or "").split(),
+        "since": since,
     }
 
 

@@ -11,10 +11,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Row
 from sqlalchemy.exc import SQLAlchemyError
@@ -59,6 +60,26 @@ class Look:
         """Tell whether this still holds; what failed may work later, though no file changes."""
         is_due = self.failures and time.monotonic() >= self.at + LOOK_AGAIN_SECONDS
         return self.state == state and not is_due
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The derivation of a version by the verification of an index, which was begun `since`."""
+
+    found: nix.Resolution
+    since: datetime
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where to look for a version: the catalogs, the best one first; which attributes to avoid.
+
+    `verified` is what is known already, of a catalog in the store alone: that never changes.
+    """
+
+    catalogs: list[nix.Catalog]
+    avoided: nix.Avoided
+    verified: Verified | None = None
 
 
 class Catalogs:
@@ -173,10 +194,10 @@ class Catalogs:
         """Return the id of each catalog's newest index, be it current or not."""
         return {} if self._index_sets is None else catalog_indexes.newest(catalogs)
 
-    def best_for(self, name: str, version: str) -> tuple[list[nix.Catalog], nix.Avoided]:
+    def best_for(self, name: str, version: str) -> Choice:
         """Return the catalogs in order, but first the one that has the version by their indexes.
 
-        All catalogs before it must be indexed, too. Also return the attributes that can't be had.
+        All catalogs before it must be indexed, too. What can't be had is to be avoided.
         """
         state = self._state()
         catalogs = [catalog for catalog, _, _ in state]
@@ -189,11 +210,20 @@ class Catalogs:
             offers = known.get(catalog.name)
             if offers is None:
                 break
-            if any(
-                one["reason"] is None and nix.semantic(one["spelled"]) == version for one in offers
-            ):
-                return [catalog, *(other for other in catalogs if other != catalog)], avoided
-        return catalogs, avoided
+            free = (one for one in offers if one["reason"] is None)
+            found = next((one for one in free if nix.semantic(one["spelled"]) == version), None)
+            if found is not None:
+                ordered = [catalog, *(other for other in catalogs if other != catalog)]
+                return Choice(ordered, avoided, self._verified(catalog, found))
+        return Choice(catalogs, avoided)
+
+    def _verified(self, catalog: nix.Catalog, found: dict[str, Any]) -> Verified | None:
+        """Return the derivation of an offer, if its catalog never changes and it was verified."""
+        if found["drv_path"] is None or not self.store.is_store_path(catalog.place):
+            return None
+        where = {key: found[key] for key in ("attr", "pname", "spelled", "drv_path")}
+        resolution = nix.Resolution(catalog=catalog.name, outputs=tuple(found["outputs"]), **where)
+        return Verified(resolution, found["since"])
 
     def names(self, catalog: nix.Catalog) -> list[str]:
         """Return the names in a catalog by evaluation, remembered until it changes.

@@ -1,9 +1,12 @@
 """The verification of what a catalog's index offers: whether a download would find a derivation."""
 
+import uuid
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 from sqlalchemy import Update, func, select, update
 
@@ -17,6 +20,7 @@ from task_ends import TaskError
 from task_subjects import Unverified
 
 SLICE = 400  # offers in an evaluation
+EVALUATOR = "evaluator"  # a file in DATA_DIR
 HOPELESS = 500  # offers that can't be had, one after another, after which the rest is left as it is
 
 Outcomes = dict[int, nix.Derivation | nix.NotProvided]
@@ -142,3 +146,24 @@ def _unverified(index: CatalogIndex) -> deque[_Offer]:
 def _error(error: nix.NixError) -> TaskError:
     message = f"{HOPELESS} versions in a row can't be evaluated, the last one since {error}"
     return TaskError(error.code, message, error.hint)
+
+
+# --- For how long it holds ---
+
+
+def evaluated_alike_since(store: nix.Store, folder: Path) -> datetime:
+    """Return since when Nix and its settings are what they are, as far as this DATA_DIR tells.
+
+    What was evaluated before may be otherwise now. A file says what they were when somebody looked
+    last; of hosts with different ones that share the folder, each takes the other's for a change.
+    """
+    file, evaluator = folder / EVALUATOR, nix.evaluator(store)
+    try:
+        is_same = file.read_text() == evaluator
+    except FileNotFoundError:
+        is_same = False
+    if not is_same:
+        new = file.with_name(f".{EVALUATOR}-{uuid.uuid4()}")
+        new.write_text(evaluator)
+        new.rename(file)
+    return datetime.fromtimestamp(file.stat().st_mtime, UTC)

@@ -64,7 +64,7 @@ from nix.evaluate import (
 )
 from nix.garbage import collect_garbage, garbage_bytes
 from nix.internal_json import Progress, Tick
-from nix.nix_conf import daemon_socket, setting
+from nix.nix_conf import daemon_socket, evaluator, setting
 from nix.process import Completed, run, scratch, sweep
 from nix.profile import (
     ProfilePackage,
@@ -167,6 +167,7 @@ __all__ = [
     "daemon_socket",
     "decode",
     "delete_generations",
+    "evaluator",
     "failing",
     "fetched",
     "find_channel",

@@ -1,18 +1,23 @@
 """Building: realise derivations, and keep store paths valid and alive."""
 
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from nix.errors import BuildFailed, TimedOut
+from nix.errors import BuildFailed, NixError, TimedOut
 from nix.internal_json import BuildLogReader, Progress, Tick, ignore
 from nix.process import Completed, run, scratch, sweep
 from nix.store import CALL_SECONDS, DOWNLOAD_OPTIONS, Store, call, call_in_batches, text
 
 MARGIN_SECONDS = 5
+NO_SUBSTITUTES = ("--option", "substitute", "false")
 REPAIRING = Progress(0, 1, "building")
+# The outputs that a derivation's file begins with, each with its path where that is known before.
+OUTPUTS = re.compile(r'Derive\(\[((?:\("[^"]*","[^"]*","[^"]*","[^"]*"\),?)+)\]')
+OUTPUT = re.compile(r'\("([^"]*)","([^"]*)"')
 
 
 def realise(
@@ -29,6 +34,8 @@ def realise(
 ) -> str:
     """Build or fetch an output of a derivation, with `root` as its GC root; return its store path.
 
+    An output that is in the store is only rooted: that takes one program of Nix, and no reaper.
+
     `tmp` is a directory for this run alone: processes that still use it at the end are killed.
     `tick` is called with new log and the progress at least every TICK_SECONDS; an exception from
     it ends the build and reaches the caller.
@@ -37,9 +44,13 @@ def realise(
     """
     root.parent.mkdir(parents=True, exist_ok=True)
     reader = BuildLogReader(drv_path)
+    stored = _root_of_stored(store, drv_path, output, root, lambda: tick(b"", reader.progress))
+    if stored is not None:
+        tick(b"", replace(reader.progress, phase="rooting"))
+        return stored
 
     try:
-        with _swept(tmp, reader) as folder:
+        with _swept(tmp) as folder:
             # The margin lets Nix enforce its limit first: its message names the derivation. Silence
             # is left to Nix alone: a builder may write what reaches nix-build only much later.
             done = run(
@@ -60,6 +71,31 @@ def realise(
         _rename_root(store, path, root.with_name(f"{root.name}-{output}"), root)
     tick(b"", replace(reader.progress, phase="rooting"))
     return path
+
+
+def _root_of_stored(
+    store: Store, drv_path: str, output: str, root: Path, beat: Callable[[], None]
+) -> str | None:
+    """Root an output that is in the store, and return its path; None where it isn't, or may not be.
+
+    Whether it is valid is for Nix to say: what is on the disk may be a part of it.
+    """
+    path = _output_path(drv_path, output)
+    if path is None or not store.is_store_path(path) or not os.path.lexists(path):
+        return None
+    try:
+        add_root(store, path, root, *NO_SUBSTITUTES, beat=beat)
+    except NixError:
+        return None
+    return path
+
+
+def _output_path(drv_path: str, output: str) -> str | None:
+    """Return the path of an output, as the derivation's file has it; None where it has none."""
+    with suppress(OSError):
+        outputs = OUTPUTS.match(Path(drv_path).read_text(errors="replace"))
+        return dict(OUTPUT.findall(outputs[1])).get(output) if outputs else None
+    return None
 
 
 def _nix_build(
@@ -92,14 +128,15 @@ def _built_path(store: Store, done: Completed) -> str:
 
 
 @contextmanager
-def _swept(tmp: Path, reader: BuildLogReader) -> Iterator[Path]:
-    """Provide the scratch directory `tmp`; kill the processes that builders leave running in it."""
-    with scratch(tmp) as folder, ExitStack() as ending:
-        # After an exception in any case: a builder may have started that is not in the log yet.
-        ending.callback(sweep, folder)
+def _swept(tmp: Path) -> Iterator[Path]:
+    """Provide the scratch directory `tmp`; after an exception, kill what still works in it.
+
+    Otherwise the reaper has ended all that builders left.
+    """
+    with scratch(tmp) as folder, ExitStack() as on_exception:
+        on_exception.callback(sweep, folder)
         yield folder
-        if not reader.has_built:
-            ending.pop_all()
+        on_exception.pop_all()
 
 
 def _rename_root(store: Store, path: str, made: Path, root: Path) -> None:
@@ -141,7 +178,10 @@ def known_roots(store: Store) -> set[str]:
     return known
 
 
-def add_root(store: Store, path: str, root: Path) -> None:
+def add_root(
+    store: Store, path: str, root: Path, *options: str, beat: Callable[[], None] = lambda: None
+) -> None:
     """Keep a valid store path alive by a GC root at `root`."""
     root.parent.mkdir(parents=True, exist_ok=True)
-    text(call(store, ["nix-store", "--realise", path, "--add-root", str(root)]))
+    argv = ["nix-store", "--realise", path, "--add-root", str(root), *options]
+    text(call(store, argv, beat=beat))

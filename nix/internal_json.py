@@ -6,8 +6,9 @@ The numbers of levels, activities and results are those of src/libutil/logging.h
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import PurePath
 from typing import Any
 
@@ -33,13 +34,20 @@ LOG_LINE, PROGRESS, HOOK_LOG_LINE = 101, 105, 107
 LOG_LINES = {LOG_LINE, HOOK_LOG_LINE}
 TRANSFERS = {COPY_PATH, FILE_TRANSFER, SUBSTITUTE}
 
-BUILDER_FAILED = 100  # the exit code of nix-build
-
 QUOTED_LINES = 10
 QUOTED_CHARACTERS = 300
 REASON_CHARACTERS = 4000
 KEPT_LINES = 1000
 MOST_COUNTED = 10**9
+
+# Log lines as Nix writes them, if they are short ASCII without quotes, tabs or backslashes.
+PLAIN_LINES = re.compile(
+    rb'^@nix \{"action":"result","fields":\["([ -!#-\[\]-~]{0,%d})"\],"id":(\d+),"type":101\}$'
+    % QUOTED_CHARACTERS,
+    re.MULTILINE,
+)
+
+BUILDER_FAILED = 100  # the exit code of nix-build
 
 # The last pattern is that of newer versions of Nix.
 BUILDER = re.compile(
@@ -97,7 +105,6 @@ class BuildLogReader:
         """Prepare for the log of a build of `drv_path`."""
         self.drv_path = drv_path
         self.progress = Progress(0, 0, "fetching")
-        self.has_built = False
         self._activities: dict[int, tuple[int, str]] = {}
         self._counters: dict[int, int] = {}
         self._counts: dict[int, tuple[int, int]] = {}
@@ -107,8 +114,12 @@ class BuildLogReader:
         self._errors: deque[str] = deque(maxlen=QUOTED_LINES)
         self._last: deque[tuple[str, str]] = deque(maxlen=KEPT_LINES)
 
-    def read(self, lines: Iterable[bytes]) -> bytes:
+    def read(self, lines: Sequence[bytes]) -> bytes:
         """Return what `lines` add to the build's log, as nix-build itself would show it."""
+        found = PLAIN_LINES.findall(b"\n".join(lines))
+        ids = {activity for _, activity in found}
+        if len(found) == len(lines) and len(ids) == 1:
+            return self._plain_lines(int(ids.pop()), [text for text, _ in found])
         return b"".join(map(self._read_line, lines))
 
     def failure(self, code: int) -> NixError:
@@ -192,7 +203,6 @@ class BuildLogReader:
         kind, text = event["type"], plain(event["text"])
         subject = plain(str(event["fields"][0])) if kind == BUILD else ""
         self._activities[event["id"]] = kind, subject
-        self.has_built |= kind == BUILD
         # A remote builder relays counters of its own: the first of a kind counts the whole.
         if kind in (BUILDS, COPY_PATHS):
             self._counters.setdefault(kind, event["id"])
@@ -246,6 +256,14 @@ class BuildLogReader:
     def _update_counts(self) -> None:
         done, expected = map(sum, zip(*self._counts.values(), strict=True))
         self.progress = replace(self.progress, done=done, expected=expected)
+
+    def _plain_lines(self, activity: int, lines: Sequence[bytes]) -> bytes:
+        """Log lines of one builder as `_log_line` does each, but in a tenth of the time."""
+        _, speaker = self._activities.get(activity, (BUILD, ""))
+        first, *others = b"\n".join(lines).decode().split("\n")
+        logged = self._log_line(speaker, first)
+        self._last.extend(zip(repeat(speaker), others, strict=False))
+        return logged + b"\n".join([*lines[1:], b""])
 
     def _log_line(self, speaker: str, text: str) -> bytes:
         """Log a builder's line, after the builder's name if another one wrote the line before."""

@@ -1,12 +1,17 @@
 """What nix.conf says, of the settings that decide how safely and whether builds run."""
 
+import hashlib
 import os
+import platform
 import re
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from nix.process import find
 from nix.store import Store
 
+EVALUATOR = "nix-instantiate"
 LINE = re.compile(r"^[ \t]*([\w-]+)[ \t]*=[ \t]*(.*?)[ \t]*(?:#.*)?$", re.MULTILINE)
 
 
@@ -33,6 +38,21 @@ def daemon_socket(store: Store) -> Path | None:
         return None
     given = environ.get("NIX_DAEMON_SOCKET_PATH", state / "daemon-socket" / "socket")
     return Path(given)
+
+
+def evaluator(store: Store) -> str:
+    """Return 64 hexadecimal digits that change with what evaluates catalogs: Nix and its settings.
+
+    Of Nix, the file is looked at, which takes no time; the settings are those that `setting` reads,
+    with all variables for Nix. Raises NixMissing.
+    """
+    find([EVALUATOR], store.environ)
+    program = os.path.realpath(shutil.which(EVALUATOR, path=store.environ.get("PATH")) or "")
+    status = os.stat(program)
+    variables = sorted(one for one in store.environ.items() if one[0].startswith("NIX"))
+    file = program, status.st_ino, status.st_mtime_ns, status.st_size
+    what = repr([file, platform.machine(), _file(store), variables])
+    return hashlib.sha256(what.encode(errors="surrogateescape")).hexdigest()
 
 
 def _file(store: Store) -> str:

@@ -25,6 +25,8 @@ REAP_SECONDS = 3
 CHUNK_BYTES = 64 * 1024
 TAIL_BYTES = 64 * 1024
 LINE_BYTES = 1024 * 1024
+# Of a log that flows, more is read at a time after such a pause, in which the pipe doesn't fill.
+FLOWING_LINES, GATHER_SECONDS = 20, 0.002
 FINAL_READS = 16
 SWEEPS = 20
 
@@ -209,7 +211,10 @@ def _watch(output: OutputReader, heard: Heard, seconds: float, cpu_seconds: floa
     deadline = time.monotonic() + seconds
     child = psutil.Process(output.child.pid)
     while output.child.poll() is None:
-        heard(output.read(TICK_SECONDS) or [])
+        lines = output.read(TICK_SECONDS) or []
+        heard(lines)
+        if len(lines) >= FLOWING_LINES:
+            time.sleep(GATHER_SECONDS)
         if time.monotonic() > deadline:
             raise TimedOut(f"it ran longer than {seconds:g} s")
         is_there = output.child.returncode is None  # though perhaps a zombie

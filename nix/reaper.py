@@ -39,12 +39,11 @@ def main(grace_seconds: float, tmp: str, command: list[str]) -> int:
 
     ended = _wait(pid, grace_seconds)
     deadline = time.monotonic() + END_SECONDS
-    while (left := list(_children())) and time.monotonic() < deadline:
-        for child in left:
+    while _reap(ended) and time.monotonic() < deadline:
+        for child in _children():
             with suppress(OSError):  # it has ended, or is not ours to kill
                 os.kill(child, signal.SIGKILL)
         time.sleep(PAUSE_SECONDS)
-        ended |= _reap()
 
     code = os.waitstatus_to_exitcode(ended.get(pid, signal.SIGKILL))
     return code if code >= 0 else 128 - code
@@ -59,17 +58,21 @@ def _wait(pid: int, grace_seconds: float) -> dict[int, int]:
         if caught is not None and caught.si_signo == signal.SIGTERM:
             os.kill(pid, signal.SIGTERM)
             deadline = min(deadline, time.monotonic() + grace_seconds)
-        ended |= _reap()
+        _reap(ended)
     return ended
 
 
-def _reap() -> dict[int, int]:
-    """Take note of the children that have ended; return their statuses by process id."""
-    ended = {}
-    with suppress(ChildProcessError):
+def _reap(ended: dict[int, int]) -> bool:
+    """Note the statuses of the children that have ended; tell whether any is left.
+
+    That is known without a look at all processes, of which there may be thousands.
+    """
+    try:
         while (found := os.waitpid(-1, os.WNOHANG))[0]:
             ended[found[0]] = found[1]
-    return ended
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _children() -> "Iterator[int]":

@@ -81,7 +81,8 @@ def next_release(folder, before, number):
     folder.mkdir()
     for path in [*ROOT.glob("*.py"), ROOT / "pyproject.toml"]:
         shutil.copy(path, folder)
-    for name in ("catalog", "commands", "dashboard", "migrations", "nix", "pages"):
+    packages = [path.parent.name for path in ROOT.glob("*/__init__.py")]
+    for name in (*packages, "catalog", "migrations", "pages"):
         shutil.copytree(ROOT / name, folder / name)
     for revision in range(FIRST_REVISION, FIRST_REVISION + number + 1):
         new = folder / "migrations" / "versions" / f"{revision}_new.py"

@@ -100,6 +100,25 @@ def test_a_path_that_exists_is_not_built_again(trial):
     assert trial.log == b""
 
 
+def test_a_path_that_is_not_valid_is_built(trial, own):
+    trial.store = own
+    path = trial.build("echo made > $out")
+    trial.root.unlink()
+    nix.run(["nix-store", "--delete", path], environ=own.environ, seconds=60)
+    Path(path).write_text("left by a build that was killed")
+
+    assert trial.build("echo made > $out") == path
+    assert Path(path).read_text() == "made\n"
+    assert target(trial.root) == path
+
+
+def test_a_derivation_that_is_gone_is_a_failed_build(trial, missing_path):
+    with pytest.raises(BuildFailed, match="missing"):
+        nix.realise(
+            trial.store, f"{missing_path}.drv", "out", trial.root, tmp=trial.tmp, **trial.options
+        )
+
+
 def test_an_output_other_than_out_has_its_root_where_it_was_asked_for(trial):
     two = '{ outputs = [ "out" "dev" ]; }'
 

@@ -32,6 +32,31 @@ def reader():
     return BuildLogReader(DRV)
 
 
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["one", "", "three ~ [3]"],
+        ["tab\t", "\u00e9", 'a "quote"', "back\\slash"],
+        ["x" * 301, "y"],
+        ["the last one", "\u202eturned"],
+    ],
+)
+def test_log_lines_are_the_same_however_they_are_written(reader, texts):
+    other = BuildLogReader(DRV)
+    events = [{"action": "result", "fields": [text], "id": 7, "type": 101} for text in texts]
+    compact = {"ensure_ascii": False, "separators": (",", ":")}
+    begun = [start(number, 105, fields=[f"/x/{number}"]) for number in (7, 8)]
+
+    by_nix = [f"@nix {json.dumps(one, **compact)}".encode() for one in events]
+    logs = [
+        (read(each, *begun), read(each, *lines), each.quote("it failed"))
+        for each, lines in ((reader, by_nix), (other, [line(**one) for one in events]))
+    ]
+
+    assert logs[0] == logs[1]
+    assert logs[0][1][:2] == ["/x/7>", texts[0]]
+
+
 def test_plain_lines_and_warnings_are_in_the_log(reader):
     warning = line("msg", level=1, msg="\x1b[35;1mwarning:\x1b[0m careful")
 

@@ -556,8 +556,8 @@ def test_a_download_asks_the_catalog_that_its_index_names(
     asked()
 
     with app.app_context():
-        best, _ = services.get(Catalogs).best_for(name, "1.0.0")
-        missing, _ = services.get(Catalogs).best_for("alpha", "2.0.0")
+        best = services.get(Catalogs).best_for(name, "1.0.0").catalogs
+        missing = services.get(Catalogs).best_for("alpha", "2.0.0").catalogs
 
     assert [one.name for one in missing] == [str(first), str(second)]
     assert (best[0].name == str(second)) == is_known

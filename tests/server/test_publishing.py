@@ -571,7 +571,7 @@ def test_a_sweep_waits_for_those_who_publish(app, monkeypatch):
 @SQLITE
 def test_who_publishes_waits_for_a_sweep(app, start_step, schedule, get_task):
     task_id = schedule("app", "1.0.0")
-    with (app.config["DATA_DIR"] / "cache.publishing.lock").open("ab") as file:
+    with (app.config["DATA_DIR"] / "publishing.lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         step = start_step()
         until(lambda: (get_task(task_id)["progress"] or {})["phase"] == "publishing")

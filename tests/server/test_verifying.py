@@ -95,9 +95,11 @@ def resolves(app, name, offer, tmp):
 def resolution(name, version, tmp):
     """Return what a download finds, or the error that it ends with."""
     catalogs = services.get(Catalogs)
-    chosen, avoided = catalogs.best_for(name, version)
+    choice = catalogs.best_for(name, version)
     try:
-        return nix.resolve(catalogs.store, chosen, name, version, avoided=avoided, tmp=tmp / "tmp")
+        return nix.resolve(
+            catalogs.store, choice.catalogs, name, version, avoided=choice.avoided, tmp=tmp / "tmp"
+        )
     except nix.NixError as error:
         return error
 

@@ -93,10 +93,12 @@ def test_tasks_wait_for_nix_and_show_the_reason(
 
 
 @SQLITE
-def test_an_attempt_during_which_nix_disappears_does_not_count(programs, replace_program, run_task):
+def test_an_attempt_during_which_nix_disappears_does_not_count(
+    programs, replace_program, recipes, run_task
+):
     replace_program("nix-instantiate", f'rm {programs}/nix-build; exec $real "$@"')
 
-    task = run_task("hello", "2.12.1")
+    task = run_task(recipes.add("unbuilt"))
 
     assert (task["status"], task["attempt"]) == ("queued", 0)
 

@@ -142,13 +142,13 @@ def test_an_interrupt_from_the_keyboard_is_a_stop_too(service, recipes, peek):
 
 
 @SQLITE
-def test_ctrl_c_puts_tasks_back_though_a_second_signal_follows(service, peek, tmp_path):
+def test_ctrl_c_puts_tasks_back_though_a_second_signal_follows(service, recipes, peek, tmp_path):
     slow_to_end = f"trap 'sleep 1; exit 1' TERM; touch {tmp_path}/runs; while :; do sleep 0.1; done"
     (tmp_path / "nix-build").write_text(f"#!/bin/sh\n{slow_to_end}\n")
     (tmp_path / "nix-build").chmod(0o755)
     service.settings["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
     service.start().sign_in()
-    task_id = service.schedule()
+    task_id = service.schedule(recipes.add("unbuilt"), "1.0.0")
     until((tmp_path / "runs").exists)
 
     os.killpg(service.server.pid, signal.SIGINT)  # as a terminal does; gunicorn sends SIGQUIT then
