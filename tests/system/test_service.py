@@ -101,6 +101,7 @@ def test_production_does_not_start_without_a_real_secret_key(service, key):
     assert service.said().count("\n") == 1
 
 
+@EITHER
 def test_a_token_that_is_revoked_is_refused_by_every_process(settings, running, tmp_path):
     token = running.post("tokens", json={"name": "robot"})
     robot = {"Authorization": f"Token {token['token']}"}
@@ -315,6 +316,7 @@ def test_a_stop_ends_the_streams_of_followers(single, recipes):
     assert single.server.wait(30) == 0
 
 
+@EITHER
 def test_many_requests_at_once_are_answered_while_builds_run(running, recipes, database_url):
     for n in range(8):
         running.schedule(recipes.add(f"busy-{n}", "seq 20000; sleep 1; touch $out"), "1.0.0")
