@@ -155,13 +155,24 @@ def run(
     with output.child as child, output.selector, ExitStack() as on_exception:
         on_exception.callback(_stop, output, grace_seconds, reap_seconds)
         if niceness:
-            os.setpriority(os.PRIO_PROCESS, child.pid, niceness)
+            _lower_priority(child.pid, niceness)
         _watch(output, heard, seconds, cpu_seconds)
         on_exception.pop_all()
 
     if number := _signal(child.returncode, is_build):
         raise _crash(argv[0], number)
     return Completed(child.returncode, b"".join(output.stdout), output.stderr_tail)
+
+
+def _lower_priority(pid: int, niceness: int) -> None:
+    """Lower the priority of a process that leads a session of its own.
+
+    Where Linux groups processes by session (sched_autogroup_enabled), niceness counts only within a
+    session; against all others, that of the group does.
+    """
+    os.setpriority(os.PRIO_PROCESS, pid, niceness)
+    with suppress(OSError):  # a kernel without groups, or one that takes only some changes a second
+        Path(f"/proc/{pid}/autogroup").write_text(str(niceness))
 
 
 def _signal(code: int, is_build: bool) -> int:

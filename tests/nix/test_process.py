@@ -146,6 +146,19 @@ def test_run_does_not_wait_for_a_child_that_keeps_writing(pids, monkeypatch):
     until(lambda: not is_running(pids_in(pids)[0]))
 
 
+def test_a_lower_priority_counts_against_other_sessions_too():
+    # Users other than root may change a group's only ten times a second.
+    script = """
+        can_tell() { [ "$(id -u)" = 0 ] && [ -e /proc/self/autogroup ]; }
+        for _ in $(seq 500); do
+            [ "$(nice)" = 7 ] && { ! can_tell || grep 'nice 7$' /proc/self/autogroup; } && exit
+            sleep 0.01
+        done
+        exit 1
+    """
+    assert sh(script, niceness=7).code == 0
+
+
 def test_a_command_ends_at_its_bound_of_cpu():
     with pytest.raises(TimedOut, match=r"more than 0\.1 s of CPU"):
         sh("while :; do :; done", cpu_seconds=0.1)
