@@ -49,14 +49,27 @@ def realise(
         tick(b"", replace(reader.progress, phase="rooting"))
         return stored
 
+    argv = _nix_build(drv_path, output, root, build_seconds, silence_seconds, builders)
+    path = _built_path(store, _build(store, argv, reader, build_seconds, tmp, tick))
+    restore(store, path, seconds=build_seconds, tick=tick)
+    if output != "out":
+        _rename_root(store, path, root.with_name(f"{root.name}-{output}"), root)
+    tick(b"", replace(reader.progress, phase="rooting"))
+    return path
+
+
+def _build(
+    store: Store, argv: list[str], reader: BuildLogReader, seconds: int, tmp: Path, tick: Tick
+) -> Completed:
+    """Run nix-build to its success."""
     try:
         with _swept(tmp) as folder:
             # The margin lets Nix enforce its limit first: its message names the derivation. Silence
             # is left to Nix alone: a builder may write what reaches nix-build only much later.
             done = run(
-                _nix_build(drv_path, output, root, build_seconds, silence_seconds, builders),
+                argv,
                 environ=store.with_tmp(folder).environ,
-                seconds=build_seconds + MARGIN_SECONDS,
+                seconds=seconds + MARGIN_SECONDS,
                 is_build=True,
                 heard=lambda lines: tick(reader.read(lines), reader.progress),
             )
@@ -64,13 +77,7 @@ def realise(
         raise TimedOut(reader.quote(str(error))) from None
     if done.code:
         raise reader.failure(done.code)
-
-    path = _built_path(store, done)
-    restore(store, path, seconds=build_seconds, tick=tick)
-    if output != "out":
-        _rename_root(store, path, root.with_name(f"{root.name}-{output}"), root)
-    tick(b"", replace(reader.progress, phase="rooting"))
-    return path
+    return done
 
 
 def _root_of_stored(

@@ -38,11 +38,16 @@ def fault() -> str:
 
 
 def delete(*paths: str) -> None:
-    """Delete paths of the store; on a busy machine they may be in use for a moment longer."""
+    """Delete paths of the store; on a busy machine they may be in use for a moment longer.
+
+    Tell on stderr why they are left, if they are.
+    """
     for pause in DELETE_PAUSES:
         time.sleep(pause)
-        if call(["nix-store", "--delete", *paths]).returncode == 0:
+        done = call(["nix-store", "--delete", *paths])
+        if done.returncode == 0:
             return
+    print(f"{' and '.join(paths)} could not be deleted:", done.stderr.strip(), file=sys.stderr)
 
 
 def call(argv: list[str]) -> subprocess.CompletedProcess[str]:
