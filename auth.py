@@ -18,7 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from functools import cached_property
+from functools import lru_cache
+from typing import NamedTuple
 
 from flask import current_app, g, request, url_for
 from limits import RateLimitItemPerMinute
@@ -94,8 +95,7 @@ ELSEWHERE = (
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}  # they change nothing
 
 
-@dataclass(frozen=True)
-class Caller:
+class Caller(NamedTuple):
     """The live token that a request came with, its fields as the select of tokens has them."""
 
     id: int
@@ -105,15 +105,16 @@ class Caller:
     expires_at: datetime
     last_used_at: datetime | None
 
-    @cached_property
-    def notice_at(self) -> datetime:
-        """When it begins to be announced that the token expires."""
-        return self.expires_at - min(NOTICE, (self.expires_at - self.created_at) / NOTICE_SHARE)
+    @property
+    def notice(self) -> timedelta:
+        """How long before its end it is announced that the token expires."""
+        return min(NOTICE, (self.expires_at - self.created_at) / NOTICE_SHARE)
 
     @property
     def expires_soon(self) -> bool:
         """Whether the token is at the end of its life."""
-        return utcnow() >= self.notice_at
+        left = self.expires_at - utcnow()
+        return left <= NOTICE and left <= self.notice
 
     @property
     def is_due_for_notice(self) -> bool:
@@ -121,7 +122,7 @@ class Caller:
         if not self.expires_soon:
             return False
         midnight = utcnow().replace(hour=0, minute=0, second=0, microsecond=0)
-        since = max(self.notice_at, midnight)
+        since = max(self.expires_at - self.notice, midnight)
         return self.last_used_at is None or self.last_used_at < since
 
     @property
@@ -210,10 +211,8 @@ def check_token() -> None:
         raise Unauthorized(detail=ELSEWHERE if wants_first else None, docs=docs)
 
     endpoint, method = request.endpoint, request.method
-    needed = required_scope(endpoint, method)
-    is_sync = caller.scope == Scope.SYNC and is_for_machines(endpoint, method)
-    if not (is_sync or caller.scope.includes(needed)):
-        raise ScopeTooSmall(needed=needed, given=caller.scope)
+    if not may(caller.scope, endpoint, method):
+        raise ScopeTooSmall(needed=required_scope(endpoint, method), given=caller.scope)
 
 
 def is_for_dashboard() -> bool:
@@ -249,6 +248,15 @@ def refusal(status: int) -> Refusal | None:
     if caller is None:
         return Refusal(RefusalReason.MISSING)
     return Refusal(RefusalReason.SCOPE, caller.id, caller.name)
+
+
+# A client can invent methods, so that not all that come can be remembered.
+@lru_cache(maxsize=1024)
+def may(scope: Scope, endpoint: str | None, method: str) -> bool:
+    """Tell whether a token of this scope will do for a request."""
+    if scope == Scope.SYNC and is_for_machines(endpoint, method):
+        return True
+    return scope.includes(required_scope(endpoint, method))
 
 
 def required_scope(endpoint: str | None, method: str) -> Scope:

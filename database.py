@@ -1,4 +1,4 @@
-"""The database as a whole: which schema it has, and whether SQLite's file is the one it was.
+"""The database as a whole: its schema, how requests read, and whether SQLite's file is the same.
 
 The tables are in models.py and catalogs/models.py.
 """
@@ -6,10 +6,12 @@ The tables are in models.py and catalogs/models.py.
 import importlib
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flask import current_app
+from flask import current_app, g, has_app_context, has_request_context
 from sqlalchemy import (
     URL,
     Connection,
@@ -44,6 +46,7 @@ RESTORE = "restore it from a backup, then restart the service (docs/operations.m
 
 def state() -> str:
     """Return `ok`, or why the service's database can't be used."""
+    end_reading()
     return state_of(db.engine)
 
 
@@ -103,6 +106,55 @@ def drop_all(engine: Engine) -> None:
                 connection.exec_driver_sql(f"DROP TABLE {name}")
         found.reflect(connection)
         found.drop_all(connection)
+
+
+# --- Reads ---
+
+
+class Reader:
+    """The engine that requests read with, in autocommit mode: none of them needs a transaction.
+
+    SQLite's connections are in that mode until they write. On PostgreSQL it saves two of the four
+    round trips of a first select.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        """Take the engine whose pool the connections are of."""
+        is_sqlite = engine.dialect.name == "sqlite"
+        options = {} if is_sqlite else {"isolation_level": "AUTOCOMMIT"}
+        self.engine = engine.execution_options(**options)
+
+
+@contextmanager
+def reading() -> Iterator[Connection]:
+    """Lend a connection to read with; the session may not begin a transaction meanwhile.
+
+    A request keeps its first one for all its reads, until `end_reading`: to take one from the pool
+    costs as much as a select. Within a transaction of the session it is the session's, since a
+    thread that takes two connections could wait for one that another such thread holds.
+    """
+    if has_request_context():
+        yield _kept()
+    else:
+        with services.get(Reader).engine.connect() as connection:
+            yield connection
+
+
+def _kept() -> Connection:
+    kept: Connection | None = g.get("reading")
+    if kept is None:
+        if db.session().in_transaction():
+            return db.session.connection()
+        kept = g.reading = services.get(Reader).engine.connect()
+    return kept
+
+
+@event.listens_for(db.session, "after_transaction_create")
+def end_reading(*_: object) -> None:
+    """Give the request's connection back, as the session will take one, or the request waits."""
+    kept: Connection | None = g.pop("reading", None) if has_app_context() else None
+    if kept is not None:
+        kept.close()
 
 
 # --- The file of SQLite ---

@@ -12,7 +12,7 @@ import logging
 import time
 from typing import Any
 
-from flask import Flask, Response, g, has_app_context, request
+from flask import Response, g, has_app_context, request
 from pythonjsonlogger.json import JsonFormatter
 
 import auth
@@ -100,12 +100,8 @@ def config(*, production: bool) -> dict[str, Any]:
     }
 
 
-def init_app(app: Flask) -> None:
-    """Log requests to `app` that change something or fail, and others at level DEBUG."""
-    app.after_request(_end)
-
-
-def _end(response: Response) -> Response:
+def log_request(response: Response) -> None:
+    """Log a request that changes something or fails, and others at level DEBUG."""
     refusal = auth.refusal(response.status_code)
     level = _level(response.status_code, refusal)
     if log.isEnabledFor(level):
@@ -120,7 +116,6 @@ def _end(response: Response) -> Response:
         if refusal is not None:
             line += ", refused: %(refused)s"
         log.log(level, line, facts, extra=facts)
-    return response
 
 
 def _level(status: int, refusal: auth.Refusal | None) -> int:

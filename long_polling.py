@@ -13,6 +13,7 @@ from typing import TypeVar
 from flask import request
 
 import services
+from database import end_reading
 from models import db
 from worker import Pool
 
@@ -51,6 +52,7 @@ def wait_until(is_over: Callable[[T], bool], look: Callable[[], T], seconds: flo
 def pause(seconds: float = POLL_SECONDS) -> bool:
     """Wait a moment; return True when the service stops or the client has gone."""
     db.session.rollback()
+    end_reading()
     bounded = min(max(seconds, MIN_POLL_SECONDS), POLL_SECONDS)
     is_stopping = services.get(Pool).stopping.wait(bounded)
     return is_stopping or _has_gone(request.environ.get("gunicorn.socket"))

@@ -10,6 +10,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from catalogs.models import CatalogIndex
+from database import reading
 from models import AnyRow, Package, PackageStatus, Task, Token, columns, db, utcnow
 from profiles.models import Apply, Membership, Profile
 from session_models import Session
@@ -129,7 +130,7 @@ def task(task_id: UUID) -> AnyRow | None:
 
 def tasks_between(first: UUID, last: UUID, limit: int) -> Sequence[AnyRow]:
     """Return at most `limit` tasks whose ids are in this range, both ends included, by id."""
-    with db.engine.connect() as connection:
+    with reading() as connection:
         values = {"first": first, "last": last, "limit": limit}
         return connection.execute(_TASKS_BETWEEN, values).all()
 
@@ -150,9 +151,6 @@ def dead_token(digests: Sequence[str]) -> AnyRow | None:
 
 
 def _row(statement: Select[*tuple[Any, ...]], **values: Any) -> AnyRow | None:
-    """Execute on a connection of the pool, without a session.
-
-    GET package takes 340 µs in process this way, and 370 with a session for its two selects.
-    """
-    with db.engine.connect() as connection:
+    """Execute without a session, which would add 30 µs to the two selects of GET package."""
+    with reading() as connection:
         return connection.execute(statement, values).one_or_none()

@@ -15,6 +15,7 @@ import nix
 import task_queue
 from catalogs import offers
 from catalogs.models import CatalogIndex, IndexedOffer, IndexStatus
+from database import reading
 from models import LIVE, NO_SYNC, AnyRow, Task, TaskKind, TaskStatus, db, insert_or_ignore
 
 FORMAT = 2  # of the rows: an index of another one is not current
@@ -43,7 +44,7 @@ def current(states: Iterable[State]) -> dict[str, int]:
     finished = select(CatalogIndex.catalog, CatalogIndex.signature, CatalogIndex.id).where(
         CatalogIndex.finished_at.is_not(None)
     )
-    with db.engine.connect() as connection:
+    with reading() as connection:
         ids = {(catalog, state): id_ for catalog, state, id_ in connection.execute(finished)}
     found = ((each.catalog.name, ids.get((each.catalog.name, each.signature))) for each in states)
     return {name: index_id for name, index_id in found if index_id is not None}
@@ -53,7 +54,7 @@ def newest(catalogs: Iterable[nix.Catalog]) -> dict[str, int]:
     """Return the id of each catalog's newest finished index, be it current or not."""
     newest = func.max(CatalogIndex.id).label("newest")
     finished = select(CatalogIndex.catalog, newest).where(CatalogIndex.finished_at.is_not(None))
-    with db.engine.connect() as connection:
+    with reading() as connection:
         rows = connection.execute(finished.group_by(CatalogIndex.catalog)).all()
     found = {row.catalog: row.newest for row in rows}
     return {one.name: found[one.name] for one in catalogs if one.name in found}
@@ -83,7 +84,7 @@ class Standing:
 def standings(states: Sequence[State]) -> dict[str, Standing]:
     """Return how the index of each catalog stands."""
     serving = newest(each.catalog for each in states)
-    with db.engine.connect() as connection:
+    with reading() as connection:
         rows: Sequence[AnyRow] = connection.execute(_WITH_TASKS).all()
         by_state = {(row.catalog, row.signature): row for row in rows}
         by_id = {row.id: row for row in rows}

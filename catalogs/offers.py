@@ -12,6 +12,7 @@ from sqlalchemy import Update, delete, insert, select, update
 
 import nix
 from catalogs.models import IMPOSSIBLE, CatalogIndex, IndexedName, IndexedOffer
+from database import reading
 from fields import NAME_PATTERN
 from models import NO_SYNC, AnyRow, db, upsert
 
@@ -173,7 +174,7 @@ def known(ids: Mapping[str, int], name: str) -> nix.Known:
     """
     if not ids:
         return {}
-    with db.engine.connect() as connection:
+    with reading() as connection:
         made = CatalogIndex.id, CatalogIndex.todo, CatalogIndex.failures, CatalogIndex.created_at
         indexes = connection.execute(select(*made).where(made[0].in_(ids.values()))).all()
         entries = {row.id: _Entry(name, row.todo, row.failures) for row in indexes}

@@ -7,11 +7,11 @@ command at a time changes pins.
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from flask import Flask, current_app
+from flask import Flask, current_app, has_app_context
 from sqlalchemy import delete, select, update
 
 import event_log
@@ -20,6 +20,7 @@ import services
 import task_queue
 from catalogs.models import CatalogIndex, Pin
 from catalogs.state import Catalogs, Place
+from database import reading
 from event_log import EventType
 from file_lock import try_lock
 from models import LIVE, AnyRow, Package, PackageStatus, Task, columns, db, insert_or_ignore, utcnow
@@ -73,13 +74,15 @@ class Position:
 
 def places(app: Flask) -> Sequence[Place]:
     """Return name, store path and anchor of each pin, by rank; also for threads of their own."""
-    with app.app_context(), db.engine.connect() as connection:
+    # A second context in a request's would take a second connection.
+    context = nullcontext() if has_app_context() else app.app_context()
+    with context, reading() as connection:
         return connection.execute(_PLACES).all()
 
 
 def known() -> dict[str, AnyRow]:
     """Return all pins by their names."""
-    with db.engine.connect() as connection:
+    with reading() as connection:
         return {pin.name: pin for pin in connection.execute(_PINS)}
 
 

@@ -30,6 +30,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 import nix
 from catalogs.models import BYTES, CatalogIndex, IndexedName, IndexedOffer
 from catalogs.state import Catalogs
+from database import reading
 from fields import NAME_PATTERN
 from models import AnyRow, db
 
@@ -183,7 +184,7 @@ def _found(
     What only descriptions fit follows in the order of the names, so that a database may read as few
     of them as a page has.
     """
-    with db.engine.connect() as connection:
+    with reading() as connection:
         served = _served(ids, connection)
         attr = select(IndexedOffer.attr).where(
             IndexedOffer.index_id.in_(ids.values()), IndexedOffer.attr == wanted.given
@@ -278,7 +279,7 @@ def _hits(ids: Mapping[str, int], page: Sequence[str], wanted: SearchText) -> li
     rows: dict[str, list[AnyRow]] = {name: [] for name in page}
     mine = _ROWS.where(IndexedOffer.index_id.in_(ids.values()))
     named = select(IndexedName.id, IndexedName.name).where(IndexedName.name.in_(page))
-    with db.engine.connect() as connection:
+    with reading() as connection:
         names = {row.id: row.name for row in connection.execute(named)}
         for row in connection.execute(mine.where(IndexedOffer.name_id.in_(names))):
             rows[names[row.name_id]].append(row)
