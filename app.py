@@ -49,12 +49,13 @@ from cache import publishing
 from cache.access import CacheAccess
 from catalogs import pins
 from catalogs.state import Catalogs
-from database import DatabaseFile
+from database import DatabaseFile, sqlite_file
 from fields import MAX_ID, rfc3339
 from long_polling import FollowerSlots
 from models import DATABASE_AWAY, cause, db
 from openapi import ApiDocument
 from worker import SENDERS, Pool
+from write_lock import WriteLock
 
 log = logging.getLogger("pkgd.server")
 
@@ -259,6 +260,7 @@ def init_extensions(app: Flask) -> None:
     services.add(app, file)
     with app.app_context():
         file.watch(db.engine)
+        WriteLock(sqlite_file(db.engine.url)).watch(db.engine)
         if app.config["READ_ONLY"]:
             read_only.guard(db.engine)
 
