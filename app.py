@@ -50,12 +50,13 @@ from cache import publishing
 from cache.access import CacheAccess
 from catalogs import pins
 from catalogs.state import Catalogs
-from database import DatabaseFile, Reader, end_reading
+from database import DatabaseFile, Reader, end_reading, sqlite_file
 from fields import MAX_ID, rfc3339
 from long_polling import FollowerSlots
 from models import DATABASE_AWAY, cause, db
 from openapi import ApiDocument
 from worker import SENDERS, Pool
+from write_lock import WriteLock
 
 log = logging.getLogger("pkgd.server")
 
@@ -265,6 +266,7 @@ def init_extensions(app: Flask) -> None:
     with app.app_context():
         file.watch(db.engine)
         services.add(app, Reader(db.engine))
+        WriteLock(sqlite_file(db.engine.url)).watch(db.engine)
         if app.config["READ_ONLY"]:
             read_only.guard(db.engine)
 

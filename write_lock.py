@@ -1,0 +1,160 @@
+"""Turns at writing to the file of SQLite: transactions that write wait in line for theirs.
+
+SQLite lets one connection write at a time. One that finds another writing sleeps and tries again,
+in steps that grow to 100 ms, while others that came later overtake it. So a transaction that is
+about to write waits for its turn first: in the line of its process and, at the head of that, for
+two locks on files that all processes share.
+
+Turns bring order, and nothing else depends on them: that only one connection writes is SQLite's to
+see to, also where a turn can't be had, and against programs that know nothing of turns.
+"""
+
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, ExceptionContext, event
+from sqlalchemy.exc import OperationalError
+
+import models
+from file_lock import try_lock
+
+log = logging.getLogger("pkgd.database")
+
+# With what a statement begins that has Python's sqlite3 begin a transaction, or does so itself.
+WRITES = ("INSERT", "UPDATE", "DELETE", "REPLACE", "BEGIN IMMEDIATE")
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.0005, 0.02
+
+
+class Line:
+    """A lock for the threads of a process that serves them in the order in which they came.
+
+    Python's own let a thread that comes later overtake those that wait.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._line: deque[object] = deque()
+
+    def enter(self, seconds: float) -> bool:
+        """Wait to be at the head of the line; return False where that takes longer."""
+        me, is_first = object(), False
+        with self._changed:
+            self._line.append(me)
+            try:
+                is_first = self._changed.wait_for(lambda: self._line[0] is me, seconds)
+            finally:
+                if not is_first:
+                    self._line.remove(me)
+                    self._changed.notify_all()
+        return is_first
+
+    def leave(self) -> None:
+        """Let the next one be at the head."""
+        with self._changed:
+            self._line.popleft()
+            self._changed.notify_all()
+
+
+class WriteLock:
+    """The turns at writing to one file; there are none for PostgreSQL.
+
+    A connection has its turn from its first statement that writes until it is back in the pool.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        """Name the file of the database: the files of the locks are beside it."""
+        self._path = file
+        self._line = Line()
+        self._holder: object = None
+        self._turn: int | None = None
+        self._is_fault_told = False
+
+    def watch(self, engine: Engine) -> None:
+        """Have the connections of an engine wait for their turns."""
+        if self._path:
+            event.listen(engine, "before_cursor_execute", self._take)
+            event.listen(engine, "handle_error", self._end_failed)
+            event.listen(engine, "checkin", self._end)
+            event.listen(engine, "close", self._end)
+
+    def _take(self, _connection: object, cursor: Any, statement: str, *_: object) -> None:
+        """Wait for the turn, if the statement begins a transaction that writes.
+
+        Raises OperationalError past LOCK_SECONDS, as SQLite does.
+        """
+        connection = cursor.connection
+        if (
+            not statement.startswith(WRITES)
+            or connection.in_transaction
+            or connection is self._holder
+        ):
+            return
+
+        deadline = time.monotonic() + models.LOCK_SECONDS
+        if not self._line.enter(models.LOCK_SECONDS):
+            raise _locked(statement)
+        try:
+            self._turn = self._lock_files(deadline, statement)
+            self._holder = connection
+        finally:
+            if self._holder is None:
+                self._line.leave()
+
+    def _lock_files(self, deadline: float, statement: str) -> int | None:
+        """Wait for the turn of this process; return the open file that keeps it, if there is one.
+
+        Whoever has the first lock is next, and has it until it has the second. So a process in
+        which many threads write can't take one turn after another while others wait.
+        """
+        try:
+            is_next = self._lock("next", deadline, statement)
+            try:
+                return self._lock("turn", deadline, statement)
+            finally:
+                os.close(is_next)
+        except OSError as error:
+            if not self._is_fault_told:
+                self._is_fault_told = True
+                log.warning("writers don't wait in line with other processes: %s", error)
+            return None
+
+    def _lock(self, name: str, deadline: float, statement: str) -> int:
+        """Open and lock one of the files, once nobody else has it locked."""
+        # Opened each time: a file that is open across a fork would share its lock with the child.
+        descriptor = os.open(f"{self._path}-{name}", os.O_RDWR | os.O_CREAT, 0o600)
+        began = time.monotonic()
+        try:
+            while not try_lock(descriptor):
+                now = time.monotonic()
+                if now >= deadline:
+                    raise _locked(statement)
+                time.sleep(min(max((now - began) / 10, SHORTEST_PAUSE), LONGEST_PAUSE))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _end_failed(self, context: ExceptionContext) -> None:
+        """End the turn of a connection whose transaction did not begin, or is gone."""
+        execution = context.execution_context
+        if execution is not None and not execution.cursor.connection.in_transaction:
+            self._end(execution.cursor.connection)
+
+    def _end(self, connection: object, _record: object = None) -> None:
+        """End a connection's turn, if it has it."""
+        if self._holder is None or connection is not self._holder:
+            return
+        turn, self._turn, self._holder = self._turn, None, None
+        if turn is not None:
+            os.close(turn)
+        self._line.leave()
+
+
+def _locked(statement: str) -> OperationalError:
+    return OperationalError(statement, None, sqlite3.OperationalError("database is locked"))
