@@ -7,7 +7,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,6 +17,7 @@ import psutil
 
 from nix import trees
 from nix.errors import NixCrashed, NixKilled, NixMissing, NixUnavailable, TimedOut
+from nix.reaping import Build
 
 TICK_SECONDS = 0.25
 GRACE_SECONDS = 3
@@ -31,8 +31,6 @@ FINAL_READS = 16
 SWEEPS = 20
 
 SIGNALS = {number.value: number.name for number in signal.Signals}
-
-REAPER = Path(__file__).resolve().parent / "reaper.py"
 
 log = logging.getLogger(__name__)
 
@@ -71,20 +69,12 @@ class LineSplitter:
 class OutputReader:
     """Reads a child's stdout and stderr as they come, without a thread."""
 
-    def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
-        """Start the child. Raises OSError."""
+    def __init__(self, child: subprocess.Popen[bytes] | Build) -> None:
         self.stdout: list[bytes] = []
         self.stderr_tail = b""
         self.splitter = LineSplitter()
         self.selector = selectors.DefaultSelector()
-        self.child = child = subprocess.Popen(
-            command,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self.child = child
         for stream in filter(None, (child.stdout, child.stderr)):
             self.selector.register(stream, selectors.EVENT_READ)
 
@@ -159,9 +149,10 @@ def run(
         _watch(output, heard, seconds, cpu_seconds)
         on_exception.pop_all()
 
-    if number := _signal(child.returncode, is_build):
-        raise _crash(argv[0], number)
-    return Completed(child.returncode, b"".join(output.stdout), output.stderr_tail)
+    code = child.returncode or 0
+    if code < 0:
+        raise _crash(argv[0], -code)
+    return Completed(code, b"".join(output.stdout), output.stderr_tail)
 
 
 def _lower_priority(pid: int, niceness: int) -> None:
@@ -173,11 +164,6 @@ def _lower_priority(pid: int, niceness: int) -> None:
     os.setpriority(os.PRIO_PROCESS, pid, niceness)
     with suppress(OSError):  # a kernel without groups, or one that takes only some changes a second
         Path(f"/proc/{pid}/autogroup").write_text(str(niceness))
-
-
-def _signal(code: int, is_build: bool) -> int:
-    """Return the signal that a command was ended by; 0 if it was by none."""
-    return code - 128 if is_build and code > 128 else max(0, -code)
 
 
 def _crash(program: str, number: int) -> NixCrashed:
@@ -197,21 +183,23 @@ def find(programs: Iterable[str], environ: Mapping[str, str]) -> None:
 def _start(
     argv: Sequence[str], environ: Mapping[str, str], grace_seconds: float, is_build: bool
 ) -> OutputReader:
-    # The kernel signals the command when the thread that started it dies: if the service is
-    # killed, its commands end too.
-    bound = ["setpriv", "--pdeathsig", "TERM" if grace_seconds else "KILL", "--"]
-    command = [*bound, *argv]
-    if is_build:
-        # Its own environment lacks TMPDIR: a sweep of that folder must not kill the reaper.
-        tmp = environ.get("TMPDIR", "/tmp")  # noqa: S108 # the default of every program
-        environ = {name: value for name, value in environ.items() if name != "TMPDIR"}
-        # Without site (-S), and what that imports, a build starts 20 ms of CPU time sooner.
-        reaper = [sys.executable, "-I", "-S", str(REAPER), str(grace_seconds), tmp]
-        command = [*bound, *reaper, *command]
     try:
-        return OutputReader(command, environ)
+        if is_build:
+            return OutputReader(Build(argv, environ, grace_seconds))
+        # The kernel signals the command when the thread that started it dies: if the service is
+        # killed, its commands end too.
+        bound = ["setpriv", "--pdeathsig", "TERM" if grace_seconds else "KILL", "--"]
+        child = subprocess.Popen(
+            [*bound, *argv],
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        return OutputReader(child)
     except OSError as error:
-        raise NixUnavailable(f"{argv[0]} can't be started: {error.strerror}") from None
+        raise NixUnavailable(f"{argv[0]} can't be started: {error.strerror or error}") from None
 
 
 def _watch(output: OutputReader, heard: Heard, seconds: float, cpu_seconds: float) -> None:
@@ -220,7 +208,6 @@ def _watch(output: OutputReader, heard: Heard, seconds: float, cpu_seconds: floa
     No limit of the kernel for cpu_seconds: its signal is one that Nix's garbage collector uses.
     """
     deadline = time.monotonic() + seconds
-    child = psutil.Process(output.child.pid)
     while output.child.poll() is None:
         lines = output.read(TICK_SECONDS) or []
         heard(lines)
@@ -229,10 +216,16 @@ def _watch(output: OutputReader, heard: Heard, seconds: float, cpu_seconds: floa
         if time.monotonic() > deadline:
             raise TimedOut(f"it ran longer than {seconds:g} s")
         is_there = output.child.returncode is None  # though perhaps a zombie
-        if cpu_seconds and is_there and sum(child.cpu_times()[:2]) > cpu_seconds:
+        if cpu_seconds and is_there and _cpu_seconds(output.child.pid) > cpu_seconds:
             raise TimedOut(f"it took more than {cpu_seconds:g} s of CPU")
 
     heard(output.read_rest())
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process has taken."""
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
 
 
 def _stop(output: OutputReader, grace_seconds: float, reap_seconds: float) -> None:
