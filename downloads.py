@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import Update, update
+from sqlalchemy import Update, bindparam, select, update
 
 import gc_roots
 import nix
@@ -64,12 +64,14 @@ def download(attempt: Attempt, wanted: Wanted) -> Sequence[Update]:
     return []
 
 
+_STATE = select(Package.status, Package.store_paths).where(Package.id == bindparam("id"))
+
+
 def _downloaded_before(wanted: Wanted) -> list[str] | None:
     """Return the store paths of a package of which an earlier attempt had only to publish them."""
-    package = db.session.get_one(Package, wanted.package_id)
-    paths = None if package.status == PackageStatus.CREATED else package.store_paths
+    status, paths = db.session.execute(_STATE, {"id": wanted.package_id}).one()
     db.session.rollback()
-    return paths
+    return None if status == PackageStatus.CREATED else paths
 
 
 def _realise_package(attempt: Attempt, wanted: Wanted) -> tuple[list[str], Update]:

@@ -20,6 +20,7 @@ from nix.errors import NixCrashed, NixKilled, NixMissing, NixUnavailable, TimedO
 from nix.reaping import Build
 
 TICK_SECONDS = 0.25
+NO_SUCH_PROGRAM = 127  # the exit code of setpriv and the reaper
 GRACE_SECONDS = 3
 REAP_SECONDS = 3
 CHUNK_BYTES = 64 * 1024
@@ -120,12 +121,14 @@ def run(
     grace_seconds: float = GRACE_SECONDS,
     heard: Heard = lambda _: None,
     is_build: bool = False,
+    is_brief: bool = False,
     niceness: int = 0,
     cpu_seconds: float = 0,
 ) -> Completed:
     """Run `argv` to its end and return what it wrote, whatever its exit code.
 
-    With `is_build`, all processes that it leaves behind are ended, too. `niceness` is what its
+    With `is_build`, all processes that it leaves behind are ended, too. One that `is_brief` ends
+    soon by itself, and may go on for that long when the service is killed. `niceness` is what its
     priority is lowered to, 19 at most. `cpu_seconds` bounds the time of the processor that it
     itself may take; 0 is no bound.
 
@@ -136,12 +139,11 @@ def run(
     Raises TimedOut past `seconds` or `cpu_seconds`; NixMissing; NixCrashed; NixUnavailable where
     the host has no file descriptors or no memory left to start it.
     """
-    find([argv[0]], environ)
     log.debug("%s", shlex.join(argv))
 
     # A reaper needs time of its own after the command's.
     reap_seconds = REAP_SECONDS if is_build else 0
-    output = _start(argv, environ, grace_seconds, is_build)
+    output = _start(argv, environ, grace_seconds, is_build=is_build, is_brief=is_brief)
     with output.child as child, output.selector, ExitStack() as on_exception:
         on_exception.callback(_stop, output, grace_seconds, reap_seconds)
         if niceness:
@@ -152,6 +154,8 @@ def run(
     code = child.returncode or 0
     if code < 0:
         raise _crash(argv[0], -code)
+    if code == NO_SUCH_PROGRAM:
+        find([argv[0]], environ)
     return Completed(code, b"".join(output.stdout), output.stderr_tail)
 
 
@@ -181,7 +185,12 @@ def find(programs: Iterable[str], environ: Mapping[str, str]) -> None:
 
 
 def _start(
-    argv: Sequence[str], environ: Mapping[str, str], grace_seconds: float, is_build: bool
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    grace_seconds: float,
+    *,
+    is_build: bool,
+    is_brief: bool,
 ) -> OutputReader:
     try:
         if is_build:
@@ -190,7 +199,7 @@ def _start(
         # killed, its commands end too.
         bound = ["setpriv", "--pdeathsig", "TERM" if grace_seconds else "KILL", "--"]
         child = subprocess.Popen(
-            [*bound, *argv],
+            argv if is_brief else [*bound, *argv],
             env=environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -199,6 +208,7 @@ def _start(
         )
         return OutputReader(child)
     except OSError as error:
+        find([argv[0]], environ)
         raise NixUnavailable(f"{argv[0]} can't be started: {error.strerror or error}") from None
 
 

@@ -1,6 +1,7 @@
 """Running one command: its output, its limits, and that it leaves nothing behind."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -226,11 +227,12 @@ def test_a_command_can_write_while_it_is_being_ended(tmp_path):
     assert (tmp_path / "ended").exists()
 
 
-def test_a_missing_program_is_named(tmp_path):
-    (tmp_path / "setpriv").symlink_to("/bin/true")
+@pytest.mark.parametrize("options", [{}, {"is_brief": True}, {"is_build": True}])
+def test_a_missing_program_is_named(tmp_path, options):
+    (tmp_path / "setpriv").symlink_to(shutil.which("setpriv"))
 
     with pytest.raises(NixMissing, match="nix-build is not on PATH"):
-        run(["nix-build"], environ={"PATH": str(tmp_path)}, seconds=1)
+        run(["nix-build"], environ={"PATH": str(tmp_path)}, seconds=1, **options)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +389,7 @@ def test_a_program_of_reapers_that_ends_at_once_is_the_hosts_fault(tmp_path, mon
 def test_a_build_whose_program_cannot_be_executed_ends_with_127(tmp_path):
     (tmp_path / "sh").write_text("#!/nowhere\n")
     (tmp_path / "sh").chmod(0o755)
-    (tmp_path / "setpriv").symlink_to("/bin/true")
+    (tmp_path / "setpriv").symlink_to(shutil.which("setpriv"))
     sh("true", is_build=True)
 
     assert sh("true", environ={"PATH": str(tmp_path)}, is_build=True).code == 127
