@@ -12,7 +12,7 @@ from sqlalchemy import bindparam, func, select
 
 from models import LIVE, NO_SYNC, Task, TaskLog, db, upsert
 
-PIECES = 32
+PIECES = 8
 
 # Built at import, since building takes longer than executing.
 _MINE = TaskLog.task_seq == bindparam("task"), TaskLog.attempt == bindparam("number")

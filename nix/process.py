@@ -23,11 +23,11 @@ TICK_SECONDS = 0.25
 NO_SUCH_PROGRAM = 127  # the exit code of setpriv and the reaper
 GRACE_SECONDS = 3
 REAP_SECONDS = 3
-CHUNK_BYTES = 64 * 1024
+CHUNK_BYTES = 256 * 1024
 TAIL_BYTES = 64 * 1024
 LINE_BYTES = 1024 * 1024
 # Of a log that flows, more is read at a time after such a pause, in which the pipe doesn't fill.
-FLOWING_LINES, GATHER_SECONDS = 20, 0.002
+FLOWING_LINES, GATHER_SECONDS = 20, 0.01
 FINAL_READS = 16
 SWEEPS = 20
 

@@ -2,6 +2,7 @@
 
 import atexit
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -18,6 +19,8 @@ REAPER = Path(__file__).resolve().parent / "reaper.py"
 NUMBER_BYTES = 4
 START_SECONDS = 30
 END_SECONDS = 5
+# A log that flows is read in large pieces, and the build doesn't wait for the reader.
+PIPE_BYTES = 1024 * 1024
 
 
 class Reapers:
@@ -136,5 +139,7 @@ class Build:
 def _pipe(ours: ExitStack, theirs: ExitStack) -> tuple[IO[bytes], int]:
     """Return the two ends of a pipe, which the stacks close."""
     reading, writing = os.pipe()
+    with suppress(OSError):  # past what a user may have of it
+        fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     theirs.callback(os.close, writing)
     return ours.enter_context(open(reading, "rb", buffering=0)), writing

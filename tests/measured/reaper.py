@@ -3,6 +3,7 @@
 import os
 import runpy
 import site
+import sys
 from pathlib import Path
 
 
@@ -10,9 +11,8 @@ def saved(function):
     """Return a function that saves what was measured before it ends this program."""
 
     def call(*arguments):
-        from coverage import Coverage
-
-        Coverage.current().save()
+        if "coverage" in sys.modules:
+            sys.modules["coverage"].Coverage.current().save()
         function(*arguments)
 
     return call
