@@ -48,6 +48,7 @@ from auth import Throttle
 from cache import publishing
 from cache.access import CacheAccess
 from catalogs import pins
+from catalogs.ahead import Ahead
 from catalogs.state import Catalogs
 from database import DatabaseFile
 from fields import MAX_ID, rfc3339
@@ -276,6 +277,7 @@ def init_extensions(app: Flask) -> None:
     services.add(
         app, Catalogs(store, app.config["CATALOGS"], allowed(app.config), read_pins, index_sets)
     )
+    services.add(app, Ahead())
     services.add(app, Pool(app))
     services.add(app, Throttle())
     services.add(app, FollowerSlots(app.config["MAX_FOLLOWERS"]))

@@ -8,9 +8,11 @@ from sqlalchemy import Update, bindparam, select, update
 
 import gc_roots
 import nix
+import services
 from attempts import Attempt
 from cache import publishing
 from catalogs import offers, pins, verifying
+from catalogs.ahead import Ahead
 from catalogs.state import Choice
 from models import Package, PackageStatus, db
 from task_subjects import Wanted
@@ -116,7 +118,7 @@ def _resolve(attempt: Attempt, wanted: Wanted, choice: Choice) -> nix.Resolution
     name, version = wanted.name, wanted.version
     attempt.say(f"attempt {attempt.lease.attempt}: resolving {name} {version}")
     try:
-        found = nix.resolve(
+        found = services.get(Ahead).resolve(attempt, wanted, choice) or nix.resolve(
             attempt.store,
             choice.catalogs,
             name,
