@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from support import until
+from support import SQLITE, until
 
 import nix
 import services
@@ -85,6 +85,7 @@ def test_what_was_found_long_ago_is_evaluated_again(evaluations, queued, work, m
     assert evaluations() == ["found", "answer"]
 
 
+@SQLITE
 def test_a_derivation_that_was_deleted_meanwhile_is_evaluated_again(
     evaluations, queued, pool, work, statuses, app
 ):
