@@ -57,7 +57,8 @@ class Ahead:
         if time.monotonic() < self._paused_until:
             return None
         with self._taken(mine) as next_ones:
-            choices = ((one, attempt.catalogs.best_for(one.name, one.version)) for one in next_ones)
+            names = ((one.name, one.version) for one in next_ones)
+            choices = zip(next_ones, attempt.catalogs.best_for_each(names), strict=True)
             others = [(one, its) for one, its in choices if _is_alike(its, choice)]
             return self._resolve_all(attempt, wanted, choice, others) if others else None
 
