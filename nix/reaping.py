@@ -57,6 +57,7 @@ class Reapers:
             )
             on_exception.pop_all()
         theirs.close()
+        requests.settimeout(START_SECONDS)
         self._requests = requests
         return requests
 
