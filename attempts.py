@@ -26,7 +26,7 @@ FLUSH_SECONDS = 0.4
 RETRY_SECONDS = (5, 30)  # between the attempts that Nix, and not the package, made fail
 # Between those that the network made fail, where Nix itself has tried a few times in each.
 FETCH_RETRY_SECONDS = (1, 4)
-FLUSH_BYTES = 256 * 1024
+FLUSH_BYTES = 1024 * 1024
 
 # What each kind of task begins with. Until the next phase, a fault of the host costs no attempt.
 FIRST_PHASES = {

@@ -5,22 +5,17 @@ on. Offsets are in bytes.
 """
 
 from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
 
-from sqlalchemy import bindparam, delete, func, insert, select
+from sqlalchemy import bindparam, func, select
 
-from models import LIVE, NO_SYNC, Task, TaskLog, db
+from models import LIVE, NO_SYNC, Task, TaskLog, db, upsert
 
-PIECES = 32
+PIECES = 8
 
 # Built at import, since building takes longer than executing.
 _MINE = TaskLog.task_seq == bindparam("task"), TaskLog.attempt == bindparam("number")
-_REPLACED = delete(TaskLog).where(*_MINE, TaskLog.start >= bindparam("first"))
-_PIECE = insert(TaskLog).values(
-    task_seq=bindparam("task"),
-    attempt=bindparam("number"),
-    start=bindparam("first"),
-    data=bindparam("text"),
-)
 _LAST = (
     select(TaskLog.start + func.length(TaskLog.data))
     .where(*_MINE)
@@ -43,12 +38,19 @@ def tail(task_seq: int, attempt: int, size: int) -> bytes:
 def append(task_seq: int, attempt: int, start: int, data: bytes) -> None:
     """Add the bytes from `start` on, without a commit: the caller's fenced write decides.
 
-    They replace what is stored from `start` on: when a commit succeeds but its answer is lost, the
+    They replace the piece that begins there: when a commit succeeds but its answer is lost, the
     same bytes come again, with more behind them.
     """
-    place = {"task": task_seq, "number": attempt, "first": start}
-    db.session.execute(_REPLACED, place, execution_options=NO_SYNC)
-    db.session.execute(_PIECE, place | {"text": data})
+    piece = {"task_seq": task_seq, "attempt": attempt, "start": start, "data": data}
+    db.session.execute(_appending(db.engine.dialect.name), piece, execution_options=NO_SYNC)
+
+
+@cache
+def _appending(_dialect: str) -> Any:
+    """Return the statement that writes a piece, in a kind of database."""
+    new = upsert(TaskLog)
+    key = ["task_seq", "attempt", "start"]
+    return new.on_conflict_do_update(index_elements=key, set_={"data": new.excluded.data})
 
 
 def read(task_seq: int, attempt: int, start: int, stop: int) -> Iterator[bytes]:

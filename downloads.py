@@ -4,13 +4,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import Update, update
+from sqlalchemy import Update, bindparam, select, update
 
 import gc_roots
 import nix
+import services
 from attempts import Attempt
 from cache import publishing
 from catalogs import offers, pins, verifying
+from catalogs.ahead import Ahead
 from catalogs.state import Choice
 from models import Package, PackageStatus, db
 from task_subjects import Wanted
@@ -64,12 +66,14 @@ def download(attempt: Attempt, wanted: Wanted) -> Sequence[Update]:
     return []
 
 
+_STATE = select(Package.status, Package.store_paths).where(Package.id == bindparam("id"))
+
+
 def _downloaded_before(wanted: Wanted) -> list[str] | None:
     """Return the store paths of a package of which an earlier attempt had only to publish them."""
-    package = db.session.get_one(Package, wanted.package_id)
-    paths = None if package.status == PackageStatus.CREATED else package.store_paths
+    status, paths = db.session.execute(_STATE, {"id": wanted.package_id}).one()
     db.session.rollback()
-    return paths
+    return None if status == PackageStatus.CREATED else paths
 
 
 def _realise_package(attempt: Attempt, wanted: Wanted) -> tuple[list[str], Update]:
@@ -114,7 +118,7 @@ def _resolve(attempt: Attempt, wanted: Wanted, choice: Choice) -> nix.Resolution
     name, version = wanted.name, wanted.version
     attempt.say(f"attempt {attempt.lease.attempt}: resolving {name} {version}")
     try:
-        found = nix.resolve(
+        found = services.get(Ahead).resolve(attempt, wanted, choice) or nix.resolve(
             attempt.store,
             choice.catalogs,
             name,

@@ -3,8 +3,11 @@
 All transactions write these rows in one order, and lock nothing after them. So a transaction that
 waits for another one's counts or events holds all other rows that it needs, and no two wait for
 each other.
+
+Once they are committed, `committed` wakes those threads of this process that wait for a change.
 """
 
+import threading
 from enum import IntEnum
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -13,7 +16,9 @@ from sqlalchemy import Executable, event
 
 from models import db
 
-PENDING = "pkgd.last_writes"  # in the session's info
+# In the session's info.
+PENDING = "pkgd.last_writes"
+WRITTEN = "pkgd.last_writes.written"
 
 
 class Place(IntEnum):
@@ -29,6 +34,28 @@ class _Write(NamedTuple):
     number: int  # of the write in its transaction
     statement: Executable
     row: dict[str, Any] | None
+
+
+class Commits:
+    """How many transactions with last writes this process has committed: each has an event."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._changed = threading.Condition()
+
+    def add(self) -> None:
+        """Count one, and wake all who wait."""
+        with self._changed:
+            self.number += 1
+            self._changed.notify_all()
+
+    def wait(self, seen: int, seconds: float) -> None:
+        """Wait until the number is not `seen` any more, `seconds` at most."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.number != seen, seconds)
+
+
+committed = Commits()
 
 
 def add(
@@ -48,6 +75,7 @@ def _write(session: Any) -> None:
     pending = sorted(session.info.pop(PENDING, ()), key=lambda write: write[:3])
     if not pending:
         return
+    session.info[WRITTEN] = True
     session.flush()  # what it writes comes first
     connection = session.connection()
     for _, together in groupby(pending, key=lambda write: id(write.statement)):
@@ -56,7 +84,14 @@ def _write(session: Any) -> None:
         connection.execute(writes[0].statement, rows or None)
 
 
+@event.listens_for(db.session, "after_commit")
+def _wake(session: Any) -> None:
+    if session.info.pop(WRITTEN, False):
+        committed.add()
+
+
 @event.listens_for(db.session, "after_soft_rollback")
 def _forget(session: Any, _transaction: object) -> None:
     """Write nothing of a transaction that was rolled back."""
     session.info.pop(PENDING, None)
+    session.info.pop(WRITTEN, None)

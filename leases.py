@@ -74,19 +74,19 @@ class Lease:
 
     def succeed(self, *effects: Executable) -> None:
         """End the task, and execute what comes of it, in one transaction."""
-        self._check(len(end(*self._fence(), status=TaskStatus.SUCCEEDED)))
+        self._end(TaskStatus.SUCCEEDED)
         for effect in effects:
             db.session.execute(effect, execution_options=NO_SYNC)
         db.session.commit()
 
     def fail(self, error: TaskError) -> None:
         """End the task with the reason."""
-        self._check(len(end(*self._fence(), status=TaskStatus.FAILED, error=error)))
+        self._end(TaskStatus.FAILED, error)
         db.session.commit()
 
     def cancel(self, error: TaskError | None = None) -> None:
         """End the task as its user asked, or for the reason that `error` tells."""
-        self._check(len(end(*self._fence(), status=TaskStatus.CANCELLED, error=error)))
+        self._end(TaskStatus.CANCELLED, error)
         db.session.commit()
 
     def requeue(self) -> None:
@@ -115,6 +115,10 @@ class Lease:
         reason = f"{first}; attempt {self.attempt + 1} follows at {at:%H:%M:%SZ}"
         self._check(requeue(*self._fence(), lease_until=at, waiting=reason))
         db.session.commit()
+
+    def _end(self, status: TaskStatus, error: TaskError | None = None) -> None:
+        """End the task, without a commit."""
+        self._check(len(end(*_FENCE, status=status, error=error, key=self._key())))
 
     def _fence(self) -> tuple[Any, ...]:
         return (

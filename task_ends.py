@@ -6,12 +6,14 @@ The counts stay when the tasks are deleted. They are in the database because a w
 `flask run-worker`, can't be scraped. They are written in the transaction that ends the task.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import BigInteger, String, update
+from sqlalchemy import BigInteger, String, bindparam, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 import last_writes
@@ -22,6 +24,7 @@ from task_subjects import SUBJECT
 
 NO_CODE = ""
 SUMS = ("tasks", "attempts", "seconds")
+ERROR_FIELDS = ("code", "message", "hint", "reason")
 ENDED = (Task.id, Task.attempt, Task.started_at, *SUBJECT)
 
 CODES = {
@@ -66,33 +69,23 @@ class TaskEnd(Model):
 
 
 def end(
-    *where: Any, status: TaskStatus, error: TaskError | None = None, **more: Any
+    *where: Any,
+    status: TaskStatus,
+    error: TaskError | None = None,
+    key: Mapping[str, Any] = MappingProxyType({}),
+    **more: Any,
 ) -> Sequence[AnyRow]:
     """End the tasks that `where` selects, without a commit, and return them.
 
-    `more` are other values to write.
+    `key` are the values of its parameters, `more` other values to write.
     """
     now = utcnow()
-    ended = (
-        update(Task)
-        .where(*where)
-        .values(
-            status=status,
-            finished_at=now,
-            waiting=None,
-            phase=None,
-            lease_holder=None,
-            lease_until=None,
-            error_code=error and error.code,
-            error_message=error and error.message,
-            error_hint=error and error.hint,
-            error_reason=error and error.reason,
-            **more,
-        )
-        .returning(*ENDED)
-    )
-
-    tasks = db.session.execute(ended, execution_options=NO_SYNC).all()
+    told = {f"its_{name}": getattr(error, name, None) for name in ERROR_FIELDS}
+    ended = {"ended_as": status, "now": now, **told, **key}
+    ending = _ENDING.where(*where)
+    if more:
+        ending = ending.values(**more)
+    tasks = db.session.execute(ending, ended, execution_options=NO_SYNC).all()
     code = error.code if error and status == TaskStatus.FAILED else None
     for task in tasks:
         _note(task, status, code, now)
@@ -106,7 +99,8 @@ def _note(ended: AnyRow, status: TaskStatus, code: str | None, at: datetime) -> 
     seconds = max(0.0, seconds)  # a clock that was set back must not have a counter go down
     row = {"kind": ended.kind.value, "status": status.value, "code": code or NO_CODE}
     counts = {"tasks": 1, "attempts": ended.attempt, "seconds": seconds}
-    last_writes.add(last_writes.Place.COUNT, tuple(row.values()), _addition(row | counts))
+    addition = _addition(db.engine.dialect.name)
+    last_writes.add(last_writes.Place.COUNT, tuple(row.values()), addition, row | counts)
 
 
 def ways(codes: Iterable[str]) -> list[tuple[str, str, str]]:
@@ -116,8 +110,25 @@ def ways(codes: Iterable[str]) -> list[tuple[str, str, str]]:
     return [(kind, status, code) for kind in TaskKind for status, code in (*others, *failed)]
 
 
-def _addition(row: dict[str, Any]) -> Any:
-    """Return the statement that adds to the counts, or makes their row."""
-    new = upsert(TaskEnd).values(row)
+@cache
+def _addition(_dialect: str) -> Any:
+    """Return the statement that adds to the counts, or makes their row, in a kind of database."""
+    new = upsert(TaskEnd)
     sums = {name: getattr(TaskEnd, name) + new.excluded[name] for name in SUMS}
     return new.on_conflict_do_update(index_elements=["kind", "status", "code"], set_=sums)
+
+
+# Built at import, since building takes longer than executing.
+_ENDING = (
+    update(Task)
+    .values(
+        status=bindparam("ended_as"),
+        finished_at=bindparam("now"),
+        waiting=None,
+        phase=None,
+        lease_holder=None,
+        lease_until=None,
+        **{f"error_{name}": bindparam(f"its_{name}") for name in ERROR_FIELDS},
+    )
+    .returning(*ENDED)
+)

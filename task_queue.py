@@ -6,7 +6,7 @@ verification. An apply waits, without a worker, until no package of its set is b
 
 import uuid
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     JSON,
@@ -256,6 +256,21 @@ def explain_wait(reason: str | None) -> None:
     db.session.commit()
 
 
+class Queued(NamedTuple):
+    """A download that is due: the number of its task, and its package."""
+
+    seq: int
+    name: str
+    version: str
+
+
+def next_downloads(limit: int) -> list[Queued]:
+    """Return the first downloads that are due."""
+    rows = db.session.execute(_NEXT_DOWNLOADS, {"now": utcnow(), "limit": limit}).all()
+    db.session.rollback()
+    return [Queued(*row) for row in rows]
+
+
 def live(task_ids: Collection[str]) -> set[str]:
     """Return those of the tasks that are queued or running."""
     if not task_ids:
@@ -307,6 +322,13 @@ _IS_DUE = (
     ~_is_waiting_for_packages(),
 )
 _FIRST_DUE = _first_due()
+_NEXT_DOWNLOADS = (
+    select(Task.seq, Package.name, Package.version)
+    .join(Package, Package.id == Task.package_id)
+    .where(*_IS_DUE, Package.status == PackageStatus.CREATED)
+    .order_by(Task.seq)
+    .limit(bindparam("limit"))
+)
 _TAKING = (
     update(Task)
     .where(

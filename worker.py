@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -25,6 +26,7 @@ import services
 import session_models
 import task_queue
 from attempts import Attempt, Work
+from bells import Bell, ring_others
 from cache import publishing
 from cache.access import CacheAccess
 from catalogs import indexes, verifying
@@ -119,6 +121,9 @@ class Pool:
         self._queued = threading.Semaphore(0)
         self._threads: list[threading.Thread] = []
         self._holder: Holder | None = None
+        self._bell: Bell | None = None
+        self._idle_threads = 0
+        self._counting = threading.Lock()
         self._unsettled: str | None = "the first reconciliation is not done"
         self._settle_at = 0.0
         self._prune_at = 0.0
@@ -147,6 +152,8 @@ class Pool:
         if self.size == 0:
             return
         self._holder = Holder(self._holders)
+        with suppress(OSError):  # a file system without pipes: the threads look by themselves
+            self._bell = Bell(self.app.config["DATA_DIR"])
         # Machines could not report while no service ran.
         self._silence_at = time.monotonic() + self.app.config["MACHINE_SILENT_SECONDS"]
         self._threads = [self._thread("maintenance", self.maintain_once, self._rest)]
@@ -166,15 +173,22 @@ class Pool:
         self.stopping.set()
         for _ in self._threads:
             self._queued.release()
+        if self._bell is not None:
+            self._bell.ring()
         deadline = time.monotonic() + STOP_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        if self._bell is not None:
+            self._bell.take_down()
+            self._bell = None
         if self._holder is not None:
             self._holder.release()
 
     def wake(self) -> None:
-        """Have an idle thread look at the queue now."""
+        """Have an idle thread look at the queue now, of another process where none is here."""
         self._queued.release()
+        if not self._idle_threads:
+            ring_others(self.app.config["DATA_DIR"], self._bell)
 
     def run(self, step: Callable[[], bool], pause: Callable[[], object]) -> None:
         """Take one step after another until the pool stops; pause when there was nothing to do.
@@ -347,13 +361,25 @@ class Pool:
         return threading.Thread(target=self.run, args=(step, pause), name=name, daemon=True)
 
     def _rest(self) -> None:
-        self.stopping.wait(MAINTAIN_SECONDS)
+        """Rest from upkeep; meanwhile wake idle threads where another process asks for that."""
+        bell = self._bell
+        if bell is None:
+            self.stopping.wait(MAINTAIN_SECONDS)
+            return
+        deadline = time.monotonic() + MAINTAIN_SECONDS
+        while (left := deadline - time.monotonic()) > 0 and not self.stopping.is_set():
+            if bell.wait(left):
+                self._queued.release(max(1, self._idle_threads))
 
     def _rest_from_sending(self) -> None:
         self.stopping.wait(POLL_SECONDS)
 
     def _idle(self) -> None:
+        with self._counting:
+            self._idle_threads += 1
         self._queued.acquire(timeout=POLL_SECONDS)
+        with self._counting:
+            self._idle_threads -= 1
 
     @property
     def holder_id(self) -> str:

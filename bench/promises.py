@@ -101,10 +101,10 @@ def _of_builds(results):
         return results.find(what, subject, MILLISECONDS)
 
     many, verbose = builds.MANY, builds.VERBOSE
-    by_nix = milliseconds(builds.STORED, builds.BY_NIX_BUILD)
+    in_pin = milliseconds(builds.STORED, builds.IN_PIN)
     pinned = milliseconds(builds.STORED, builds.FROM_PIN)
     return [
-        *ratio(f"{builds.STORED}, from a pin / nix-build alone", pinned, by_nix, at_most=1),
+        *ratio(f"{builds.STORED}, from a pin / {builds.IN_PIN}", pinned, in_pin, at_most=1),
         *ratio(
             f"{many}: xargs / pkgd", seconds(many, builds.BY_XARGS), seconds(many), at_least=0.95
         ),

@@ -9,6 +9,8 @@ from proxy import Nginx
 from service import BIN, Service
 from support import BUNDLED, until
 
+from nix.reaping import REAPER
+
 HERE = Path(__file__).resolve().parent
 MIB = 1024 * 1024
 MEMORY = "MiB PSS"
@@ -119,8 +121,15 @@ def add_memory(results, what, subject, server):
 
 
 def await_idle(service):
-    """Wait until pkgd's own processes run no others, such as Nix."""
-    until(lambda: len(_processes(service)) == 1 + PROCESSES)
+    """Wait until pkgd's own processes, and those that fork reapers, run no others, such as Nix."""
+
+    def is_idle():
+        with suppress(psutil.NoSuchProcess):
+            others = [one for one in _processes(service) if str(REAPER) not in one.cmdline()]
+            return len(others) == 1 + PROCESSES
+        return False
+
+    until(is_idle)
 
 
 def await_indexes(service):

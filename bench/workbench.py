@@ -20,6 +20,7 @@ MILLISECONDS, SECONDS = "ms", "s"
 SCALES = {MILLISECONDS: 1000, SECONDS: 1}
 WAIT_SECONDS = 600
 SCRIPT = "echo made >$out"
+PIN = "pin"
 BUILD = 'nix-build "$(nix-instantiate {catalog} --attr $1)" --out-link {roots}/$1'
 
 
@@ -36,6 +37,11 @@ class Taken(NamedTuple):
     def add_cpu_to(self, results, what, subject, unit, parts=1):
         """Add the CPU time of one of so many equal parts."""
         results.series(what, subject, f"{unit} of CPU").add(SCALES[unit] * self.cpu / parts)
+
+
+def added(parts):
+    """Return what all parts took together."""
+    return Taken(*map(sum, zip(*parts, strict=True)))
 
 
 class Bench:
@@ -58,9 +64,14 @@ class Bench:
         argv = ["xargs", "-P", str(at_once), "-n", "1", "sh", "-c", script, "sh"]
         return self._run(argv, input="\n".join(names))
 
-    def build_derivation(self, drv_path):
-        """Build a derivation; return what that took."""
-        return self._run(["nix-build", drv_path, "--out-link", self.roots / "derivation"])
+    def nix_build(self, *what):
+        """Build what nix-build is told to; return what that took."""
+        return self._run(["nix-build", *what, "--out-link", self.roots / "result"])
+
+    @property
+    def pin(self):
+        """The catalog that `pinned` has added, in the store."""
+        return (self.folder / "data" / "pins" / PIN).resolve()
 
     def set_profile(self, name):
         """Set a profile to a package that was built; return what that took."""
@@ -199,7 +210,7 @@ def pinned(count):
             file.add(source.catalog, "catalog")
 
         def add_pin(service):
-            done = service.command("catalog", "add", "pin", f"file://{name}/catalog.tar.gz")
+            done = service.command("catalog", "add", PIN, f"file://{name}/catalog.tar.gz")
             assert done.returncode == 0, done.stderr
 
         indexed = {"INDEX_BYTES": servers.INDEX_BYTES, "INDEX_VERIFY": "true"}

@@ -39,13 +39,15 @@ def state(catalog: nix.Catalog, signature: str, allowed: nix.Allowed, sets: Sequ
     return State(catalog, hashlib.sha256(what.encode()).hexdigest())
 
 
+_FINISHED = select(CatalogIndex.catalog, CatalogIndex.signature, CatalogIndex.id).where(
+    CatalogIndex.finished_at.is_not(None)
+)
+
+
 def current(states: Iterable[State]) -> dict[str, int]:
     """Return the id of each catalog's index that is finished, and of its present state."""
-    finished = select(CatalogIndex.catalog, CatalogIndex.signature, CatalogIndex.id).where(
-        CatalogIndex.finished_at.is_not(None)
-    )
     with reading() as connection:
-        ids = {(catalog, state): id_ for catalog, state, id_ in connection.execute(finished)}
+        ids = {(catalog, state): id_ for catalog, state, id_ in connection.execute(_FINISHED)}
     found = ((each.catalog.name, ids.get((each.catalog.name, each.signature))) for each in states)
     return {name: index_id for name, index_id in found if index_id is not None}
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Update, delete, insert, select, update
+from sqlalchemy import Update, bindparam, delete, insert, select, update
 
 import nix
 from catalogs.models import IMPOSSIBLE, CatalogIndex, IndexedName, IndexedOffer
@@ -174,19 +174,17 @@ def known(ids: Mapping[str, int], name: str) -> nix.Known:
     """
     if not ids:
         return {}
+    asked: dict[str, Any] = {"ids": list(ids.values()), "name": name}
     with reading() as connection:
-        made = CatalogIndex.id, CatalogIndex.todo, CatalogIndex.failures, CatalogIndex.created_at
-        indexes = connection.execute(select(*made).where(made[0].in_(ids.values()))).all()
+        indexes = connection.execute(_INDEXES, asked).all()
         entries = {row.id: _Entry(name, row.todo, row.failures) for row in indexes}
         since = {row.id: row.created_at for row in indexes}
-        mine = _OFFERS.where(IndexedOffer.index_id.in_(ids.values()))
-        for row in connection.execute(mine.where(IndexedOffer.attr == name)):
+        for row in connection.execute(_DIRECT, asked):
             entries[row.index_id].direct.append(row)
 
         pnames = {pname for entry in entries.values() for pname in entry.pnames}
-        follow = IndexedOffer.attr > name, IndexedOffer.attr < f"{name}~"
-        wanted = mine.where(*follow, IndexedOffer.pname.in_(pnames)).order_by(IndexedOffer.attr)
-        for row in connection.execute(wanted):
+        more = {"before": f"{name}~", "pnames": list(pnames)}
+        for row in connection.execute(_FOLLOWING, asked | more):
             entries[row.index_id].add_sibling(row)
     return {
         catalog: [_answer(catalog, since[index_id], row) for row in entries[index_id].offers]
@@ -195,6 +193,11 @@ def known(ids: Mapping[str, int], name: str) -> nix.Known:
     }
 
 
+# Built at import, since building takes longer than executing.
+_IDS: Any = bindparam("ids", expanding=True)
+_INDEXES = select(
+    CatalogIndex.id, CatalogIndex.todo, CatalogIndex.failures, CatalogIndex.created_at
+).where(CatalogIndex.id.in_(_IDS))
 _OFFERS = select(
     IndexedOffer.index_id,
     IndexedOffer.attr,
@@ -205,7 +208,13 @@ _OFFERS = select(
     IndexedOffer.message,
     IndexedOffer.drv_path,
     IndexedOffer.outputs,
-)
+).where(IndexedOffer.index_id.in_(_IDS))
+_DIRECT = _OFFERS.where(IndexedOffer.attr == bindparam("name"))
+_FOLLOWING = _OFFERS.where(
+    IndexedOffer.attr > bindparam("name"),
+    IndexedOffer.attr < bindparam("before"),
+    IndexedOffer.pname.in_(bindparam("pnames", expanding=True)),
+).order_by(IndexedOffer.attr)
 
 
 def _answer(catalog: str, since: datetime, row: AnyRow) -> dict[str, Any]:

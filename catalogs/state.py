@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, partial
@@ -199,9 +199,18 @@ class Catalogs:
 
         All catalogs before it must be indexed, too. What can't be had is to be avoided.
         """
+        return next(self.best_for_each([(name, version)]))
+
+    def best_for_each(self, wanted: Iterable[tuple[str, str]]) -> Iterator[Choice]:
+        """Yield the same for each name with a version, by one look at the catalogs."""
         state = self._state()
+        indexes = self._indexes(state)
         catalogs = [catalog for catalog, _, _ in state]
-        known = catalog_offers.known(self._indexes(state), name)
+        for name, version in wanted:
+            yield self._best(catalogs, catalog_offers.known(indexes, name), version)
+
+    def _best(self, catalogs: list[nix.Catalog], known: nix.Known, version: str) -> Choice:
+        """Return the best choice for a version, given what is known of its name."""
         avoided = {
             catalog: [one["attr"] for one in offers if one["reason"] is not None]
             for catalog, offers in known.items()

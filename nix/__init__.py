@@ -83,7 +83,7 @@ from nix.profile import (
 from nix.ranges import matching
 from nix.refusals import refusal
 from nix.requirement import wanted
-from nix.resolution import Resolution, resolve
+from nix.resolution import Resolution, Sought, resolve, resolve_all
 from nix.siblings import bases, is_sibling
 from nix.store import (
     Store,
@@ -145,6 +145,7 @@ __all__ = [
     "PublishFailed",
     "Refused",
     "Resolution",
+    "Sought",
     "Store",
     "Survey",
     "Swept",
@@ -199,6 +200,7 @@ __all__ = [
     "refusal",
     "relink",
     "resolve",
+    "resolve_all",
     "restore",
     "run",
     "scratch",

@@ -39,6 +39,7 @@ SHAPES: dict[str, Any] = {
     "derivation": DERIVATION,
     "offers": OFFERS,
     "answer": ({"found": FOUND}, {"refused": REFUSED}, {"offers": OFFERS}),
+    "found": [(FOUND, None)],
 }
 
 

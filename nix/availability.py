@@ -3,8 +3,8 @@
 import threading
 import time
 
-from nix.errors import NixError
-from nix.store import Store, check, find_programs
+from nix.errors import NixError, NixMissing
+from nix.store import Store, check
 
 FRESH_SECONDS = 3
 
@@ -19,12 +19,9 @@ class Availability:
 
     def fault(self, store: Store) -> NixError | None:
         """Return why Nix can't be used, NixMissing or NixUnavailable; None when it can."""
-        try:
-            find_programs(store)
-        except NixError as error:
-            return error
         with self._lock:
-            if time.monotonic() >= self._stale_at:
+            is_stale = time.monotonic() >= self._stale_at
+            if is_stale or isinstance(self._fault, NixMissing):  # which takes no time to ask
                 self._fault = _ask(store)
                 self._stale_at = time.monotonic() + FRESH_SECONDS
             return self._fault

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from nix.errors import BuildFailed, NixError, TimedOut
 from nix.internal_json import BuildLogReader, Progress, Tick, ignore
@@ -91,7 +92,7 @@ def _root_of_stored(
     if path is None or not store.is_store_path(path) or not os.path.lexists(path):
         return None
     try:
-        add_root(store, path, root, *NO_SUBSTITUTES, beat=beat)
+        _add_root(store, path, root, *NO_SUBSTITUTES, beat=beat, is_brief=True)
     except NixError:
         return None
     return path
@@ -185,10 +186,12 @@ def known_roots(store: Store) -> set[str]:
     return known
 
 
-def add_root(
-    store: Store, path: str, root: Path, *options: str, beat: Callable[[], None] = lambda: None
-) -> None:
+def add_root(store: Store, path: str, root: Path) -> None:
     """Keep a valid store path alive by a GC root at `root`."""
     root.parent.mkdir(parents=True, exist_ok=True)
+    _add_root(store, path, root)
+
+
+def _add_root(store: Store, path: str, root: Path, *options: str, **more: Any) -> None:
     argv = ["nix-store", "--realise", path, "--add-root", str(root), *options]
-    text(call(store, argv, beat=beat))
+    text(call(store, argv, **more))

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,21 +17,21 @@ import psutil
 
 from nix import trees
 from nix.errors import NixCrashed, NixKilled, NixMissing, NixUnavailable, TimedOut
+from nix.reaping import Build
 
 TICK_SECONDS = 0.25
+NO_SUCH_PROGRAM = 127  # the exit code of setpriv and the reaper
 GRACE_SECONDS = 3
 REAP_SECONDS = 3
-CHUNK_BYTES = 64 * 1024
+CHUNK_BYTES = 256 * 1024
 TAIL_BYTES = 64 * 1024
 LINE_BYTES = 1024 * 1024
 # Of a log that flows, more is read at a time after such a pause, in which the pipe doesn't fill.
-FLOWING_LINES, GATHER_SECONDS = 20, 0.002
+FLOWING_LINES, GATHER_SECONDS = 20, 0.01
 FINAL_READS = 16
 SWEEPS = 20
 
 SIGNALS = {number.value: number.name for number in signal.Signals}
-
-REAPER = Path(__file__).resolve().parent / "reaper.py"
 
 log = logging.getLogger(__name__)
 
@@ -71,20 +70,12 @@ class LineSplitter:
 class OutputReader:
     """Reads a child's stdout and stderr as they come, without a thread."""
 
-    def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
-        """Start the child. Raises OSError."""
+    def __init__(self, child: subprocess.Popen[bytes] | Build) -> None:
         self.stdout: list[bytes] = []
         self.stderr_tail = b""
         self.splitter = LineSplitter()
         self.selector = selectors.DefaultSelector()
-        self.child = child = subprocess.Popen(
-            command,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self.child = child
         for stream in filter(None, (child.stdout, child.stderr)):
             self.selector.register(stream, selectors.EVENT_READ)
 
@@ -130,12 +121,14 @@ def run(
     grace_seconds: float = GRACE_SECONDS,
     heard: Heard = lambda _: None,
     is_build: bool = False,
+    is_brief: bool = False,
     niceness: int = 0,
     cpu_seconds: float = 0,
 ) -> Completed:
     """Run `argv` to its end and return what it wrote, whatever its exit code.
 
-    With `is_build`, all processes that it leaves behind are ended, too. `niceness` is what its
+    With `is_build`, all processes that it leaves behind are ended, too. One that `is_brief` ends
+    soon by itself, and may go on for that long when the service is killed. `niceness` is what its
     priority is lowered to, 19 at most. `cpu_seconds` bounds the time of the processor that it
     itself may take; 0 is no bound.
 
@@ -146,12 +139,11 @@ def run(
     Raises TimedOut past `seconds` or `cpu_seconds`; NixMissing; NixCrashed; NixUnavailable where
     the host has no file descriptors or no memory left to start it.
     """
-    find([argv[0]], environ)
     log.debug("%s", shlex.join(argv))
 
     # A reaper needs time of its own after the command's.
     reap_seconds = REAP_SECONDS if is_build else 0
-    output = _start(argv, environ, grace_seconds, is_build)
+    output = _start(argv, environ, grace_seconds, is_build=is_build, is_brief=is_brief)
     with output.child as child, output.selector, ExitStack() as on_exception:
         on_exception.callback(_stop, output, grace_seconds, reap_seconds)
         if niceness:
@@ -159,9 +151,12 @@ def run(
         _watch(output, heard, seconds, cpu_seconds)
         on_exception.pop_all()
 
-    if number := _signal(child.returncode, is_build):
-        raise _crash(argv[0], number)
-    return Completed(child.returncode, b"".join(output.stdout), output.stderr_tail)
+    code = child.returncode or 0
+    if code < 0:
+        raise _crash(argv[0], -code)
+    if code == NO_SUCH_PROGRAM:
+        find([argv[0]], environ)
+    return Completed(code, b"".join(output.stdout), output.stderr_tail)
 
 
 def _lower_priority(pid: int, niceness: int) -> None:
@@ -173,11 +168,6 @@ def _lower_priority(pid: int, niceness: int) -> None:
     os.setpriority(os.PRIO_PROCESS, pid, niceness)
     with suppress(OSError):  # a kernel without groups, or one that takes only some changes a second
         Path(f"/proc/{pid}/autogroup").write_text(str(niceness))
-
-
-def _signal(code: int, is_build: bool) -> int:
-    """Return the signal that a command was ended by; 0 if it was by none."""
-    return code - 128 if is_build and code > 128 else max(0, -code)
 
 
 def _crash(program: str, number: int) -> NixCrashed:
@@ -195,23 +185,31 @@ def find(programs: Iterable[str], environ: Mapping[str, str]) -> None:
 
 
 def _start(
-    argv: Sequence[str], environ: Mapping[str, str], grace_seconds: float, is_build: bool
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    grace_seconds: float,
+    *,
+    is_build: bool,
+    is_brief: bool,
 ) -> OutputReader:
-    # The kernel signals the command when the thread that started it dies: if the service is
-    # killed, its commands end too.
-    bound = ["setpriv", "--pdeathsig", "TERM" if grace_seconds else "KILL", "--"]
-    command = [*bound, *argv]
-    if is_build:
-        # Its own environment lacks TMPDIR: a sweep of that folder must not kill the reaper.
-        tmp = environ.get("TMPDIR", "/tmp")  # noqa: S108 # the default of every program
-        environ = {name: value for name, value in environ.items() if name != "TMPDIR"}
-        # Without site (-S), and what that imports, a build starts 20 ms of CPU time sooner.
-        reaper = [sys.executable, "-I", "-S", str(REAPER), str(grace_seconds), tmp]
-        command = [*bound, *reaper, *command]
     try:
-        return OutputReader(command, environ)
+        if is_build:
+            return OutputReader(Build(argv, environ, grace_seconds))
+        # The kernel signals the command when the thread that started it dies: if the service is
+        # killed, its commands end too.
+        bound = ["setpriv", "--pdeathsig", "TERM" if grace_seconds else "KILL", "--"]
+        child = subprocess.Popen(
+            argv if is_brief else [*bound, *argv],
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        return OutputReader(child)
     except OSError as error:
-        raise NixUnavailable(f"{argv[0]} can't be started: {error.strerror}") from None
+        find([argv[0]], environ)
+        raise NixUnavailable(f"{argv[0]} can't be started: {error.strerror or error}") from None
 
 
 def _watch(output: OutputReader, heard: Heard, seconds: float, cpu_seconds: float) -> None:
@@ -220,7 +218,6 @@ def _watch(output: OutputReader, heard: Heard, seconds: float, cpu_seconds: floa
     No limit of the kernel for cpu_seconds: its signal is one that Nix's garbage collector uses.
     """
     deadline = time.monotonic() + seconds
-    child = psutil.Process(output.child.pid)
     while output.child.poll() is None:
         lines = output.read(TICK_SECONDS) or []
         heard(lines)
@@ -229,10 +226,16 @@ def _watch(output: OutputReader, heard: Heard, seconds: float, cpu_seconds: floa
         if time.monotonic() > deadline:
             raise TimedOut(f"it ran longer than {seconds:g} s")
         is_there = output.child.returncode is None  # though perhaps a zombie
-        if cpu_seconds and is_there and sum(child.cpu_times()[:2]) > cpu_seconds:
+        if cpu_seconds and is_there and _cpu_seconds(output.child.pid) > cpu_seconds:
             raise TimedOut(f"it took more than {cpu_seconds:g} s of CPU")
 
     heard(output.read_rest())
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process has taken."""
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
 
 
 def _stop(output: OutputReader, grace_seconds: float, reap_seconds: float) -> None:

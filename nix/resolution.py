@@ -1,7 +1,8 @@
 """Resolution: the derivation of a name and a version, from the first catalog that has it."""
 
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -51,6 +52,15 @@ class Resolution:
     outputs: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Sought:
+    """A name and a version to resolve, and the attributes to avoid."""
+
+    name: str
+    version: str
+    avoided: Avoided
+
+
 def resolve(
     store: Store,
     catalogs: Sequence[Catalog],
@@ -84,7 +94,32 @@ def resolve(
             raise _refusal(answer["refused"])
         if "found" not in answer:
             raise _not_found(query, catalogs, answer["offers"])
-    found = answer["found"]
+    return _resolution(answer["found"])
+
+
+def resolve_all(
+    store: Store,
+    catalogs: Sequence[Catalog],
+    wanted: Sequence[Sought],
+    *,
+    tmp: Path,
+    allowed: Allowed = NOTHING_MORE,
+    seconds: float = CALL_SECONDS,
+    tick: Tick = ignore,
+) -> list[Resolution | None]:
+    """Resolve packages by one evaluation, which costs little more than one of them alone.
+
+    None stands for what is not found: `resolve` tells why. Raises CATALOG_FAULTS where one of them,
+    or a catalog, fails.
+    """
+    with scratch(tmp) as folder:
+        query = Query(store.with_tmp(folder), "", "", allowed, seconds, tick)
+        sought = json.dumps([asdict(one) for one in wanted])
+        found = query.ask("found", *catalogs, wanted=sought)
+    return [one and _resolution(one) for one in found]
+
+
+def _resolution(found: dict[str, Any]) -> Resolution:
     return Resolution(
         catalog=found["catalog"],
         attr=found["attr"],

@@ -10,8 +10,9 @@
 #             insecure (a list of names with versions, such as openssl-1.0.2u)
 #   avoided   JSON with the attributes of each catalog, by its name, of which it is known that they
 #             can't be instantiated: they are not chosen where another one fits
-#   wanted    a JSON list of what the survey of a catalog asks for: each has as its set a list of the
-#             attributes that lead there, [] for the catalog itself, and attrs, those in it
+#   wanted    a JSON list. For `found`, each has a name, a version and avoided, as above but no JSON.
+#             What the survey of a catalog asks for: each has as its set a list of the attributes
+#             that lead there, [] for the catalog itself, and attrs, those in it
 #
 # Only what the answer needs is evaluated: nixpkgs has 80,000 attributes.
 { catalogs, name ? "", version ? "", allowed ? "{}", avoided ? "{}", wanted ? "[]"
@@ -19,7 +20,7 @@
 
 let
   inherit (builtins)
-    any attrNames concatLists concatMap concatStringsSep elem elemAt filter findFile foldl' fromJSON
+    any attrNames concatLists concatMap concatStringsSep deepSeq elem elemAt filter findFile foldl' fromJSON
     functionArgs genList head intersectAttrs isAttrs isFunction isList isString length map match
     nixPath parseDrvName pathExists readFile split stringLength substring tail toJSON trace tryEval typeOf;
 
@@ -74,7 +75,7 @@ let
   # Return what a download needs of a derivation, which this instantiates.
   instantiated = drv: {
     inherit (drv) drvPath;
-    outputs = attempt [ "out" ] (let list = outputsOf drv; in builtins.deepSeq list list);
+    outputs = attempt [ "out" ] (let list = outputsOf drv; in deepSeq list list);
   };
 
   # ---- catalogs
@@ -112,9 +113,12 @@ let
     in
     if isAttrs set then set else throw "catalog ${catalog.name} is not a set of packages";
 
+  # Each is evaluated once, however many names are looked up in it.
+  loaded = map (one: one // { ruled = load rules one; unruled = load noRules one; }) (fromJSON catalogs);
+
   # Return the innermost set that `name` leads to, the prefix of its attributes, and the rest of
   # `name`, which is the attribute to look up in it.
-  scopeOf = set:
+  scopeOf = name: set:
     let
       parts = filter isString (split "[.]" name);
       into = outer: part:
@@ -175,14 +179,13 @@ let
 
   # Return the attribute of this name and its siblings, as two lists: the second is not evaluated if
   # the first has the package. An attribute that throws (removed, renamed) is a refused candidate.
-  lookUp = catalog:
+  lookUp = name: catalog:
     let
-      # One binding: `inherit (scopeOf …) set leaf` would load the catalog twice.
-      scope = scopeOf (load rules catalog);
+      scope = scopeOf name catalog.ruled;
       set = scope.set;
       leaf = scope.leaf;
       found = candidate catalog scope.prefix;
-      without = attempt null (scopeOf (load noRules catalog)).set.${leaf};
+      without = attempt null (scopeOf name catalog.unruled).set.${leaf};
       strict = found leaf set.${leaf};
       direct = if set ? ${leaf} then [ (unruled catalog (found leaf) strict without) ] else [ ];
       names = [ leaf ] ++ map pnameOf (filter (one: one.isPackage) direct);
@@ -199,16 +202,14 @@ let
     in
     if isAttrs inner then inner else { };
 
-  first = head (fromJSON catalogs);
-  ruled = load rules first;
-  unruledOne = load noRules first;
+  first = head loaded;
 
   # Return facts about an attribute of the set at `path`, where it is without the rules, too.
   factOf = path:
     let
       found = candidate first "";
-      set = setIn path ruled;
-      lax = setIn path unruledOne;
+      set = setIn path first.ruled;
+      lax = setIn path first.unruled;
     in
     attr:
     let
@@ -254,52 +255,62 @@ let
 
   # ---- answers
 
-  isWanted = candidate:
-    version != "" && candidate.isPackage && semantic candidate.spelled == version;
-
-  avoid = fromJSON avoided;
-  isFree = candidate: candidate.reason == null && !elem candidate.attr (avoid.${candidate.catalog} or [ ]);
-
-  # Return the first that is wanted and may be had, else the first that is wanted.
-  search = groups:
-    let
-      found = filter isWanted (head groups);
-      free = filter isFree found;
-      later = search (tail groups);
-    in
-    if groups == [ ] then null
-    else if free != [ ] then head free
-    else if found == [ ] || later != null && isFree later then later
-    else head found;
-
-  groups = concatMap lookUp (fromJSON catalogs);
-  hit = search groups;
-  all = concatLists groups;
-  throwing = filter (candidate: candidate.throws) all;
-  packages = filter (candidate: candidate.isPackage) all;
-
   shown = found: { inherit (found) catalog attr spelled reason; };
-in
-rec {
-  # Every version of this name; whether the catalogs throw for some attribute of this name; and
-  # the kinds of its attributes that are no packages.
-  offers = {
-    throws = throwing != [ ];
-    versions = map shown packages;
-    others = map (candidate: candidate.kind) (filter (candidate: !candidate.isPackage) all);
-  };
 
-  # The instantiated derivation, or why the catalog refuses it. Without one: the offers or, if there
-  # are none because the catalog throws for the attribute, that error.
-  answer =
-    if hit != null && hit.reason != null then {
-      refused = shown hit // { inherit (hit) fullName; };
-    }
-    else if hit != null then {
-      found = shown hit // instantiated hit.drv // { pname = pnameOf hit; };
-    }
-    else if packages == [ ] && throwing != [ ] then (head throwing).drv
-    else { inherit offers; };
+  about = { name, version, avoided }:
+    let
+      isWanted = candidate:
+        version != "" && candidate.isPackage && semantic candidate.spelled == version;
+      isFree = candidate:
+        candidate.reason == null && !elem candidate.attr (avoided.${candidate.catalog} or [ ]);
+
+      # Return the first that is wanted and may be had, else the first that is wanted.
+      search = groups:
+        let
+          found = filter isWanted (head groups);
+          free = filter isFree found;
+          later = search (tail groups);
+        in
+        if groups == [ ] then null
+        else if free != [ ] then head free
+        else if found == [ ] || later != null && isFree later then later
+        else head found;
+
+      groups = concatMap (lookUp name) loaded;
+      hit = search groups;
+      all = concatLists groups;
+      throwing = filter (candidate: candidate.throws) all;
+      packages = filter (candidate: candidate.isPackage) all;
+    in
+    rec {
+      # Every version of this name; whether the catalogs throw for some attribute of this name; and
+      # the kinds of its attributes that are no packages.
+      offers = {
+        throws = throwing != [ ];
+        versions = map shown packages;
+        others = map (candidate: candidate.kind) (filter (candidate: !candidate.isPackage) all);
+      };
+
+      # The instantiated derivation, or why the catalog refuses it. Without one: the offers or, if
+      # there are none because the catalog throws for the attribute, that error.
+      answer =
+        if hit != null && hit.reason != null then {
+          refused = shown hit // { inherit (hit) fullName; };
+        }
+        else if hit != null then {
+          found = shown hit // instantiated hit.drv // { pname = pnameOf hit; };
+        }
+        else if packages == [ ] && throwing != [ ] then (head throwing).drv
+        else { inherit offers; };
+    };
+in
+{
+  inherit (about { inherit name version; avoided = fromJSON avoided; }) offers answer;
+
+  # What is found of each that is wanted, null where there is nothing or that throws.
+  found = map
+    (one: attempt null (let found = (about one).answer.found or null; in deepSeq found found))
+    (fromJSON wanted);
 
   # Write facts about attributes to stderr, each as soon as it is known: where an evaluation ends,
   # the attribute at fault follows the last one told.
@@ -307,16 +318,16 @@ rec {
 
   # In the same way, what a download would find of each attribute, by what it would evaluate.
   derivations = tellAll (path:
-    let set = setIn path ruled; in
+    let set = setIn path first.ruled; in
     attr: { inherit attr; path = set.${attr}.outPath or null; } // instantiated set.${attr});
 
   # The names in each set.
-  members = map (one: attrNames (setIn one.set ruled)) (fromJSON wanted);
+  members = map (one: attrNames (setIn one.set first.ruled)) (fromJSON wanted);
 
   # The names in the same set, to suggest similar ones.
   names = concatMap
     (catalog:
-      let scope = scopeOf (load rules catalog); in
+      let scope = scopeOf name catalog.ruled; in
       map (attr: scope.prefix + attr) (attrNames scope.set))
-    (fromJSON catalogs);
+    loaded;
 }

@@ -167,6 +167,7 @@ def call(
     grace_seconds: float = GRACE_SECONDS,
     beat: Callable[[], None] = lambda: None,
     is_build: bool = False,
+    is_brief: bool = False,
 ) -> Completed:
     """Run a program of Nix; `beat` is called every TICK_SECONDS, and ends it by raising."""
     return run(
@@ -176,6 +177,7 @@ def call(
         grace_seconds=grace_seconds,
         heard=lambda _: beat(),
         is_build=is_build,
+        is_brief=is_brief,
     )
 
 

@@ -1,10 +1,12 @@
 """Running one command: its output, its limits, and that it leaves nothing behind."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -12,7 +14,18 @@ import pytest
 from support import MEASURED, no_descriptors, until
 
 import nix
-from nix import Completed, NixCrashed, NixMissing, NixUnavailable, TimedOut, process, run, sweep
+from nix import (
+    Completed,
+    NixCrashed,
+    NixKilled,
+    NixMissing,
+    NixUnavailable,
+    TimedOut,
+    process,
+    reaping,
+    run,
+    sweep,
+)
 from nix.process import scratch
 
 ROOT = Path(nix.__file__).parent.parent
@@ -23,7 +36,15 @@ def _measured_reaper(monkeypatch):
     """Have coverage measure the reaper, which looks at no PYTHONPATH and no site-packages."""
     if settings := os.environ.get("COVERAGE_AFTER_IMPORTS"):
         monkeypatch.setenv("COVERAGE_PROCESS_CONFIG", settings)
-        monkeypatch.setattr(process, "REAPER", MEASURED / "reaper.py")
+        monkeypatch.setattr(reaping, "REAPER", MEASURED / "reaper.py")
+
+
+@pytest.fixture(autouse=True)
+def _reapers(_measured_reaper, monkeypatch):
+    """Have the reapers of a test forked by a program of its own, which ends with the test."""
+    with closing(reaping.Reapers()) as reapers:
+        monkeypatch.setattr(reaping, "reapers", reapers)
+        yield
 
 
 class CommandStopped(Exception):
@@ -206,11 +227,12 @@ def test_a_command_can_write_while_it_is_being_ended(tmp_path):
     assert (tmp_path / "ended").exists()
 
 
-def test_a_missing_program_is_named(tmp_path):
-    (tmp_path / "setpriv").symlink_to("/bin/true")
+@pytest.mark.parametrize("options", [{}, {"is_brief": True}, {"is_build": True}])
+def test_a_missing_program_is_named(tmp_path, options):
+    (tmp_path / "setpriv").symlink_to(shutil.which("setpriv"))
 
     with pytest.raises(NixMissing, match="nix-build is not on PATH"):
-        run(["nix-build"], environ={"PATH": str(tmp_path)}, seconds=1)
+        run(["nix-build"], environ={"PATH": str(tmp_path)}, seconds=1, **options)
 
 
 @pytest.mark.parametrize(
@@ -269,6 +291,108 @@ def test_a_build_that_ignores_term_is_killed_after_the_grace(pids):
 def test_a_crash_of_a_build_names_the_signal():
     with pytest.raises(NixCrashed, match="sh was ended by SIGSEGV"):
         sh("kill -SEGV $$", is_build=True)
+
+
+def to_reaper(pids, action):
+    """Return a tick that does something to the reaper, once the build has written down its id."""
+
+    def heard(lines):
+        while pid := next(iter(pids_in(pids)), None):
+            (pids / str(pid)).unlink()
+            reaper = psutil.Process(pid).parent()
+            action(reaper)
+
+    return heard
+
+
+def test_builds_at_the_same_time_end_only_what_they_left_themselves(pids):
+    def first(lines):
+        if b"hides" in lines:
+            sh(f"{hiding(pids)}", is_build=True)
+
+    script = (
+        f"{hiding(pids)}; until [ $(ls {pids} | wc -l) = 1 ]; do sleep 0.01; done; echo hides >&2"
+    )
+    check = f"sleep 0.1; kill -0 $(ls -tr {pids} | head -1)"
+
+    assert sh(f"{script}; {check}", is_build=True, heard=first).code == 0
+    assert not any(map(is_running, pids_in(pids)))
+
+
+def test_a_build_of_which_the_reaper_is_killed_counts_as_killed(pids):
+    left = []
+
+    def kill(reaper):
+        left.extend(reaper.children())
+        reaper.kill()
+
+    with pytest.raises(NixKilled):
+        sh(f"touch {pids}/$$; exec sleep 60", is_build=True, heard=to_reaper(pids, kill))
+
+    until(lambda: not any(is_running(process.pid) for process in left))
+
+
+def test_a_build_ends_when_its_reaper_gets_term(pids):
+    with pytest.raises(NixCrashed, match="SIGTERM"):
+        sh(
+            f"touch {pids}/$$; exec sleep 60",
+            is_build=True,
+            heard=to_reaper(pids, psutil.Process.terminate),
+        )
+
+
+def test_a_reaper_that_hangs_is_killed_with_its_build(pids, monkeypatch):
+    monkeypatch.setattr(process, "REAP_SECONDS", 0.3)
+    left = []
+
+    def stop(reaper):
+        left.extend([reaper, *reaper.children()])
+        reaper.suspend()
+        raise CommandStopped
+
+    with pytest.raises(CommandStopped):
+        sh(
+            f"touch {pids}/$$; exec sleep 60",
+            is_build=True,
+            grace_seconds=0.1,
+            heard=to_reaper(pids, stop),
+        )
+
+    until(lambda: not any(is_running(process.pid) for process in left))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_builds_go_on_when_the_process_that_forks_reapers_has_ended(number):
+    forking = int(sh("awk '{print $4}' /proc/$PPID/stat", is_build=True).stdout)
+    os.kill(forking, number)
+    until(lambda: not is_running(forking))
+
+    assert sh("exit 7", is_build=True).code == 7
+
+
+READING = """
+import os, socket
+_, [build, *_], _, _ = socket.recv_fds(socket.socket(fileno=os.dup(0)), 1, 3)
+socket.socket(fileno=build).makefile().readline()
+"""
+
+
+@pytest.mark.parametrize("program", ["", READING])
+def test_a_program_of_reapers_that_ends_at_once_is_the_hosts_fault(tmp_path, monkeypatch, program):
+    (tmp_path / "reaper.py").write_text(program)
+    monkeypatch.setattr(reaping, "REAPER", tmp_path / "reaper.py")
+
+    with pytest.raises(NixUnavailable, match="sh can't be started: "):
+        sh("true", is_build=True)
+
+
+def test_a_build_whose_program_cannot_be_executed_ends_with_127(tmp_path):
+    (tmp_path / "sh").write_text("#!/nowhere\n")
+    (tmp_path / "sh").chmod(0o755)
+    (tmp_path / "setpriv").symlink_to(shutil.which("setpriv"))
+    sh("true", is_build=True)
+
+    assert sh("true", environ={"PATH": str(tmp_path)}, is_build=True).code == 127
 
 
 def test_a_build_has_its_temporary_folder_and_its_reaper_has_none(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from sandbox import sandboxed_store
 from service import ROOT
 from sqlalchemy.exc import OperationalError
-from support import CATALOGS, SQLITE, until
+from support import CATALOGS, SQLITE, bearing, until
 
 import nix
 import services
@@ -219,6 +219,42 @@ def test_a_new_task_wakes_an_idle_thread_of_the_same_process(
     for package_id in ids:
         answer = client.post(f"/api/v1/package/{package_id}/download")
         until(lambda task_id=answer.json["task_id"]: get_task(task_id)["finished_at"])
+
+
+@SQLITE
+def test_a_new_task_wakes_an_idle_thread_of_another_process(
+    make_app, register, pool, get_task, monkeypatch, client
+):
+    monkeypatch.setattr("worker.POLL_SECONDS", 600)
+    pool.start()
+    until(lambda: pool.fault() is None)
+    other = bearing(make_app(WORKER_THREADS=0), client.secret)
+
+    answer = other.post(f"/api/v1/package/{register()}/download")
+
+    until(lambda: get_task(answer.json["task_id"])["finished_at"])
+
+
+@SQLITE
+def test_upkeep_goes_on_where_nobody_rings(app, schedule, pool, get_task, monkeypatch):
+    monkeypatch.setattr("worker.MAINTAIN_SECONDS", 0.02)
+    app.config["MIN_FREE_BYTES"] = 2**60
+    pool.start()
+    until(lambda: pool.fault() is None)
+
+    task_id = schedule()
+
+    until(lambda: get_task(task_id)["waiting"])
+
+
+@SQLITE
+def test_tasks_are_found_where_there_can_be_no_bells(app, pool, get_task, schedule):
+    (app.config["DATA_DIR"] / "bells").touch()
+    pool.start()
+
+    task_id = schedule()
+
+    until(lambda: get_task(task_id)["finished_at"])
 
 
 @SQLITE
