@@ -45,6 +45,25 @@ with app.app_context():
     print(created.status_code, queued.status_code, db.session.scalar(select(model.note)))
 """
 
+LOADED = """
+import sys
+
+from app import create_app
+from models import Task, upsert
+
+with create_app({"DATA_DIR": sys.argv[1]}).app_context():
+    upsert(Task)
+print(*sorted({"sqlalchemy.dialects.postgresql", "psycopg", "alembic"} & set(sys.modules)))
+"""
+
+
+def test_a_server_on_sqlite_loads_no_driver_of_postgresql_and_no_migrations(tmp_path):
+    argv = [sys.executable, "-c", LOADED, tmp_path]
+
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    assert (done.stdout, done.returncode) == ("\n", 0), done.stderr
+
 
 @pytest.mark.parametrize("model", ["Package", "Task"])
 def test_a_new_column_with_a_default_in_python_is_filled_in(tmp_path, model):
