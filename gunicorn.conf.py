@@ -167,8 +167,10 @@ def is_local(name: Any) -> bool:
 
 
 def pre_fork(_server: object, _worker: object) -> None:
-    """Move all loaded objects out of the garbage collector's reach: their memory stays shared."""
-    gc.collect()
+    """Move all loaded objects out of the garbage collector's reach: their memory stays shared.
+
+    A collection before that would take 0.1 s of the start, and free no memory to speak of.
+    """
     gc.freeze()
 
 
