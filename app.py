@@ -49,7 +49,7 @@ from auth import Throttle
 from cache import publishing
 from cache.access import CacheAccess
 from catalogs import pins
-from catalogs.ahead import Ahead
+from catalogs.lookahead import Lookahead
 from catalogs.state import Catalogs
 from database import DatabaseFile, Reader, end_reading, sqlite_file
 from fields import MAX_ID, rfc3339
@@ -285,7 +285,7 @@ def init_extensions(app: Flask) -> None:
     services.add(
         app, Catalogs(store, app.config["CATALOGS"], allowed(app.config), read_pins, index_sets)
     )
-    services.add(app, Ahead())
+    services.add(app, Lookahead())
     services.add(app, Pool(app))
     services.add(app, Throttle())
     services.add(app, FollowerSlots(app.config["MAX_FOLLOWERS"]))

@@ -12,7 +12,7 @@ import services
 from attempts import Attempt
 from cache import publishing
 from catalogs import offers, pins, verifying
-from catalogs.ahead import Ahead
+from catalogs.lookahead import Lookahead
 from catalogs.state import Choice
 from models import Package, PackageStatus, db
 from task_subjects import Wanted
@@ -118,7 +118,7 @@ def _resolve(attempt: Attempt, wanted: Wanted, choice: Choice) -> nix.Resolution
     name, version = wanted.name, wanted.version
     attempt.say(f"attempt {attempt.lease.attempt}: resolving {name} {version}")
     try:
-        found = services.get(Ahead).resolve(attempt, wanted, choice) or nix.resolve(
+        found = services.get(Lookahead).resolve(attempt, wanted, choice) or nix.resolve(
             attempt.store,
             choice.catalogs,
             name,

@@ -26,7 +26,6 @@ import services
 import session_models
 import task_queue
 from attempts import Attempt, Work
-from bells import Bell, ring_others
 from cache import publishing
 from cache.access import CacheAccess
 from catalogs import indexes, verifying
@@ -40,6 +39,7 @@ from models import DATABASE_AWAY, cause
 from nix import trees
 from profiles.applies import apply
 from task_subjects import Unpublished, Unverified, Wanted, WantedSet
+from wakeups import WakeupPipe, wake_others
 from webhooks import deliveries
 
 log = logging.getLogger("pkgd.worker")
@@ -121,7 +121,7 @@ class Pool:
         self._queued = threading.Semaphore(0)
         self._threads: list[threading.Thread] = []
         self._holder: Holder | None = None
-        self._bell: Bell | None = None
+        self._wakeups: WakeupPipe | None = None
         self._idle_threads = 0
         self._counting = threading.Lock()
         self._unsettled: str | None = "the first reconciliation is not done"
@@ -153,7 +153,7 @@ class Pool:
             return
         self._holder = Holder(self._holders)
         with suppress(OSError):  # a file system without pipes: the threads look by themselves
-            self._bell = Bell(self.app.config["DATA_DIR"])
+            self._wakeups = WakeupPipe(self.app.config["DATA_DIR"])
         # Machines could not report while no service ran.
         self._silence_at = time.monotonic() + self.app.config["MACHINE_SILENT_SECONDS"]
         self._threads = [self._thread("maintenance", self.maintain_once, self._rest)]
@@ -173,14 +173,14 @@ class Pool:
         self.stopping.set()
         for _ in self._threads:
             self._queued.release()
-        if self._bell is not None:
-            self._bell.ring()
+        if self._wakeups is not None:
+            self._wakeups.wake()
         deadline = time.monotonic() + STOP_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        if self._bell is not None:
-            self._bell.take_down()
-            self._bell = None
+        if self._wakeups is not None:
+            self._wakeups.remove()
+            self._wakeups = None
         if self._holder is not None:
             self._holder.release()
 
@@ -188,7 +188,7 @@ class Pool:
         """Have an idle thread look at the queue now, of another process where none is here."""
         self._queued.release()
         if not self._idle_threads:
-            ring_others(self.app.config["DATA_DIR"], self._bell)
+            wake_others(self.app.config["DATA_DIR"], self._wakeups)
 
     def run(self, step: Callable[[], bool], pause: Callable[[], object]) -> None:
         """Take one step after another until the pool stops; pause when there was nothing to do.
@@ -362,13 +362,13 @@ class Pool:
 
     def _rest(self) -> None:
         """Rest from upkeep; meanwhile wake idle threads where another process asks for that."""
-        bell = self._bell
-        if bell is None:
+        wakeups = self._wakeups
+        if wakeups is None:
             self.stopping.wait(MAINTAIN_SECONDS)
             return
         deadline = time.monotonic() + MAINTAIN_SECONDS
         while (left := deadline - time.monotonic()) > 0 and not self.stopping.is_set():
-            if bell.wait(left):
+            if wakeups.wait(left):
                 self._queued.release(max(1, self._idle_threads))
 
     def _rest_from_sending(self) -> None:

@@ -2,8 +2,8 @@
 
 SQLite lets one connection write at a time. One that finds another writing sleeps and tries again,
 in steps that grow to 100 ms, while others that came later overtake it. So a transaction that is
-about to write waits for its turn first: in the line of its process and, at the head of that, for
-two locks on files that all processes share.
+about to write waits for its turn first: for a lock of its process and then for two on files that
+all processes share.
 
 Turns bring order, and nothing else depends on them: that only one connection writes is SQLite's to
 see to, also where a turn can't be had, and against programs that know nothing of turns.
@@ -31,33 +31,33 @@ WRITES = ("INSERT", "UPDATE", "DELETE", "REPLACE", "BEGIN IMMEDIATE")
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.0005, 0.02
 
 
-class Line:
+class FairLock:
     """A lock for the threads of a process that serves them in the order in which they came.
 
-    Python's own let a thread that comes later overtake those that wait.
+    Python's own lets a thread that comes later overtake those that wait.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._line: deque[object] = deque()
+        self._waiting: deque[object] = deque()  # the first has the lock
 
-    def enter(self, seconds: float) -> bool:
-        """Wait to be at the head of the line; return False where that takes longer."""
-        me, is_first = object(), False
+    def acquire(self, seconds: float) -> bool:
+        """Wait for the lock; return False where that takes longer."""
+        me, is_mine = object(), False
         with self._changed:
-            self._line.append(me)
+            self._waiting.append(me)
             try:
-                is_first = self._changed.wait_for(lambda: self._line[0] is me, seconds)
+                is_mine = self._changed.wait_for(lambda: self._waiting[0] is me, seconds)
             finally:
-                if not is_first:
-                    self._line.remove(me)
+                if not is_mine:
+                    self._waiting.remove(me)
                     self._changed.notify_all()
-        return is_first
+        return is_mine
 
-    def leave(self) -> None:
-        """Let the next one be at the head."""
+    def release(self) -> None:
+        """Let the next one have the lock."""
         with self._changed:
-            self._line.popleft()
+            self._waiting.popleft()
             self._changed.notify_all()
 
 
@@ -70,7 +70,7 @@ class WriteLock:
     def __init__(self, file: Path | None) -> None:
         """Name the file of the database: the files of the locks are beside it."""
         self._path = file
-        self._line = Line()
+        self._lock = FairLock()
         self._holder: object = None
         self._turn: int | None = None
         self._is_fault_told = False
@@ -97,14 +97,14 @@ class WriteLock:
             return
 
         deadline = time.monotonic() + models.LOCK_SECONDS
-        if not self._line.enter(models.LOCK_SECONDS):
+        if not self._lock.acquire(models.LOCK_SECONDS):
             raise _locked(statement)
         try:
             self._turn = self._lock_files(deadline, statement)
             self._holder = connection
         finally:
             if self._holder is None:
-                self._line.leave()
+                self._lock.release()
 
     def _lock_files(self, deadline: float, statement: str) -> int | None:
         """Wait for the turn of this process; return the open file that keeps it, if there is one.
@@ -113,9 +113,9 @@ class WriteLock:
         which many threads write can't take one turn after another while others wait.
         """
         try:
-            is_next = self._lock("next", deadline, statement)
+            is_next = self._lock_file("next", deadline, statement)
             try:
-                return self._lock("turn", deadline, statement)
+                return self._lock_file("turn", deadline, statement)
             finally:
                 os.close(is_next)
         except OSError as error:
@@ -124,7 +124,7 @@ class WriteLock:
                 log.warning("writers don't wait in line with other processes: %s", error)
             return None
 
-    def _lock(self, name: str, deadline: float, statement: str) -> int:
+    def _lock_file(self, name: str, deadline: float, statement: str) -> int:
         """Open and lock one of the files, once nobody else has it locked."""
         # Opened each time: a file that is open across a fork would share its lock with the child.
         descriptor = os.open(f"{self._path}-{name}", os.O_RDWR | os.O_CREAT, 0o600)
@@ -153,7 +153,7 @@ class WriteLock:
         turn, self._turn, self._holder = self._turn, None, None
         if turn is not None:
             os.close(turn)
-        self._line.leave()
+        self._lock.release()
 
 
 def _locked(statement: str) -> OperationalError:

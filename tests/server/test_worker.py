@@ -236,7 +236,7 @@ def test_a_new_task_wakes_an_idle_thread_of_another_process(
 
 
 @SQLITE
-def test_upkeep_goes_on_where_nobody_rings(app, schedule, pool, get_task, monkeypatch):
+def test_upkeep_goes_on_where_nobody_wakes_it(app, schedule, pool, get_task, monkeypatch):
     monkeypatch.setattr("worker.MAINTAIN_SECONDS", 0.02)
     app.config["MIN_FREE_BYTES"] = 2**60
     pool.start()
@@ -248,8 +248,8 @@ def test_upkeep_goes_on_where_nobody_rings(app, schedule, pool, get_task, monkey
 
 
 @SQLITE
-def test_tasks_are_found_where_there_can_be_no_bells(app, pool, get_task, schedule):
-    (app.config["DATA_DIR"] / "bells").touch()
+def test_tasks_are_found_where_there_can_be_no_pipes(app, pool, get_task, schedule):
+    (app.config["DATA_DIR"] / "wakeups").touch()
     pool.start()
 
     task_id = schedule()

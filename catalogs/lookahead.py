@@ -35,7 +35,7 @@ class _Found:
     until: float
 
 
-class Ahead:
+class Lookahead:
     """What was found of queued downloads, by the number of their tasks."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ from support import SQLITE, until
 
 import nix
 import services
-from catalogs import ahead
+from catalogs import lookahead
 
 pytestmark = pytest.mark.usefixtures("recipes")
 
@@ -77,7 +77,7 @@ def test_as_many_as_eight_are_resolved_together(evaluations, queued, work):
 
 
 def test_what_was_found_long_ago_is_evaluated_again(evaluations, queued, work, monkeypatch):
-    monkeypatch.setattr(ahead, "FRESH_SECONDS", 0)
+    monkeypatch.setattr(lookahead, "FRESH_SECONDS", 0)
     queued("first", "second")
 
     assert work() == 2

@@ -1,6 +1,6 @@
-"""Bells: named pipes in DATA_DIR by which a process wakes the workers of others that share it.
+"""Wake-ups: named pipes in DATA_DIR by which a process wakes the idle workers of others.
 
-A pool looks at the queue every now and then anyway: a ring that is lost only costs that time.
+A pool looks at the queue every now and then anyway: a wake-up that is lost only costs that time.
 """
 
 import errno
@@ -12,15 +12,15 @@ from pathlib import Path
 
 from nix import trees
 
-FOLDER = "bells"
-RINGS = 4096  # that are taken at once
+FOLDER = "wakeups"
+READ_BYTES = 4096  # a wake-up is one: as many as come at once count as one
 
 
-class Bell:
-    """The named pipe of one pool."""
+class WakeupPipe:
+    """The named pipe by which the pool of this process is woken."""
 
     def __init__(self, data_dir: Path) -> None:
-        """Hang the bell up. Raises OSError."""
+        """Make the pipe. Raises OSError."""
         folder = data_dir / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         name = str(uuid.uuid4())
@@ -33,39 +33,39 @@ class Bell:
         unnamed.rename(self.path)
 
     def wait(self, seconds: float) -> bool:
-        """Wait up to `seconds` for a ring; tell whether there was one."""
-        listener = select.poll()
-        listener.register(self._pipe, select.POLLIN)
-        if not listener.poll(max(0, round(1000 * seconds))):
+        """Wait up to `seconds` for a wake-up; tell whether there was one."""
+        poller = select.poll()
+        poller.register(self._pipe, select.POLLIN)
+        if not poller.poll(max(0, round(1000 * seconds))):
             return False
-        os.read(self._pipe, RINGS)
+        os.read(self._pipe, READ_BYTES)
         return True
 
-    def ring(self) -> None:
-        """Wake who waits."""
-        _ring(self.path)
+    def wake(self) -> None:
+        """Wake the thread that waits."""
+        _wake(self.path)
 
-    def take_down(self) -> None:
-        """Remove it."""
+    def remove(self) -> None:
+        """Remove the pipe."""
         self.path.unlink(missing_ok=True)
         os.close(self._pipe)
 
 
-def ring_others(data_dir: Path, own: Bell | None) -> None:
-    """Ring the bells of all other pools; remove those of processes that have ended."""
+def wake_others(data_dir: Path, own: WakeupPipe | None) -> None:
+    """Wake the pools of all other processes; remove the pipes of those that have ended."""
     with suppress(OSError):
         for path in trees.listed(data_dir / FOLDER):
             if not path.name.startswith(".") and (own is None or path != own.path):
-                _ring(path)
+                _wake(path)
 
 
-def _ring(path: Path) -> None:
+def _wake(path: Path) -> None:
     try:
         pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     except OSError as error:
         if error.errno == errno.ENXIO:  # nobody reads it
             path.unlink(missing_ok=True)
         return
-    with suppress(BlockingIOError):  # it has rung often enough
+    with suppress(BlockingIOError):  # it is full of wake-ups
         os.write(pipe, b"!")
     os.close(pipe)
