@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,15 @@ def check_start(app: Flask) -> None:
         _check_cache_key()
         _reset_cache_access()
         _check_database()
+        _make_store()
+
+
+def _make_store() -> None:
+    """Have one program of Nix make a new store: of several that do so at once, some fail."""
+    store = services.get(nix.Store)
+    if not store.directory.exists():
+        with suppress(nix.NixError):  # /readyz tells of it
+            nix.check(store)
 
 
 def _check_folders(data_dir: Path) -> None:

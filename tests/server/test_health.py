@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import update
 from support import bearing, until
 
+import nix
 import services
 from config import BUILD, BUNDLED_CATALOG, VERSION
 from health import check_start
@@ -166,6 +167,23 @@ def test_the_checks_of_the_start_leave_no_connection_open(app):
 
     with app.app_context():
         assert db.engine.pool.checkedin() == db.engine.pool.checkedout() == 0
+
+
+def test_the_start_has_one_program_of_nix_make_a_new_store(tmp_path, create_app):
+    app = create_app({"DATA_DIR": tmp_path / "data", "STORE_DIR": tmp_path / "store"})
+
+    check_start(app)
+
+    assert (tmp_path / "store/var/nix/gcroots/profiles").is_symlink()
+
+
+def test_a_server_starts_on_a_new_store_without_nix(tmp_path, create_app, monkeypatch):
+    app = create_app({"DATA_DIR": tmp_path / "data", "STORE_DIR": tmp_path / "store"})
+    monkeypatch.setitem(services.get(nix.Store, app).environ, "PATH", str(tmp_path))
+
+    check_start(app)
+
+    assert not (tmp_path / "store/store").exists()
 
 
 # --- The key ---
