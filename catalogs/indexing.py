@@ -21,6 +21,7 @@ from task_subjects import Unindexed
 
 SLICE = 400  # attributes in an evaluation
 ROWS = 25  # in a transaction
+PAUSE_SECONDS = 0.015  # after a transaction
 SETS = 500
 MESSAGE_LENGTH = 300
 
@@ -115,7 +116,7 @@ class _Run(CatalogWork):
             rest()
             if self.attempt.save(partial(self._write, rows)):
                 raise Cancelled
-            rest()
+            rest(PAUSE_SECONDS)
 
     def _write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write rows, and how far the index is by them, in the transaction of the lease."""

@@ -27,9 +27,9 @@ TAIL_BYTES = 64 * 1024
 LINE_BYTES = 1024 * 1024
 # Of a log that flows, more is read at a time after such a pause, in which the pipe doesn't fill.
 FLOWING_LINES, GATHER_SECONDS = 20, 0.002
-# After each read from a command of a lower priority: to handle ten lines at once costs little more
-# than one, and disturbs other threads less often.
-REST_SECONDS = 0.01
+# After each read from a command of a lower priority: to handle twenty lines at once costs little
+# more than one, and disturbs other threads less often.
+REST_SECONDS = 0.02
 FINAL_READS = 16
 SWEEPS = 20
 
