@@ -16,11 +16,14 @@ import servers
 from support import until
 from workbench import stopwatch
 
+import drain
+
 NAME = "pin"
 SAMPLE, SEED = 100, 1
 INDEX_SECONDS = 3 * 3600
 VERIFY_SECONDS = 12 * 3600
 PAUSE_SECONDS = 0.02
+ROUND = 150  # requests, in some 4 s
 LOOK_SECONDS = 0.05
 SEARCHES = ("python", "editor", "lib", "git", "web server")
 
@@ -61,13 +64,16 @@ def add(service, url):
 
 
 def index(service):
-    """Wait for the index, ask for a package all the while, and a thousand times afterwards."""
+    """Wait for the index; ask for a package in turns while it is made and while it rests."""
     package = service.register()
     before = database_bytes(service)
+    until(lambda: pin_of(service)["index"] == "in_progress")
     began, watch = time.monotonic(), Watch(service)
-    latencies = []
-    while not is_indexed(service, latencies, package):
+    busy, resting = [], []
+    while not is_indexed(service, busy, package):
         assert time.monotonic() < began + INDEX_SECONDS
+        if len(busy) >= len(resting) + ROUND:
+            began += rest(service, resting, package)
     watch.stop()
     pin = pin_of(service)
     tell("the index", f"{pin['packages']:,} rows, {time.monotonic() - began:.0f} s of wall time")
@@ -77,11 +83,25 @@ def index(service):
     tell("the database", f"{(database_bytes(service) - before) / 10**6:.1f} MB larger")
     print(service.task_log(pin["index_task_id"]).decode().splitlines()[-1], flush=True)
 
-    idle = [latency(service, package) for _ in latencies[:1000]]
-    for what, seconds in (("during the index", latencies), ("after it", idle)):
+    for what, seconds in (("during the index", busy), ("while it rests", resting)):
         p99 = statistics.quantiles(seconds, n=100)[98]
         median = statistics.median(seconds)
         tell(f"GET package {what}", f"median {1000 * median:.1f}, p99 {1000 * p99:.1f} ms")
+
+
+def rest(service, latencies, package):
+    """Measure a round while the service is drained, and so evaluates nothing; return its seconds.
+
+    What verifies the index begins right after it: only so it is known that nothing else runs.
+    """
+    (web,) = service.web_processes()
+    with stopwatch() as elapsed:
+        drain.begin(service.data_dir)
+        until(lambda: not web.children(recursive=True))
+        latencies += [latency(service, package) for _ in range(ROUND)]
+        drain.end(service.data_dir)
+        until(lambda: web.children(recursive=True), 30)
+    return elapsed()
 
 
 def is_indexed(service, latencies, package):

@@ -4,7 +4,7 @@ All indexes share one row for each name. It is deleted with the last offer of th
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +19,8 @@ from models import NO_SYNC, AnyRow, db, upsert
 BATCH = 500
 SEPARATOR = "\n"  # no description holds one
 MESSAGE_LENGTH = 500
+# The ORM would otherwise leave null out, and so need a statement for each set of other columns.
+ONE_STATEMENT = {"render_nulls": True}
 
 # --- Writing ---
 
@@ -65,14 +67,18 @@ def _common_name(attr: str, pnames: Mapping[str, str]) -> str:
     return attr
 
 
-def add(offers: Sequence[dict[str, Any]]) -> None:
-    """Add rows, and what they say of their names, without a commit."""
+def add(offers: Sequence[dict[str, Any]], between: Callable[[], None] = lambda: None) -> None:
+    """Add rows, and what they say of their names, without a commit.
+
+    `between` is called between the two.
+    """
     if offers:
         ids = _named(offers)
+        between()
         new = [{**offer, "name_id": ids[offer["name"]]} for offer in offers]
         for offer in new:
             del offer["name"]
-        db.session.execute(insert(IndexedOffer), new)
+        db.session.execute(insert(IndexedOffer), new, execution_options=ONE_STATEMENT)
 
 
 def _named(offers: Iterable[dict[str, Any]]) -> dict[str, int]:
@@ -83,15 +89,14 @@ def _named(offers: Iterable[dict[str, Any]]) -> dict[str, int]:
     said: dict[str, set[str]] = {offer["name"]: set() for offer in offers}
     for offer in offers:
         said[offer["name"]].add((offer["description"] or "").lower())
-    new = upsert(IndexedName).values(
-        [
-            {"name": name, "lower": name.lower(), "descriptions": _joined(said[name])}
-            for name in sorted(said)
-        ]
-    )
+    rows = [
+        {"name": name, "lower": name.lower(), "descriptions": _joined(said[name])}
+        for name in sorted(said)
+    ]
+    new = upsert(IndexedName)
     added = new.on_conflict_do_update(index_elements=["name"], set_={"name": new.excluded.name})
     there = added.returning(IndexedName.id, IndexedName.name, IndexedName.descriptions)
-    names = db.session.execute(there).all()
+    names = db.session.execute(there, rows).all()
     present = {one.id: set(one.descriptions.split(SEPARATOR)) for one in names}
     _describe(names, {one.id: present[one.id] | said[one.name] for one in names})
     return {one.name: one.id for one in names}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from sqlalchemy import Update, func, select, update
@@ -14,12 +15,13 @@ import nix
 from attempts import Attempt, Cancelled, Failed
 from catalogs import offers
 from catalogs.models import CatalogIndex, IndexedOffer
-from catalogs.work import CatalogWork
+from catalogs.work import CatalogWork, rest
 from models import NO_SYNC, db, utcnow
 from task_ends import TaskError
 from task_subjects import Unverified
 
 SLICE = 400  # offers in an evaluation
+ROWS = 25  # in a statement
 EVALUATOR = "evaluator"  # a file in DATA_DIR
 HOPELESS = 500  # offers that can't be had, one after another, after which the rest is left as it is
 
@@ -111,7 +113,10 @@ class _Run(CatalogWork):
             raise Cancelled
 
     def _write(self, outcomes: Outcomes) -> None:
-        offers.note(outcomes)
+        coming = iter(outcomes.items())
+        while some := dict(islice(coming, ROWS)):
+            offers.note(some)
+            rest()
         mine = self._mine().values(verified=self.verified)
         db.session.execute(mine, execution_options=NO_SYNC)
         db.session.commit()
