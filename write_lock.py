@@ -15,6 +15,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,7 @@ class WriteLock:
         descriptor = os.open(f"{self._path}-{name}", os.O_RDWR | os.O_CREAT, 0o600)
         began = time.monotonic()
         try:
+            _give_to_owner(descriptor, str(self._path))
             while not try_lock(descriptor):
                 now = time.monotonic()
                 if now >= deadline:
@@ -154,6 +156,13 @@ class WriteLock:
         if turn is not None:
             os.close(turn)
         self._lock.release()
+
+
+def _give_to_owner(descriptor: int, database: str) -> None:
+    """Let the owner of the database have a file that root made, as SQLite does with its own."""
+    with suppress(FileNotFoundError, PermissionError):  # only root may give files away
+        owner = os.stat(database)
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def _locked(statement: str) -> OperationalError:

@@ -1,6 +1,7 @@
 """Turns at writing to the file of SQLite: their order, their bound, and how they end."""
 
 import fcntl
+import os
 import sqlite3
 import subprocess
 import sys
@@ -277,3 +278,16 @@ def test_what_cannot_be_locked_is_told_once_and_holds_up_nobody(app, client, fil
 
     told = [line for line in caplog.messages if "in line with other processes" in line]
     assert len(told) == 1
+
+
+# --- Files ---
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_the_files_of_the_locks_are_those_of_the_owner_of_the_database(client, file):
+    os.chown(file, 12345, 12346)
+
+    assert post(client).status_code == 201
+
+    owners = [file.with_name(f"app.db-{name}").stat() for name in ("next", "turn")]
+    assert {(one.st_uid, one.st_gid) for one in owners} == {(12345, 12346)}
