@@ -15,12 +15,11 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, ExceptionContext, event
-from sqlalchemy.exc import OperationalError
 
 import models
 from file_lock import try_lock
@@ -79,15 +78,18 @@ class WriteLock:
     def watch(self, engine: Engine) -> None:
         """Have the connections of an engine wait for their turns."""
         if self._path:
-            event.listen(engine, "before_cursor_execute", self._take)
+            # Events of the dialect: one of the engine, such as before_cursor_execute, would add an
+            # eighth to the cost of GET package, which never writes.
+            event.listen(engine, "do_execute", self._take)
+            event.listen(engine, "do_executemany", self._take)
             event.listen(engine, "handle_error", self._end_failed)
             event.listen(engine, "checkin", self._end)
             event.listen(engine, "close", self._end)
 
-    def _take(self, _connection: object, cursor: Any, statement: str, *_: object) -> None:
+    def _take(self, cursor: Any, statement: str, *_: object) -> None:
         """Wait for the turn, if the statement begins a transaction that writes.
 
-        Raises OperationalError past LOCK_SECONDS, as SQLite does.
+        Raises OperationalError past LOCK_SECONDS, as sqlite3 does.
         """
         connection = cursor.connection
         if (
@@ -99,24 +101,24 @@ class WriteLock:
 
         deadline = time.monotonic() + models.LOCK_SECONDS
         if not self._lock.acquire(models.LOCK_SECONDS):
-            raise _locked(statement)
+            raise _locked()
         try:
-            self._turn = self._lock_files(deadline, statement)
+            self._turn = self._lock_files(deadline)
             self._holder = connection
         finally:
             if self._holder is None:
                 self._lock.release()
 
-    def _lock_files(self, deadline: float, statement: str) -> int | None:
+    def _lock_files(self, deadline: float) -> int | None:
         """Wait for the turn of this process; return the open file that keeps it, if there is one.
 
         Whoever has the first lock is next, and has it until it has the second. So a process in
         which many threads write can't take one turn after another while others wait.
         """
         try:
-            is_next = self._lock_file("next", deadline, statement)
+            is_next = self._lock_file("next", deadline)
             try:
-                return self._lock_file("turn", deadline, statement)
+                return self._lock_file("turn", deadline)
             finally:
                 os.close(is_next)
         except OSError as error:
@@ -125,21 +127,20 @@ class WriteLock:
                 log.warning("writers don't wait in line with other processes: %s", error)
             return None
 
-    def _lock_file(self, name: str, deadline: float, statement: str) -> int:
+    def _lock_file(self, name: str, deadline: float) -> int:
         """Open and lock one of the files, once nobody else has it locked."""
         # Opened each time: a file that is open across a fork would share its lock with the child.
         descriptor = os.open(f"{self._path}-{name}", os.O_RDWR | os.O_CREAT, 0o600)
         began = time.monotonic()
-        try:
+        with ExitStack() as on_exception:
+            on_exception.callback(os.close, descriptor)
             _give_to_owner(descriptor, str(self._path))
             while not try_lock(descriptor):
                 now = time.monotonic()
                 if now >= deadline:
-                    raise _locked(statement)
+                    raise _locked()
                 time.sleep(min(max((now - began) / 10, SHORTEST_PAUSE), LONGEST_PAUSE))
-        except BaseException:
-            os.close(descriptor)
-            raise
+            on_exception.pop_all()
         return descriptor
 
     def _end_failed(self, context: ExceptionContext) -> None:
@@ -165,5 +166,5 @@ def _give_to_owner(descriptor: int, database: str) -> None:
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
-def _locked(statement: str) -> OperationalError:
-    return OperationalError(statement, None, sqlite3.OperationalError("database is locked"))
+def _locked() -> sqlite3.OperationalError:
+    return sqlite3.OperationalError("database is locked")

@@ -62,6 +62,7 @@ PARTS = {
 def main():
     """Run the measurement that the arguments ask for."""
     options = parse()
+    signal.signal(signal.SIGTERM, ended)
     if options.names[:1] == ["tree"]:
         tree.measure(options.names[1])
     elif options.names == ["catalog"]:
@@ -93,6 +94,11 @@ def measure(names, effort):
 def out_of_time(_number, _frame):
     """End the run, and with it what it has started."""
     raise SystemExit(f"bench: not finished within {LIMIT_MINUTES} minutes")
+
+
+def ended(number, _frame):
+    """End the run as asked, and with it what it has started."""
+    raise SystemExit(128 + number)
 
 
 def parse():

@@ -80,6 +80,7 @@ def test_a_request_that_waits_takes_none(app, client, taken):
 
     services.get(Pool, app).stopping.set()
     waiting.join()
+    assert taken.most == 1
 
 
 def test_in_a_transaction_a_request_reads_what_it_has_written(app):
