@@ -19,7 +19,10 @@ from task_queue import Queued
 from task_subjects import Wanted
 
 TOGETHER = 8  # packages in an evaluation
-LOOKED_AT = 32  # tasks in the queue
+# More where another evaluation is needed so soon after one began: it was short, and so were the
+# builds of what it found. At that rate, those of 32 begin before what is found of them is stale.
+TOGETHER_IF_SHORT, SHORT_SECONDS = 32, 2
+LOOKED_AT = 128  # tasks in the queue
 FRESH_SECONDS = 10  # in which a catalog outside the store may change unseen
 EVALUATION_SECONDS = 30
 # Of an evaluation that fails it is not known which package is at fault: each is evaluated alone.
@@ -42,6 +45,7 @@ class Lookahead:
         self._lock = threading.Lock()
         self._found: dict[int, _Found] = {}
         self._evaluated: set[int] = set()  # just now, by threads of this process
+        self._short_until = 0.0
         self._paused_until = 0.0
 
     def resolve(self, attempt: Attempt, wanted: Wanted, choice: Choice) -> nix.Resolution | None:
@@ -69,7 +73,8 @@ class Lookahead:
         with self._lock:
             self._found = {seq: one for seq, one in self._found.items() if now < one.until}
             known = self._found.keys() | self._evaluated
-            others = [one for one in due if one.seq not in known][: TOGETHER - 1]
+            most = TOGETHER_IF_SHORT if now < self._short_until else TOGETHER
+            others = [one for one in due if one.seq not in known][: most - 1]
             seqs = {mine, *(one.seq for one in others)}
             self._evaluated |= seqs
         try:
@@ -88,6 +93,7 @@ class Lookahead:
         """Resolve a package and others; keep what is found of these."""
         packages = [(wanted.name, wanted.version, choice.avoided)]
         packages += [(one.name, one.version, its.avoided) for one, its in others]
+        began = time.monotonic()
         try:
             mine, *found = nix.resolve_all(
                 attempt.store,
@@ -109,6 +115,7 @@ class Lookahead:
         }
         with self._lock:
             self._found |= new
+            self._short_until = began + SHORT_SECONDS
         return mine
 
 

@@ -28,6 +28,14 @@ def evaluations(recipes, replace_program, tmp_path):
 
 
 @pytest.fixture
+def numbers_evaluated(evaluations, tmp_path):
+    """Return a function that returns how many packages each evaluation has resolved."""
+    return lambda: [
+        line.count('"version":') for line in (tmp_path / "evaluations").read_text().splitlines()
+    ]
+
+
+@pytest.fixture
 def queued(recipes, schedule):
     """Return a function that queues downloads of new packages, and returns their tasks' ids."""
 
@@ -74,6 +82,22 @@ def test_as_many_as_eight_are_resolved_together(evaluations, queued, work):
     assert work() == 10
 
     assert evaluations() == ["found", "found"]
+
+
+@pytest.mark.parametrize(
+    ("short_seconds", "numbers"), [(60, [2, 4]), (0, [2, 2, 2])], ids=["short", "long"]
+)
+def test_more_are_resolved_together_while_evaluations_and_builds_are_short(
+    numbers_evaluated, queued, work, monkeypatch, short_seconds, numbers
+):
+    monkeypatch.setattr(lookahead, "TOGETHER", 2)
+    monkeypatch.setattr(lookahead, "TOGETHER_IF_SHORT", 4)
+    monkeypatch.setattr(lookahead, "SHORT_SECONDS", short_seconds)
+    queued(*(f"many{number}" for number in range(6)))
+
+    assert work() == 6
+
+    assert numbers_evaluated() == numbers
 
 
 def test_what_was_found_long_ago_is_evaluated_again(evaluations, queued, work, monkeypatch):
