@@ -6,6 +6,7 @@ from workbench import MILLISECONDS, SCRIPT, SECONDS, added, bench, pinned
 PACKAGES = 64
 VERBOSE_PACKAGES = 4
 STORED_PACKAGES = 8
+PIN_ATTRIBUTES = 20_000  # nix-build evaluates nixpkgs 18.03 for as long as a pin of so many
 STORED = "a download of what is in the store"
 ACTIVATION = "an activation"
 APPLY = f"{PACKAGES} downloaded packages applied in one generation"
@@ -13,8 +14,10 @@ MANY = f"{PACKAGES} packages, 4 at once"
 VERBOSE = f"{VERBOSE_PACKAGES} packages with a log of 10 MiB, 4 at once"
 PKGD = "pkgd"
 FROM_PIN = "pkgd, from an indexed and verified pin"
+FROM_LARGE_PIN = f"pkgd, from one with {PIN_ATTRIBUTES:,} attributes"
 BY_NIX = "nix-instantiate, nix-build"
 IN_PIN = "nix-build --attr, in the pin"
+IN_LARGE_PIN = f"nix-build --attr, in the one with {PIN_ATTRIBUTES:,} attributes"
 BY_NIX_BUILD = "nix-build of the recorded .drv"
 BY_NIX_ENV = "nix-env --set"
 BY_XARGS = "xargs -P 4"
@@ -25,10 +28,12 @@ VERBOSE_SCRIPT = f"head -c {LOG_BYTES} /dev/zero | tr '\\0' x | fold -w 99; touc
 
 def measure(results, effort):
     """Measure pkgd and Nix's commands in turn: single packages, then many at once."""
-    with bench() as it, pinned(STORED_PACKAGES) as (pin, names):
+    others = PIN_ATTRIBUTES - STORED_PACKAGES
+    with bench() as it, pinned(STORED_PACKAGES) as small, pinned(STORED_PACKAGES, others) as large:
         for _ in range(effort.rounds):
             _measure_stored(results, it)
-            _measure_stored_from_pin(results, pin, names)
+            _measure_stored_from_pin(results, *small, IN_PIN, FROM_PIN, BY_NIX_BUILD)
+            _measure_stored_from_pin(results, *large, IN_LARGE_PIN, FROM_LARGE_PIN)
             _measure_activations(results, it)
         for _ in range(effort.batches):
             _measure_many(results, it, MANY, PACKAGES)
@@ -45,11 +50,12 @@ def _measure_stored(results, it):
     _add_stored(results, {BY_NIX: by_nix, PKGD: by_pkgd})
 
 
-def _measure_stored_from_pin(results, it, names):
+def _measure_stored_from_pin(results, it, names, in_pin, from_pin, by_nix_build=None):
     """Download packages of a pin again, which stay in the store after they are forgotten.
 
-    A user would give nix-build the pin and an attribute. To give it the derivation, which pkgd has
-    recorded, is the strictest reading: it then need not even know the catalog.
+    The last three are what the results call nix-build, pkgd, and nix-build once more: a user would
+    give it the pin and an attribute. To give it the derivation, which pkgd has recorded, is the
+    strictest reading, where that is wanted: it then need not even know the catalog.
     """
     package_ids = it.register(names)
     it.download(package_ids)
@@ -57,10 +63,11 @@ def _measure_stored_from_pin(results, it, names):
     it.forget(package_ids)
 
     package_ids = it.register(names)
-    in_pin = added(it.nix_build(it.pin, "--attr", name) for name in names)
-    by_drv = added(map(it.nix_build, drv_paths))
-    by_pkgd = it.download_in_turn(package_ids)
-    _add_stored(results, {IN_PIN: in_pin, BY_NIX_BUILD: by_drv, FROM_PIN: by_pkgd})
+    taken = {in_pin: added(it.nix_build(it.pin, "--attr", name) for name in names)}
+    if by_nix_build:
+        taken[by_nix_build] = added(map(it.nix_build, drv_paths))
+    taken[from_pin] = it.download_in_turn(package_ids)
+    _add_stored(results, taken)
     it.forget(package_ids)
 
 

@@ -101,10 +101,20 @@ def _of_builds(results):
         return results.find(what, subject, MILLISECONDS)
 
     many, verbose = builds.MANY, builds.VERBOSE
-    in_pin = milliseconds(builds.STORED, builds.IN_PIN)
-    pinned = milliseconds(builds.STORED, builds.FROM_PIN)
+    stored = f"{builds.STORED}, from a pin of"
     return [
-        *ratio(f"{builds.STORED}, from a pin / {builds.IN_PIN}", pinned, in_pin, at_most=1),
+        *ratio(
+            f"{stored} {builds.PIN_ATTRIBUTES:,} attributes / nix-build --attr in it",
+            milliseconds(builds.STORED, builds.FROM_LARGE_PIN),
+            milliseconds(builds.STORED, builds.IN_LARGE_PIN),
+            at_most=1,
+        ),
+        *ratio(
+            f"{stored} {builds.STORED_PACKAGES} / nix-build --attr in it",
+            milliseconds(builds.STORED, builds.FROM_PIN),
+            milliseconds(builds.STORED, builds.IN_PIN),
+            at_most=1,
+        ),
         *ratio(
             f"{many}: xargs / pkgd", seconds(many, builds.BY_XARGS), seconds(many), at_least=0.95
         ),

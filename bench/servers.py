@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 MIB = 1024 * 1024
 MEMORY = "MiB PSS"
 INDEX_BYTES = 1024 * MIB  # the default
-INDEX_SECONDS = 120
+INDEX_SECONDS = 300
 PROCESSES = 2
 THREADS = 4
 

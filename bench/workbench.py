@@ -199,13 +199,18 @@ def bench(prepare=lambda _: None, **settings):
 
 
 @contextmanager
-def pinned(count):
-    """Yield a Bench whose catalog is an indexed and verified pin, and so many names in it."""
+def pinned(count, others=0):
+    """Yield a Bench whose catalog is an indexed and verified pin, and so many names in it.
+
+    `others` is how many attributes it has beside those packages: functions, which nix-build reads
+    and leaves alone as it does packages that it is not asked for, and which nobody has to verify.
+    """
     with tempfile.TemporaryDirectory() as name:
         empty, source = Path(name, "empty"), Recipes(Path(name).resolve())
         empty.mkdir()
         (empty / "default.nix").write_text("{ }")
         names = [source.add(f"pinned{number}", SCRIPT) for number in range(count)]
+        _add_functions(source.catalog, others)
         with tarfile.open(f"{name}/catalog.tar.gz", "w:gz") as file:
             file.add(source.catalog, "catalog")
 
@@ -217,3 +222,10 @@ def pinned(count):
         with bench(add_pin, CATALOGS=empty, **indexed) as it:
             servers.await_indexes(it.service)
             yield it, names
+
+
+def _add_functions(catalog, count):
+    """Add attributes to a catalog that are functions."""
+    (catalog / "default.nix").rename(catalog / "packages.nix")
+    functions = "".join(f'  other{number} = _: "other{number}";\n' for number in range(count))
+    (catalog / "default.nix").write_text(f"import ./packages.nix // {{\n{functions}}}\n")
