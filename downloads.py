@@ -137,7 +137,9 @@ def _resolve(attempt: Attempt, wanted: Wanted, choice: Choice) -> nix.Resolution
 
 def _note_found(attempt: Attempt, wanted: Wanted, found: nix.Resolution, choice: Choice) -> None:
     """Note where a package was found, and say so in the log."""
-    sha256 = pins.sha256(next(one for one in choice.catalogs if one.name == found.catalog))
+    catalog = next(one for one in choice.catalogs if one.name == found.catalog)
+    is_in_store = attempt.store.is_store_path(catalog.place)  # as each pin is
+    sha256 = pins.sha256(catalog) if is_in_store else None
     origin = Origin(found.catalog, found.attr, found.spelled, found.drv_path, sha256)
     attempt.note(_note_of(wanted, origin))
     attempt.say(f"found as {found.attr} in {found.catalog}: {found.drv_path}")

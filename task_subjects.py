@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from catalogs.models import CatalogIndex
 from models import AnyRow, Package, Task, TaskKind, db
@@ -100,6 +100,10 @@ KINDS: dict[type[Subject], TaskKind] = {
 }
 
 
+# Built at import, since building takes longer than executing.
+_WANTED = select(Package.id, Package.name, Package.version).where(Package.id == bindparam("id"))
+
+
 def subject_of(taken: AnyRow) -> Subject:
     """Return what a claimed task is about."""
     if taken.kind == TaskKind.APPLY:
@@ -110,8 +114,7 @@ def subject_of(taken: AnyRow) -> Subject:
         profile = select(Profile.id, Profile.name).where(Profile.id == taken.profile_id)
         return Unpublished(*db.session.execute(profile).one())
     if taken.kind == TaskKind.DOWNLOAD:
-        wanted = select(Package.id, Package.name, Package.version)
-        return Wanted(*db.session.execute(wanted.where(Package.id == taken.package_id)).one())
+        return Wanted(*db.session.execute(_WANTED, {"id": taken.package_id}).one())
     index = select(CatalogIndex.id, CatalogIndex.catalog, CatalogIndex.signature)
     kind = Unverified if taken.kind == TaskKind.VERIFY else Unindexed
     return kind(*db.session.execute(index.where(CatalogIndex.id == taken.index_id)).one())
