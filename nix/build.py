@@ -15,6 +15,8 @@ from nix.store import CALL_SECONDS, DOWNLOAD_OPTIONS, Store, call, call_in_batch
 
 MARGIN_SECONDS = 5
 NO_SUBSTITUTES = ("--option", "substitute", "false")
+# To ask Nix's own build hook for other machines starts one more program of Nix for each build.
+NO_BUILDERS = Path(__file__).resolve().parent / "no_builders.sh"
 REPAIRING = Progress(0, 1, "building")
 # The outputs that a derivation's file begins with, each with its path where that is known before.
 OUTPUTS = re.compile(r'Derive\(\[((?:\("[^"]*","[^"]*","[^"]*","[^"]*"\),?)+)\]')
@@ -50,7 +52,8 @@ def realise(
         tick(b"", replace(reader.progress, phase="rooting"))
         return stored
 
-    argv = _nix_build(drv_path, output, root, build_seconds, silence_seconds, builders)
+    argv = _nix_build(drv_path, output, root, build_seconds, silence_seconds)
+    argv += _where_to_build(store, builders)
     path = _built_path(store, _build(store, argv, reader, build_seconds, tmp, tick))
     restore(store, path, seconds=build_seconds, tick=tick)
     if output != "out":
@@ -112,7 +115,6 @@ def _nix_build(
     root: Path,
     build_seconds: int,
     silence_seconds: int,
-    builders: str,
 ) -> list[str]:
     return [
         "nix-build",
@@ -123,8 +125,16 @@ def _nix_build(
         *("--max-silent-time", str(silence_seconds)),
         *("--option", "log-lines", "0"),
         *DOWNLOAD_OPTIONS,
-        *(("--builders", builders) if builders else ()),
     ]
+
+
+def _where_to_build(store: Store, builders: str) -> list[str]:
+    """Return the options that name other machines to build on, or say that there are none."""
+    if builders:
+        return ["--builders", builders]
+    if store.has_no_builders and os.access(NO_BUILDERS, os.X_OK):
+        return ["--option", "build-hook", str(NO_BUILDERS)]
+    return []
 
 
 def _built_path(store: Store, done: Completed) -> str:

@@ -42,9 +42,13 @@ INDENT = re.compile(r"^ {7}", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Store:
-    """A store, given by the environment that makes Nix's programs work on it."""
+    """A store, given by the environment that makes Nix's programs work on it.
+
+    `has_no_builders` tells that its configuration is known to name no other machine to build on.
+    """
 
     environ: Mapping[str, str]
+    has_no_builders: bool = False
 
     @property
     def directory(self) -> Path:
@@ -114,7 +118,8 @@ def private_store(root: Path, **settings: str) -> Store:
         "XDG_CONFIG_HOME": home / ".config",
     }
     own = {name: str(folder) for name, folder in folders.items()}
-    return Store({**inherited, **own, "NIX_CONFIG": _private_config(settings)})
+    environ = {**inherited, **own, "NIX_CONFIG": _private_config(settings)}
+    return Store(environ, has_no_builders=not settings.get("builders"))
 
 
 def _private_config(settings: Mapping[str, str]) -> str:

@@ -13,7 +13,16 @@ from sandbox import sandboxed_store
 from support import at, until
 
 import nix
-from nix import BuildFailed, DiskFull, HashMismatch, NixCrashed, NixUnavailable, Progress, TimedOut
+from nix import (
+    BuildFailed,
+    DiskFull,
+    HashMismatch,
+    NixCrashed,
+    NixUnavailable,
+    Progress,
+    TimedOut,
+    build,
+)
 
 CATALOG = """
 let
@@ -422,6 +431,28 @@ def test_a_build_that_names_no_store_path_is_an_error(trial, replace_program, wr
 
     with pytest.raises(nix.NixError, match=r"no store path|not UTF-8"):
         trial.build("touch $out")
+
+
+@pytest.mark.parametrize(
+    ("mode", "settings", "is_asked"),
+    [(0o755, {}, True), (0o644, {}, False), (0o755, {"builders": "@/nowhere"}, False)],
+    ids=["none", "hook that can't run", "in its configuration"],
+)
+def test_nix_is_told_where_there_are_no_other_machines(
+    trial, tmp_path, monkeypatch, mode, settings, is_asked
+):
+    hook, asked = tmp_path / "hook", tmp_path / "asked"
+    hook.write_text(f"#!/bin/sh\ntouch {asked}\nexec {build.NO_BUILDERS}\n")
+    hook.chmod(mode)
+    monkeypatch.setattr(build, "NO_BUILDERS", hook)
+    trial.store = nix.private_store(
+        Path(trial.store.environ["NIX_STATE_DIR"]).parents[1], **settings
+    )
+
+    path = trial.build("echo made >$out")
+
+    assert Path(path).read_text() == "made\n"
+    assert asked.exists() is is_asked
 
 
 def test_builders_can_be_other_machines(trial):
