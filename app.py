@@ -56,6 +56,7 @@ from fields import MAX_ID, rfc3339
 from long_polling import FollowerSlots
 from models import DATABASE_AWAY, cause, db
 from openapi import ApiDocument
+from read_cache import ReadCache
 from worker import SENDERS, Pool
 from write_lock import WriteLock
 
@@ -267,6 +268,7 @@ def init_extensions(app: Flask) -> None:
     with app.app_context():
         file.watch(db.engine)
         services.add(app, Reader(db.engine))
+        services.add(app, ReadCache(db.engine, file))
         WriteLock(sqlite_file(db.engine.url)).watch(db.engine)
         if app.config["READ_ONLY"]:
             read_only.guard(db.engine)

@@ -47,6 +47,7 @@ from models import (
     soon,
     utcnow,
 )
+from read_cache import ReadCache
 
 log = logging.getLogger("pkgd.auth")
 
@@ -288,16 +289,22 @@ def owner(secret: str) -> Caller | None:
     """Return who has the live token with this secret; None where there is no such token."""
     keys = _keys()
     for key in keys:
-        row = queries.live_token(digest(secret, key))
-        if row is None:
+        caller = _live_caller(digest(secret, key))
+        if caller is None:
             continue
-        caller = Caller(*row)
         if key != keys[0]:
             note_use(caller, digest=digest(secret, keys[0]), key_id=key_id(keys[0]))
         elif caller.is_due_for_note:
             note_use(caller)
         return caller
     return None
+
+
+def _live_caller(digest: str) -> Caller | None:
+    """Return who has the live token with this digest; None where there is no such token."""
+    known = services.get(ReadCache)
+    row = known.get((Token, digest), lambda: queries.live_token(digest))
+    return Caller(*row) if row is not None and row.expires_at > utcnow() else None
 
 
 def _secret() -> str | None:

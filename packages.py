@@ -18,6 +18,7 @@ from models import LIVE, AnyRow, Package, PackageStatus, Task, TaskStatus, db
 from profiles import activation, applies, plans
 from profiles import states as profile_states
 from profiles.schemas import ActivationSchema, PlanSchema, ProfileQuerySchema
+from read_cache import cached
 from schemas import (
     DownloadSchema,
     EmptySchema,
@@ -77,6 +78,7 @@ def create(fields: dict[str, Any]) -> Any:
 
 
 @blueprint.get("/package/<id:package_id>")
+@cached
 @blueprint.response(200, PackageSchema)
 @blueprint.refuses(errors.NoSuchPackage)
 def show(package_id: int) -> Any:

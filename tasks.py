@@ -17,6 +17,7 @@ import task_queue
 from api import Blueprint, headers, page
 from long_polling import FollowerSlots, pause, wait_until
 from models import LIVE, AnyRow, Task, db, made_at
+from read_cache import cached
 from schemas import LogQuerySchema, TaskQuerySchema, TaskSchema, WaitSchema
 
 blueprint = Blueprint(
@@ -51,6 +52,7 @@ def listed(query: dict[str, Any]) -> tuple[list[AnyRow], dict[str, str]]:
 
 
 @blueprint.get("/task/<task_id>")
+@cached
 @blueprint.arguments(WaitSchema, location="query")
 @blueprint.response(200, TaskSchema, headers=headers("Retry-After"))
 @blueprint.refuses(*UNFOUND)
