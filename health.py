@@ -15,7 +15,7 @@ import errors
 import nix
 import read_only
 import services
-from api import Blueprint, headers
+from api import Blueprint, constant, headers
 from api_docs import HTML
 from cache.access import CacheAccess
 from catalogs.state import Catalogs
@@ -53,6 +53,7 @@ def index() -> Any:
 
 
 @blueprint.get("/hello")
+@constant
 @blueprint.response(200, MessageSchema)
 def hello() -> Any:
     """Greet."""
@@ -60,6 +61,7 @@ def hello() -> Any:
 
 
 @blueprint.get("/livez")
+@constant
 @blueprint.response(200, HealthSchema)
 def livez() -> Any:
     """Tell that the process answers."""

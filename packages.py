@@ -12,13 +12,12 @@ import queries
 import registration
 import services
 import task_queue
-from api import Blueprint, headers, page
+from api import Blueprint, cached, headers, page
 from errors import EXAMPLE_TASK
 from models import LIVE, AnyRow, Package, PackageStatus, Task, TaskStatus, db
 from profiles import activation, applies, plans
 from profiles import states as profile_states
 from profiles.schemas import ActivationSchema, PlanSchema, ProfileQuerySchema
-from read_cache import cached
 from schemas import (
     DownloadSchema,
     EmptySchema,

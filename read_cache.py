@@ -9,20 +9,16 @@ it would take as long as to read.
 import sqlite3
 import threading
 from collections.abc import Callable, Hashable
-from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from flask import Response, request
 from sqlalchemy import Engine, PoolProxiedConnection, event
 
-import services
 from database import DatabaseFile
 from models import DATABASE_AWAY
 
 VALUES = 500
 
 T = TypeVar("T")
-View = TypeVar("View", bound=Callable[..., Any])
 
 
 class ReadCache:
@@ -82,24 +78,3 @@ class ReadCache:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
-
-
-def cached(view: View) -> View:
-    """Have the answers of a view kept, which depend on the database and its path alone.
-
-    A request with query parameters is not answered from what was kept.
-    """
-
-    @wraps(view)
-    def answer(**values: Any) -> Any:
-        if request.query_string:
-            return view(**values)
-        key = (view, *values.values())
-        body, headers = services.get(ReadCache).get(key, lambda: _parts(view(**values)))
-        return Response(body, headers=headers)
-
-    return cast(View, answer)
-
-
-def _parts(response: Response) -> tuple[bytes, list[tuple[str, str]]]:
-    return response.get_data(), list(response.headers)

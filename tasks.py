@@ -14,10 +14,9 @@ import errors
 import queries
 import services
 import task_queue
-from api import Blueprint, headers, page
+from api import Blueprint, cached, headers, page
 from long_polling import FollowerSlots, pause, wait_until
 from models import LIVE, AnyRow, Task, db, made_at
-from read_cache import cached
 from schemas import LogQuerySchema, TaskQuerySchema, TaskSchema, WaitSchema
 
 blueprint = Blueprint(
