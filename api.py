@@ -148,8 +148,15 @@ def cached(view: View) -> View:
         if request.query_string:
             response: Response = view(**values)
             return response
-        key = view, *values.values()
-        return services.get(ReadCache).get(key, lambda: Answer.of(view(**values))).response()
+        made = None
+
+        def make() -> Answer:
+            nonlocal made
+            made = view(**values)
+            return Answer.of(made)
+
+        kept = services.get(ReadCache).get((view, *values.values()), make)
+        return made or kept.response()
 
     return cast(View, answer)
 

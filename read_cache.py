@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine, PoolProxiedConnection, event
+from sqlalchemy import Engine, PoolProxiedConnection
 
 from database import DatabaseFile
 from models import DATABASE_AWAY
@@ -34,7 +34,6 @@ class ReadCache:
         # A connection of its own: SQLite tells it of writes by others alone.
         self._connection: PoolProxiedConnection | None = None
         self._is_sqlite = engine.dialect.name == "sqlite"
-        event.listen(engine, "engine_disposed", self._close)
 
     def get(self, key: Hashable, read: Callable[[], T]) -> T:
         """Return what `read` returns, or has returned for this key since the last write.
@@ -73,7 +72,8 @@ class ReadCache:
         except (*DATABASE_AWAY, sqlite3.Error):
             return None
 
-    def _close(self, _engine: Engine) -> None:
+    def close(self) -> None:
+        """Close the connection; the next use opens another one."""
         with self._lock:
             if self._connection is not None:
                 self._connection.close()

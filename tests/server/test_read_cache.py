@@ -148,9 +148,8 @@ def test_nothing_that_was_not_found_is_kept(app):
 
 
 @SQLITE
-def test_after_the_connections_were_closed_another_is_made(app, client, selects, other):
-    with app.app_context():
-        db.engine.dispose()
+def test_after_its_connection_was_closed_another_one_is_made(app, client, selects, other):
+    services.get(ReadCache, app).close()
     other.execute("UPDATE packages SET attr = 'new'")
 
     assert client.get(URL).json["attr"] == "new"
