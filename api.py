@@ -1,19 +1,23 @@
 """What all routes have in common: how they read their input, which errors they tell, and paging."""
 
+import functools
 from collections.abc import Callable, Collection
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, NamedTuple, Self, TypeVar, cast
 from urllib.parse import urlencode
 
 import flask_smorest
-from flask import Request, current_app, request
+from flask import Request, Response, current_app, request
 from marshmallow import RAISE, Schema, missing
 from sqlalchemy import ColumnElement, Select, func, select
 from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import BadRequest
 
 import auth
+import services
 from errors import ApiError, BodyNotJson, InvalidJson, LengthRequired
 from models import AnyRow, db
+from read_cache import ReadCache
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -64,9 +68,11 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc] # it ships no ty
         return decorate
 
 
-def check_query() -> None:
+def check_query(request: Request) -> None:
     """Refuse query parameters for a route of the API that takes none: none is ignored."""
-    if request.query_string and is_in_api(request.endpoint) and "query" not in _read_by(_view()):
+    if not request.query_string:
+        return
+    if is_in_api(request.endpoint) and "query" not in _read_by(_view(request)):
         PARSER.parse(NO_FIELDS, location="query")
 
 
@@ -76,7 +82,7 @@ def is_in_api(endpoint: str | None) -> bool:
     return any(rule.rule.startswith("/api/") for rule in rules)
 
 
-def _view() -> object:
+def _view(request: Request) -> object:
     return current_app.view_functions.get(request.endpoint or "")
 
 
@@ -86,7 +92,7 @@ def _read_by(view: object) -> Collection[str]:
     return parts
 
 
-def check_body() -> None:
+def check_body(request: Request) -> None:
     """Refuse a body that isn't JSON, or that has fields for a route that takes none.
 
     To ignore it could do more than was asked for. One without an announced length is refused, too:
@@ -101,9 +107,61 @@ def check_body() -> None:
     if not request.is_json:
         raise BodyNotJson
 
-    view = _view()
+    view = _view(request)
     if view is not None and "json" not in _read_by(view):
         PARSER.parse(NO_FIELDS)
+
+
+# --- Answers that are kept ---
+
+
+class Answer(NamedTuple):
+    """An answer that is given several times."""
+
+    body: bytes
+    headers: list[tuple[str, str]]
+
+    @classmethod
+    def of(cls, response: Response) -> Self:
+        """Return the parts of a response that is a success."""
+        return cls(response.get_data(), list(response.headers))
+
+    def response(self) -> Response:
+        """Return a new response of these parts."""
+        return Response(self.body, headers=self.headers)
+
+
+def constant(view: View) -> View:
+    """Have the answer of a view made once, which depends on nothing."""
+    made = functools.cache(lambda: Answer.of(view()))
+    return cast(View, wraps(view)(lambda: made().response()))
+
+
+def cached(view: View) -> View:
+    """Have the answers of a view kept until somebody writes to the database.
+
+    They depend on nothing but that and the path; to query parameters each answer is a new one.
+    """
+
+    @wraps(view)
+    def answer(**values: Any) -> Response:
+        if request.query_string:
+            response: Response = view(**values)
+            return response
+        made = None
+
+        def make() -> Answer:
+            nonlocal made
+            made = view(**values)
+            return Answer.of(made)
+
+        kept = services.get(ReadCache).get((view, *values.values()), make)
+        return made or kept.response()
+
+    return cast(View, answer)
+
+
+# --- Parts of answers ---
 
 
 def sentences(said: Any) -> Any:

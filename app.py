@@ -56,6 +56,7 @@ from fields import MAX_ID, rfc3339
 from long_polling import FollowerSlots
 from models import DATABASE_AWAY, cause, db
 from openapi import ApiDocument
+from read_cache import ReadCache
 from worker import SENDERS, Pool
 from write_lock import WriteLock
 
@@ -267,6 +268,7 @@ def init_extensions(app: Flask) -> None:
     with app.app_context():
         file.watch(db.engine)
         services.add(app, Reader(db.engine))
+        services.add(app, ReadCache(db.engine, file))
         WriteLock(sqlite_file(db.engine.url)).watch(db.engine)
         if app.config["READ_ONLY"]:
             read_only.guard(db.engine)
@@ -306,22 +308,31 @@ def allowed(settings: Mapping[str, Any]) -> nix.Allowed:
     )
 
 
+def _globals() -> tuple[Any, Request]:
+    """Return what `g` and `request` stand for; each use of these themselves takes 0.3 µs."""
+    return g._get_current_object(), request._get_current_object()  # type: ignore[attr-defined]
+
+
 def begin_request() -> None:
     """Note the time, give the request an id, and refuse what may not reach a route.
 
     The id is the client's own where that is a plain one. It need not be secret, and a random number
     of the system's would take a system call.
     """
-    g.started = time.perf_counter()
+    _begin(*_globals())
+
+
+def _begin(context: Any, request: Request) -> None:
+    context.started = time.perf_counter()
     given = request.headers.get("X-Request-ID")
     if given is not None and is_plain_id(given):
-        g.request_id = given
+        context.request_id = given
     else:
-        g.request_id = str(uuid.UUID(int=random.getrandbits(128), version=4))
-    auth.check_token()
-    read_only.check_request()
-    api.check_query()
-    api.check_body()
+        context.request_id = str(uuid.UUID(int=random.getrandbits(128), version=4))
+    auth.check_token(request)
+    read_only.check_request(request)
+    api.check_query(request)
+    api.check_body(request)
 
 
 def is_plain_id(given: str) -> bool:
@@ -332,19 +343,24 @@ def is_plain_id(given: str) -> bool:
 
 def end_request(response: Response) -> Response:
     """Add the headers that every answer has; count and log the request."""
-    add_headers(response)
-    metrics.count_request(response)
-    log_config.log_request(response)
+    _end(*_globals(), response)
     return response
 
 
-def add_headers(response: Response) -> None:
+def _end(context: Any, request: Request, response: Response) -> None:
+    refusal = auth.refusal(context, response.status_code)
+    add_headers(context, request, response)
+    metrics.count_request(context, request, response, refusal)
+    log_config.log_request(request, response, refusal)
+
+
+def add_headers(context: Any, request: Request, response: Response) -> None:
     """Add the request's id, and the headers that restrict what a browser does with the answer.
 
     A token that expires soon is announced, too.
     """
-    added = [("X-Request-ID", g.request_id)]
-    caller = g.get("caller")
+    added = [("X-Request-ID", context.request_id)]
+    caller = context.get("caller")
     if caller is not None and caller.expires_soon:
         added.append(("X-Token-Expires", rfc3339(caller.expires_at)))
     blueprint = request.blueprint

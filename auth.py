@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from flask import current_app, g, request, url_for
+from flask import Request, current_app, g, request, url_for
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
@@ -47,6 +47,7 @@ from models import (
     soon,
     utcnow,
 )
+from read_cache import ReadCache
 
 log = logging.getLogger("pkgd.auth")
 
@@ -185,13 +186,13 @@ class Throttle:
         return self._limiter.hit(NEWS, address)
 
 
-def check_token() -> None:
+def check_token(request: Request) -> None:
     """Let the request pass if its token allows it; this runs before every request.
 
     Raises Unauthorized without a live token, TooManyFailures after many such requests, and
     ScopeTooSmall.
     """
-    endpoint = _endpoint()
+    endpoint = _endpoint(request)
     if endpoint in OPEN_ENDPOINTS or (endpoint == METRICS and _are_metrics_public()):
         return
 
@@ -218,7 +219,7 @@ def check_token() -> None:
 def is_for_dashboard() -> bool:
     """Tell whether the request is for a page of the dashboard."""
     try:
-        return _is_page(_endpoint())
+        return _is_page(_endpoint(request))
     except NotFound:  # a number beyond all ids, with a method that the path doesn't have
         return False
 
@@ -239,12 +240,12 @@ def refuse(secret: str | None) -> None:
     g.refusal = _why_refused(secret)
 
 
-def refusal(status: int) -> Refusal | None:
-    """Return why the request was refused; None where an answer of this status is no refusal."""
-    noted: Refusal | None = g.get("refusal")
+def refusal(context: Any, status: int) -> Refusal | None:
+    """Return why the request of this context (`g`) was refused; None where it was not."""
+    noted: Refusal | None = context.get("refusal")
     if noted is not None or status not in (401, 403):
         return noted
-    caller: Caller | None = g.get("caller")
+    caller: Caller | None = context.get("caller")
     if caller is None:
         return Refusal(RefusalReason.MISSING)
     return Refusal(RefusalReason.SCOPE, caller.id, caller.name)
@@ -288,16 +289,22 @@ def owner(secret: str) -> Caller | None:
     """Return who has the live token with this secret; None where there is no such token."""
     keys = _keys()
     for key in keys:
-        row = queries.live_token(digest(secret, key))
-        if row is None:
+        caller = _live_caller(digest(secret, key))
+        if caller is None:
             continue
-        caller = Caller(*row)
         if key != keys[0]:
             note_use(caller, digest=digest(secret, keys[0]), key_id=key_id(keys[0]))
         elif caller.is_due_for_note:
             note_use(caller)
         return caller
     return None
+
+
+def _live_caller(digest: str) -> Caller | None:
+    """Return who has the live token with this digest; None where there is no such token."""
+    known = services.get(ReadCache)
+    row = known.get((Token, digest), lambda: queries.live_token(digest))
+    return Caller(*row) if row is not None and row.expires_at > utcnow() else None
 
 
 def _secret() -> str | None:
@@ -384,7 +391,7 @@ def _keys() -> list[str]:
     return [settings["SECRET_KEY"], *settings["SECRET_KEY_FALLBACKS"]]
 
 
-def _endpoint() -> str | None:
+def _endpoint(request: Request) -> str | None:
     """Return the endpoint of the URL, also for a method that it doesn't have, which gets a 405."""
     error = request.routing_exception
     if isinstance(error, MethodNotAllowed) and error.valid_methods:

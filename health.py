@@ -15,12 +15,13 @@ import errors
 import nix
 import read_only
 import services
-from api import Blueprint, headers
+from api import Blueprint, constant, headers
 from api_docs import HTML
 from cache.access import CacheAccess
 from catalogs.state import Catalogs
 from config import BUILD, PRODUCTION, VERSION, refuse_start
 from models import db
+from read_cache import ReadCache
 from schemas import HealthSchema, MessageSchema, VersionSchema
 from worker import Pool
 
@@ -53,6 +54,7 @@ def index() -> Any:
 
 
 @blueprint.get("/hello")
+@constant
 @blueprint.response(200, MessageSchema)
 def hello() -> Any:
     """Greet."""
@@ -60,6 +62,7 @@ def hello() -> Any:
 
 
 @blueprint.get("/livez")
+@constant
 @blueprint.response(200, HealthSchema)
 def livez() -> Any:
     """Tell that the process answers."""
@@ -155,13 +158,19 @@ def _check_database() -> None:
             "to it, or add that to SECRET_KEY_FALLBACKS; flask create-token makes a new token"
         )
     db.session.remove()
-    db.engine.dispose()  # no connection may be open across a fork
+    _close_connections()
+
+
+def _close_connections() -> None:
+    """Close all connections of the database: none may be open across a fork."""
+    services.get(ReadCache).close()
+    db.engine.dispose()
 
 
 def _check_production(app: Flask) -> None:
     with app.app_context():
         state = database.state()
-        db.engine.dispose()  # no connection may be open across a fork
+        _close_connections()
     if database.OTHER in state:
         refuse_start(state)
     folder = app.config["DATA_DIR"]

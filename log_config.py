@@ -12,7 +12,7 @@ import logging
 import time
 from typing import Any
 
-from flask import Response, g, has_app_context, request
+from flask import Request, Response, g, has_app_context
 from pythonjsonlogger.json import JsonFormatter
 
 import auth
@@ -100,12 +100,11 @@ def config(*, production: bool) -> dict[str, Any]:
     }
 
 
-def log_request(response: Response) -> None:
+def log_request(request: Request, response: Response, refusal: auth.Refusal | None) -> None:
     """Log a request that changes something or fails, and others at level DEBUG."""
-    refusal = auth.refusal(response.status_code)
-    level = _level(response.status_code, refusal)
+    level = _level(request, response.status_code, refusal)
     if log.isEnabledFor(level):
-        facts = _facts(response, refusal)
+        facts = _facts(request, response, refusal)
         line = "%(method)s %(path)s %(status)d %(milliseconds).1f ms"
         if facts["package"] is not None:
             line += ", %(package)s %(version)s"
@@ -118,7 +117,7 @@ def log_request(response: Response) -> None:
         log.log(level, line, facts, extra=facts)
 
 
-def _level(status: int, refusal: auth.Refusal | None) -> int:
+def _level(request: Request, status: int, refusal: auth.Refusal | None) -> int:
     """Return how grave the end of a request is. Without a token, anybody may have come along."""
     if refusal is not None and not refusal.is_logged:
         return logging.DEBUG
@@ -129,7 +128,7 @@ def _level(status: int, refusal: auth.Refusal | None) -> int:
     return logging.DEBUG if is_routine and status < 400 else logging.INFO
 
 
-def _facts(response: Response, refusal: auth.Refusal | None) -> dict[str, Any]:
+def _facts(request: Request, response: Response, refusal: auth.Refusal | None) -> dict[str, Any]:
     """Return what a line tells of a request."""
     caller = g.get("caller")
     token = (caller.id, caller.name) if caller else (None, None)

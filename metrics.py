@@ -17,7 +17,7 @@ from itertools import product
 from typing import Any, TypeVar
 
 import psutil
-from flask import Response, current_app, g, request
+from flask import Request, Response, current_app
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -144,13 +144,14 @@ def show() -> Response:
     return Response(document, content_type=CONTENT_TYPE_LATEST)
 
 
-def count_request(response: Response) -> None:
+def count_request(
+    context: Any, request: Request, response: Response, refusal: auth.Refusal | None
+) -> None:
     """Count a request by its method, route and status, with the time that it took."""
     rule, method, status = request.url_rule, request.method, response.status_code
     # A client can invent methods, and each would be a series of its own.
     labels = method if method in METHODS else "other", rule.rule if rule else "none", status
-    _series(*labels).observe(time.perf_counter() - g.started)
-    refusal = auth.refusal(status)
+    _series(*labels).observe(time.perf_counter() - context.started)
     if refusal is not None:
         REFUSED.labels(refusal.reason).inc()
 

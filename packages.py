@@ -12,7 +12,7 @@ import queries
 import registration
 import services
 import task_queue
-from api import Blueprint, headers, page
+from api import Blueprint, cached, headers, page
 from errors import EXAMPLE_TASK
 from models import LIVE, AnyRow, Package, PackageStatus, Task, TaskStatus, db
 from profiles import activation, applies, plans
@@ -77,6 +77,7 @@ def create(fields: dict[str, Any]) -> Any:
 
 
 @blueprint.get("/package/<id:package_id>")
+@cached
 @blueprint.response(200, PackageSchema)
 @blueprint.refuses(errors.NoSuchPackage)
 def show(package_id: int) -> Any:

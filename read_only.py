@@ -6,7 +6,7 @@ So a copy or a restore that the operator makes meanwhile loses nothing.
 import sqlite3
 from typing import Any
 
-from flask import current_app, request
+from flask import Request, current_app
 from sqlalchemy import Engine, event
 
 from auth import SAFE_METHODS
@@ -21,7 +21,7 @@ def is_set() -> bool:
     return setting
 
 
-def check_request() -> None:
+def check_request(request: Request) -> None:
     """Refuse every request that may change something while READ_ONLY is set."""
     if request.method not in SAFE_METHODS and is_set() and request.routing_exception is None:
         raise ReadOnly

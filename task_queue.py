@@ -5,7 +5,7 @@ verification. An apply waits, without a worker, until no package of its set is b
 """
 
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -182,17 +182,24 @@ def request_cancel(task_id: uuid.UUID) -> bool:
     return is_live
 
 
-def claim(holder: str, lease_seconds: float) -> Lease | None:
+def claim(
+    holder: str, lease_seconds: float, obstacle: Callable[[], str | None] = lambda: None
+) -> Lease | None:
     """Take the first queued task that is due for `holder`; None when there is none.
+
+    Where there is one, `obstacle` is asked first whether, and why, none can be taken at the moment.
 
     Applies come first, then publishing, then downloads, each oldest first; last come indexing and
     verification, on one catalog at a time.
     """
     # The queue is mostly empty when it is asked: a read doesn't take SQLite's write lock.
     found = db.session.execute(_FIRST_DUE, {"now": utcnow()}).one_or_none()
-    if found is not None and found.kind in ON_CATALOGS:
+    db.session.rollback()  # no transaction is open while Nix is asked
+    if found is None or obstacle() is not None:
+        return None
+    if found.kind in ON_CATALOGS:
         _take_turn()
-    taken = found and _take(holder, lease_seconds)
+    taken = _take(holder, lease_seconds)
     if taken is None:
         db.session.rollback()
         return None
@@ -245,9 +252,18 @@ def is_other_waiting(kind: TaskKind, seconds: float) -> bool:
     return is_waiting
 
 
-def explain_wait(reason: str | None) -> None:
-    """Write to every task that is due why it isn't claimed; None for no reason."""
-    unexplained, now = (*_IS_DUE, Task.waiting.is_distinct_from(reason)), {"now": utcnow()}
+def explain_wait(obstacle: Callable[[], str | None]) -> None:
+    """Write to every task that is due why it isn't claimed; None for no reason.
+
+    `obstacle` is asked for that only where there is such a task.
+    """
+    now = {"now": utcnow()}
+    is_any_due = db.session.scalar(_ANY_DUE, now) is not None
+    db.session.rollback()
+    if not is_any_due:
+        return
+    reason = obstacle()
+    unexplained = *_IS_DUE, Task.waiting.is_distinct_from(reason)
     if db.session.scalar(select(Task.seq).where(*unexplained).limit(1), now) is None:
         db.session.rollback()
         return
@@ -321,6 +337,7 @@ _IS_DUE = (
     or_(Task.lease_until.is_(None), Task.lease_until <= bindparam("now")),
     ~_is_waiting_for_packages(),
 )
+_ANY_DUE = select(Task.seq).where(*_IS_DUE).limit(1)
 _FIRST_DUE = _first_due()
 _NEXT_DOWNLOADS = (
     select(Task.seq, Package.name, Package.version)

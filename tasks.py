@@ -14,7 +14,7 @@ import errors
 import queries
 import services
 import task_queue
-from api import Blueprint, headers, page
+from api import Blueprint, cached, headers, page
 from long_polling import FollowerSlots, pause, wait_until
 from models import LIVE, AnyRow, Task, db, made_at
 from schemas import LogQuerySchema, TaskQuerySchema, TaskSchema, WaitSchema
@@ -51,6 +51,7 @@ def listed(query: dict[str, Any]) -> tuple[list[AnyRow], dict[str, str]]:
 
 
 @blueprint.get("/task/<task_id>")
+@cached
 @blueprint.arguments(WaitSchema, location="query")
 @blueprint.response(200, TaskSchema, headers=headers("Retry-After"))
 @blueprint.refuses(*UNFOUND)

@@ -38,6 +38,7 @@ from machines import events as machine_events
 from models import DATABASE_AWAY, cause
 from nix import trees
 from profiles.applies import apply
+from read_cache import ReadCache
 from task_subjects import Unpublished, Unverified, Wanted, WantedSet
 from wakeups import WakeupPipe, wake_others
 from webhooks import deliveries
@@ -218,9 +219,10 @@ class Pool:
     def run_one(self) -> bool:
         """Take one task and see it through; tell whether there was one."""
         with self.app.app_context():
-            if self._schema_fault or self.obstacle() is not None:
+            if self._schema_fault:
                 return False
-            lease = task_queue.claim(self.holder_id, self.app.config["LEASE_SECONDS"])
+            seconds = self.app.config["LEASE_SECONDS"]
+            lease = task_queue.claim(self.holder_id, seconds, self.obstacle)
             if lease is None:
                 return False
             if self.drained() is not None:  # since just now: flask drain may have seen no task run
@@ -253,7 +255,7 @@ class Pool:
                 return False
             self.reap()
             self._sweep()
-            task_queue.explain_wait(self.obstacle())
+            task_queue.explain_wait(self.obstacle)
             if self._unsettled and time.monotonic() >= self._settle_at:
                 self._settle()
             if publishing.schedule():
@@ -274,7 +276,7 @@ class Pool:
 
     def _has_other_schema(self) -> bool:
         """Tell whether the database was upgraded while this process runs, or is yet to be."""
-        state = database.state()
+        state = services.get(ReadCache, self.app).get("schema", database.state)
         fault = state if database.OTHER in state else None
         if fault and fault != self._schema_fault:
             log.warning("no task is taken: %s", fault)

@@ -12,7 +12,9 @@ from wrk import Case
 
 PKGD, BARE, PEER = "pkgd", "bare Flask", "FastAPI"
 HELLO = "GET /hello"
-PACKAGE = "GET package"
+PACKAGE = "GET package"  # the same one again, as who waits for something does
+OTHERS = 5_000  # more than pkgd keeps in memory
+EACH_OTHER = f"GET package, each of {OTHERS:,} in turn"
 FIRST_PAGE = "GET packages, first page"
 DEEPEST_PAGE = "GET packages, deepest page"
 TASK = "GET task"
@@ -55,8 +57,10 @@ def _start(stack, folder):
     secret_key = service.settings["SECRET_KEY"]
     peer = stack.enter_context(servers.peer(folder, db_path, secret_key)).start()
 
+    paths = folder / "paths.txt"
+    paths.write_text("".join(f"/api/v1/package/{one}\n" for one in range(1, OTHERS + 1)))
     both = [
-        Case(what, subject, server, path, authorization, kind)
+        Case(what, subject, server, path, authorization, kind, str(paths))
         for what, path, kind in _routes(task_id)
         for subject, server in ((PKGD, service), (PEER, peer))
     ]
@@ -75,6 +79,7 @@ def _routes(task_id):
     return [
         (HELLO, "/hello", "get"),
         (PACKAGE, f"{api}/package/{ROWS // 2}", "get"),
+        (EACH_OTHER, "", "paths"),
         (FIRST_PAGE, first_page, "get"),
         (DEEPEST_PAGE, f"{first_page}&after={ROWS - PAGE - 1}", "get"),
         (TASK, f"{api}/task/{task_id}", "get"),

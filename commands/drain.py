@@ -61,7 +61,7 @@ def resume() -> None:
 def _explain_wait(reason: str | None) -> None:
     """Write the reason to the queued tasks at once; a running pool would within a second."""
     if not read_only.is_set():
-        task_queue.explain_wait(reason)
+        task_queue.explain_wait(lambda: reason)
 
 
 def _await_end(folder: Path, seconds: float) -> list[str]:

@@ -165,7 +165,7 @@ def test_a_retried_task_waits_for_its_time_and_shows_why(queue):
     lease = claim()
 
     lease.retry(WRONG, 60)
-    task_queue.explain_wait("the disk is full")
+    task_queue.explain_wait(lambda: "the disk is full")
 
     other = claim()
     assert other.seq != lease.seq
@@ -309,7 +309,7 @@ def test_a_claim_clears_what_the_attempt_before_has_shown(queue):
     lease = claim()
     lease.renew(30, done=1, expected=4, phase="building")
     lease.requeue()
-    task_queue.explain_wait("no room")
+    task_queue.explain_wait(lambda: "no room")
 
     again = task(claim())
 
@@ -332,7 +332,7 @@ def test_the_reason_of_a_wait_is_on_the_queued_tasks_until_it_is_removed(queue):
     claim()
 
     for reason in ("no room", "no room", None):
-        task_queue.explain_wait(reason)
+        task_queue.explain_wait(lambda reason=reason: reason)
         waiting = db.session.scalars(select(Task.waiting).order_by(Task.seq)).all()
         assert waiting == [None, reason, reason]
 
@@ -407,6 +407,6 @@ def test_a_look_at_an_empty_queue_needs_no_write_lock(queue, database_url):
 
         assert claim() is None
         assert leases.reap() == 0
-        task_queue.explain_wait("no room")
+        task_queue.explain_wait(lambda: "no room")
         other.rollback()
     other.close()
