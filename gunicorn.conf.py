@@ -104,10 +104,12 @@ logconfig_dict = log_config.config(production=production)
 
 
 def on_starting(server: Any) -> None:
-    """End the start before a port opens if the service could not work."""
+    """End the start before a port opens if the service could not work; else do the first upkeep."""
     if INHERITED_SOCKETS.isdisjoint(os.environ):
         check_address(bind)
-    health.check_start(server.app.wsgi())
+    app = server.app.wsgi()
+    health.check_start(app)
+    services.get(Pool, app).begin()
 
 
 def check_address(address: str) -> None:
