@@ -332,6 +332,53 @@ def test_a_pool_of_no_threads_starts_nothing(make_app):
     assert not (pool.app.config["DATA_DIR"] / "holders").exists()
 
 
+def test_the_processes_that_are_forked_after_the_first_upkeep_need_not_reconcile(pool, monkeypatch):
+    pool.begin()
+    monkeypatch.setattr("worker.maintenance.reconcile", None)  # would end in an error
+
+    pool.start()
+
+    assert pool.fault() is None
+
+
+def test_the_first_upkeep_leaves_no_connection_and_no_holder(app, schedule, pool, get_task):
+    task_id = schedule()
+    with app.app_context():
+        task_queue.claim("gone", 3600)
+    holders = app.config["DATA_DIR"] / "holders"
+    holders.mkdir()
+    (holders / "gone").touch()
+
+    pool.begin()
+
+    with app.app_context():
+        assert db.engine.pool.checkedin() == db.engine.pool.checkedout() == 0
+    assert list(holders.iterdir()) == []
+    assert get_task(task_id)["status"] == "queued"
+
+
+@SQLITE
+def test_a_first_upkeep_that_fails_is_done_again_by_the_threads(app, pool, caplog):
+    holders = app.config["DATA_DIR"] / "holders"
+    holders.touch()  # in place of the folder
+    pool.begin()
+    assert "will retry: " in caplog.text
+    holders.unlink()
+
+    pool.start()
+
+    until(lambda: pool.fault() is None)
+
+
+@SQLITE
+def test_a_process_that_runs_no_tasks_does_no_first_upkeep(make_app):
+    pool = services.get(Pool, make_app(WORKER_THREADS=0))
+
+    pool.begin()
+
+    assert not (pool.app.config["DATA_DIR"] / "holders").exists()
+
+
 @SQLITE
 def test_a_pool_that_has_stopped_leaves_no_thread_and_no_holder(app, pool):
     pool.start()

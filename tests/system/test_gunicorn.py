@@ -1,5 +1,6 @@
 """How gunicorn.conf.py has gunicorn listen."""
 
+import gc
 import logging
 import os
 import runpy
@@ -138,7 +139,9 @@ def configuration(monkeypatch, tmp_path):
     """What gunicorn.conf.py defines."""
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")  # which the configuration changes
-    return runpy.run_path(str(ROOT / "gunicorn.conf.py"))
+    settings = runpy.run_path(str(ROOT / "gunicorn.conf.py"))
+    gc.enable()  # which it disables until gunicorn forks
+    return settings
 
 
 @pytest.fixture
