@@ -21,7 +21,7 @@ from cache.access import CacheAccess
 from catalogs.state import Catalogs
 from config import BUILD, PRODUCTION, VERSION, refuse_start
 from models import db
-from read_cache import ReadCache
+from read_cache import close_connections
 from schemas import HealthSchema, MessageSchema, VersionSchema
 from worker import Pool
 
@@ -158,19 +158,13 @@ def _check_database() -> None:
             "to it, or add that to SECRET_KEY_FALLBACKS; flask create-token makes a new token"
         )
     db.session.remove()
-    _close_connections()
-
-
-def _close_connections() -> None:
-    """Close all connections of the database: none may be open across a fork."""
-    services.get(ReadCache).close()
-    db.engine.dispose()
+    close_connections()  # none may be open across a fork
 
 
 def _check_production(app: Flask) -> None:
     with app.app_context():
         state = database.state()
-        _close_connections()
+        close_connections()  # none may be open across a fork
     if database.OTHER in state:
         refuse_start(state)
     folder = app.config["DATA_DIR"]

@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Engine, PoolProxiedConnection
 
+import services
 from database import DatabaseFile
-from models import DATABASE_AWAY
+from models import DATABASE_AWAY, db
 
 VALUES = 500
 
@@ -78,3 +79,9 @@ class ReadCache:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+
+
+def close_connections() -> None:
+    """Close all connections of the application's database, that of its ReadCache too."""
+    services.get(ReadCache).close()
+    db.engine.dispose()

@@ -35,10 +35,10 @@ from downloads import download
 from errors import Busy
 from leases import Lease
 from machines import events as machine_events
-from models import DATABASE_AWAY, cause, db
+from models import DATABASE_AWAY, cause
 from nix import trees
 from profiles.applies import apply
-from read_cache import ReadCache
+from read_cache import ReadCache, close_connections
 from task_subjects import Unpublished, Unverified, Wanted, WantedSet
 from wakeups import WakeupPipe, wake_others
 from webhooks import deliveries
@@ -159,7 +159,9 @@ class Pool:
         self.run(self.maintain_once, self.stopping.set)
         self.stopping.clear()
         with self.app.app_context():
-            db.engine.dispose()
+            with suppress(*DATABASE_AWAY):
+                task_queue.claim("", 0, lambda: "other processes take the tasks")
+            close_connections()
         if self._holder is not None:
             self._holder.release()
             self._holder = None

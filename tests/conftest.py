@@ -25,7 +25,7 @@ import nix
 import pkgctl.cli  # noqa: F401 # its coverage is measured from here on
 import services
 from models import db
-from read_cache import ReadCache
+from read_cache import close_connections
 from worker import Pool
 
 # The longest files start first: one that started last would keep the other processes waiting.
@@ -332,8 +332,7 @@ def create_app():
         services.get(Pool, app).stop()
         with app.app_context():
             db.session.remove()
-            services.get(ReadCache).close()
-            db.engine.dispose()
+            close_connections()
 
 
 @pytest.fixture
