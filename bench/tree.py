@@ -17,13 +17,14 @@ from support import until
 from workbench import stopwatch
 
 import drain
+from attempt_process import PROGRAM
 
 NAME = "pin"
 SAMPLE, SEED = 100, 1
 INDEX_SECONDS = 3 * 3600
 VERIFY_SECONDS = 12 * 3600
 PAUSE_SECONDS = 0.02
-ROUND = 150  # requests, in some 4 s
+ROUND = 400  # requests, in some 10 s: an attempt takes two to begin
 LOOK_SECONDS = 0.05
 SEARCHES = ("python", "editor", "lib", "git", "web server")
 
@@ -68,18 +69,16 @@ def index(service):
     package = service.register()
     before = database_bytes(service)
     until(lambda: pin_of(service)["index"] == "in_progress")
-    began, watch = time.monotonic(), Watch(service)
+    began = time.monotonic()
     busy, resting = [], []
-    while not is_indexed(service, busy, package):
-        assert time.monotonic() < began + INDEX_SECONDS
-        if len(busy) >= len(resting) + ROUND:
-            began += rest(service, resting, package)
-    watch.stop()
+    with Watch(service) as watch:
+        while not is_indexed(service, busy, package):
+            assert time.monotonic() < began + INDEX_SECONDS
+            if len(busy) >= len(resting) + ROUND:
+                began += rest(service, resting, package)
     pin = pin_of(service)
     tell("the index", f"{pin['packages']:,} rows, {time.monotonic() - began:.0f} s of wall time")
-    tell("its CPU time", f"{watch.cpu_seconds():.0f} s")
-    tell("memory of an evaluation", f"{watch.evaluator_mib:.0f} MiB at most")
-    tell("memory of the server's process", f"{watch.server_mib:.0f} MiB at most")
+    watch.tell()
     tell("the database", f"{(database_bytes(service) - before) / 10**6:.1f} MB larger")
     print(service.task_log(pin["index_task_id"]).decode().splitlines()[-1], flush=True)
 
@@ -134,14 +133,13 @@ def database_bytes(service):
 
 def verify(service):
     """Wait for the verification of what the index offers."""
-    began, watch = time.monotonic(), Watch(service)
-    while pin_of(service)["verification"] != "current":
-        assert time.monotonic() < began + VERIFY_SECONDS
-        time.sleep(1)
-    watch.stop()
+    began = time.monotonic()
+    with Watch(service) as watch:
+        while pin_of(service)["verification"] != "current":
+            assert time.monotonic() < began + VERIFY_SECONDS
+            time.sleep(1)
     tell("the rest of the verification", f"{time.monotonic() - began:.0f} s of wall time")
-    tell("its CPU time", f"{watch.cpu_seconds():.0f} s")
-    tell("memory of an evaluation", f"{watch.evaluator_mib:.0f} MiB at most")
+    watch.tell()
     log = service.task_log(pin_of(service)["verification_task_id"]).decode()
     print(log.splitlines()[-1], flush=True)
 
@@ -207,35 +205,56 @@ def tell(what, figure):
 
 
 class Watch:
-    """Watches the memory and the CPU time of a server's processes and their evaluations."""
+    """Watches a server's process, what runs its attempts beside it, and their evaluations."""
 
     def __init__(self, service):
-        """Begin to watch."""
+        """Take a service with one process."""
         (self.process,) = service.web_processes()
-        self.evaluator_mib = self.server_mib = 0
-        self._before = self._cpu()
+        self.evaluator_mib = self.server_mib = self.attempt_mib = self.attempt_pss = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
 
-    def stop(self):
-        """Stop watching."""
+    def __enter__(self):
+        self._before = self._cpu()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
         self._ended.set()
         self._thread.join()
+        with suppress(psutil.NoSuchProcess):  # a run that is ended early
+            self.cpu_seconds = self._cpu() - self._before
 
-    def cpu_seconds(self):
-        """Return the CPU time of the process, and of all that it has run, since the beginning."""
-        return self._cpu() - self._before
+    def tell(self):
+        """Print what was seen."""
+        tell("its CPU time", f"{self.cpu_seconds:.0f} s")
+        tell("memory of an evaluation", f"{self.evaluator_mib:.0f} MiB at most")
+        pss = f"{self.attempt_pss:.0f} MiB PSS, {self.attempt_mib:.0f} in all, at most"
+        tell("memory of an attempt's process", pss)
+        tell("memory of the server's process", f"{self.server_mib:.0f} MiB at most")
 
     def _cpu(self):
-        times = self.process.cpu_times()
-        return times.user + times.system + times.children_user + times.children_system
+        """Return the CPU time of the process, and of all that it runs and has run."""
+        total = sum(self.process.cpu_times()[:4])
+        for one in self.process.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                total += sum(one.cpu_times()[:4])
+        return total
 
     def _watch(self):
         while not self._ended.wait(LOOK_SECONDS):
-            self.server_mib = max(self.server_mib, peak_mib(self.process.pid))
-            for child in self.process.children(recursive=True):
-                with suppress(psutil.NoSuchProcess, OSError):
+            with suppress(psutil.NoSuchProcess, OSError):  # it has ended
+                self._look()
+
+    def _look(self):
+        self.server_mib = max(self.server_mib, peak_mib(self.process.pid))
+        for child in self.process.children(recursive=True):
+            with suppress(psutil.NoSuchProcess, OSError):
+                if str(PROGRAM) in child.cmdline():
+                    self.attempt_mib = max(self.attempt_mib, peak_mib(child.pid))
+                    pss = child.memory_full_info().pss / servers.MIB
+                    self.attempt_pss = max(self.attempt_pss, pss)
+                else:
                     self.evaluator_mib = max(self.evaluator_mib, peak_mib(child.pid))
 
 

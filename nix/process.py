@@ -127,13 +127,14 @@ def run(
     is_brief: bool = False,
     niceness: int = 0,
     cpu_seconds: float = 0,
+    is_captured: bool = True,
 ) -> Completed:
     """Run `argv` to its end and return what it wrote, whatever its exit code.
 
     With `is_build`, all processes that it leaves behind are ended, too. One that `is_brief` ends
     soon by itself, and may go on for that long when the service is killed. `niceness` is what its
     priority is lowered to, 19 at most. `cpu_seconds` bounds the time of the processor that it
-    itself may take; 0 is no bound.
+    itself may take; 0 is no bound. Unless it `is_captured`, it writes to where this process does.
 
     `heard` is called in this thread with each batch of stderr's lines, and with an empty list at
     least every TICK_SECONDS. An exception from it ends the command, with all that it started, and
@@ -146,7 +147,8 @@ def run(
 
     # A reaper needs time of its own after the command's.
     reap_seconds = REAP_SECONDS if is_build else 0
-    output = _start(argv, environ, grace_seconds, is_build=is_build, is_brief=is_brief)
+    stream = subprocess.PIPE if is_captured else None
+    output = _start(argv, environ, grace_seconds, stream, is_build=is_build, is_brief=is_brief)
     with output.child as child, output.selector, ExitStack() as on_exception:
         on_exception.callback(_stop, output, grace_seconds, reap_seconds)
         if niceness:
@@ -191,6 +193,7 @@ def _start(
     argv: Sequence[str],
     environ: Mapping[str, str],
     grace_seconds: float,
+    stream: int | None,
     *,
     is_build: bool,
     is_brief: bool,
@@ -205,8 +208,8 @@ def _start(
             argv if is_brief else [*bound, *argv],
             env=environ,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=stream,
+            stderr=stream,
             start_new_session=True,
         )
         return OutputReader(child)
