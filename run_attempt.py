@@ -58,5 +58,5 @@ def run(app: Flask, pool: Pool) -> bool:
     return False
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # pragma: no branch - it is a program
     main()

@@ -6,7 +6,6 @@ import sqlite3
 import statistics
 import tarfile
 import tempfile
-import threading
 import time
 from contextlib import closing, suppress
 from pathlib import Path
@@ -25,7 +24,7 @@ INDEX_SECONDS = 3 * 3600
 VERIFY_SECONDS = 12 * 3600
 PAUSE_SECONDS = 0.02
 ROUND = 400  # requests, in some 10 s: an attempt takes two to begin
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.05  # while no request is measured
 SEARCHES = ("python", "editor", "lib", "git", "web server")
 
 
@@ -69,13 +68,12 @@ def index(service):
     package = service.register()
     before = database_bytes(service)
     until(lambda: pin_of(service)["index"] == "in_progress")
-    began = time.monotonic()
+    began, watch = time.monotonic(), Watch(service)
     busy, resting = [], []
-    with Watch(service) as watch:
-        while not is_indexed(service, busy, package):
-            assert time.monotonic() < began + INDEX_SECONDS
-            if len(busy) >= len(resting) + ROUND:
-                began += rest(service, resting, package)
+    while not is_indexed(service, busy, package, watch):
+        assert time.monotonic() < began + INDEX_SECONDS
+        if len(busy) >= len(resting) + ROUND:
+            began += rest(service, resting, package, watch)
     pin = pin_of(service)
     tell("the index", f"{pin['packages']:,} rows, {time.monotonic() - began:.0f} s of wall time")
     watch.tell()
@@ -88,7 +86,7 @@ def index(service):
         tell(f"GET package {what}", f"median {1000 * median:.1f}, p99 {1000 * p99:.1f} ms")
 
 
-def rest(service, latencies, package):
+def rest(service, latencies, package, watch):
     """Measure a round while the service is drained, and so evaluates nothing; return its seconds.
 
     What verifies the index begins right after it: only so it is known that nothing else runs.
@@ -97,15 +95,15 @@ def rest(service, latencies, package):
     with stopwatch() as elapsed:
         drain.begin(service.data_dir)
         until(lambda: not web.children(recursive=True))
-        latencies += [latency(service, package) for _ in range(ROUND)]
+        latencies += [latency(service, package, watch) for _ in range(ROUND)]
         drain.end(service.data_dir)
         until(lambda: web.children(recursive=True), 30)
     return elapsed()
 
 
-def is_indexed(service, latencies, package):
+def is_indexed(service, latencies, package, watch):
     """Measure a few requests; return whether the index of the pin is finished."""
-    latencies += [latency(service, package) for _ in range(50)]
+    latencies += [latency(service, package, watch) for _ in range(50)]
     status = pin_of(service)["index"]
     assert status in ("none", "in_progress", "current"), status
     return status == "current"
@@ -116,9 +114,13 @@ def pin_of(service):
     return next(one for one in service.get("catalogs") if one["name"] == NAME)
 
 
-def latency(service, package):
-    """Return the seconds that a request takes, after a pause."""
+def latency(service, package, watch):
+    """Return the seconds that a request takes, after a pause.
+
+    The pause is also for the look at the processes: a thread of its own would disturb the request.
+    """
     time.sleep(PAUSE_SECONDS)
+    watch.look()
     began = time.monotonic()
     service.get(f"package/{package}")
     return time.monotonic() - began
@@ -133,11 +135,12 @@ def database_bytes(service):
 
 def verify(service):
     """Wait for the verification of what the index offers."""
-    began = time.monotonic()
-    with Watch(service) as watch:
-        while pin_of(service)["verification"] != "current":
-            assert time.monotonic() < began + VERIFY_SECONDS
-            time.sleep(1)
+    began, watch = time.monotonic(), Watch(service)
+    while pin_of(service)["verification"] != "current":
+        assert time.monotonic() < began + VERIFY_SECONDS
+        for _ in range(20):
+            time.sleep(LOOK_SECONDS)
+            watch.look()
     tell("the rest of the verification", f"{time.monotonic() - began:.0f} s of wall time")
     watch.tell()
     log = service.task_log(pin_of(service)["verification_task_id"]).decode()
@@ -211,23 +214,15 @@ class Watch:
         """Take a service with one process."""
         (self.process,) = service.web_processes()
         self.evaluator_mib = self.server_mib = self.attempt_mib = self.attempt_pss = 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self):
         self._before = self._cpu()
-        self._thread.start()
-        return self
 
-    def __exit__(self, *_):
-        self._ended.set()
-        self._thread.join()
-        with suppress(psutil.NoSuchProcess):  # a run that is ended early
-            self.cpu_seconds = self._cpu() - self._before
+    def cpu_seconds(self):
+        """Return the CPU time of the process, and of all that it has run, since the beginning."""
+        return self._cpu() - self._before
 
     def tell(self):
         """Print what was seen."""
-        tell("its CPU time", f"{self.cpu_seconds:.0f} s")
+        tell("its CPU time", f"{self.cpu_seconds():.0f} s")
         tell("memory of an evaluation", f"{self.evaluator_mib:.0f} MiB at most")
         pss = f"{self.attempt_pss:.0f} MiB PSS, {self.attempt_mib:.0f} in all, at most"
         tell("memory of an attempt's process", pss)
@@ -241,12 +236,8 @@ class Watch:
                 total += sum(one.cpu_times()[:4])
         return total
 
-    def _watch(self):
-        while not self._ended.wait(LOOK_SECONDS):
-            with suppress(psutil.NoSuchProcess, OSError):  # it has ended
-                self._look()
-
-    def _look(self):
+    def look(self):
+        """Note the memory of the processes that there are."""
         self.server_mib = max(self.server_mib, peak_mib(self.process.pid))
         for child in self.process.children(recursive=True):
             with suppress(psutil.NoSuchProcess, OSError):

@@ -28,9 +28,6 @@ TAIL_BYTES = 64 * 1024
 LINE_BYTES = 1024 * 1024
 # Of a log that flows, more is read at a time after such a pause, in which the pipe doesn't fill.
 FLOWING_LINES, GATHER_SECONDS = 20, 0.01
-# After each read from a command of a lower priority: to handle twenty lines at once costs little
-# more than one, and disturbs other threads less often.
-REST_SECONDS = 0.02
 FINAL_READS = 16
 SWEEPS = 20
 
@@ -153,7 +150,7 @@ def run(
         on_exception.callback(_stop, output, grace_seconds, reap_seconds)
         if niceness:
             _lower_priority(child.pid, niceness)
-        _watch(output, heard, seconds, cpu_seconds, rest_seconds=REST_SECONDS if niceness else 0)
+        _watch(output, heard, seconds, cpu_seconds)
         on_exception.pop_all()
 
     code = child.returncode or 0
@@ -218,9 +215,7 @@ def _start(
         raise NixUnavailable(f"{argv[0]} can't be started: {error.strerror or error}") from None
 
 
-def _watch(
-    output: OutputReader, heard: Heard, seconds: float, cpu_seconds: float, rest_seconds: float
-) -> None:
+def _watch(output: OutputReader, heard: Heard, seconds: float, cpu_seconds: float) -> None:
     """Pass stderr on to `heard` until the child has ended. Raises TimedOut.
 
     No limit of the kernel for cpu_seconds: its signal is one that Nix's garbage collector uses.
@@ -229,8 +224,8 @@ def _watch(
     while output.child.poll() is None:
         lines = output.read(TICK_SECONDS) or []
         heard(lines)
-        if lines and (rest_seconds or len(lines) >= FLOWING_LINES):
-            time.sleep(rest_seconds or GATHER_SECONDS)
+        if len(lines) >= FLOWING_LINES:
+            time.sleep(GATHER_SECONDS)
         if time.monotonic() > deadline:
             raise TimedOut(f"it ran longer than {seconds:g} s")
         is_there = output.child.returncode is None  # though perhaps a zombie
