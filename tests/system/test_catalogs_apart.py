@@ -12,7 +12,7 @@ from service import LIVE, ROOT
 from sqlalchemy import create_engine
 from support import EITHER, SQLITE, until
 
-from attempt_process import NICENESS, PROGRAM
+from attempt_process import PROGRAM
 from metrics_folder import MEMORY
 
 CATALOG = """let
@@ -78,7 +78,7 @@ def finished(service):
 
 
 @EITHER
-def test_a_server_works_on_a_catalog_in_a_process_of_lowest_priority(service, gate):
+def test_a_server_works_on_a_catalog_in_a_process_of_its_own(service, gate):
     service.settings["APP_ENV"] = "production"
     secret = service.command("create-token").stdout.strip()
     service.session.headers["Authorization"] = f"Token {secret}"
@@ -86,7 +86,10 @@ def test_a_server_works_on_a_catalog_in_a_process_of_lowest_priority(service, ga
 
     process = attempt(service)
     (web,) = service.web_processes()
-    assert (process.ppid(), process.nice()) == (web.pid, NICENESS)
+    (evaluation,) = process.children()
+    assert process.ppid() == web.pid
+    # Not its own: it holds SQLite's lock at times, for which requests wait.
+    assert (evaluation.nice(), process.nice()) == (19, web.nice())
     opened(gate)
     task = finished(service)
 
