@@ -222,6 +222,8 @@ def load(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return every setting by name, typed, defaults filled in; raise ConfigError on a bad one."""
     environ = environment() if environ is None else environ
     settings = {name: read(name, environ.get(name, "")) for name in SETTINGS}
+    # As text, for a process that is to run with the same ones, whatever becomes of the `.env` file.
+    settings["GIVEN"] = {name: environ.get(name, "") for name in SETTINGS}
 
     settings["DATA_DIR"] = settings["DATA_DIR"] or Path("data").absolute()
     settings["PROFILE"] = settings["PROFILE"] or settings["DATA_DIR"] / "profile"

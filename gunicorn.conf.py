@@ -213,7 +213,7 @@ def post_worker_init(worker: Any) -> None:
 
     for number in ENDING:
         signal.signal(number, end)
-    pool.start()
+    pool.start(catalogs_apart=True)
     services.get(Catalogs, worker.wsgi).look()
 
 

@@ -25,7 +25,7 @@ from sqlalchemy.orm import aliased
 
 import event_log
 import task_events
-from leases import Lease
+from leases import Lease, LeaseLost
 from models import (
     LIVE,
     NO_SYNC,
@@ -227,6 +227,22 @@ def _lease(taken: AnyRow, holder: str) -> Lease:
         by=taken.by,
         request_id=taken.request_id,
     )
+
+
+def taken_over(seq: int, attempt: int, holder: str) -> Lease:
+    """Return the lease that another process of `holder` has claimed. Raises LeaseLost."""
+    held = select(*CLAIMED).where(
+        Task.seq == seq,
+        Task.attempt == attempt,
+        Task.lease_holder == holder,
+        Task.status == TaskStatus.RUNNING,
+    )
+    taken = db.session.execute(held).one_or_none()
+    if taken is None:
+        raise LeaseLost
+    lease = _lease(taken, holder)
+    db.session.rollback()
+    return lease
 
 
 def _take_turn() -> None:

@@ -16,6 +16,7 @@ from typing import IO
 
 from flask import Flask, g
 
+import attempt_process
 import database
 import drain
 import event_log
@@ -132,6 +133,7 @@ class Pool:
         self._silence_at = math.inf
         self._seen: dict[nix.Catalog, str] = {}
         self._schema_fault: str | None = None
+        self._catalogs_apart = False
 
     @property
     def size(self) -> int:
@@ -166,8 +168,13 @@ class Pool:
             self._holder.release()
             self._holder = None
 
-    def start(self) -> None:
-        """Start the threads, which do not survive a fork."""
+    def start(self, *, catalogs_apart: bool = False) -> None:
+        """Start the threads, which do not survive a fork.
+
+        With `catalogs_apart`, for a process that serves requests, the tasks that work on catalogs
+        run in processes of their own.
+        """
+        self._catalogs_apart = catalogs_apart
         if self.size == 0:
             return
         self._holder = Holder(self._holders)
@@ -246,10 +253,17 @@ class Pool:
             if self.drained() is not None:  # since just now: flask drain may have seen no task run
                 lease.requeue()
                 return False
-            g.task_id = lease.task_id
-            event_log.act_for(lease.by, lease.request_id)
-            Attempt(lease, self.app, self.stopping).run(_work(lease))
+            self.carry_out(lease)
             return True
+
+    def carry_out(self, lease: Lease) -> None:
+        """See the attempt through that a lease is for, as who asked for its task."""
+        g.task_id = lease.task_id
+        event_log.act_for(lease.by, lease.request_id)
+        if self._catalogs_apart and lease.kind in task_queue.ON_CATALOGS:
+            attempt_process.run(lease, self.app.config["GIVEN"], self.stopping)
+        else:
+            Attempt(lease, self.app, self.stopping).run(_work(lease))
 
     def deliver_one(self) -> bool:
         """Tell a webhook of an event; tell whether there was one. A drained service does so, too.

@@ -6,7 +6,6 @@ import sqlite3
 import statistics
 import tarfile
 import tempfile
-import threading
 import time
 from contextlib import closing, suppress
 from pathlib import Path
@@ -17,14 +16,15 @@ from support import until
 from workbench import stopwatch
 
 import drain
+from attempt_process import PROGRAM
 
 NAME = "pin"
 SAMPLE, SEED = 100, 1
 INDEX_SECONDS = 3 * 3600
 VERIFY_SECONDS = 12 * 3600
 PAUSE_SECONDS = 0.02
-ROUND = 150  # requests, in some 4 s
-LOOK_SECONDS = 0.05
+ROUND = 400  # requests, in some 10 s: an attempt takes two to begin
+LOOK_SECONDS = 0.05  # while no request is measured
 SEARCHES = ("python", "editor", "lib", "git", "web server")
 
 
@@ -70,16 +70,13 @@ def index(service):
     until(lambda: pin_of(service)["index"] == "in_progress")
     began, watch = time.monotonic(), Watch(service)
     busy, resting = [], []
-    while not is_indexed(service, busy, package):
+    while not is_indexed(service, busy, package, watch):
         assert time.monotonic() < began + INDEX_SECONDS
         if len(busy) >= len(resting) + ROUND:
-            began += rest(service, resting, package)
-    watch.stop()
+            began += rest(service, resting, package, watch)
     pin = pin_of(service)
     tell("the index", f"{pin['packages']:,} rows, {time.monotonic() - began:.0f} s of wall time")
-    tell("its CPU time", f"{watch.cpu_seconds():.0f} s")
-    tell("memory of an evaluation", f"{watch.evaluator_mib:.0f} MiB at most")
-    tell("memory of the server's process", f"{watch.server_mib:.0f} MiB at most")
+    watch.tell()
     tell("the database", f"{(database_bytes(service) - before) / 10**6:.1f} MB larger")
     print(service.task_log(pin["index_task_id"]).decode().splitlines()[-1], flush=True)
 
@@ -89,7 +86,7 @@ def index(service):
         tell(f"GET package {what}", f"median {1000 * median:.1f}, p99 {1000 * p99:.1f} ms")
 
 
-def rest(service, latencies, package):
+def rest(service, latencies, package, watch):
     """Measure a round while the service is drained, and so evaluates nothing; return its seconds.
 
     What verifies the index begins right after it: only so it is known that nothing else runs.
@@ -98,15 +95,15 @@ def rest(service, latencies, package):
     with stopwatch() as elapsed:
         drain.begin(service.data_dir)
         until(lambda: not web.children(recursive=True))
-        latencies += [latency(service, package) for _ in range(ROUND)]
+        latencies += [latency(service, package, watch) for _ in range(ROUND)]
         drain.end(service.data_dir)
         until(lambda: web.children(recursive=True), 30)
     return elapsed()
 
 
-def is_indexed(service, latencies, package):
+def is_indexed(service, latencies, package, watch):
     """Measure a few requests; return whether the index of the pin is finished."""
-    latencies += [latency(service, package) for _ in range(50)]
+    latencies += [latency(service, package, watch) for _ in range(50)]
     status = pin_of(service)["index"]
     assert status in ("none", "in_progress", "current"), status
     return status == "current"
@@ -117,9 +114,13 @@ def pin_of(service):
     return next(one for one in service.get("catalogs") if one["name"] == NAME)
 
 
-def latency(service, package):
-    """Return the seconds that a request takes, after a pause."""
+def latency(service, package, watch):
+    """Return the seconds that a request takes, after a pause.
+
+    The pause is also for the look at the processes: a thread of its own would disturb the request.
+    """
     time.sleep(PAUSE_SECONDS)
+    watch.look()
     began = time.monotonic()
     service.get(f"package/{package}")
     return time.monotonic() - began
@@ -137,11 +138,11 @@ def verify(service):
     began, watch = time.monotonic(), Watch(service)
     while pin_of(service)["verification"] != "current":
         assert time.monotonic() < began + VERIFY_SECONDS
-        time.sleep(1)
-    watch.stop()
+        for _ in range(20):
+            time.sleep(LOOK_SECONDS)
+            watch.look()
     tell("the rest of the verification", f"{time.monotonic() - began:.0f} s of wall time")
-    tell("its CPU time", f"{watch.cpu_seconds():.0f} s")
-    tell("memory of an evaluation", f"{watch.evaluator_mib:.0f} MiB at most")
+    watch.tell()
     log = service.task_log(pin_of(service)["verification_task_id"]).decode()
     print(log.splitlines()[-1], flush=True)
 
@@ -207,35 +208,44 @@ def tell(what, figure):
 
 
 class Watch:
-    """Watches the memory and the CPU time of a server's processes and their evaluations."""
+    """Watches a server's process, what runs its attempts beside it, and their evaluations."""
 
     def __init__(self, service):
-        """Begin to watch."""
+        """Take a service with one process."""
         (self.process,) = service.web_processes()
-        self.evaluator_mib = self.server_mib = 0
+        self.evaluator_mib = self.server_mib = self.attempt_mib = self.attempt_pss = 0
         self._before = self._cpu()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def stop(self):
-        """Stop watching."""
-        self._ended.set()
-        self._thread.join()
 
     def cpu_seconds(self):
         """Return the CPU time of the process, and of all that it has run, since the beginning."""
         return self._cpu() - self._before
 
-    def _cpu(self):
-        times = self.process.cpu_times()
-        return times.user + times.system + times.children_user + times.children_system
+    def tell(self):
+        """Print what was seen."""
+        tell("its CPU time", f"{self.cpu_seconds():.0f} s")
+        tell("memory of an evaluation", f"{self.evaluator_mib:.0f} MiB at most")
+        pss = f"{self.attempt_pss:.0f} MiB PSS, {self.attempt_mib:.0f} in all, at most"
+        tell("memory of an attempt's process", pss)
+        tell("memory of the server's process", f"{self.server_mib:.0f} MiB at most")
 
-    def _watch(self):
-        while not self._ended.wait(LOOK_SECONDS):
-            self.server_mib = max(self.server_mib, peak_mib(self.process.pid))
-            for child in self.process.children(recursive=True):
-                with suppress(psutil.NoSuchProcess, OSError):
+    def _cpu(self):
+        """Return the CPU time of the process, and of all that it runs and has run."""
+        total = sum(self.process.cpu_times()[:4])
+        for one in self.process.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                total += sum(one.cpu_times()[:4])
+        return total
+
+    def look(self):
+        """Note the memory of the processes that there are."""
+        self.server_mib = max(self.server_mib, peak_mib(self.process.pid))
+        for child in self.process.children(recursive=True):
+            with suppress(psutil.NoSuchProcess, OSError):
+                if str(PROGRAM) in child.cmdline():
+                    self.attempt_mib = max(self.attempt_mib, peak_mib(child.pid))
+                    pss = child.memory_full_info().pss / servers.MIB
+                    self.attempt_pss = max(self.attempt_pss, pss)
+                else:
                     self.evaluator_mib = max(self.evaluator_mib, peak_mib(child.pid))
 
 

@@ -14,14 +14,13 @@ import nix
 from attempts import Attempt, Cancelled
 from catalogs import offers
 from catalogs.models import CatalogIndex
-from catalogs.work import CatalogWork, rest
+from catalogs.work import CatalogWork
 from fields import MAX_NAME_LENGTH, NAME_PATTERN
 from models import NO_SYNC, db, utcnow
 from task_subjects import Unindexed
 
 SLICE = 400  # attributes in an evaluation
-ROWS = 25  # in a transaction
-PAUSE_SECONDS = 0.015  # after a transaction
+ROWS = 100  # in a transaction
 SETS = 500
 MESSAGE_LENGTH = 300
 
@@ -113,18 +112,13 @@ class _Run(CatalogWork):
                 packages = [facts[each] for each in together if each in facts]
                 rows += offers.made_of(self.subject.index_id, within, packages)
             self._show_progress()
-            rest()
             if self.attempt.save(partial(self._write, rows)):
                 raise Cancelled
-            rest(PAUSE_SECONDS)
 
     def _write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write rows, and how far the index is by them, in the transaction of the lease."""
-        rest()
-        offers.add(rows, between=rest)
-        rest()
+        offers.add(rows)
         db.session.execute(self._state(), execution_options=NO_SYNC)
-        rest()
         db.session.commit()
 
     def _state(self) -> Update:

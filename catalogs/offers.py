@@ -4,7 +4,7 @@ All indexes share one row for each name. It is deleted with the last offer of th
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -67,14 +67,10 @@ def _common_name(attr: str, pnames: Mapping[str, str]) -> str:
     return attr
 
 
-def add(offers: Sequence[dict[str, Any]], between: Callable[[], None] = lambda: None) -> None:
-    """Add rows, and what they say of their names, without a commit.
-
-    `between` is called between the two.
-    """
+def add(offers: Sequence[dict[str, Any]]) -> None:
+    """Add rows, and what they say of their names, without a commit."""
     if offers:
         ids = _named(offers)
-        between()
         new = [{**offer, "name_id": ids[offer["name"]]} for offer in offers]
         for offer in new:
             del offer["name"]

@@ -15,7 +15,7 @@ import nix
 from attempts import Attempt, Cancelled, Failed
 from catalogs import offers
 from catalogs.models import CatalogIndex, IndexedOffer
-from catalogs.work import CatalogWork, rest
+from catalogs.work import CatalogWork
 from models import NO_SYNC, db, utcnow
 from task_ends import TaskError
 from task_subjects import Unverified
@@ -116,7 +116,6 @@ class _Run(CatalogWork):
         coming = iter(outcomes.items())
         while some := dict(islice(coming, ROWS)):
             offers.note(some)
-            rest()
         mine = self._mine().values(verified=self.verified)
         db.session.execute(mine, execution_options=NO_SYNC)
         db.session.commit()

@@ -10,17 +10,7 @@ from task_subjects import Unindexed
 
 NICENESS = 19
 SAY_SECONDS = 5
-REST_SECONDS = 0.002
 PATIENCE_SECONDS = 1  # as long as a download waits for a thread before the work makes way
-
-
-def rest(seconds: float = REST_SECONDS) -> None:
-    """Let requests have the interpreter's lock, which this thread holds while it runs Python.
-
-    A request gives it up at each system call, and gets it back when this thread does so: called
-    after each half a millisecond of work, this bounds what that adds to a request.
-    """
-    time.sleep(seconds)
 
 
 class CatalogWork:

@@ -28,9 +28,6 @@ TAIL_BYTES = 64 * 1024
 LINE_BYTES = 1024 * 1024
 # Of a log that flows, more is read at a time after such a pause, in which the pipe doesn't fill.
 FLOWING_LINES, GATHER_SECONDS = 20, 0.01
-# After each read from a command of a lower priority: to handle twenty lines at once costs little
-# more than one, and disturbs other threads less often.
-REST_SECONDS = 0.02
 FINAL_READS = 16
 SWEEPS = 20
 
@@ -127,13 +124,14 @@ def run(
     is_brief: bool = False,
     niceness: int = 0,
     cpu_seconds: float = 0,
+    is_captured: bool = True,
 ) -> Completed:
     """Run `argv` to its end and return what it wrote, whatever its exit code.
 
     With `is_build`, all processes that it leaves behind are ended, too. One that `is_brief` ends
     soon by itself, and may go on for that long when the service is killed. `niceness` is what its
     priority is lowered to, 19 at most. `cpu_seconds` bounds the time of the processor that it
-    itself may take; 0 is no bound.
+    itself may take; 0 is no bound. Unless it `is_captured`, it writes to where this process does.
 
     `heard` is called in this thread with each batch of stderr's lines, and with an empty list at
     least every TICK_SECONDS. An exception from it ends the command, with all that it started, and
@@ -146,12 +144,13 @@ def run(
 
     # A reaper needs time of its own after the command's.
     reap_seconds = REAP_SECONDS if is_build else 0
-    output = _start(argv, environ, grace_seconds, is_build=is_build, is_brief=is_brief)
+    stream = subprocess.PIPE if is_captured else None
+    output = _start(argv, environ, grace_seconds, stream, is_build=is_build, is_brief=is_brief)
     with output.child as child, output.selector, ExitStack() as on_exception:
         on_exception.callback(_stop, output, grace_seconds, reap_seconds)
         if niceness:
             _lower_priority(child.pid, niceness)
-        _watch(output, heard, seconds, cpu_seconds, rest_seconds=REST_SECONDS if niceness else 0)
+        _watch(output, heard, seconds, cpu_seconds)
         on_exception.pop_all()
 
     code = child.returncode or 0
@@ -191,6 +190,7 @@ def _start(
     argv: Sequence[str],
     environ: Mapping[str, str],
     grace_seconds: float,
+    stream: int | None,
     *,
     is_build: bool,
     is_brief: bool,
@@ -205,8 +205,8 @@ def _start(
             argv if is_brief else [*bound, *argv],
             env=environ,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=stream,
+            stderr=stream,
             start_new_session=True,
         )
         return OutputReader(child)
@@ -215,9 +215,7 @@ def _start(
         raise NixUnavailable(f"{argv[0]} can't be started: {error.strerror or error}") from None
 
 
-def _watch(
-    output: OutputReader, heard: Heard, seconds: float, cpu_seconds: float, rest_seconds: float
-) -> None:
+def _watch(output: OutputReader, heard: Heard, seconds: float, cpu_seconds: float) -> None:
     """Pass stderr on to `heard` until the child has ended. Raises TimedOut.
 
     No limit of the kernel for cpu_seconds: its signal is one that Nix's garbage collector uses.
@@ -226,8 +224,8 @@ def _watch(
     while output.child.poll() is None:
         lines = output.read(TICK_SECONDS) or []
         heard(lines)
-        if lines and (rest_seconds or len(lines) >= FLOWING_LINES):
-            time.sleep(rest_seconds or GATHER_SECONDS)
+        if len(lines) >= FLOWING_LINES:
+            time.sleep(GATHER_SECONDS)
         if time.monotonic() > deadline:
             raise TimedOut(f"it ran longer than {seconds:g} s")
         is_there = output.child.returncode is None  # though perhaps a zombie

@@ -7,6 +7,7 @@ from service import Service
 # The processes of these files measure their coverage. Those of other files do nothing else, but
 # under other circumstances, or do what tests of tests/server do in their own process.
 MEASURED_FILES = (
+    "test_catalogs_apart",
     "test_descriptors",
     "test_gunicorn",
     "test_lost_database",
