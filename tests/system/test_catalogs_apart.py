@@ -98,6 +98,8 @@ def test_a_server_works_on_a_catalog_in_a_process_of_its_own(service, gate):
     # Not its own priority: it holds SQLite's lock at times, for which requests wait.
     until(lambda: priorities(process) == [19])
     assert process.nice() == web.nice()
+    # Others than this one are free for requests.
+    assert process.cpu_affinity() == [max(web.cpu_affinity())]
     opened(gate)
     task = finished(service)
 
