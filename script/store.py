@@ -5,7 +5,7 @@ import sys
 import time
 
 PROBE_SECONDS = 10
-DELETE_PAUSES = (0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
+DELETE_PAUSES = (0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
 # The time makes each run a new derivation, and the builder is part of Nix, so that no shell is
 # needed in the sandbox.
 PROBE = """derivation {
@@ -39,6 +39,8 @@ def fault() -> str:
 
 def delete(*paths: str) -> None:
     """Delete paths of the store; on a busy machine they may be in use for a moment longer.
+
+    Nix deletes nothing either while any process has a file open whose path is too long for it.
 
     Tell on stderr why they are left, if they are.
     """
