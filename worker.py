@@ -158,10 +158,12 @@ class Pool:
         """
         if self.size == 0:
             return
+        # One round, by the loop of the thread that goes on with it, which deals with faults.
         self.run(self.maintain_once, self.stopping.set)
         self.stopping.clear()
         with self.app.app_context():
             with suppress(*DATABASE_AWAY):
+                # Takes no task: it compiles the select, whose memory is shared.
                 task_queue.claim("", 0, lambda: "other processes take the tasks")
             close_connections()
         if self._holder is not None:

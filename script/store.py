@@ -5,7 +5,7 @@ import sys
 import time
 
 PROBE_SECONDS = 10
-DELETE_PAUSES = (0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
+DELETE_PAUSES = (0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 # The time makes each run a new derivation, and the builder is part of Nix, so that no shell is
 # needed in the sandbox.
 PROBE = """derivation {

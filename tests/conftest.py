@@ -2,12 +2,15 @@
 
 import needs  # noqa: F401 # isort: skip # before what may be missing
 
+import fcntl
 import gc
 import os
 import shutil
 import signal
+import tempfile
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -203,6 +206,17 @@ def store_dir(tmp_path_factory):
 def store(store_dir):
     """The private Nix store that all tests share."""
     return nix.private_store(store_dir)
+
+
+@pytest.fixture
+def long_paths():
+    """Have no two tests at once of those that make paths too long for Nix, or fail beside these.
+
+    Nix deletes nothing while any process of the host has a file or a folder open with such a path.
+    """
+    with Path(tempfile.gettempdir(), f"pkgd-tests-long-paths-{os.getuid()}").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture

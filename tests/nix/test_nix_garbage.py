@@ -21,7 +21,7 @@ DOWN = """
 
 
 @pytest.fixture
-def deep(own):
+def deep(own, long_paths):
     """Return a function that builds a tree of 1,300 levels, and returns its path and success."""
 
     def deep(name):
@@ -129,7 +129,7 @@ def test_what_a_failed_build_left_beyond_the_longest_path_is_collected(own, deep
 
 
 @pytest.fixture
-def process_in_the_way(tmp_path):
+def process_in_the_way(tmp_path, long_paths):
     """A process that works in a folder whose path is longer than any may be."""
     down = "while [ $i -lt 50 ]; do mkdir $1 || exit; cd -P $1 || exit; i=$((i + 1)); done"
     script = f"i=0; {down}; echo arrived; exec sleep 60"

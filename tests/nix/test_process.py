@@ -449,6 +449,7 @@ def test_a_sweep_removes_read_only_directories(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("long_paths")
 def test_a_sweep_removes_a_tree_of_1300_levels(tmp_path):
     subprocess.run(["sh", "-c", DEEP.format(tmp_path)], check=True)
 

@@ -30,6 +30,7 @@ def count(path):
     return len(list(trees.files(path)))
 
 
+@pytest.mark.usefixtures("long_paths")
 def test_a_tree_deeper_than_any_path_is_counted_and_removed(tmp_path):
     deep = make_deep(tmp_path, 3000)
 

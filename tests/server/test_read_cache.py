@@ -108,7 +108,7 @@ def test_a_token_expires_though_nobody_writes(app, client, other, mint):
     reader = bearing(app, token["token"])
     assert reader.get("/api/v1/packages").status_code == 200
     other.execute(
-        "UPDATE tokens SET expires_at = strftime('%Y-%m-%d %H:%M:%f', 'now', '+2 seconds')"
+        "UPDATE tokens SET expires_at = strftime('%Y-%m-%d %H:%M:%f', 'now', '+4 seconds')"
         " WHERE id = ?",
         [token["id"]],
     )

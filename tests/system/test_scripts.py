@@ -119,12 +119,14 @@ def probe(folder, **settings):
     return subprocess.check_output(argv, env=environ, cwd=ROOT, text=True).strip()
 
 
+@pytest.mark.usefixtures("long_paths")
 def test_trying_whether_a_store_can_be_used_leaves_nothing_in_it(tmp_path):
     assert probe(tmp_path) == ""
 
     assert [path.name for path in (tmp_path / "store").iterdir() if "probe" in path.name] == []
 
 
+@pytest.mark.usefixtures("long_paths")
 def test_a_probe_that_is_in_use_for_a_moment_is_deleted_after_it(tmp_path, monkeypatch):
     programs, once = tmp_path / "bin", tmp_path / "once"
     programs.mkdir()
