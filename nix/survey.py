@@ -17,6 +17,7 @@ from nix.answers import read_answer
 from nix.errors import EvaluationFailed, NixError, NixUnavailable, TimedOut
 from nix.evaluate import CATALOG_FAULTS, NOTHING_MORE, Allowed, Catalog, Query
 from nix.internal_json import Tick, ignore
+from nix.process import NORMAL, Priority
 from nix.store import Store, check
 
 SECONDS, LEAST_SECONDS = 600, 60
@@ -117,7 +118,7 @@ class Survey:
     catalog: Catalog
     allowed: Allowed = NOTHING_MORE
     heap: int = 0
-    niceness: int = 0
+    priority: Priority = NORMAL
     seconds: float = SECONDS
     tick: Tick = ignore
     slow: int = field(default=0, init=False)  # attributes that took too long
@@ -134,21 +135,21 @@ class Survey:
         names: list[list[str]] = self._ask("members", self._query(), dict.fromkeys(sets, ()))
         return names
 
-    def facts(self, wanted: Mapping[str, Sequence[str]]) -> Found[Fact]:
-        """Return facts about attributes, which are given by their sets.
+    def facts(self, wanted: Mapping[str, Sequence[str]], found: Found[Fact]) -> Found[Fact]:
+        """Add facts about attributes, which are given by their sets, to `found`, and return it.
 
-        An attribute that runs into a bound is evaluated once more, first in a new evaluation, since
-        those before it may have used most of the time or memory. Raises NixError where that is no
-        attribute's fault, or where too many fail.
+        They come in order and one by one. An attribute that runs into a bound is evaluated once
+        more, first in a new evaluation, since those before it may have used most of the time or
+        memory. Raises NixError where that is no attribute's fault, or where too many fail.
         """
-        found: Found[Fact] = Found()
-        self._ask_of_each(_Question("survey", "fact", _fact, gives_up=True), wanted, found)
+        question = _Question("survey", "fact", _fact, gives_up=True)
+        self._ask_of_each(question, wanted, found)
         return found
 
     def derivations(
         self, wanted: Mapping[str, Sequence[str]], found: Found[Derivation]
     ) -> Found[Derivation]:
-        """Add the derivations of attributes to `found`, in order and one by one, and return it.
+        """Add the derivations of attributes to `found`, as `facts` does, and return it.
 
         No derivation is written to the store but for an attribute whose evaluation must read what
         it has written. Bounds and errors are those of `facts`.
@@ -246,7 +247,7 @@ class Survey:
             self.allowed,
             min(self.seconds, max(self.seconds / 2**self.slow, LEAST_SECONDS)),
             self.tick,
-            niceness=self.niceness,
+            priority=self.priority,
             cpu_seconds=max(CPU_SECONDS / 2**self.slow, LEAST_CPU_SECONDS),
         )
 
