@@ -20,7 +20,6 @@ from models import NO_SYNC, db, utcnow
 from task_subjects import Unindexed
 
 SLICE = 2000  # attributes in an evaluation
-SLICE_BYTES = 90_000  # of their names: an argument of a program has at most 131,072
 ROWS = 100  # in a transaction
 SETS = 500
 MESSAGE_LENGTH = 300
@@ -96,11 +95,9 @@ class _Run(CatalogWork):
     def _index_slice(self) -> None:
         """Index the next attributes, but for those of a set that was given up."""
         wanted: dict[str, list[str]] = {}
-        size = 0
-        while self.left and len(self.batch) < SLICE and size < SLICE_BYTES:
+        while self.left and len(self.batch) < SLICE:
             within, attr = self.left.popleft()
             self.batch.append((within, attr))
-            size += len(nix.joined(within, attr))
             if within not in self.failures:
                 wanted.setdefault(within, []).append(attr)
         self.survey.facts(wanted, self.found)

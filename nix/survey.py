@@ -26,6 +26,7 @@ DESCRIPTION_LENGTH, HOMEPAGE_LENGTH, LICENSE_LENGTH = 500, 500, 200
 OUT_OF_MEMORY = ("out of memory", "std::bad_alloc")
 HOPELESS = 50  # attributes that fail in a row, after which their set is given up
 SLOW = 50  # attributes that take too long, after which the catalog is given up
+ARGUMENT_BYTES = 120_000  # Linux takes no argument of 131,072 (MAX_ARG_STRLEN, execve(2))
 TOLD = b"trace: pkgd:"
 # An evaluation that writes nothing to the store can't read what it would have written there.
 UNWRITTEN = re.compile(r"^path '[^'\n]*' is not valid", re.MULTILINE)
@@ -132,7 +133,8 @@ class Survey:
 
     def members(self, sets: Sequence[str]) -> list[list[str]]:
         """Return the attributes of each set, as `names` does."""
-        names: list[list[str]] = self._ask("members", self._query(), dict.fromkeys(sets, ()))
+        wanted = json.dumps([_set(within, ()) for within in sets])
+        names: list[list[str]] = self._query().ask("members", self.catalog, wanted=wanted)
         return names
 
     def facts(self, wanted: Mapping[str, Sequence[str]], found: Found[Fact]) -> Found[Fact]:
@@ -167,7 +169,7 @@ class Survey:
             before = len(left)
             error = self._evaluate(question, found, left)
             if error is None:
-                break
+                continue
             check(self.store)
             is_first = len(left) == before
             if not is_first and isinstance(error, BOUNDS):
@@ -185,24 +187,28 @@ class Survey:
                 left = self._given_up(found.failures, left, within, error)
 
     def _evaluate(self, question: _Question[T], found: Found[T], left: Left) -> NixError | None:
-        """Evaluate attributes in order, moving each from `left` to `found`; return why it ended."""
-        wanted: dict[str, list[str]] = {}
-        for within, attr in left:
-            wanted.setdefault(within, []).append(attr)
+        """Evaluate attributes in order, as many as can be asked for at once.
+
+        Move each from `left` to `found`; return why it ended early, if so.
+        """
+        some = list(left)
+        while len(wanted := _wanted(some)) > ARGUMENT_BYTES and len(some) > 1:
+            some = some[: len(some) // 2]
+        rest = len(left) - len(some)
         query = replace(
             self._query(),
             heard=partial(_read_answers, question, found, left),
             is_read_only=question.is_read_only,
         )
         try:
-            self._ask(question.attribute, query, wanted)
+            query.ask(question.attribute, self.catalog, wanted=wanted)
         except CATALOG_FAULTS as error:
             return error
         except NixUnavailable as error:
             if not self._is_bound_of_memory(error):
                 raise
             return error
-        return EvaluationFailed("Nix has told nothing of it") if left else None
+        return EvaluationFailed("Nix has told nothing of it") if len(left) > rest else None
 
     def _given_up(
         self, failures: dict[str, NixError], left: Left, within: str, error: NixError
@@ -222,13 +228,6 @@ class Survey:
     def _is_bound_of_memory(self, error: NixError) -> bool:
         """Tell whether an evaluation reached our bound of memory, and not the host's."""
         return self.heap > 0 and str(error).endswith(OUT_OF_MEMORY)
-
-    def _ask(self, attribute: str, query: Query, wanted: Mapping[str, Sequence[str]]) -> Any:
-        listed = [
-            {"set": within.split(".") if within else [], "attrs": attrs}
-            for within, attrs in wanted.items()
-        ]
-        return query.ask(attribute, self.catalog, wanted=json.dumps(listed))
 
     def _derivation(self, within: str, answer: dict[str, Any]) -> Derivation:
         path = answer["path"]
@@ -264,6 +263,18 @@ def _read_answers(
                 raise EvaluationFailed("the catalog writes what only pkgd writes")
             within, _ = left.popleft()
             found.known.append(question.read(within, answer))
+
+
+def _wanted(attributes: Iterable[tuple[str, str]]) -> str:
+    """Return attributes, those of one set together, as resolve.nix reads them."""
+    by_set: dict[str, list[str]] = {}
+    for within, attr in attributes:
+        by_set.setdefault(within, []).append(attr)
+    return json.dumps([_set(within, attrs) for within, attrs in by_set.items()])
+
+
+def _set(within: str, attrs: Sequence[str]) -> dict[str, Sequence[str]]:
+    return {"set": within.split(".") if within else [], "attrs": attrs}
 
 
 def joined(within: str, attr: str) -> str:

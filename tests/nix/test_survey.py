@@ -56,6 +56,18 @@ def test_only_the_attribute_at_fault_fails(store, catalog):
     assert "stop" in str(found.failures["bad"])
 
 
+def test_more_names_are_evaluated_than_fit_in_an_argument(store, catalog):
+    name = f"a{'b' * 120}"
+    each = f"n: {{ name = ''{name}'' + toString (1000 + n); value = n; }}"
+    path = catalog(f"builtins.listToAttrs (builtins.genList ({each}) 2000)")
+    survey = Survey(store, catalog_at(path))
+
+    found = survey.facts({"": survey.names()}, nix.Found())
+
+    assert [fact.attr for fact in found.known] == [f"{name}{n}" for n in range(1000, 3000)]
+    assert found.failures == {}
+
+
 def test_a_catalog_of_which_nothing_can_be_evaluated_is_given_up(store, catalog, monkeypatch):
     monkeypatch.setattr(nix.survey, "HOPELESS", 3)
     path = catalog("{" + " ".join(f"a{n} = abort ''{n}'';" for n in range(9)) + "}")
