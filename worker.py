@@ -310,7 +310,8 @@ class Pool:
 
     def _has_other_schema(self) -> bool:
         """Tell whether the database was upgraded while this process runs, or is yet to be."""
-        state = services.get(ReadCache, self.app).get("schema", database.state)
+        reads = services.get(ReadCache, self.app).current()
+        state = reads.get("schema", database.state)
         fault = state if database.OTHER in state else None
         if fault and fault != self._schema_fault:
             log.warning("no task is taken: %s", fault)
