@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Executable, bindparam, or_, select, update
 
+from database import reading
 from event_log import Actor
 from models import NO_SYNC, Task, TaskKind, TaskStatus, db, soon, utcnow
 from task_ends import TaskError, end
@@ -158,6 +159,15 @@ _RENEWAL = (
     )
     .returning(Task.cancel_requested)
 )
+
+
+_RUNNING = select(Task.seq).where(Task.status == TaskStatus.RUNNING).limit(1)
+
+
+def is_any() -> bool:
+    """Tell whether any task is running."""
+    with reading() as connection:
+        return connection.scalar(_RUNNING) is not None
 
 
 def holders() -> list[str]:

@@ -99,6 +99,11 @@ def of_request() -> Reads:
     return reads
 
 
+def since_last_write(read: Callable[[], T]) -> T:
+    """Return what `read` returns, or has returned since the last write."""
+    return services.get(ReadCache).current().get(read, read)
+
+
 def close_connections() -> None:
     """Close all connections of the application's database, that of its ReadCache too."""
     services.get(ReadCache).close()

@@ -25,6 +25,7 @@ from sqlalchemy.orm import aliased
 
 import event_log
 import task_events
+from database import reading
 from leases import Lease, LeaseLost
 from models import (
     LIVE,
@@ -180,6 +181,12 @@ def request_cancel(task_id: uuid.UUID) -> bool:
         end(is_same, Task.status == TaskStatus.QUEUED, status=TaskStatus.CANCELLED)
     db.session.commit()
     return is_live
+
+
+def is_any_queued() -> bool:
+    """Tell whether any task is queued, be it due or not."""
+    with reading() as connection:
+        return connection.scalar(_ANY_QUEUED) is not None
 
 
 def claim(
@@ -353,6 +360,7 @@ _IS_DUE = (
     or_(Task.lease_until.is_(None), Task.lease_until <= bindparam("now")),
     ~_is_waiting_for_packages(),
 )
+_ANY_QUEUED = select(Task.seq).where(Task.status == TaskStatus.QUEUED).limit(1)
 _ANY_DUE = select(Task.seq).where(*_IS_DUE).limit(1)
 _FIRST_DUE = _first_due()
 _NEXT_DOWNLOADS = (

@@ -28,6 +28,7 @@ from werkzeug.http import parse_date
 import event_log
 import last_writes
 from config import DAY, VERSION
+from database import reading
 from event_log import Event, EventType
 from models import NO_SYNC, AnyRow, columns, db, soon, upsert, utcnow
 from webhooks import posting
@@ -50,6 +51,9 @@ FIRST_UNTOLD = (
     .join(Webhook, Event.seq == _NEXT)
     .where(Webhook.disabled_at.is_(None))
 )
+
+_ANY_ENABLED = select(Webhook.id).where(Webhook.disabled_at.is_(None)).limit(1)
+_ANY_LEASED = select(Webhook.id).where(Webhook.lease_holder.is_not(None)).limit(1)
 
 DELIVERY_LEASE_SECONDS = 60  # more than the longest delivery takes
 JITTER = 0.25  # so much longer a pause may be, for many webhooks that failed at once
@@ -122,6 +126,12 @@ def _fault(answer: posting.Answer) -> str | None:
 
 
 # --- The webhook that is next ---
+
+
+def is_any_enabled() -> bool:
+    """Tell whether any webhook is to be told of events."""
+    with reading() as connection:
+        return connection.scalar(_ANY_ENABLED) is not None
 
 
 def deliver_next(holder: str, stopping: Flag) -> bool:
@@ -312,6 +322,12 @@ def subject(webhook: Any) -> dict[str, Any]:
 
 
 # --- Leases of the dead ---
+
+
+def is_any_leased() -> bool:
+    """Tell whether something is being sent to any webhook."""
+    with reading() as connection:
+        return connection.scalar(_ANY_LEASED) is not None
 
 
 def holders() -> Sequence[str]:
