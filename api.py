@@ -122,7 +122,7 @@ class KeptAnswer(Response):
 
     def __init__(self, response: Response) -> None:
         """Keep the parts of a response that is a success."""
-        super().__init__(response.get_data(), response.status, list(response.headers))
+        super().__init__(response.get_data(), response.status, response.headers)
         self._body = self.get_data()
         self._headers = self.get_wsgi_headers({}).to_wsgi_list()
 
