@@ -273,7 +273,7 @@ class Pool:
         What the operator does while it is drained is told as well.
         """
         with self.app.app_context():
-            if self._schema_fault or not since_last_write(deliveries.is_any_enabled):
+            if self._schema_fault or not since_last_write(deliveries.is_any_behind):
                 return False
             return deliveries.deliver_next(self.holder_id, self.stopping)
 

@@ -52,7 +52,8 @@ FIRST_UNTOLD = (
     .where(Webhook.disabled_at.is_(None))
 )
 
-_ANY_ENABLED = select(Webhook.id).where(Webhook.disabled_at.is_(None)).limit(1)
+_HAS_EVENTS = select(Event.seq).where(Event.seq > Webhook.cursor).exists()
+_ANY_BEHIND = select(Webhook.id).where(Webhook.disabled_at.is_(None), _HAS_EVENTS).limit(1)
 _ANY_LEASED = select(Webhook.id).where(Webhook.lease_holder.is_not(None)).limit(1)
 
 DELIVERY_LEASE_SECONDS = 60  # more than the longest delivery takes
@@ -128,10 +129,10 @@ def _fault(answer: posting.Answer) -> str | None:
 # --- The webhook that is next ---
 
 
-def is_any_enabled() -> bool:
-    """Tell whether any webhook is to be told of events."""
+def is_any_behind() -> bool:
+    """Tell whether any enabled webhook has events to be told of, at once or later."""
     with reading() as connection:
-        return connection.scalar(_ANY_ENABLED) is not None
+        return connection.scalar(_ANY_BEHIND) is not None
 
 
 def deliver_next(holder: str, stopping: Flag) -> bool:
@@ -170,7 +171,6 @@ def _claim(holder: str) -> AnyRow | None:
 def _first_due() -> Select[int]:
     """Select the webhook that has waited longest of those that have events to be told of."""
     now = utcnow()
-    has_events = select(Event.seq).where(Event.seq > Webhook.cursor).exists()
     # A clock that was set back must hold up neither a webhook that works nor one whose sender died.
     is_free = or_(
         Webhook.lease_until.is_(None),
@@ -180,7 +180,7 @@ def _first_due() -> Select[int]:
     is_time = or_(Webhook.failures == 0, Webhook.next_at <= now)
     return (
         select(Webhook.id)
-        .where(Webhook.disabled_at.is_(None), is_time, is_free, has_events)
+        .where(Webhook.disabled_at.is_(None), is_time, is_free, _HAS_EVENTS)
         .order_by(Webhook.next_at, Webhook.id)
         .limit(1)
     )
