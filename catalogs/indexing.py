@@ -132,7 +132,8 @@ class _Run(CatalogWork):
             self.done[within] += len(together)
             known = [facts[each] for each in together if each in facts]
             packages = [fact for fact in known if fact.is_package]
-            rows += offers.made_of(self.subject.index_id, within, packages)
+            made = partial(offers.made_of, self.subject.index_id, within, packages)
+            rows += self.attempt.patiently(made)
         for _ in some:
             self.batch.popleft()
         self._show_progress()

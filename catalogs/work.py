@@ -1,6 +1,7 @@
 """Work on a whole catalog, which makes way for other tasks: the base of indexing and verifying."""
 
 import time
+from functools import partial
 
 import drain
 import nix
@@ -33,7 +34,7 @@ class CatalogWork:
     def check(self) -> None:
         """Raise Yielded or Outdated where this is not the time to go on."""
         self._make_way()
-        self._catalog()
+        self.attempt.patiently(self._catalog)
 
     def keep(self) -> None:
         """Write what an evaluation that goes on has told so far."""
@@ -55,7 +56,9 @@ class CatalogWork:
     def _make_way(self) -> None:
         """Raise Yielded while another task waits, or the service is drained."""
         self.asked_at = time.monotonic()
-        if task_queue.is_other_waiting(self.attempt.lease.kind, PATIENCE_SECONDS):
+        kind = self.attempt.lease.kind
+        is_waiting = partial(task_queue.is_other_waiting, kind, PATIENCE_SECONDS)
+        if self.attempt.patiently(is_waiting):
             raise Yielded("another task waits")
         drained = drain.reason(self.attempt.data_dir)
         if drained is not None:

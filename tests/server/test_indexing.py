@@ -16,6 +16,7 @@ from catalogs import indexes
 from catalogs import offers as catalog_offers
 from catalogs.models import CatalogIndex, IndexedName, IndexedOffer
 from catalogs.state import Catalogs
+from database import sqlite_file
 from fields import NAME_PATTERN
 from models import Task, db, soon
 from worker import Pool
@@ -413,6 +414,32 @@ def test_what_is_evaluated_is_indexed_before_its_evaluation_ends(
     assert (pool.run_one(), indexed(app)) == (True, ["alpha"])
     with app.app_context():
         assert dict(db.session.scalars(select(CatalogIndex)).one().todo)[""] == 2
+
+
+@SQLITE
+def test_an_index_waits_for_a_database_that_is_away(
+    own, app, client, pool, start_step, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("catalogs.work.PATIENCE_SECONDS", 0)
+    gate = tmp_path / "blocks"
+    os.mkfifo(gate)  # to read it blocks the evaluation
+    alpha = 'alpha = package "alpha" "1.0";'
+    own.write_text(catalog_of(alpha, f"beta = builtins.readFile {gate};"))
+    pool.maintain_once()
+    thread = start_step()
+    until(lambda: indexed(app) == ["alpha"])
+    with app.app_context():
+        file = sqlite_file(db.engine.url)
+
+    file.rename(tmp_path / "away")
+    until(lambda: caplog.text.count("is gone, or another one") > 2 or not thread.is_alive())
+    (tmp_path / "away").rename(file)
+    assert thread.is_alive()
+    gate.write_text("go on")
+    thread.join()
+
+    (task,) = index_tasks(client)
+    assert (task["status"], task["attempt"]) == ("succeeded", 1)
 
 
 def test_an_index_makes_way_at_once_when_the_service_is_drained_and_goes_on_later(
