@@ -30,6 +30,8 @@ LINE_BYTES = 1024 * 1024
 FLOWING_LINES, GATHER_SECONDS = 20, 0.01
 FINAL_READS = 16
 SWEEPS = 20
+# A stopped evaluation may hold a lock of the store, and nobody hears that it is to end.
+LONGEST_PAUSE_SECONDS = 1.0
 
 SIGNALS = {number.value: number.name for number in signal.Signals}
 
@@ -43,8 +45,9 @@ class Priority:
     """How a command shares the host's processors with all else.
 
     `niceness` is what its priority is lowered to, 19 at most. `share` is the part of the time in
-    which it runs: it is stopped in turns of some milliseconds. For whatever its niceness is, Linux
-    lets a program go on for up to 4 ms before one that wakes up gets the processor.
+    which it runs, or what it has written is worked on: after each turn, of some milliseconds while
+    it writes and of TICK_SECONDS at most, it is stopped. For whatever its niceness is, Linux lets a
+    program go on for up to 4 ms before one that wakes up gets the processor.
     """
 
     niceness: int = 0
@@ -245,7 +248,8 @@ def _watch(
         if share < 1 and child.returncode is None:
             with _stopped(child.pid):
                 heard(lines or [])
-                time.sleep((time.monotonic() - resumed_at) * (1 / share - 1))
+                pause = (time.monotonic() - resumed_at) * (1 / share - 1)
+                time.sleep(min(pause, LONGEST_PAUSE_SECONDS))
             resumed_at = time.monotonic()
         else:
             heard(lines or [])

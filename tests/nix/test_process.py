@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -193,6 +194,15 @@ def test_a_command_with_a_share_is_stopped_in_turns_and_loses_nothing(pids):
 
     assert psutil.STATUS_STOPPED in states
     assert done.stderr.split() == [b"%d" % number for number in range(1, 101)]
+
+
+def test_a_command_with_a_share_is_not_stopped_for_long_after_a_listener_that_was_slow(monkeypatch):
+    monkeypatch.setattr(process, "LONGEST_PAUSE_SECONDS", 0.1)
+
+    # Without a bound it would be stopped for 50 s, and so time out.
+    done = sh("sleep 0.1", heard=lambda _: time.sleep(0.1), priority=Priority(share=0.002))
+
+    assert done.code == 0
 
 
 def test_a_command_that_is_stopped_in_its_turn_ends_with_its_children(pids):
