@@ -355,6 +355,18 @@ def test_downloads_come_first_and_one_catalog_is_indexed_at_a_time(app, client, 
         assert task_queue.claim("me", 30).subject.catalog == "two"
 
 
+def test_a_catalog_is_not_taken_in_place_of_a_download_that_another_worker_takes(app, schedule):
+    with app.app_context():
+        indexes.schedule([indexes.State(nix.Catalog("one", "one"), "x")])
+        schedule("hello", "2.12.1")
+
+        def lose():
+            assert task_queue.claim("other", 30).kind == "download"
+
+        assert task_queue.claim("me", 30, lose) is None
+        assert task_queue.claim("me", 30).kind == "index"
+
+
 @pytest.fixture
 def gate(tmp_path, replace_program):
     """A file without which no slice but the first is evaluated."""
