@@ -72,12 +72,17 @@ class _Run(CatalogWork):
         return self._state().values(finished_at=utcnow())
 
     def _list_sets(self) -> None:
-        """Add the attributes of all sets that are new, as far as they are not indexed."""
+        """Add the attributes of all sets that are new, as far as they are not indexed.
+
+        An attempt that ended may have told of some already why they can't be evaluated.
+        """
         new = [within for within in self.done if within not in self.listed | self.failures.keys()]
         self.listed.update(new)
         for within, names in zip(new, self._members(new), strict=True):
             can = [name for name in names if _can_be_asked(within, name)]
-            self.left += [(within, name) for name in can[self.done[within] :]]
+            for name in can[self.done[within] :]:
+                self.left.append((within, name))
+                self.failures.pop(nix.joined(within, name), None)
 
     def _members(self, sets: Sequence[str]) -> list[list[str]]:
         """Return the attributes of each set; none of one that can't be evaluated."""

@@ -4,7 +4,7 @@ import os
 import re
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from support import CATALOGS, SQLITE, at, until
 
 import drain
@@ -202,6 +202,24 @@ def test_a_set_of_which_nothing_can_be_evaluated_is_given_up(own, app, index, mo
         row = db.session.scalars(select(CatalogIndex)).one()
     assert set(row.failures) == {"wanted.a0", "wanted.a1", "wanted"}
     assert (indexed(app), dict(row.todo)["wanted"]) == (["zeta"], 5)
+
+
+@SQLITE
+def test_what_an_attempt_found_impossible_but_did_not_count_is_evaluated_anew(own, app, index):
+    index()
+    # As where an attempt ends between two transactions: all failures are in the first one.
+    ended = {"finished_at": None, "todo": [["", 1]], "failures": {"beta": "out of memory"}}
+    with app.app_context():
+        db.session.execute(delete(IndexedOffer).where(IndexedOffer.attr == "beta"))
+        db.session.execute(update(CatalogIndex).values(ended))
+        db.session.commit()
+        app.test_cli_runner().invoke(args=["catalog", "index"])
+
+    index()
+
+    with app.app_context():
+        assert db.session.scalars(select(CatalogIndex.failures)).one() == {}
+    assert indexed(app) == ["alpha", "beta"]
 
 
 @SQLITE
