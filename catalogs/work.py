@@ -1,4 +1,8 @@
-"""Work on a whole catalog, which makes way for other tasks: the base of indexing and verifying."""
+"""Work on a whole catalog, which makes way for other tasks: the base of indexing and verifying.
+
+Once every PATIENCE_SECONDS, within an evaluation too, it writes what has been evaluated, and then
+looks whether another task waits.
+"""
 
 import time
 from functools import partial
@@ -11,7 +15,7 @@ from task_subjects import Unindexed
 
 PRIORITY = nix.Priority(niceness=19, share=0.4)
 SAY_SECONDS = 5
-PATIENCE_SECONDS = 1  # as long as a download waits for a thread before the work makes way
+PATIENCE_SECONDS = 1  # for which a download waits for a thread before the work makes way
 
 
 class CatalogWork:
