@@ -45,6 +45,7 @@ class _Run(CatalogWork):
         row = db.session.get_one(CatalogIndex, subject.index_id)
         self.done: dict[str, int] = dict(row.todo) or {"": 0}
         self.failures = dict(row.failures)
+        self.failed_before = row.failures.keys()  # in earlier attempts
         db.session.rollback()
         self.listed: set[str] = set()  # the sets of which `left` was made
         self.left: deque[tuple[str, str]] = deque()  # attributes to be indexed, each after its set
@@ -74,7 +75,7 @@ class _Run(CatalogWork):
     def _list_sets(self) -> None:
         """Add the attributes of all sets that are new, as far as they are not indexed.
 
-        An attempt that ended may have told of some already why they can't be evaluated.
+        An earlier attempt may have told already why some of them can't be evaluated.
         """
         new = [within for within in self.done if within not in self.listed | self.failures.keys()]
         self.listed.update(new)
@@ -82,7 +83,9 @@ class _Run(CatalogWork):
             can = [name for name in names if _can_be_asked(within, name)]
             for name in can[self.done[within] :]:
                 self.left.append((within, name))
-                self.failures.pop(nix.joined(within, name), None)
+                path = nix.joined(within, name)
+                if path in self.failed_before:
+                    self.failures.pop(path, None)
 
     def _members(self, sets: Sequence[str]) -> list[list[str]]:
         """Return the attributes of each set; none of one that can't be evaluated."""
