@@ -217,7 +217,7 @@ def _start(
 ) -> OutputReader:
     try:
         if is_build:
-            return OutputReader(Build(argv, environ, grace_seconds))
+            return _read(Build(argv, environ, grace_seconds))
         # The kernel signals the command when the thread that started it dies: if the service is
         # killed, its commands end too.
         bound = ["setpriv", "--pdeathsig", "TERM" if grace_seconds else "KILL", "--"]
@@ -229,10 +229,20 @@ def _start(
             stderr=stream,
             start_new_session=True,
         )
-        return OutputReader(child)
+        return _read(child)
     except OSError as error:
         find([argv[0]], environ)
         raise NixUnavailable(f"{argv[0]} can't be started: {error.strerror or error}") from None
+
+
+def _read(child: subprocess.Popen[bytes] | Build) -> OutputReader:
+    """Return the reader of a child's output; where the host can't, kill the child."""
+    try:
+        return OutputReader(child)
+    except OSError:
+        with child:
+            child.kill()
+        raise
 
 
 def _watch(

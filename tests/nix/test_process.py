@@ -1,5 +1,6 @@
 """Running one command: its output, its limits, and that it leaves nothing behind."""
 
+import errno
 import os
 import shutil
 import signal
@@ -69,6 +70,14 @@ def is_running(pid):
 def pids_in(folder):
     """Return the process ids that scripts have written down as names of files."""
     return [int(file.name) for file in folder.iterdir()]
+
+
+def command_of(process):
+    """Return the command line of a process; nothing of one that has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def stop_when(condition):
@@ -217,6 +226,19 @@ def test_a_command_that_is_stopped_in_its_turn_ends_with_its_children(pids):
         )
 
     until(lambda: not any(map(is_running, pids_in(pids))))
+
+
+@pytest.mark.parametrize("is_build", [False, True])
+def test_a_command_that_can_not_be_watched_does_not_run_on(tmp_path, monkeypatch, is_build):
+    def refuse():
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(process.selectors, "DefaultSelector", refuse)
+
+    with pytest.raises(NixUnavailable, match="Too many open files"):
+        sh(f"sleep 60 # {tmp_path}", is_build=is_build)
+
+    until(lambda: not [one for one in psutil.process_iter() if str(tmp_path) in command_of(one)])
 
 
 def test_a_command_ends_at_its_bound_of_cpu():
