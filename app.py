@@ -53,7 +53,7 @@ from catalogs.state import Catalogs
 from database import DatabaseFile, Reader, end_reading, sqlite_file
 from fields import MAX_ID, rfc3339
 from long_polling import FollowerSlots
-from models import DATABASE_AWAY, cause, db
+from models import DATABASE_AWAY, LOCK_SECONDS, cause, db
 from openapi import ApiDocument
 from read_cache import ReadCache
 from worker import SENDERS, Pool
@@ -244,7 +244,9 @@ def engine_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     threads = settings["WEB_THREADS"] + settings["WORKER_THREADS"] + 1 + SENDERS
     options: dict[str, Any] = {"pool_size": threads, "max_overflow": 2}
     if settings["DATABASE_URL"].startswith("sqlite"):
-        return options | {"connect_args": {"isolation_level": "IMMEDIATE", "timeout": 30}}
+        return options | {
+            "connect_args": {"isolation_level": "IMMEDIATE", "timeout": LOCK_SECONDS},
+        }
     return options | {
         "pool_pre_ping": True,
         "pool_timeout": 10,

@@ -14,6 +14,7 @@ import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
@@ -22,12 +23,14 @@ import nix
 from attempts import RETRY_SECONDS, Stopped
 from config import HERE
 from leases import Lease, LeaseLost
+from models import DATABASE_AWAY, db
 from task_ends import TaskError
 
 log = logging.getLogger("pkgd.worker")
 
 PROGRAM = HERE / "run_attempt.py"
 END_SECONDS = 15  # until it is killed: less than the pool waits for its threads
+LOOK_SECONDS = 5  # between looks whether the task is still this attempt's
 LOST = "lost"
 HINT = "out of memory is likely: add memory, or lower INDEX_BYTES; then flask catalog index NAME"
 
@@ -36,13 +39,16 @@ def run(lease: Lease, settings: Mapping[str, str], stopping: threading.Event) ->
     """See an attempt through in a process of its own, with these settings.
 
     Where it was killed before it could write how it ended, the task is tried again; where it can't
-    start, that costs no attempt. The event `stopping` ends it early.
+    start, that costs no attempt. The event `stopping` ends it early, and so does the loss of the
+    lease: a process that hangs renews it no longer.
     """
     try:
         code = _run(lease, settings, stopping)
     except Stopped:
         with suppress(LeaseLost):  # the process has put it back itself
             lease.requeue()
+    except LeaseLost:
+        pass  # or the process has just ended the task
     except nix.NixCrashed as error:
         _try_again(lease, error)
     except (nix.NixMissing, nix.NixUnavailable) as error:
@@ -55,13 +61,18 @@ def run(lease: Lease, settings: Mapping[str, str], stopping: threading.Event) ->
 def _run(lease: Lease, settings: Mapping[str, str], stopping: threading.Event) -> int:
     """Run the process to its end; return its exit code.
 
-    Raises Stopped, NixCrashed where a signal ended it, NixMissing or NixUnavailable where it can't
-    start.
+    Raises Stopped, LeaseLost, NixCrashed where a signal ended it, NixMissing or NixUnavailable
+    where it can't start.
     """
+    looked_at = time.monotonic()
 
     def go_on(_: Sequence[bytes]) -> None:
+        nonlocal looked_at
         if stopping.is_set():
             raise Stopped
+        if time.monotonic() >= looked_at + LOOK_SECONDS:
+            looked_at = time.monotonic()
+            _check(lease)
 
     environ = {**os.environ, **settings}
     # It answers no requests, and would leave files in that folder.
@@ -75,6 +86,14 @@ def _run(lease: Lease, settings: Mapping[str, str], stopping: threading.Event) -
         is_captured=False,
     )
     return done.code
+
+
+def _check(lease: Lease) -> None:
+    """Raise LeaseLost where the lease is gone, as far as the database can be asked."""
+    try:
+        lease.is_cancel_requested()
+    except DATABASE_AWAY:
+        db.session.rollback()
 
 
 def _try_again(lease: Lease, error: nix.NixCrashed) -> None:

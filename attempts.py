@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from flask import Flask
 from sqlalchemy import Executable
@@ -21,6 +22,8 @@ from models import DATABASE_AWAY, NO_SYNC, TaskKind, cause, db
 from task_ends import TaskError
 
 log = logging.getLogger("pkgd.worker")
+
+T = TypeVar("T")
 
 FLUSH_SECONDS = 0.4
 RETRY_SECONDS = (5, 30)  # between the attempts that Nix, and not the package, made fail
@@ -141,16 +144,27 @@ class Attempt:
 
         `write` commits it. Return True when a cancel was requested.
         """
+
+        def write_all() -> bool:
+            is_cancelled = self.stage()
+            write()
+            return is_cancelled
+
+        is_cancelled = self.patiently(write_all)
+        self._forget_written()
+        return is_cancelled
+
+    def patiently(self, step: Callable[[], T]) -> T:
+        """Return what a step returns, once the database is there for it.
+
+        Raises LeaseLost when it is away for nearly as long as the lease.
+        """
         while True:
             try:
-                is_cancelled = self.stage()
-                write()
+                return step()
             except DATABASE_AWAY as error:
                 self._give_up_or_wait(error)
                 time.sleep(FLUSH_SECONDS)
-            else:
-                self._forget_written()
-                return is_cancelled
 
     def _outcome(self, work: "Work") -> Callable[[], None]:
         """Run, and return the method that writes how it ended."""

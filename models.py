@@ -43,7 +43,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
 
 # How long a statement waits for another transaction's lock: past it the database counts as away.
-LOCK_SECONDS = 30
+LOCK_SECONDS = 30  # for a lock of the database: on SQLite first for the turn, then for the lock
 
 LAST_MILLISECOND = 253_402_300_799_000  # of the year 9999, in which Python's time ends
 

@@ -1,9 +1,9 @@
 """What requests have read, kept in memory for as long as nobody has written to the database.
 
-So a token that comes again and again, or a package or task that is polled, is read from SQLite
-once. Each request has SQLite tell once whether any process has written to its file (`PRAGMA
-data_version`): no answer is older than its request. With PostgreSQL nothing is kept, since to ask
-it would take as long as to read.
+So a token that comes again and again (auth.py), or a package or task that is polled (api.cached),
+is read from SQLite once. Each request has SQLite tell once whether any process has written to its
+file (`PRAGMA data_version`): no answer is older than its request. With PostgreSQL nothing is kept,
+since to ask it would take as long as to read.
 """
 
 import sqlite3

@@ -207,11 +207,13 @@ def claim(
     if found.kind in ON_CATALOGS:
         _take_turn()
     taken = _take(holder, lease_seconds)
-    if taken is None:
+    lease = _lease(taken, holder) if taken is not None else None
+    # Another worker may have taken what was found. Work on a catalog then waits for the next claim,
+    # which takes the turn.
+    if lease is None or (lease.kind in ON_CATALOGS and found.kind not in ON_CATALOGS):
         db.session.rollback()
         return None
 
-    lease = _lease(taken, holder)
     db.session.commit()
     return lease
 

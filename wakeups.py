@@ -66,6 +66,9 @@ def _wake(path: Path) -> None:
         if error.errno == errno.ENXIO:  # nobody reads it
             path.unlink(missing_ok=True)
         return
-    with suppress(BlockingIOError):  # it is full of wake-ups
-        os.write(pipe, b"!")
-    os.close(pipe)
+    try:
+        # It is full of wake-ups, or its reader has just closed it.
+        with suppress(BlockingIOError, BrokenPipeError):
+            os.write(pipe, b"!")
+    finally:
+        os.close(pipe)

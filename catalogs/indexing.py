@@ -45,6 +45,7 @@ class _Run(CatalogWork):
         row = db.session.get_one(CatalogIndex, subject.index_id)
         self.done: dict[str, int] = dict(row.todo) or {"": 0}
         self.failures = dict(row.failures)
+        self.failed_before = row.failures.keys()  # in earlier attempts
         db.session.rollback()
         self.listed: set[str] = set()  # the sets of which `left` was made
         self.left: deque[tuple[str, str]] = deque()  # attributes to be indexed, each after its set
@@ -72,12 +73,19 @@ class _Run(CatalogWork):
         return self._state().values(finished_at=utcnow())
 
     def _list_sets(self) -> None:
-        """Add the attributes of all sets that are new, as far as they are not indexed."""
+        """Add the attributes of all sets that are new, as far as they are not indexed.
+
+        An earlier attempt may have told already why some of them can't be evaluated.
+        """
         new = [within for within in self.done if within not in self.listed | self.failures.keys()]
         self.listed.update(new)
         for within, names in zip(new, self._members(new), strict=True):
             can = [name for name in names if _can_be_asked(within, name)]
-            self.left += [(within, name) for name in can[self.done[within] :]]
+            for name in can[self.done[within] :]:
+                self.left.append((within, name))
+                path = nix.joined(within, name)
+                if path in self.failed_before:
+                    self.failures.pop(path, None)
 
     def _members(self, sets: Sequence[str]) -> list[list[str]]:
         """Return the attributes of each set; none of one that can't be evaluated."""
@@ -132,7 +140,8 @@ class _Run(CatalogWork):
             self.done[within] += len(together)
             known = [facts[each] for each in together if each in facts]
             packages = [fact for fact in known if fact.is_package]
-            rows += offers.made_of(self.subject.index_id, within, packages)
+            made = partial(offers.made_of, self.subject.index_id, within, packages)
+            rows += self.attempt.patiently(made)
         for _ in some:
             self.batch.popleft()
         self._show_progress()

@@ -1,6 +1,11 @@
-"""Work on a whole catalog, which makes way for other tasks: the base of indexing and verifying."""
+"""Work on a whole catalog, which makes way for other tasks: the base of indexing and verifying.
+
+Once every PATIENCE_SECONDS, within an evaluation too, it writes what has been evaluated, and then
+looks whether another task waits.
+"""
 
 import time
+from functools import partial
 
 import drain
 import nix
@@ -10,7 +15,7 @@ from task_subjects import Unindexed
 
 PRIORITY = nix.Priority(niceness=19, share=0.4)
 SAY_SECONDS = 5
-PATIENCE_SECONDS = 1  # as long as a download waits for a thread before the work makes way
+PATIENCE_SECONDS = 1  # for which a download waits for a thread before the work makes way
 
 
 class CatalogWork:
@@ -33,7 +38,7 @@ class CatalogWork:
     def check(self) -> None:
         """Raise Yielded or Outdated where this is not the time to go on."""
         self._make_way()
-        self._catalog()
+        self.attempt.patiently(self._catalog)
 
     def keep(self) -> None:
         """Write what an evaluation that goes on has told so far."""
@@ -55,7 +60,9 @@ class CatalogWork:
     def _make_way(self) -> None:
         """Raise Yielded while another task waits, or the service is drained."""
         self.asked_at = time.monotonic()
-        if task_queue.is_other_waiting(self.attempt.lease.kind, PATIENCE_SECONDS):
+        kind = self.attempt.lease.kind
+        is_waiting = partial(task_queue.is_other_waiting, kind, PATIENCE_SECONDS)
+        if self.attempt.patiently(is_waiting):
             raise Yielded("another task waits")
         drained = drain.reason(self.attempt.data_dir)
         if drained is not None:

@@ -30,6 +30,8 @@ LINE_BYTES = 1024 * 1024
 FLOWING_LINES, GATHER_SECONDS = 20, 0.01
 FINAL_READS = 16
 SWEEPS = 20
+# A stopped evaluation may hold a lock of the store, and nobody hears that it is to end.
+LONGEST_PAUSE_SECONDS = 1.0
 
 SIGNALS = {number.value: number.name for number in signal.Signals}
 
@@ -43,8 +45,9 @@ class Priority:
     """How a command shares the host's processors with all else.
 
     `niceness` is what its priority is lowered to, 19 at most. `share` is the part of the time in
-    which it runs: it is stopped in turns of some milliseconds. For whatever its niceness is, Linux
-    lets a program go on for up to 4 ms before one that wakes up gets the processor.
+    which it runs, or what it has written is worked on: after each turn, of some milliseconds while
+    it writes and of TICK_SECONDS at most, it is stopped. For whatever its niceness is, Linux lets a
+    program go on for up to 4 ms before one that wakes up gets the processor.
     """
 
     niceness: int = 0
@@ -214,7 +217,7 @@ def _start(
 ) -> OutputReader:
     try:
         if is_build:
-            return OutputReader(Build(argv, environ, grace_seconds))
+            return _read(Build(argv, environ, grace_seconds))
         # The kernel signals the command when the thread that started it dies: if the service is
         # killed, its commands end too.
         bound = ["setpriv", "--pdeathsig", "TERM" if grace_seconds else "KILL", "--"]
@@ -226,10 +229,20 @@ def _start(
             stderr=stream,
             start_new_session=True,
         )
-        return OutputReader(child)
+        return _read(child)
     except OSError as error:
         find([argv[0]], environ)
         raise NixUnavailable(f"{argv[0]} can't be started: {error.strerror or error}") from None
+
+
+def _read(child: subprocess.Popen[bytes] | Build) -> OutputReader:
+    """Return the reader of a child's output; where the host can't, kill the child."""
+    try:
+        return OutputReader(child)
+    except OSError:
+        with child:
+            child.kill()
+        raise
 
 
 def _watch(
@@ -242,13 +255,11 @@ def _watch(
     resumed_at = time.monotonic()
     while child.poll() is None:
         lines = output.read(TICK_SECONDS)
+        heard(lines or [])
         if share < 1 and child.returncode is None:
-            with _stopped(child.pid):
-                heard(lines or [])
-                time.sleep((time.monotonic() - resumed_at) * (1 / share - 1))
+            pause = (time.monotonic() - resumed_at) * (1 / share - 1)
+            _stop_for(min(pause, LONGEST_PAUSE_SECONDS), child.pid)
             resumed_at = time.monotonic()
-        else:
-            heard(lines or [])
         flowing = flowing + len(lines) if lines else 0
         if flowing >= FLOWING_LINES:
             time.sleep(GATHER_SECONDS)
@@ -283,14 +294,11 @@ class _Bounds:
                 raise TimedOut(f"it took more than {self.cpu_seconds:g} s of CPU")
 
 
-@contextmanager
-def _stopped(group: int) -> Iterator[None]:
-    """Stop a group of processes meanwhile."""
+def _stop_for(seconds: float, group: int) -> None:
+    """Stop a group of processes for so long."""
     os.killpg(group, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.killpg(group, signal.SIGCONT)
+    time.sleep(seconds)
+    os.killpg(group, signal.SIGCONT)
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -1,12 +1,15 @@
 """Running one command: its output, its limits, and that it leaves nothing behind."""
 
+import errno
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
-from contextlib import closing, suppress
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -68,6 +71,14 @@ def is_running(pid):
 def pids_in(folder):
     """Return the process ids that scripts have written down as names of files."""
     return [int(file.name) for file in folder.iterdir()]
+
+
+def command_of(process):
+    """Return the command line of a process; nothing of one that has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def stop_when(condition):
@@ -182,17 +193,23 @@ def test_a_lower_priority_counts_against_other_sessions_too():
 
 
 def test_a_command_with_a_share_is_stopped_in_turns_and_loses_nothing(pids):
-    states = set()
+    script = f"touch {pids}/$$; for n in $(seq 500); do echo $n >&2; sleep 0.002; done"
 
-    def look(_):
-        with suppress(psutil.NoSuchProcess):  # it has ended
-            states.update(psutil.Process(pid).status() for pid in pids_in(pids))
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(sh, script, priority=Priority(share=0.5))
+        (pid,) = until(lambda: pids_in(pids))
+        until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
 
-    script = f"touch {pids}/$$; for n in $(seq 100); do echo $n >&2; sleep 0.002; done"
-    done = sh(script, heard=look, priority=Priority(share=0.5))
+    assert running.result().stderr.split() == [b"%d" % number for number in range(1, 501)]
 
-    assert psutil.STATUS_STOPPED in states
-    assert done.stderr.split() == [b"%d" % number for number in range(1, 101)]
+
+def test_a_command_with_a_share_is_not_stopped_for_long_after_a_listener_that_was_slow(monkeypatch):
+    monkeypatch.setattr(process, "LONGEST_PAUSE_SECONDS", 0.1)
+
+    # Without a bound it would be stopped for 50 s, and so time out.
+    done = sh("sleep 0.1", heard=lambda _: time.sleep(0.1), priority=Priority(share=0.002))
+
+    assert done.code == 0
 
 
 def test_a_command_that_is_stopped_in_its_turn_ends_with_its_children(pids):
@@ -207,6 +224,19 @@ def test_a_command_that_is_stopped_in_its_turn_ends_with_its_children(pids):
         )
 
     until(lambda: not any(map(is_running, pids_in(pids))))
+
+
+@pytest.mark.parametrize("is_build", [False, True])
+def test_a_command_that_can_not_be_watched_does_not_run_on(tmp_path, monkeypatch, is_build):
+    def refuse():
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(process.selectors, "DefaultSelector", refuse)
+
+    with pytest.raises(NixUnavailable, match="Too many open files"):
+        sh(f"sleep 60 # {tmp_path}", is_build=is_build)
+
+    until(lambda: not [one for one in psutil.process_iter() if str(tmp_path) in command_of(one)])
 
 
 def test_a_command_ends_at_its_bound_of_cpu():

@@ -4,16 +4,18 @@ import json
 import threading
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from support import CATALOGS, SQLITE, until
 
 import attempt_process
+import leases
 import metrics_folder
 import nix
 import services
 import task_queue
 from catalogs import indexes
-from models import Task, TaskStatus, db
+from database import sqlite_file
+from models import Task, TaskStatus, db, soon
 from worker import Pool
 
 KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
@@ -125,6 +127,33 @@ def test_a_process_that_does_not_stop_is_killed_and_the_task_put_back(
     stopper.join()
     assert (task.status, task.attempt) == (TaskStatus.QUEUED, 0)
     assert task.waiting is None
+
+
+@SQLITE
+def test_a_process_that_hangs_is_ended_once_its_lease_is_lost(
+    program, claimed, run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("attempt_process.LOOK_SECONDS", 0)
+    lease, late = claimed(), tmp_path / "late"
+    db.session.execute(update(Task).values(lease_until=soon(-1)))
+    db.session.commit()
+    assert leases.reap() == 1
+    program(f"import pathlib, time; time.sleep(20); pathlib.Path('{late}').touch()")
+
+    task = run(lease)
+
+    assert (task.status, task.attempt, late.exists()) == (TaskStatus.QUEUED, 1, False)
+
+
+@SQLITE
+def test_a_process_goes_on_while_the_database_is_away(program, claimed, run, tmp_path, monkeypatch):
+    monkeypatch.setattr("attempt_process.LOOK_SECONDS", 0)
+    lease, file, away = claimed(), sqlite_file(db.engine.url), tmp_path / "away"
+    hide, show = f"os.rename('{file}', '{away}')", f"os.rename('{away}', '{file}')"
+    program(f"import os, time; {hide}; time.sleep(1); {show}")
+
+    assert run(lease).status == TaskStatus.RUNNING
+    assert file.exists()
 
 
 @SQLITE

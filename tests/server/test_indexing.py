@@ -4,7 +4,7 @@ import os
 import re
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from support import CATALOGS, SQLITE, at, until
 
 import drain
@@ -16,6 +16,7 @@ from catalogs import indexes
 from catalogs import offers as catalog_offers
 from catalogs.models import CatalogIndex, IndexedName, IndexedOffer
 from catalogs.state import Catalogs
+from database import sqlite_file
 from fields import NAME_PATTERN
 from models import Task, db, soon
 from worker import Pool
@@ -204,6 +205,24 @@ def test_a_set_of_which_nothing_can_be_evaluated_is_given_up(own, app, index, mo
 
 
 @SQLITE
+def test_what_an_attempt_found_impossible_but_did_not_count_is_evaluated_anew(own, app, index):
+    index()
+    # As where an attempt ends between two transactions: all failures are in the first one.
+    ended = {"finished_at": None, "todo": [["", 1]], "failures": {"beta": "out of memory"}}
+    with app.app_context():
+        db.session.execute(delete(IndexedOffer).where(IndexedOffer.attr == "beta"))
+        db.session.execute(update(CatalogIndex).values(ended))
+        db.session.commit()
+        app.test_cli_runner().invoke(args=["catalog", "index"])
+
+    index()
+
+    with app.app_context():
+        assert db.session.scalars(select(CatalogIndex.failures)).one() == {}
+    assert indexed(app) == ["alpha", "beta"]
+
+
+@SQLITE
 def test_no_more_sets_are_indexed_than_the_bound(own, app, index, monkeypatch):
     monkeypatch.setattr("catalogs.indexing.SETS", 2)
 
@@ -354,6 +373,18 @@ def test_downloads_come_first_and_one_catalog_is_indexed_at_a_time(app, client, 
         assert task_queue.claim("me", 30).subject.catalog == "two"
 
 
+def test_a_catalog_is_not_taken_in_place_of_a_download_that_another_worker_takes(app, schedule):
+    with app.app_context():
+        indexes.schedule([indexes.State(nix.Catalog("one", "one"), "x")])
+        schedule("hello", "2.12.1")
+
+        def lose():
+            assert task_queue.claim("other", 30).kind == "download"
+
+        assert task_queue.claim("me", 30, lose) is None
+        assert task_queue.claim("me", 30).kind == "index"
+
+
 @pytest.fixture
 def gate(tmp_path, replace_program):
     """A file without which no slice but the first is evaluated."""
@@ -413,6 +444,32 @@ def test_what_is_evaluated_is_indexed_before_its_evaluation_ends(
     assert (pool.run_one(), indexed(app)) == (True, ["alpha"])
     with app.app_context():
         assert dict(db.session.scalars(select(CatalogIndex)).one().todo)[""] == 2
+
+
+@SQLITE
+def test_an_index_waits_for_a_database_that_is_away(
+    own, app, client, pool, start_step, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("catalogs.work.PATIENCE_SECONDS", 0)
+    gate = tmp_path / "blocks"
+    os.mkfifo(gate)  # to read it blocks the evaluation
+    alpha = 'alpha = package "alpha" "1.0";'
+    own.write_text(catalog_of(alpha, f"beta = builtins.readFile {gate};"))
+    pool.maintain_once()
+    thread = start_step()
+    until(lambda: indexed(app) == ["alpha"])
+    with app.app_context():
+        file = sqlite_file(db.engine.url)
+
+    file.rename(tmp_path / "away")
+    until(lambda: caplog.text.count("is gone, or another one") > 2 or not thread.is_alive())
+    (tmp_path / "away").rename(file)
+    assert thread.is_alive()
+    gate.write_text("go on")
+    thread.join()
+
+    (task,) = index_tasks(client)
+    assert (task["status"], task["attempt"]) == ("succeeded", 1)
 
 
 def test_an_index_makes_way_at_once_when_the_service_is_drained_and_goes_on_later(

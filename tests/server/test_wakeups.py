@@ -71,6 +71,26 @@ def test_to_wake_by_a_pipe_that_was_just_removed_does_nothing(tmp_path, new_pipe
     assert not pipe.wait(0)
 
 
+def test_a_process_that_ends_just_then_costs_no_descriptor_and_no_wake_up_of_others(
+    tmp_path, new_pipe, monkeypatch
+):
+    pipes, write, broken = [new_pipe(), new_pipe()], os.write, []
+
+    def break_first(descriptor, data):
+        if not broken:
+            broken.append(descriptor)
+            raise BrokenPipeError
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", break_first)
+    before = len(os.listdir("/proc/self/fd"))
+
+    wake_others(tmp_path, None)
+
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert sum(pipe.wait(0) for pipe in pipes) == 1
+
+
 def test_without_pipes_nobody_is_woken(tmp_path):
     wake_others(tmp_path, None)
 
