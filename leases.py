@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Executable, bindparam, or_, select, update
 
+from database import reading
 from event_log import Actor
 from models import NO_SYNC, Task, TaskKind, TaskStatus, db, soon, utcnow
 from task_ends import TaskError, end
@@ -160,10 +161,13 @@ _RENEWAL = (
 )
 
 
+_HOLDERS = select(Task.lease_holder).where(Task.status == TaskStatus.RUNNING).distinct()
+
+
 def holders() -> list[str]:
     """Return who holds the running tasks."""
-    running = select(Task.lease_holder).where(Task.status == TaskStatus.RUNNING).distinct()
-    return [holder for holder in db.session.scalars(running) if holder is not None]
+    with reading() as connection:
+        return [holder for holder in connection.scalars(_HOLDERS) if holder is not None]
 
 
 def reap(dead: Collection[str] = ()) -> int:
@@ -175,9 +179,9 @@ def reap(dead: Collection[str] = ()) -> int:
         Task.status == TaskStatus.RUNNING,
         or_(Task.lease_until < utcnow(), Task.lease_holder.in_(dead)),
     )
-    if db.session.scalar(select(Task.seq).where(*is_lost).limit(1)) is None:
-        db.session.rollback()
-        return 0
+    with reading() as connection:
+        if connection.scalar(select(Task.seq).where(*is_lost).limit(1)) is None:
+            return 0
 
     cancelled = end(*is_lost, Task.cancel_requested, status=TaskStatus.CANCELLED)
     lost = end(*is_lost, Task.attempt >= MAX_ATTEMPTS, status=TaskStatus.FAILED, error=LOST)

@@ -25,6 +25,7 @@ from sqlalchemy.orm import aliased
 
 import event_log
 import task_events
+from database import reading
 from leases import Lease, LeaseLost
 from models import (
     LIVE,
@@ -192,9 +193,7 @@ def claim(
     Applies come first, then publishing, then downloads, each oldest first; last come indexing and
     verification, on one catalog at a time.
     """
-    # The queue is mostly empty when it is asked: a read doesn't take SQLite's write lock.
-    found = db.session.execute(_FIRST_DUE, {"now": utcnow()}).one_or_none()
-    db.session.rollback()  # no transaction is open while Nix is asked
+    found = first_due()
     if found is None or obstacle() is not None:
         return None
     if found.kind in ON_CATALOGS:
@@ -207,6 +206,15 @@ def claim(
     lease = _lease(taken, holder)
     db.session.commit()
     return lease
+
+
+def first_due() -> AnyRow | None:
+    """Return the number and kind of the first task that is due; None when there is none.
+
+    Mostly there is none. To read that begins no session, and takes no write lock of SQLite.
+    """
+    with reading() as connection:
+        return connection.execute(_FIRST_DUE, {"now": utcnow()}).one_or_none()
 
 
 def _take(holder: str, lease_seconds: float) -> AnyRow | None:
@@ -274,8 +282,8 @@ def explain_wait(obstacle: Callable[[], str | None]) -> None:
     `obstacle` is asked for that only where there is such a task.
     """
     now = {"now": utcnow()}
-    is_any_due = db.session.scalar(_ANY_DUE, now) is not None
-    db.session.rollback()
+    with reading() as connection:
+        is_any_due = connection.scalar(_ANY_DUE, now) is not None
     if not is_any_due:
         return
     reason = obstacle()
