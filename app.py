@@ -10,7 +10,6 @@ import os
 import random
 import re
 import time
-import uuid
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -159,12 +158,15 @@ class Pkgd(Flask):
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             return start_response(status, headers + environ.get(ADDED_HEADERS, []), exc_info)
 
-        environ["SCRIPT_NAME"] = plain_prefix(environ["SCRIPT_NAME"])
-        environ.update((name, "") for name in DATES if overflows(environ.get(name)))
+        if environ["SCRIPT_NAME"]:
+            environ["SCRIPT_NAME"] = plain_prefix(environ["SCRIPT_NAME"])
+        for name in DATES:
+            if name in environ and overflows(environ[name]):
+                environ[name] = ""
         return super().wsgi_app(environ, start)
 
 
-def overflows(date: str | None) -> bool:
+def overflows(date: str) -> bool:
     """Tell whether a date in a header has too large a number for Werkzeug, which then fails."""
     try:
         parse_date(date)
@@ -316,23 +318,30 @@ def _globals() -> tuple[Any, Request]:
 def begin_request() -> None:
     """Note the time, give the request an id, and refuse what may not reach a route.
 
-    The id is the client's own where that is a plain one. It need not be secret, and a random number
-    of the system's would take a system call.
+    The id is the client's own where that is a plain one.
     """
     _begin(*_globals())
 
 
 def _begin(context: Any, request: Request) -> None:
     context.started = time.perf_counter()
-    given = request.headers.get("X-Request-ID")
-    if given is not None and is_plain_id(given):
-        context.request_id = given
-    else:
-        context.request_id = str(uuid.UUID(int=random.getrandbits(128), version=4))
+    given = request.environ.get("HTTP_X_REQUEST_ID")
+    context.request_id = given if given is not None and is_plain_id(given) else new_id()
     auth.check_token(request)
     read_only.check_request(request)
     api.check_query(request)
     api.check_body(request)
+
+
+def new_id() -> str:
+    """Return a random UUID, of version 4.
+
+    It need not be secret, and a random number of the system's would take a system call. The class
+    UUID would take three times as long.
+    """
+    digits = f"{random.getrandbits(128):032x}"
+    parts = digits[:8], digits[8:12], f"4{digits[13:16]}", f"a{digits[17:20]}", digits[20:]
+    return "-".join(parts)
 
 
 def is_plain_id(given: str) -> bool:

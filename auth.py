@@ -30,6 +30,7 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 import event_log
 import queries
+import read_cache
 import services
 from config import DEVELOPMENT
 from errors import ScopeTooSmall, SignInNeeded, TooManyFailures, Unauthorized
@@ -47,7 +48,6 @@ from models import (
     soon,
     utcnow,
 )
-from read_cache import ReadCache
 
 log = logging.getLogger("pkgd.auth")
 
@@ -302,15 +302,14 @@ def owner(secret: str) -> Caller | None:
 
 def _live_caller(digest: str) -> Caller | None:
     """Return who has the live token with this digest; None where there is no such token."""
-    known = services.get(ReadCache)
-    row = known.get((Token, digest), lambda: queries.live_token(digest))
+    row = read_cache.of_request().get((Token, digest), lambda: queries.live_token(digest))
     return Caller(*row) if row is not None and row.expires_at > utcnow() else None
 
 
 def _secret() -> str | None:
     """Return the secret in the request's header; None where it holds none that could be ours."""
     # Not request.authorization, which fails on bytes over 127 in schemes other than ours.
-    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+    scheme, _, secret = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     secret = secret.strip()
     if scheme.lower() == "basic" and request.blueprint == BASIC_BLUEPRINT:
         return basic_credentials()[1] or None

@@ -161,13 +161,19 @@ _RENEWAL = (
 )
 
 
-_HOLDERS = select(Task.lease_holder).where(Task.status == TaskStatus.RUNNING).distinct()
+_RUNNING = select(Task.seq).where(Task.status == TaskStatus.RUNNING).limit(1)
+
+
+def is_any() -> bool:
+    """Tell whether any task is running."""
+    with reading() as connection:
+        return connection.scalar(_RUNNING) is not None
 
 
 def holders() -> list[str]:
     """Return who holds the running tasks."""
-    with reading() as connection:
-        return [holder for holder in connection.scalars(_HOLDERS) if holder is not None]
+    running = select(Task.lease_holder).where(Task.status == TaskStatus.RUNNING).distinct()
+    return [holder for holder in db.session.scalars(running) if holder is not None]
 
 
 def reap(dead: Collection[str] = ()) -> int:
@@ -179,9 +185,9 @@ def reap(dead: Collection[str] = ()) -> int:
         Task.status == TaskStatus.RUNNING,
         or_(Task.lease_until < utcnow(), Task.lease_holder.in_(dead)),
     )
-    with reading() as connection:
-        if connection.scalar(select(Task.seq).where(*is_lost).limit(1)) is None:
-            return 0
+    if db.session.scalar(select(Task.seq).where(*is_lost).limit(1)) is None:
+        db.session.rollback()
+        return 0
 
     cancelled = end(*is_lost, Task.cancel_requested, status=TaskStatus.CANCELLED)
     lost = end(*is_lost, Task.attempt >= MAX_ATTEMPTS, status=TaskStatus.FAILED, error=LOST)

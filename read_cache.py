@@ -1,7 +1,7 @@
 """What requests have read, kept in memory for as long as nobody has written to the database.
 
 So a token that comes again and again, or a package or task that is polled, is read from SQLite
-once. Before each use SQLite tells whether any process has written to its file, in 4 µs (`PRAGMA
+once. Each request has SQLite tell once whether any process has written to its file (`PRAGMA
 data_version`): no answer is older than its request. With PostgreSQL nothing is kept, since to ask
 it would take as long as to read.
 """
@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
+from flask import g
 from sqlalchemy import Engine, PoolProxiedConnection
 
 import services
@@ -22,43 +23,49 @@ VALUES = 500
 T = TypeVar("T")
 
 
+class Reads:
+    """What was read after one write and before the next, by its keys."""
+
+    def __init__(self) -> None:
+        self._values: dict[Hashable, Any] = {}
+
+    def get(self, key: Hashable, read: Callable[[], T]) -> T:
+        """Return what `read` returns, or has returned for this key.
+
+        None is never kept: it would be for each of all the keys that a client can invent.
+        """
+        known: T | None = self._values.get(key)
+        if known is not None:
+            return known
+        found = read()
+        if found is not None:
+            if len(self._values) >= VALUES:
+                self._values.clear()
+            self._values[key] = found
+        return found
+
+
 class ReadCache:
-    """What one process has read since the last write, by its keys."""
+    """What one process has read since the last write."""
 
     def __init__(self, engine: Engine, file: DatabaseFile) -> None:
         """Prepare for the database of this engine, in this file."""
         self._engine = engine
         self._file = file
         self._lock = threading.Lock()
-        self._values: dict[Hashable, Any] = {}
+        self._reads = Reads()
         self._version: tuple[int] | None = None
         # A connection of its own: SQLite tells it of writes by others alone.
         self._connection: PoolProxiedConnection | None = None
         self._is_sqlite = engine.dialect.name == "sqlite"
 
-    def get(self, key: Hashable, read: Callable[[], T]) -> T:
-        """Return what `read` returns, or has returned for this key since the last write.
-
-        None is never kept: it would be for each of all the keys that a client can invent.
-        """
-        values = self._current()
-        known: T | None = values.get(key) if values else None
-        if known is not None:
-            return known
-        found = read()
-        if values is not None and found is not None:
-            if len(values) >= VALUES:
-                values.clear()
-            values[key] = found
-        return found
-
-    def _current(self) -> dict[Hashable, Any] | None:
-        """Return what was read since the last write; None where that can't be told.
+    def current(self) -> Reads:
+        """Return what was read since the last write; nothing where that can't be told.
 
         What is read from now on may go there: it is at least as new.
         """
         if not self._is_sqlite:
-            return None
+            return Reads()
         try:
             with self._lock:
                 self._file.check()
@@ -68,10 +75,10 @@ class ReadCache:
                     self._version = None
                 version = self._connection.cursor().execute("PRAGMA data_version").fetchone()
                 if version != self._version:
-                    self._version, self._values = version, {}
-                return self._values
+                    self._version, self._reads = version, Reads()
+                return self._reads
         except (*DATABASE_AWAY, sqlite3.Error):
-            return None
+            return Reads()
 
     def close(self) -> None:
         """Close the connection; the next use opens another one."""
@@ -79,6 +86,22 @@ class ReadCache:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+
+
+def of_request() -> Reads:
+    """Return what may be given to the current request, found out when it first asks.
+
+    What it writes itself isn't noticed: so ask before that, or ask the ReadCache.
+    """
+    reads: Reads | None = g.get("reads")
+    if reads is None:
+        reads = g.reads = services.get(ReadCache).current()
+    return reads
+
+
+def since_last_write(read: Callable[[], T]) -> T:
+    """Return what `read` returns, or has returned since the last write."""
+    return services.get(ReadCache).current().get(read, read)
 
 
 def close_connections() -> None:

@@ -183,6 +183,12 @@ def request_cancel(task_id: uuid.UUID) -> bool:
     return is_live
 
 
+def is_any_queued() -> bool:
+    """Tell whether any task is queued, be it due or not."""
+    with reading() as connection:
+        return connection.scalar(_ANY_QUEUED) is not None
+
+
 def claim(
     holder: str, lease_seconds: float, obstacle: Callable[[], str | None] = lambda: None
 ) -> Lease | None:
@@ -193,7 +199,9 @@ def claim(
     Applies come first, then publishing, then downloads, each oldest first; last come indexing and
     verification, on one catalog at a time.
     """
-    found = first_due()
+    # The queue is mostly empty when it is asked: a read doesn't take SQLite's write lock.
+    found = db.session.execute(_FIRST_DUE, {"now": utcnow()}).one_or_none()
+    db.session.rollback()  # no transaction is open while Nix is asked
     if found is None or obstacle() is not None:
         return None
     if found.kind in ON_CATALOGS:
@@ -206,15 +214,6 @@ def claim(
     lease = _lease(taken, holder)
     db.session.commit()
     return lease
-
-
-def first_due() -> AnyRow | None:
-    """Return the number and kind of the first task that is due; None when there is none.
-
-    Mostly there is none. To read that begins no session, and takes no write lock of SQLite.
-    """
-    with reading() as connection:
-        return connection.execute(_FIRST_DUE, {"now": utcnow()}).one_or_none()
 
 
 def _take(holder: str, lease_seconds: float) -> AnyRow | None:
@@ -282,8 +281,8 @@ def explain_wait(obstacle: Callable[[], str | None]) -> None:
     `obstacle` is asked for that only where there is such a task.
     """
     now = {"now": utcnow()}
-    with reading() as connection:
-        is_any_due = connection.scalar(_ANY_DUE, now) is not None
+    is_any_due = db.session.scalar(_ANY_DUE, now) is not None
+    db.session.rollback()
     if not is_any_due:
         return
     reason = obstacle()
@@ -361,6 +360,7 @@ _IS_DUE = (
     or_(Task.lease_until.is_(None), Task.lease_until <= bindparam("now")),
     ~_is_waiting_for_packages(),
 )
+_ANY_QUEUED = select(Task.seq).where(Task.status == TaskStatus.QUEUED).limit(1)
 _ANY_DUE = select(Task.seq).where(*_IS_DUE).limit(1)
 _FIRST_DUE = _first_due()
 _NEXT_DOWNLOADS = (

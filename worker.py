@@ -39,7 +39,7 @@ from machines import events as machine_events
 from models import DATABASE_AWAY, cause
 from nix import trees
 from profiles.applies import apply
-from read_cache import ReadCache, close_connections
+from read_cache import close_connections, since_last_write
 from task_subjects import Unpublished, Unverified, Wanted, WantedSet
 from upkeep_turn import UpkeepTurn
 from wakeups import WakeupPipe, wake_others
@@ -155,8 +155,8 @@ class Pool:
     def begin(self) -> None:
         """Do the first round of upkeep, before the process forks others that serve.
 
-        They share the memory that it takes, and don't reconcile again. What
-        fails they try again. No connection and no identity stays open across the fork.
+        They share the memory that it takes, and don't reconcile again. What fails they try again.
+        No connection and no identity stays open across the fork.
         """
         if self.size == 0:
             return
@@ -165,9 +165,9 @@ class Pool:
         self.stopping.clear()
         with self.app.app_context():
             with suppress(*DATABASE_AWAY):
-                # What all threads ask again and again, so that it is compiled in shared memory.
-                task_queue.first_due()
-                deliveries.is_any_due()
+                # Takes no task. What threads ask is compiled here, in memory that is shared.
+                task_queue.claim("", 0, lambda: "other processes take the tasks")
+                deliveries.is_any_behind()
             close_connections()
         if self._holder is not None:
             self._holder.release()
@@ -255,7 +255,7 @@ class Pool:
     def run_one(self) -> bool:
         """Take one task and see it through; tell whether there was one."""
         with self.app.app_context():
-            if self._schema_fault:
+            if self._schema_fault or not since_last_write(task_queue.is_any_queued):
                 return False
             seconds = self.app.config["LEASE_SECONDS"]
             lease = task_queue.claim(self.holder_id, seconds, self.obstacle)
@@ -282,7 +282,7 @@ class Pool:
         What the operator does while it is drained is told as well.
         """
         with self.app.app_context():
-            if self._schema_fault:
+            if self._schema_fault or not since_last_write(deliveries.is_any_behind):
                 return False
             return deliveries.deliver_next(self.holder_id, self.stopping)
 
@@ -302,7 +302,8 @@ class Pool:
                 return False
             self.reap()
             self._sweep()
-            task_queue.explain_wait(self.obstacle)
+            if since_last_write(task_queue.is_any_queued):
+                task_queue.explain_wait(self.obstacle)
             if self._unsettled and time.monotonic() >= self._settle_at:
                 self._settle()
             if publishing.schedule():
@@ -325,7 +326,7 @@ class Pool:
 
     def _has_other_schema(self) -> bool:
         """Tell whether the database was upgraded while this process runs, or is yet to be."""
-        state = services.get(ReadCache, self.app).get("schema", database.state)
+        state = since_last_write(database.state)
         fault = state if database.OTHER in state else None
         if fault and fault != self._schema_fault:
             log.warning("no task is taken: %s", fault)
@@ -372,6 +373,8 @@ class Pool:
 
     def reap(self) -> None:
         """Requeue the tasks whose lease ran out, or whose holder is dead on this machine."""
+        if not since_last_write(_is_any_leased):
+            return
         holders = {*leases.holders(), *deliveries.holders()}
         others = [holder for holder in holders if holder != self.holder_id]
         dead = dead_holders(self._holders, others)
@@ -443,6 +446,10 @@ class Pool:
     def _holders(self) -> Path:
         folder: Path = self.app.config["DATA_DIR"] / "holders"
         return folder
+
+
+def _is_any_leased() -> bool:
+    return leases.is_any() or deliveries.is_any_leased()
 
 
 def _work(lease: Lease) -> Work:

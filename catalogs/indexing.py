@@ -2,9 +2,9 @@
 
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from itertools import groupby, islice
+from itertools import groupby, takewhile
 from operator import itemgetter
 from typing import Any
 
@@ -19,7 +19,7 @@ from fields import MAX_NAME_LENGTH, NAME_PATTERN
 from models import NO_SYNC, db, utcnow
 from task_subjects import Unindexed
 
-SLICE = 400  # attributes in an evaluation
+SLICE = 2000  # attributes in an evaluation
 ROWS = 100  # in a transaction
 SETS = 500
 MESSAGE_LENGTH = 300
@@ -35,7 +35,7 @@ def index(attempt: Attempt, subject: Unindexed) -> Sequence[Update]:
 
 
 class _Run(CatalogWork):
-    """An attempt to index a catalog.
+    """An attempt to index a catalog. What is evaluated is written once a second.
 
     `done` tells of each set, `""` being the catalog itself, how many of its attributes are indexed.
     """
@@ -48,6 +48,8 @@ class _Run(CatalogWork):
         db.session.rollback()
         self.listed: set[str] = set()  # the sets of which `left` was made
         self.left: deque[tuple[str, str]] = deque()  # attributes to be indexed, each after its set
+        self.batch: deque[tuple[str, str]] = deque()  # those in the evaluation, as far as unwritten
+        self.found: nix.Found[nix.Fact] = nix.Found()
 
     def run(self) -> Update:
         """Index all sets, those that are met on the way, too."""
@@ -60,7 +62,7 @@ class _Run(CatalogWork):
             while self.left:
                 self.check()
                 self._show_progress()
-                self._index_slice([self.left.popleft() for _ in range(min(SLICE, len(self.left)))])
+                self._index_slice()
                 if not self.left:
                     self._list_sets()
                 self.say_progress("indexed", "attributes")
@@ -90,30 +92,52 @@ class _Run(CatalogWork):
             self.failures[sets[0]] = offers.short(error, MESSAGE_LENGTH)
             return [[]]
 
-    def _index_slice(self, batch: Sequence[tuple[str, str]]) -> None:
-        """Index attributes, unless their set was given up."""
+    def _index_slice(self) -> None:
+        """Index the next attributes, but for those of a set that was given up."""
         wanted: dict[str, list[str]] = {}
-        for within, attr in batch:
+        while self.left and len(self.batch) < SLICE:
+            within, attr = self.left.popleft()
+            self.batch.append((within, attr))
             if within not in self.failures:
                 wanted.setdefault(within, []).append(attr)
-        found = self.survey.facts(wanted)
-        self.failures |= {
-            path: offers.short(error, MESSAGE_LENGTH) for path, error in found.failures.items()
-        }
-        self._add_sets(fact.path for fact in found.known if fact.is_set and "." not in fact.attr)
+        self.survey.facts(wanted, self.found)
+        self.keep()
 
-        facts = {(fact.within, fact.attr): fact for fact in found.known if fact.is_package}
-        coming = iter(batch)
-        while some := list(islice(coming, ROWS)):
-            rows: list[dict[str, Any]] = []
-            for within, attrs in groupby(some, key=itemgetter(0)):
-                together = list(attrs)
-                self.done[within] += len(together)
-                packages = [facts[each] for each in together if each in facts]
-                rows += offers.made_of(self.subject.index_id, within, packages)
-            self._show_progress()
-            if self.attempt.save(partial(self._write, rows)):
-                raise Cancelled
+    def keep(self) -> None:
+        """Write the rows of what has been evaluated."""
+        self.failures |= {
+            path: offers.short(error, MESSAGE_LENGTH) for path, error in self.found.failures.items()
+        }
+        known = self.found.known
+        self._add_sets(fact.path for fact in known if fact.is_set and "." not in fact.attr)
+        facts = {(fact.within, fact.attr): fact for fact in known}
+        self.found.known.clear()
+        self.found.failures.clear()
+
+        def is_evaluated(one: tuple[str, str]) -> bool:
+            within, _ = one
+            return one in facts or within in self.failures or nix.joined(*one) in self.failures
+
+        evaluated = list(takewhile(is_evaluated, self.batch))
+        for start in range(0, len(evaluated), ROWS):
+            self._keep(evaluated[start : start + ROWS], facts)
+
+    def _keep(
+        self, some: Sequence[tuple[str, str]], facts: Mapping[tuple[str, str], nix.Fact]
+    ) -> None:
+        """Write the rows of attributes that have been evaluated."""
+        rows: list[dict[str, Any]] = []
+        for within, group in groupby(some, key=itemgetter(0)):
+            together = list(group)
+            self.done[within] += len(together)
+            known = [facts[each] for each in together if each in facts]
+            packages = [fact for fact in known if fact.is_package]
+            rows += offers.made_of(self.subject.index_id, within, packages)
+        for _ in some:
+            self.batch.popleft()
+        self._show_progress()
+        if self.attempt.save(partial(self._write, rows)):
+            raise Cancelled
 
     def _write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write rows, and how far the index is by them, in the transaction of the lease."""
@@ -134,7 +158,8 @@ class _Run(CatalogWork):
 
     def _show_progress(self) -> None:
         done = sum(self.done.values())
-        self.attempt.progress = nix.Progress(done, done + len(self.left), "indexing")
+        expected = done + len(self.batch) + len(self.left)
+        self.attempt.progress = nix.Progress(done, expected, "indexing")
 
 
 def _can_be_asked(within: str, name: str) -> bool:

@@ -20,7 +20,7 @@ from models import NO_SYNC, db, utcnow
 from task_ends import TaskError
 from task_subjects import Unverified
 
-SLICE = 400  # offers in an evaluation
+SLICE = 2000  # offers in an evaluation
 ROWS = 25  # in a statement
 EVALUATOR = "evaluator"  # a file in DATA_DIR
 HOPELESS = 500  # offers that can't be had, one after another, after which the rest is left as it is

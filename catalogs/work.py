@@ -8,7 +8,7 @@ import task_queue
 from attempts import Attempt, Outdated, Yielded
 from task_subjects import Unindexed
 
-NICENESS = 19
+PRIORITY = nix.Priority(niceness=19, share=0.4)
 SAY_SECONDS = 5
 PATIENCE_SECONDS = 1  # as long as a download waits for a thread before the work makes way
 
@@ -26,7 +26,7 @@ class CatalogWork:
             self._catalog(),
             attempt.catalogs.allowed,
             heap=attempt.config["INDEX_BYTES"],
-            niceness=NICENESS,
+            priority=PRIORITY,
             tick=self._tick,
         )
 

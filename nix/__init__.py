@@ -65,7 +65,7 @@ from nix.evaluate import (
 from nix.garbage import collect_garbage, garbage_bytes
 from nix.internal_json import Progress, Tick
 from nix.nix_conf import daemon_socket, evaluator, setting
-from nix.process import Completed, run, scratch, sweep
+from nix.process import Completed, Priority, run, scratch, sweep
 from nix.profile import (
     ProfilePackage,
     check_activatable,
@@ -138,6 +138,7 @@ __all__ = [
     "NotProvided",
     "Offer",
     "Offers",
+    "Priority",
     "ProfilePackage",
     "ProfileRefused",
     "ProfileReplaced",

@@ -19,7 +19,7 @@ from nix.errors import (
 )
 from nix.internal_json import Progress, Tick, ignore
 from nix.near import near_names
-from nix.process import Heard, run
+from nix.process import NORMAL, Heard, Priority, run
 from nix.refusals import thrown_refusal
 from nix.requirement import unmet
 from nix.store import CALL_SECONDS, DOWNLOAD_OPTIONS, Store, find_channel, output
@@ -123,7 +123,7 @@ class Query:
     allowed: Allowed
     seconds: float
     tick: Tick
-    niceness: int = 0
+    priority: Priority = NORMAL
     cpu_seconds: float = 0  # 0 for any
     is_read_only: bool = False  # writes no derivation to the store
     avoided: Avoided = field(default_factory=dict)
@@ -139,7 +139,7 @@ class Query:
             [*self._nix_instantiate(catalogs, more), "--attr", attribute],
             environ=self.store.environ,
             seconds=self.seconds,
-            niceness=self.niceness,
+            priority=self.priority,
             cpu_seconds=self.cpu_seconds,
             grace_seconds=0,
             heard=self._hear,

@@ -26,7 +26,7 @@ REAP_SECONDS = 3
 CHUNK_BYTES = 256 * 1024
 TAIL_BYTES = 64 * 1024
 LINE_BYTES = 1024 * 1024
-# Of a log that flows, more is read at a time after such a pause, in which the pipe doesn't fill.
+# From output that flows, more is read at a time after such a pause, in which the pipe doesn't fill.
 FLOWING_LINES, GATHER_SECONDS = 20, 0.01
 FINAL_READS = 16
 SWEEPS = 20
@@ -36,6 +36,22 @@ SIGNALS = {number.value: number.name for number in signal.Signals}
 log = logging.getLogger(__name__)
 
 Heard = Callable[[list[bytes]], None]
+
+
+@dataclass(frozen=True)
+class Priority:
+    """How a command shares the host's processors with all else.
+
+    `niceness` is what its priority is lowered to, 19 at most. `share` is the part of the time in
+    which it runs: it is stopped in turns of some milliseconds. For whatever its niceness is, Linux
+    lets a program go on for up to 4 ms before one that wakes up gets the processor.
+    """
+
+    niceness: int = 0
+    share: float = 1
+
+
+NORMAL = Priority()
 
 
 @dataclass(frozen=True)
@@ -122,20 +138,21 @@ def run(
     heard: Heard = lambda _: None,
     is_build: bool = False,
     is_brief: bool = False,
-    niceness: int = 0,
+    priority: Priority = NORMAL,
     cpu_seconds: float = 0,
     is_captured: bool = True,
 ) -> Completed:
     """Run `argv` to its end and return what it wrote, whatever its exit code.
 
     With `is_build`, all processes that it leaves behind are ended, too. One that `is_brief` ends
-    soon by itself, and may go on for that long when the service is killed. `niceness` is what its
-    priority is lowered to, 19 at most. `cpu_seconds` bounds the time of the processor that it
-    itself may take; 0 is no bound. Unless it `is_captured`, it writes to where this process does.
+    soon by itself, and may go on for that long when the service is killed. `cpu_seconds` bounds the
+    time of the processor that it itself may take; 0 is no bound. Unless it `is_captured`, it writes
+    to where this process does.
 
     `heard` is called in this thread with each batch of stderr's lines, and with an empty list at
-    least every TICK_SECONDS. An exception from it ends the command, with all that it started, and
-    reaches the caller. A command is ended by TERM, and by KILL `grace_seconds` later.
+    least every TICK_SECONDS in which the command runs. An exception from it ends the command, with
+    all that it started, and reaches the caller. A command is ended by TERM, and by KILL
+    `grace_seconds` later.
 
     Raises TimedOut past `seconds` or `cpu_seconds`; NixMissing; NixCrashed; NixUnavailable where
     the host has no file descriptors or no memory left to start it.
@@ -148,9 +165,9 @@ def run(
     output = _start(argv, environ, grace_seconds, stream, is_build=is_build, is_brief=is_brief)
     with output.child as child, output.selector, ExitStack() as on_exception:
         on_exception.callback(_stop, output, grace_seconds, reap_seconds)
-        if niceness:
-            _lower_priority(child.pid, niceness)
-        _watch(output, heard, seconds, cpu_seconds)
+        if priority.niceness:
+            _lower_priority(child.pid, priority.niceness)
+        _watch(output, heard, seconds, cpu_seconds, priority.share)
         on_exception.pop_all()
 
     code = child.returncode or 0
@@ -215,24 +232,65 @@ def _start(
         raise NixUnavailable(f"{argv[0]} can't be started: {error.strerror or error}") from None
 
 
-def _watch(output: OutputReader, heard: Heard, seconds: float, cpu_seconds: float) -> None:
-    """Pass stderr on to `heard` until the child has ended. Raises TimedOut.
-
-    No limit of the kernel for cpu_seconds: its signal is one that Nix's garbage collector uses.
-    """
-    deadline = time.monotonic() + seconds
-    while output.child.poll() is None:
-        lines = output.read(TICK_SECONDS) or []
-        heard(lines)
-        if len(lines) >= FLOWING_LINES:
+def _watch(
+    output: OutputReader, heard: Heard, seconds: float, cpu_seconds: float, share: float
+) -> None:
+    """Pass stderr on to `heard` until the child has ended. Raises TimedOut."""
+    child = output.child
+    bounds = _Bounds(child, seconds, cpu_seconds)
+    flowing = 0  # lines since the last pause in the output
+    resumed_at = time.monotonic()
+    while child.poll() is None:
+        lines = output.read(TICK_SECONDS)
+        if share < 1 and child.returncode is None:
+            with _stopped(child.pid):
+                heard(lines or [])
+                time.sleep((time.monotonic() - resumed_at) * (1 / share - 1))
+            resumed_at = time.monotonic()
+        else:
+            heard(lines or [])
+        flowing = flowing + len(lines) if lines else 0
+        if flowing >= FLOWING_LINES:
             time.sleep(GATHER_SECONDS)
-        if time.monotonic() > deadline:
-            raise TimedOut(f"it ran longer than {seconds:g} s")
-        is_there = output.child.returncode is None  # though perhaps a zombie
-        if cpu_seconds and is_there and _cpu_seconds(output.child.pid) > cpu_seconds:
-            raise TimedOut(f"it took more than {cpu_seconds:g} s of CPU")
+        bounds.check()
 
     heard(output.read_rest())
+
+
+class _Bounds:
+    """The time that a command may take, also of the processor (0 for any).
+
+    No limit of the kernel for that: its signal is one that Nix's garbage collector uses.
+    """
+
+    def __init__(
+        self, child: subprocess.Popen[bytes] | Build, seconds: float, cpu_seconds: float
+    ) -> None:
+        self.child = child
+        self.seconds = seconds
+        self.cpu_seconds = cpu_seconds
+        self.began_at = self.looked_at = time.monotonic()
+
+    def check(self) -> None:
+        """Raise TimedOut past a bound."""
+        now = time.monotonic()
+        if now > self.began_at + self.seconds:
+            raise TimedOut(f"it ran longer than {self.seconds:g} s")
+        is_there = self.child.returncode is None  # though perhaps a zombie
+        if self.cpu_seconds and is_there and now >= self.looked_at + TICK_SECONDS:
+            self.looked_at = now
+            if _cpu_seconds(self.child.pid) > self.cpu_seconds:
+                raise TimedOut(f"it took more than {self.cpu_seconds:g} s of CPU")
+
+
+@contextmanager
+def _stopped(group: int) -> Iterator[None]:
+    """Stop a group of processes meanwhile."""
+    os.killpg(group, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.killpg(group, signal.SIGCONT)
 
 
 def _cpu_seconds(pid: int) -> float:

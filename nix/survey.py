@@ -17,6 +17,7 @@ from nix.answers import read_answer
 from nix.errors import EvaluationFailed, NixError, NixUnavailable, TimedOut
 from nix.evaluate import CATALOG_FAULTS, NOTHING_MORE, Allowed, Catalog, Query
 from nix.internal_json import Tick, ignore
+from nix.process import NORMAL, Priority
 from nix.store import Store, check
 
 SECONDS, LEAST_SECONDS = 600, 60
@@ -25,6 +26,7 @@ DESCRIPTION_LENGTH, HOMEPAGE_LENGTH, LICENSE_LENGTH = 500, 500, 200
 OUT_OF_MEMORY = ("out of memory", "std::bad_alloc")
 HOPELESS = 50  # attributes that fail in a row, after which their set is given up
 SLOW = 50  # attributes that take too long, after which the catalog is given up
+ARGUMENT_BYTES = 120_000  # Linux takes no argument of 131,072 (MAX_ARG_STRLEN, execve(2))
 TOLD = b"trace: pkgd:"
 # An evaluation that writes nothing to the store can't read what it would have written there.
 UNWRITTEN = re.compile(r"^path '[^'\n]*' is not valid", re.MULTILINE)
@@ -117,7 +119,7 @@ class Survey:
     catalog: Catalog
     allowed: Allowed = NOTHING_MORE
     heap: int = 0
-    niceness: int = 0
+    priority: Priority = NORMAL
     seconds: float = SECONDS
     tick: Tick = ignore
     slow: int = field(default=0, init=False)  # attributes that took too long
@@ -131,24 +133,25 @@ class Survey:
 
     def members(self, sets: Sequence[str]) -> list[list[str]]:
         """Return the attributes of each set, as `names` does."""
-        names: list[list[str]] = self._ask("members", self._query(), dict.fromkeys(sets, ()))
+        wanted = json.dumps([_set(within, ()) for within in sets])
+        names: list[list[str]] = self._query().ask("members", self.catalog, wanted=wanted)
         return names
 
-    def facts(self, wanted: Mapping[str, Sequence[str]]) -> Found[Fact]:
-        """Return facts about attributes, which are given by their sets.
+    def facts(self, wanted: Mapping[str, Sequence[str]], found: Found[Fact]) -> Found[Fact]:
+        """Add facts about attributes, which are given by their sets, to `found`, and return it.
 
-        An attribute that runs into a bound is evaluated once more, first in a new evaluation, since
-        those before it may have used most of the time or memory. Raises NixError where that is no
-        attribute's fault, or where too many fail.
+        They come in order and one by one. An attribute that runs into a bound is evaluated once
+        more, first in a new evaluation, since those before it may have used most of the time or
+        memory. Raises NixError where that is no attribute's fault, or where too many fail.
         """
-        found: Found[Fact] = Found()
-        self._ask_of_each(_Question("survey", "fact", _fact, gives_up=True), wanted, found)
+        question = _Question("survey", "fact", _fact, gives_up=True)
+        self._ask_of_each(question, wanted, found)
         return found
 
     def derivations(
         self, wanted: Mapping[str, Sequence[str]], found: Found[Derivation]
     ) -> Found[Derivation]:
-        """Add the derivations of attributes to `found`, in order and one by one, and return it.
+        """Add the derivations of attributes to `found`, as `facts` does, and return it.
 
         No derivation is written to the store but for an attribute whose evaluation must read what
         it has written. Bounds and errors are those of `facts`.
@@ -166,7 +169,7 @@ class Survey:
             before = len(left)
             error = self._evaluate(question, found, left)
             if error is None:
-                break
+                continue
             check(self.store)
             is_first = len(left) == before
             if not is_first and isinstance(error, BOUNDS):
@@ -184,24 +187,28 @@ class Survey:
                 left = self._given_up(found.failures, left, within, error)
 
     def _evaluate(self, question: _Question[T], found: Found[T], left: Left) -> NixError | None:
-        """Evaluate attributes in order, moving each from `left` to `found`; return why it ended."""
-        wanted: dict[str, list[str]] = {}
-        for within, attr in left:
-            wanted.setdefault(within, []).append(attr)
+        """Evaluate attributes in order, as many as can be asked for at once.
+
+        Move each from `left` to `found`; return why it ended early, if so.
+        """
+        some = list(left)
+        while len(wanted := _wanted(some)) > ARGUMENT_BYTES and len(some) > 1:
+            some = some[: len(some) // 2]
+        rest = len(left) - len(some)
         query = replace(
             self._query(),
             heard=partial(_read_answers, question, found, left),
             is_read_only=question.is_read_only,
         )
         try:
-            self._ask(question.attribute, query, wanted)
+            query.ask(question.attribute, self.catalog, wanted=wanted)
         except CATALOG_FAULTS as error:
             return error
         except NixUnavailable as error:
             if not self._is_bound_of_memory(error):
                 raise
             return error
-        return EvaluationFailed("Nix has told nothing of it") if left else None
+        return EvaluationFailed("Nix has told nothing of it") if len(left) > rest else None
 
     def _given_up(
         self, failures: dict[str, NixError], left: Left, within: str, error: NixError
@@ -222,13 +229,6 @@ class Survey:
         """Tell whether an evaluation reached our bound of memory, and not the host's."""
         return self.heap > 0 and str(error).endswith(OUT_OF_MEMORY)
 
-    def _ask(self, attribute: str, query: Query, wanted: Mapping[str, Sequence[str]]) -> Any:
-        listed = [
-            {"set": within.split(".") if within else [], "attrs": attrs}
-            for within, attrs in wanted.items()
-        ]
-        return query.ask(attribute, self.catalog, wanted=json.dumps(listed))
-
     def _derivation(self, within: str, answer: dict[str, Any]) -> Derivation:
         path = answer["path"]
         return Derivation(
@@ -246,7 +246,7 @@ class Survey:
             self.allowed,
             min(self.seconds, max(self.seconds / 2**self.slow, LEAST_SECONDS)),
             self.tick,
-            niceness=self.niceness,
+            priority=self.priority,
             cpu_seconds=max(CPU_SECONDS / 2**self.slow, LEAST_CPU_SECONDS),
         )
 
@@ -263,6 +263,18 @@ def _read_answers(
                 raise EvaluationFailed("the catalog writes what only pkgd writes")
             within, _ = left.popleft()
             found.known.append(question.read(within, answer))
+
+
+def _wanted(attributes: Iterable[tuple[str, str]]) -> str:
+    """Return attributes, those of one set together, as resolve.nix reads them."""
+    by_set: dict[str, list[str]] = {}
+    for within, attr in attributes:
+        by_set.setdefault(within, []).append(attr)
+    return json.dumps([_set(within, attrs) for within, attrs in by_set.items()])
+
+
+def _set(within: str, attrs: Sequence[str]) -> dict[str, Sequence[str]]:
+    return {"set": within.split(".") if within else [], "attrs": attrs}
 
 
 def joined(within: str, attr: str) -> str:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from flask import current_app
-from sqlalchemy import Select, bindparam, case, delete, func, insert, or_, select, update
+from sqlalchemy import Select, case, delete, func, insert, or_, select, update
 from sqlalchemy.orm import aliased
 from werkzeug.http import parse_date
 
@@ -52,6 +52,10 @@ FIRST_UNTOLD = (
     .join(Webhook, Event.seq == _NEXT)
     .where(Webhook.disabled_at.is_(None))
 )
+
+_HAS_EVENTS = select(Event.seq).where(Event.seq > Webhook.cursor).exists()
+_ANY_BEHIND = select(Webhook.id).where(Webhook.disabled_at.is_(None), _HAS_EVENTS).limit(1)
+_ANY_LEASED = select(Webhook.id).where(Webhook.lease_holder.is_not(None)).limit(1)
 
 DELIVERY_LEASE_SECONDS = 60  # more than the longest delivery takes
 JITTER = 0.25  # so much longer a pause may be, for many webhooks that failed at once
@@ -128,6 +132,12 @@ def _fault(answer: Answer) -> str | None:
 # --- The webhook that is next ---
 
 
+def is_any_behind() -> bool:
+    """Tell whether any enabled webhook has events to be told of, at once or later."""
+    with reading() as connection:
+        return connection.scalar(_ANY_BEHIND) is not None
+
+
 def deliver_next(holder: str, stopping: Flag) -> bool:
     """Send the next event to a webhook that is due; tell whether there was one."""
     webhook = _claim(holder)
@@ -150,53 +160,33 @@ def deliver_next(holder: str, stopping: Flag) -> bool:
 
 def _claim(holder: str) -> AnyRow | None:
     """Take a webhook that is due by one statement; None where none is."""
-    if not is_any_due():
-        return None
-    lease = {**_times(), "holder": holder}
-    taken = db.session.execute(_TAKING, lease, execution_options=NO_SYNC).one_or_none()
+    first = _first_due()
+    # Mostly there is none: a read doesn't take SQLite's write lock.
+    found = db.session.scalar(first)
+    this = Webhook.id == first.with_for_update(skip_locked=True).scalar_subquery()
+    lease = {"lease_holder": holder, "lease_until": soon(DELIVERY_LEASE_SECONDS)}
+    taking = update(Webhook).where(this).values(lease).returning(*columns(Webhook))
+    taken = found and db.session.execute(taking, execution_options=NO_SYNC).one_or_none()
     db.session.commit()
-    return taken
-
-
-def is_any_due() -> bool:
-    """Tell whether a webhook is to be told of an event now.
-
-    Mostly none is. To read that begins no session, and takes no write lock of SQLite.
-    """
-    with reading() as connection:
-        return connection.scalar(_FIRST_DUE, _times()) is not None
-
-
-def _times() -> dict[str, datetime]:
-    return {"now": utcnow(), "until": soon(DELIVERY_LEASE_SECONDS)}
+    return taken or None
 
 
 def _first_due() -> Select[int]:
     """Select the webhook that has waited longest of those that have events to be told of."""
-    has_events = select(Event.seq).where(Event.seq > Webhook.cursor).exists()
+    now = utcnow()
     # A clock that was set back must hold up neither a webhook that works nor one whose sender died.
     is_free = or_(
         Webhook.lease_until.is_(None),
-        Webhook.lease_until < bindparam("now"),
-        Webhook.lease_until > bindparam("until"),
+        Webhook.lease_until < now,
+        Webhook.lease_until > now + timedelta(seconds=DELIVERY_LEASE_SECONDS),
     )
-    is_time = or_(Webhook.failures == 0, Webhook.next_at <= bindparam("now"))
+    is_time = or_(Webhook.failures == 0, Webhook.next_at <= now)
     return (
         select(Webhook.id)
-        .where(Webhook.disabled_at.is_(None), is_time, is_free, has_events)
+        .where(Webhook.disabled_at.is_(None), is_time, is_free, _HAS_EVENTS)
         .order_by(Webhook.next_at, Webhook.id)
         .limit(1)
     )
-
-
-# Built at import: building costs more than executing.
-_FIRST_DUE = _first_due()
-_TAKING = (
-    update(Webhook)
-    .where(Webhook.id == _FIRST_DUE.with_for_update(skip_locked=True).scalar_subquery())
-    .values(lease_holder=bindparam("holder"), lease_until=bindparam("until"))
-    .returning(*columns(Webhook))
-)
 
 
 def _next_event(webhook: AnyRow) -> AnyRow | None:
@@ -336,13 +326,17 @@ def subject(webhook: Any) -> dict[str, Any]:
 
 # --- Leases of the dead ---
 
-_HOLDERS = select(Webhook.lease_holder).where(Webhook.lease_holder.is_not(None)).distinct()
+
+def is_any_leased() -> bool:
+    """Tell whether something is being sent to any webhook."""
+    with reading() as connection:
+        return connection.scalar(_ANY_LEASED) is not None
 
 
 def holders() -> Sequence[str]:
     """Return who holds the webhooks to which something is being sent."""
-    with reading() as connection:
-        return [holder for holder in connection.scalars(_HOLDERS) if holder is not None]
+    held = select(Webhook.lease_holder).where(Webhook.lease_holder.is_not(None)).distinct()
+    return [holder for holder in db.session.scalars(held) if holder is not None]
 
 
 def reap(dead: Collection[str]) -> int:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psutil
@@ -20,6 +20,7 @@ from nix import (
     NixKilled,
     NixMissing,
     NixUnavailable,
+    Priority,
     TimedOut,
     process,
     reaping,
@@ -177,7 +178,35 @@ def test_a_lower_priority_counts_against_other_sessions_too():
         done
         exit 1
     """
-    assert sh(script, niceness=7).code == 0
+    assert sh(script, priority=Priority(niceness=7)).code == 0
+
+
+def test_a_command_with_a_share_is_stopped_in_turns_and_loses_nothing(pids):
+    states = set()
+
+    def look(_):
+        with suppress(psutil.NoSuchProcess):  # it has ended
+            states.update(psutil.Process(pid).status() for pid in pids_in(pids))
+
+    script = f"touch {pids}/$$; for n in $(seq 100); do echo $n >&2; sleep 0.002; done"
+    done = sh(script, heard=look, priority=Priority(share=0.5))
+
+    assert psutil.STATUS_STOPPED in states
+    assert done.stderr.split() == [b"%d" % number for number in range(1, 101)]
+
+
+def test_a_command_that_is_stopped_in_its_turn_ends_with_its_children(pids):
+    script = f"touch {pids}/$$; sleep 60 & touch {pids}/$!; while :; do echo >&2; done"
+
+    with pytest.raises(CommandStopped):
+        sh(
+            script,
+            grace_seconds=0,
+            heard=stop_when(lambda: len(pids_in(pids)) == 2),
+            priority=Priority(share=0.5),
+        )
+
+    until(lambda: not any(map(is_running, pids_in(pids))))
 
 
 def test_a_command_ends_at_its_bound_of_cpu():

@@ -26,7 +26,7 @@ def test_facts_are_in_order_and_tell_sets_from_packages(store, catalog):
     )
     survey = Survey(store, catalog_at(path))
 
-    found = survey.facts({"": survey.names()})
+    found = survey.facts({"": survey.names()}, nix.Found())
 
     assert found.failures == {}
     assert [fact.attr for fact in found.known] == ["a", "b", "gone", "s", "t"]
@@ -40,7 +40,7 @@ def test_a_set_that_is_none_has_no_names(store, catalog):
     survey = Survey(store, catalog_at(path))
 
     assert [survey.names(within) for within in ("a", "s.t", "s.none.x")] == [[], ["u"], []]
-    assert survey.facts({"s": ["gone"]}).known[0].throws
+    assert survey.facts({"s": ["gone"]}, nix.Found()).known[0].throws
 
 
 def test_only_the_attribute_at_fault_fails(store, catalog):
@@ -49,11 +49,23 @@ def test_only_the_attribute_at_fault_fails(store, catalog):
     path = catalog(f"{{ bad = abort ''stop''; {text} }}")
     survey = Survey(store, catalog_at(path))
 
-    found = survey.facts({"": survey.names()})
+    found = survey.facts({"": survey.names()}, nix.Found())
 
     assert [fact.attr for fact in found.known] == names
     assert list(found.failures) == ["bad"]
     assert "stop" in str(found.failures["bad"])
+
+
+def test_more_names_are_evaluated_than_fit_in_an_argument(store, catalog):
+    name = f"a{'b' * 120}"
+    each = f"n: {{ name = ''{name}'' + toString (1000 + n); value = n; }}"
+    path = catalog(f"builtins.listToAttrs (builtins.genList ({each}) 2000)")
+    survey = Survey(store, catalog_at(path))
+
+    found = survey.facts({"": survey.names()}, nix.Found())
+
+    assert [fact.attr for fact in found.known] == [f"{name}{n}" for n in range(1000, 3000)]
+    assert found.failures == {}
 
 
 def test_a_catalog_of_which_nothing_can_be_evaluated_is_given_up(store, catalog, monkeypatch):
@@ -62,7 +74,7 @@ def test_a_catalog_of_which_nothing_can_be_evaluated_is_given_up(store, catalog,
     survey = Survey(store, catalog_at(path))
 
     with pytest.raises(nix.EvaluationFailed, match="2"):
-        survey.facts({"": survey.names()})
+        survey.facts({"": survey.names()}, nix.Found())
 
 
 def test_an_evaluation_ends_at_its_bound_of_memory(store, catalog):
@@ -70,7 +82,7 @@ def test_an_evaluation_ends_at_its_bound_of_memory(store, catalog):
     path = catalog(f"{{ big = package (toString ({big})) ''1'' {{ }}; small = 7; }}")
     survey = Survey(store, catalog_at(path), heap=64 * 1024 * 1024)
 
-    found = survey.facts({"": survey.names()})
+    found = survey.facts({"": survey.names()}, nix.Found())
 
     assert [fact.attr for fact in found.known] == ["small"]
     assert list(found.failures) == ["big"]
@@ -88,7 +100,7 @@ def test_an_attribute_without_an_end_fails_alone_and_leaves_the_others_less_time
         monkeypatch.setattr(nix.survey, name, 0.3)
     survey = Survey(store, catalog_at(catalog(f"{{ a = 7; slow = {ENDLESS}; z = 7; }}")))
 
-    found = survey.facts({"": survey.names()})
+    found = survey.facts({"": survey.names()}, nix.Found())
 
     assert [fact.attr for fact in found.known] == ["a", "z"]
     assert str(found.failures["slow"]) == "it took more than 0.3 s of CPU"
@@ -102,7 +114,7 @@ def test_a_catalog_with_many_attributes_without_an_end_is_given_up(store, catalo
     survey = Survey(store, catalog_at(catalog(f"{{ slow = {ENDLESS}; z = 7; }}")))
 
     with pytest.raises(nix.TimedOut):
-        survey.facts({"": ["slow", "z"]})
+        survey.facts({"": ["slow", "z"]}, nix.Found())
 
 
 def test_a_set_of_which_nothing_can_be_evaluated_is_given_up_alone(store, catalog, monkeypatch):
@@ -110,7 +122,7 @@ def test_a_set_of_which_nothing_can_be_evaluated_is_given_up_alone(store, catalo
     bad = " ".join(f"a{n} = abort ''{n}'';" for n in range(4))
     survey = Survey(store, catalog_at(catalog(f"{{ s = {{ {bad} }}; z = 7; }}")))
 
-    found = survey.facts({"s": ["a0", "a1", "a2", "a3"], "": ["z"]})
+    found = survey.facts({"s": ["a0", "a1", "a2", "a3"], "": ["z"]}, nix.Found())
 
     assert list(found.failures) == ["s.a0", "s.a1", "s"]
     assert [fact.path for fact in found.known] == ["z"]
@@ -123,7 +135,7 @@ def test_a_catalog_that_writes_what_is_ours_is_not_believed(store, catalog, told
     text = told.replace("@other", json.dumps(fact))
     path = catalog(f"{{ a = builtins.trace ''pkgd:{text}'' 7; z = 7; }}")
 
-    found = Survey(store, catalog_at(path)).facts({"": ["a", "z"]})
+    found = Survey(store, catalog_at(path)).facts({"": ["a", "z"]}, nix.Found())
 
     assert ([fact.attr for fact in found.known], list(found.failures)) == (["z"], ["a"])
 
@@ -131,7 +143,7 @@ def test_a_catalog_that_writes_what_is_ours_is_not_believed(store, catalog, told
 def test_an_evaluation_that_tells_nothing_is_no_success(store, catalog, replace_program):
     mute = replace_program(store, "nix-instantiate", "echo null")
 
-    found = Survey(mute, catalog_at(catalog("{ }"))).facts({"": ["a"]})
+    found = Survey(mute, catalog_at(catalog("{ }"))).facts({"": ["a"]}, nix.Found())
 
     assert str(found.failures["a"]) == "Nix has told nothing of it"
 
@@ -165,4 +177,4 @@ def test_a_program_that_can_not_be_started_is_no_fault_of_an_attribute(
     survey = Survey(broken, catalog_at(catalog("{ a = 7; }")), heap=2**30)
 
     with pytest.raises(nix.NixUnavailable, match="unable to fork"):
-        survey.facts({"": ["a"]})
+        survey.facts({"": ["a"]}, nix.Found())

@@ -1,7 +1,9 @@
 """What holds for every request: its id, its body, the headers of its answer."""
 
+from uuid import UUID
+
 import pytest
-from flask import session
+from flask import request_finished, session
 from support import SQLITE, bearing
 
 pytestmark = SQLITE
@@ -26,7 +28,14 @@ def test_a_clients_request_id_is_kept(anonymous, given):
 def test_a_request_id_with_other_characters_or_too_many_is_replaced(anonymous, given):
     answer = anonymous.get("/hello", headers={"X-Request-ID": given.encode().decode("latin-1")})
 
-    assert len(answer.headers["X-Request-ID"]) == 36
+    assert UUID(answer.headers["X-Request-ID"]).version == 4
+
+
+def test_each_request_without_an_id_gets_another_one(anonymous):
+    ids = {anonymous.get("/hello").headers["X-Request-ID"] for _ in range(20)}
+
+    assert len(ids) == 20
+    assert {str(UUID(one)) for one in ids} == ids
 
 
 def test_a_body_that_is_not_json_is_refused(client):
@@ -65,6 +74,19 @@ def test_browsers_may_neither_store_frame_nor_interpret_an_answer(client, path):
     assert {name: headers.getlist(name) for name in PLAIN} == {
         name: [value] for name, value in PLAIN.items()
     }
+
+
+@pytest.mark.parametrize("path", ["/hello", "/api/v1/package/1"])
+def test_a_header_of_one_answer_does_not_get_into_the_next(app, client, register, path):
+    register()
+
+    def add_cookie(_app, response):
+        response.headers["Set-Cookie"] = "of=one"
+
+    with request_finished.connected_to(add_cookie, app):
+        assert client.get(path).status_code == 200
+
+    assert "Set-Cookie" not in client.get(path).headers
 
 
 def test_no_session_can_be_written(app):

@@ -1,5 +1,6 @@
 """The index of a catalog: how it comes to be, and that it says what an evaluation says."""
 
+import os
 import re
 
 import pytest
@@ -389,6 +390,29 @@ def test_an_index_makes_way_for_a_download_and_goes_on_where_it_was(
     assert "another task waits" in log
     assert "1 attributes are indexed already" in log
     assert indexed(app) == ["alpha", "beta", "gamma"]
+
+
+@SQLITE
+def test_what_is_evaluated_is_indexed_before_its_evaluation_ends(
+    own, app, pool, start_step, tmp_path
+):
+    gate = tmp_path / "blocks"
+    os.mkfifo(gate)  # to read it blocks the evaluation
+    alpha = 'alpha = package "alpha" "1.0";'
+    own.write_text(catalog_of(alpha, f"beta = builtins.readFile {gate};"))
+    pool.maintain_once()
+    thread = start_step()
+
+    until(lambda: indexed(app) == ["alpha"])
+
+    drain.begin(app.config["DATA_DIR"])
+    thread.join()
+    gate.unlink()
+    gate.write_text("open")
+    drain.end(app.config["DATA_DIR"])
+    assert (pool.run_one(), indexed(app)) == (True, ["alpha"])
+    with app.app_context():
+        assert dict(db.session.scalars(select(CatalogIndex)).one().todo)[""] == 2
 
 
 def test_an_index_makes_way_at_once_when_the_service_is_drained_and_goes_on_later(

@@ -131,7 +131,7 @@ def test_what_is_kept_is_bounded(app, monkeypatch):
     cache, reads = services.get(ReadCache, app), []
 
     def get(key):
-        return cache.get(key, lambda: reads.append(key) or len(reads))
+        return cache.current().get(key, lambda: reads.append(key) or len(reads))
 
     for key in ("a", "b", "c", "a", "d", "a"):
         get(key)
@@ -142,9 +142,9 @@ def test_what_is_kept_is_bounded(app, monkeypatch):
 @SQLITE
 def test_nothing_that_was_not_found_is_kept(app):
     cache = services.get(ReadCache, app)
-    assert cache.get("key", lambda: None) is None
+    assert cache.current().get("key", lambda: None) is None
 
-    assert cache.get("key", lambda: "found") == "found"
+    assert cache.current().get("key", lambda: "found") == "found"
 
 
 @SQLITE

@@ -10,10 +10,9 @@ import pytest
 from service import LIVE, STOP_SECONDS
 from support import EITHER, SQLITE, until
 
-from catalogs.indexing import SLICE
-
 LEASE_SECONDS = 3
 RETURN_SECONDS = 15
+MANY = 400  # packages
 
 
 @pytest.fixture
@@ -303,12 +302,12 @@ def test_an_indexing_that_is_killed_goes_on_where_it_was(service, database_url, 
 
 
 def over_a_kill_of_an_indexing(service, gate, number):
-    """Change the catalog, and kill everything once the first slice of its index is written."""
+    """Change the catalog, and kill everything once all of its index but the last is written."""
     os.mkfifo(gate)  # to read it blocks the evaluation of the last attribute
     write_catalog(service.settings["CATALOGS"], number + 1, f'builtins.readFile "{gate}"')
     assert service.command("catalog", "index").returncode == 0
     task_id = service.get("catalogs")[0]["index_task_id"]
-    until(lambda: service.task(task_id)["progress"]["done"] == SLICE)
+    until(lambda: service.task(task_id)["progress"]["done"] == MANY + 1)
 
     service.kill()
     gate.unlink()
@@ -318,7 +317,7 @@ def over_a_kill_of_an_indexing(service, gate, number):
     assert meanwhile == [f"made-{number}"] or service.task(task_id)["status"] not in LIVE
 
     assert (service.ended(task_id)["status"], service.task(task_id)["attempt"]) == ("succeeded", 2)
-    assert f"pkgd: {SLICE} attributes are indexed already" in service.task_log(task_id).decode()
+    assert f"pkgd: {MANY + 1} attributes are indexed already" in service.task_log(task_id).decode()
     assert names(service) == [f"made-{number + 1}"]
 
 
@@ -330,7 +329,7 @@ def test_a_verification_that_is_killed_goes_on_where_it_was(service, database_ur
     write_catalog(catalog, 0, f'package "z" // {{ drvPath = builtins.readFile "{gate}"; }}')
     service.settings |= {"CATALOGS": catalog, "INDEX_BYTES": 2**28, "INDEX_VERIFY": "true"}
     service.start().sign_in()
-    until(lambda: service.get("catalogs")[0]["verified"] == SLICE + 1)
+    until(lambda: service.get("catalogs")[0]["verified"] == MANY + 1)
 
     service.kill()
     gate.unlink()
@@ -339,8 +338,8 @@ def test_a_verification_that_is_killed_goes_on_where_it_was(service, database_ur
 
     until(lambda: service.get("catalogs")[0]["verification"] == "current")
     task = service.task(service.get("catalogs")[0]["verification_task_id"])
-    assert (task["attempt"], task["progress"]["done"]) == (2, SLICE + 2)
-    assert f"{SLICE + 1} versions are verified already" in service.task_log(task["id"]).decode()
+    assert (task["attempt"], task["progress"]["done"]) == (2, MANY + 2)
+    assert f"{MANY + 1} versions are verified already" in service.task_log(task["id"]).decode()
 
 
 def names(service):
@@ -349,12 +348,12 @@ def names(service):
 
 
 def write_catalog(path, number, last):
-    """Write a catalog of more than a slice, with made-NUMBER, and `last` to evaluate at the end."""
+    """Write a catalog of MANY and two, with made-NUMBER, and `last` to evaluate at the end."""
     package = (
         'pname: derivation { inherit pname; version = "1.0"; name = "${pname}-1.0"; system = "x";'
         ' builder = "x"; }'
     )
-    many = f'builtins.genList (n: "a${{toString n}}") {SLICE}'
+    many = f'builtins.genList (n: "a${{toString n}}") {MANY}'
     path.write_text(
         f"let package = {package}; in builtins.listToAttrs"
         f" (map (name: {{ inherit name; value = package name; }}) ({many}))"
