@@ -41,7 +41,6 @@ from nix import trees
 from profiles.applies import apply
 from read_cache import close_connections, since_last_write
 from task_subjects import Unpublished, Unverified, Wanted, WantedSet
-from upkeep_turn import UpkeepTurn
 from wakeups import WakeupPipe, wake_others
 from webhooks import deliveries
 
@@ -125,7 +124,6 @@ class Pool:
         self._threads: list[threading.Thread] = []
         self._holder: Holder | None = None
         self._wakeups: WakeupPipe | None = None
-        self._turn: UpkeepTurn | None = None
         self._idle_threads = 0
         self._counting = threading.Lock()
         self._unsettled: str | None = "the first reconciliation is not done"
@@ -183,11 +181,8 @@ class Pool:
         if self.size == 0:
             return
         self._holder = Holder(self._holders)
-        folder = self.app.config["DATA_DIR"]
         with suppress(OSError):  # a file system without pipes: the threads look by themselves
-            self._wakeups = WakeupPipe(folder)
-        with suppress(OSError):  # each process then does the upkeep
-            self._turn = UpkeepTurn(folder)
+            self._wakeups = WakeupPipe(self.app.config["DATA_DIR"])
         # Machines could not report while no service ran.
         self._silence_at = time.monotonic() + self.app.config["MACHINE_SILENT_SECONDS"]
         self._threads = [self._thread("maintenance", self.maintain_once, self._rest)]
@@ -215,9 +210,6 @@ class Pool:
         if self._wakeups is not None:
             self._wakeups.remove()
             self._wakeups = None
-        if self._turn is not None:
-            self._turn.release()
-            self._turn = None
         if self._holder is not None:
             self._holder.release()
 
@@ -291,14 +283,10 @@ class Pool:
 
         Old tasks, old events and the dashboard's sessions of the past are deleted every hour.
 
-        A database with the schema of another version is left to that one's workers. Once this
-        process has reconciled, all is left to the one whose turn it is.
+        A database with the schema of another version is left to that one's workers.
         """
         with self.app.app_context():
             if self._has_other_schema():
-                return False
-            turn = self._turn
-            if turn is not None and self._unsettled is None and turn.is_of_another():
                 return False
             self.reap()
             self._sweep()
@@ -320,8 +308,6 @@ class Pool:
                 self._silence_at = time.monotonic() + SILENCE_SECONDS
                 machine_events.tell_silence()
             services.get(CacheAccess, self.app).dismiss_dead()
-            if turn is not None:
-                turn.mark()
         return False
 
     def _has_other_schema(self) -> bool:

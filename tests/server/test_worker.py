@@ -19,7 +19,6 @@ import services
 import task_queue
 from database import KNOWN
 from models import Package, db
-from upkeep_turn import UpkeepTurn
 from worker import Holder, Pool, dead_holders, remove_dead_holders
 
 pytestmark = pytest.mark.usefixtures("recipes")
@@ -178,25 +177,6 @@ def test_a_task_of_a_dead_pool_runs_again_before_its_lease_ends(
 
     until(lambda: get_task(task_id)["status"] == "succeeded")
     assert get_task(task_id)["attempt"] == 2
-
-
-def test_a_pool_that_has_reconciled_leaves_upkeep_to_the_process_whose_turn_it_is(
-    app, holders, schedule, pool, get_task
-):
-    pool.begin()
-    turn = UpkeepTurn(app.config["DATA_DIR"])
-    assert not turn.is_of_another()
-    task_id = schedule()
-    with app.app_context():
-        assert task_queue.claim(dead_holder(holders), lease_seconds=600)
-    pool.start()
-
-    turn.mark()
-    pool.maintain_once()
-    assert get_task(task_id)["status"] == "running"
-
-    turn.release()
-    until(lambda: get_task(task_id)["status"] == "succeeded")
 
 
 def test_a_task_of_a_running_pool_is_not_requeued(app, make_app, schedule, pool, get_task):
