@@ -19,8 +19,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from flask import Flask
 from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import ThreadWorker
+from werkzeug.test import create_environ
 
 import errors
 import health
@@ -107,12 +109,26 @@ logconfig_dict = log_config.config(production=production)
 
 
 def on_starting(server: Any) -> None:
-    """End the start before a port opens if the service could not work; else do the first upkeep."""
+    """End the start before a port opens if the service could not work.
+
+    Else do the first upkeep, and whatever else the processes then need not do each by itself.
+    """
     if INHERITED_SOCKETS.isdisjoint(os.environ):
         check_address(bind)
     app = server.app.wsgi()
     health.check_start(app)
     services.get(Pool, app).begin()
+    greet(app)
+
+
+def greet(app: Flask) -> None:
+    """Have a request answered that nobody sent, and that is neither counted nor logged.
+
+    What Flask makes at the first one is then in memory that the processes share: 1 MiB less.
+    """
+    with app.request_context(create_environ("/hello")):
+        app.preprocess_request()
+        app.dispatch_request()
 
 
 def check_address(address: str) -> None:

@@ -153,8 +153,8 @@ class Pool:
     def begin(self) -> None:
         """Do the first round of upkeep, before the process forks others that serve.
 
-        They share the memory that it takes, and don't reconcile again: 5 MiB less for each. What
-        fails they try again. No connection and no identity stays open across the fork.
+        They share the memory that it takes, and don't reconcile again. What fails they try again.
+        No connection and no identity stays open across the fork.
         """
         if self.size == 0:
             return
@@ -163,8 +163,9 @@ class Pool:
         self.stopping.clear()
         with self.app.app_context():
             with suppress(*DATABASE_AWAY):
-                # Takes no task: it compiles the select, whose memory is shared.
+                # Takes no task. What threads ask is compiled here, in memory that is shared.
                 task_queue.claim("", 0, lambda: "other processes take the tasks")
+                deliveries.is_any_behind()
             close_connections()
         if self._holder is not None:
             self._holder.release()

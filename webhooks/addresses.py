@@ -4,9 +4,11 @@ adds.
 
 import ipaddress
 import re
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from urllib.parse import urlsplit
 
 HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.ASCII)
 LAST_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")  # by which a name would be an IPv4 address
@@ -41,6 +43,23 @@ class PrivateAddresses:
             return True
         reached = _reached(ipaddress.ip_address(address))
         return _is_public(reached) or any(reached in network for network in self.networks)
+
+
+def not_allowed(address: str) -> str:
+    """Return the sentence about an address that is not public."""
+    return f"{address} is no public address, and WEBHOOK_PRIVATE doesn't name it"
+
+
+def is_refused_literal(url: str, private: PrivateAddresses) -> str | None:
+    """Return the address that stands in a URL itself if it is not allowed; None for a name."""
+    host = urlsplit(url).hostname or ""
+    try:
+        # 127.1 and 0x7f000001 are addresses, too.
+        found = socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return None
+    address = str(found[0][4][0])
+    return None if private.allow(host, address) else address
 
 
 def _is_name(word: str) -> bool:

@@ -8,6 +8,7 @@ Webhooks (standardwebhooks.com).
 
 import base64
 import hmac
+import importlib
 import json
 import logging
 import random
@@ -31,7 +32,7 @@ from config import DAY, VERSION
 from database import reading
 from event_log import Event, EventType
 from models import NO_SYNC, AnyRow, columns, db, soon, upsert, utcnow
-from webhooks import posting
+from webhooks.answers import Answer, NotDelivered, Stopped
 from webhooks.models import Delivery, DeliveryTotal, Outcome, Webhook, WebhookState
 
 log = logging.getLogger("pkgd.webhooks")
@@ -101,23 +102,25 @@ def _id_of(webhook: AnyRow, seq: int) -> str:
 
 
 def attempt(webhook: AnyRow, message_id: str, body: bytes, stopping: Flag) -> Attempt:
-    """Send a message. Raises posting.Stopped."""
+    """Send a message. Raises Stopped."""
     headers = {
         "Content-Type": "application/json",
         "User-Agent": f"pkgd/{VERSION}",
         **signed(webhook.secret, message_id, utcnow(), body),
     }
     private = current_app.config["WEBHOOK_PRIVATE"]
+    # Imported with the first message, since most services send none: it takes 1 MiB, for httpcore.
+    posting = importlib.import_module("webhooks.posting")
     began = time.monotonic()
     try:
-        answer = posting.post(webhook.url, body, headers, private, stopping)
-    except posting.NotDelivered as error:
+        answer: Answer = posting.post(webhook.url, body, headers, private, stopping)
+    except NotDelivered as error:
         return Attempt(time.monotonic() - began, error.status, str(error))
     seconds = time.monotonic() - began
     return Attempt(seconds, answer.status, _fault(answer), answer.retry_after)
 
 
-def _fault(answer: posting.Answer) -> str | None:
+def _fault(answer: Answer) -> str | None:
     """Return why an answer is no success; None where it is one."""
     if answer.status in range(200, 300):
         return None
@@ -147,7 +150,7 @@ def deliver_next(holder: str, stopping: Flag) -> bool:
     message_id, body = _id_of(webhook, event.seq), body_of(event_log.shown(event))
     try:
         ended = attempt(webhook, message_id, body, stopping)
-    except posting.Stopped:
+    except Stopped:
         _write(webhook)
         db.session.commit()
         return False

@@ -10,14 +10,14 @@ import ssl
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from threading import Event
 from urllib.parse import urlsplit
 
 import httpcore
 
 import nix
-from webhooks.addresses import PrivateAddresses
+from webhooks.addresses import PrivateAddresses, not_allowed
+from webhooks.answers import Answer, NotDelivered, Stopped
 
 SECONDS = 15  # for all of an attempt but the lookup of the name,
 CONNECT_SECONDS = 5  # of these for one address, and for the handshake of TLS
@@ -28,27 +28,6 @@ KEPT_BYTES = 1024
 CHUNK_BYTES = 4096
 
 FAILURES = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError)
-
-
-class NotDelivered(Exception):
-    """No whole answer came; the message says why in a line. The status may have come."""
-
-    def __init__(self, message: str, status: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class Stopped(Exception):
-    """The service stops: whether the receiver got the message is unknown."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a receiver answered: the beginning of its body, as plain text."""
-
-    status: int
-    text: str
-    retry_after: str | None
 
 
 class Deadline:
@@ -145,23 +124,6 @@ class CheckedBackend(httpcore.NetworkBackend):
         if not allowed:
             raise httpcore.ConnectError(not_allowed(addresses[0]))
         return allowed
-
-
-def not_allowed(address: str) -> str:
-    """Return the sentence about an address that is not public."""
-    return f"{address} is no public address, and WEBHOOK_PRIVATE doesn't name it"
-
-
-def is_refused_literal(url: str, private: PrivateAddresses) -> str | None:
-    """Return the address that stands in a URL itself if it is not allowed; None for a name."""
-    host = urlsplit(url).hostname or ""
-    try:
-        # 127.1 and 0x7f000001 are addresses, too.
-        found = socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
-    except (OSError, UnicodeError):
-        return None
-    address = str(found[0][4][0])
-    return None if private.allow(host, address) else address
 
 
 def post(

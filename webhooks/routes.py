@@ -17,7 +17,8 @@ from event_log import Event, EventType
 from fields import rfc3339
 from models import NO_SYNC, AnyRow, columns, db, utcnow
 from schemas import EmptySchema
-from webhooks import deliveries, posting
+from webhooks import deliveries
+from webhooks.answers import Stopped
 from webhooks.models import Delivery, Webhook, WebhookState
 from webhooks.schemas import (
     AddedWebhookSchema,
@@ -193,7 +194,7 @@ def send_test(webhook_id: int) -> AnyRow:
         body = deliveries.body_of(_test_event(webhook))
         stopping = services.get(Pool).stopping
         ended = deliveries.attempt(webhook, f"test_{g.request_id}", body, stopping)
-    except posting.Stopped:
+    except Stopped:
         raise errors.Busy(what="the service stops") from None
     finally:
         slots.release()

@@ -24,7 +24,7 @@ from fields import (
     unique,
 )
 from schemas import BEGUN, DONE
-from webhooks import posting
+from webhooks.addresses import is_refused_literal, not_allowed
 from webhooks.deliveries import SECRET_PREFIX
 from webhooks.models import WebhookState
 
@@ -56,9 +56,9 @@ def receiver_url(value: str) -> None:
         raise ValidationError("Not a URL of http or https in ASCII, with a host.")
     if "@" in parts.netloc or "#" in value:
         raise ValidationError("Must hold no login and no fragment.")
-    refused = posting.is_refused_literal(value, current_app.config["WEBHOOK_PRIVATE"])
+    refused = is_refused_literal(value, current_app.config["WEBHOOK_PRIVATE"])
     if refused:
-        raise ValidationError(f"{posting.not_allowed(refused)}.")
+        raise ValidationError(f"{not_allowed(refused)}.")
 
 
 def signing_secret(value: str) -> None:

@@ -43,6 +43,16 @@ def test_a_start_for_this_machine_alone_warns_of_nothing(usual):
     assert WARNING not in usual.said()
 
 
+def test_a_start_counts_and_logs_no_request_that_nobody_sent(service):
+    service.start().sign_in()
+
+    metrics = service.session.get(f"{service.url}/metrics").text
+
+    assert 'route="/readyz"' in metrics
+    assert 'route="/hello"' not in metrics
+    assert "/hello" not in service.said()
+
+
 @pytest.mark.parametrize(
     ("bind", "proxies", "warned"),
     [("0.0.0.0", 0, True), ("0.0.0.0", 1, False), ("localhost", 0, False)],
