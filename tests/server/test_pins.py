@@ -213,6 +213,15 @@ def leading_out(tmp_path, name="default.nix"):
     return (tmp_path / "out.tar").as_uri()
 
 
+def leading_to_itself(tmp_path):
+    """Return the URL of a tarball whose default.nix is a link to itself."""
+    with tarfile.open(tmp_path / "loop.tar", "w") as archive:
+        link = tarfile.TarInfo("catalog/default.nix")
+        link.type, link.linkname = tarfile.SYMTYPE, "default.nix"
+        archive.addfile(link)
+    return (tmp_path / "loop.tar").as_uri()
+
+
 # How adding goes wrong: the arguments after the name, and what is told.
 FAILURES = {
     "another hash": (lambda url, *_: [url, "--sha256", "0" * 52], "has the hash .*, and not 000"),
@@ -225,6 +234,7 @@ FAILURES = {
         "is no catalog: .*not a set",
     ),
     "a way out": (lambda _url, tmp, _: [leading_out(tmp)], "its default.nix leads out"),
+    "a way to itself": (lambda _url, tmp, _: [leading_to_itself(tmp)], "is no catalog: "),
     "a path out": (lambda _url, tmp, _: [leading_out(tmp, "../out")], "no tarball, or a damaged"),
     "no such place": (lambda url, *_: [url, "--after", "z"], "no catalog z for new to follow"),
 }
