@@ -305,7 +305,8 @@ def _rooted(name: str, source: Source, root: Path) -> Iterator[Content]:
 
 def _evaluated(store: nix.Store, name: str, source: Source, tarball: nix.Tarball) -> Content:
     """Count the attributes of what was fetched. Raises PinError where it is no catalog."""
-    tree = Path(tarball.store_path).resolve()
+    path = Path(tarball.store_path)
+    tree = path.parent.resolve() / path.name  # which may be a link itself
     # Not Path.resolve, which raises RuntimeError for a link that leads to itself.
     if not Path(os.path.realpath(tree / "default.nix")).is_relative_to(tree):
         raise PinError(f"{source.url} is no catalog: its default.nix leads out of the tarball")
