@@ -29,7 +29,6 @@ LINE_BYTES = 1024 * 1024
 # From output that flows, more is read at a time after such a pause, in which the pipe doesn't fill.
 FLOWING_LINES, GATHER_SECONDS = 20, 0.01
 FINAL_READS = 16
-UNLESS_ALONE = '[ "$PPID" = "$0" ] && exec "$@"'
 SWEEPS = 20
 
 SIGNALS = {number.value: number.name for number in signal.Signals}
@@ -216,8 +215,11 @@ def _start(
     try:
         if is_build:
             return OutputReader(Build(argv, environ, grace_seconds))
+        # The kernel signals the command when the thread that started it dies: if the service is
+        # killed, its commands end too.
+        bound = ["setpriv", "--pdeathsig", "TERM" if grace_seconds else "KILL", "--"]
         child = subprocess.Popen(
-            argv if is_brief else [*_bound(grace_seconds), *argv],
+            argv if is_brief else [*bound, *argv],
             env=environ,
             stdin=subprocess.DEVNULL,
             stdout=stream,
@@ -228,18 +230,6 @@ def _start(
     except OSError as error:
         find([argv[0]], environ)
         raise NixUnavailable(f"{argv[0]} can't be started: {error.strerror or error}") from None
-
-
-def _bound(grace_seconds: float) -> list[str]:
-    """Return what a command is begun with so that it ends when the service is killed.
-
-    The kernel signals it when the thread that started it dies, as setpriv asks. Where that was
-    before, one without a grace doesn't begin: it may be an evaluation without an end. That check
-    takes 0.5 ms.
-    """
-    if grace_seconds:
-        return ["setpriv", "--pdeathsig", "TERM", "--"]
-    return ["setpriv", "--pdeathsig", "KILL", "--", "/bin/sh", "-c", UNLESS_ALONE, str(os.getpid())]
 
 
 def _watch(

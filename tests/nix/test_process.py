@@ -303,27 +303,6 @@ def test_the_processes_that_a_build_leaves_are_ended(pids):
     assert not any(map(is_running, pids_in(pids)))
 
 
-def test_an_evaluation_does_not_begin_once_the_service_is_killed(tmp_path):
-    """That has no signal from the kernel if the service was killed before setpriv asks for it."""
-    slow, pid = tmp_path / "setpriv", tmp_path / "pid"
-    waits = f"echo $$ > {pid}; while kill -0 $PPID 2>&-; do sleep 0.01; done"
-    slow.write_text(f'#!/bin/sh\n{waits}\nexec {shutil.which("setpriv")} "$@"\n')
-    slow.chmod(0o755)
-    code = f"""
-        import os, nix
-        environ = os.environ | {{"PATH": "{tmp_path}:" + os.environ["PATH"]}}
-        nix.run(["touch", "{tmp_path}/begun"], environ=environ, seconds=60, grace_seconds=0)
-    """
-    service = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT)
-    until(lambda: pid.exists() and pid.read_text())
-
-    service.kill()
-    service.wait()
-
-    until(lambda: not is_running(int(pid.read_text())))
-    assert not (tmp_path / "begun").exists()
-
-
 def test_a_build_that_ignores_term_is_killed_after_the_grace(pids):
     script = f"trap '' TERM; {hiding(pids)}; touch {pids}/$$; while :; do sleep 0.05; done"
 
