@@ -4,6 +4,7 @@ A GC root in DATA_DIR/pins, made before the row and removed after it, keeps each
 command at a time changes pins.
 """
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -304,8 +305,10 @@ def _rooted(name: str, source: Source, root: Path) -> Iterator[Content]:
 
 def _evaluated(store: nix.Store, name: str, source: Source, tarball: nix.Tarball) -> Content:
     """Count the attributes of what was fetched. Raises PinError where it is no catalog."""
-    tree = Path(tarball.store_path).resolve()
-    if not (tree / "default.nix").resolve().is_relative_to(tree):
+    path = Path(tarball.store_path)
+    tree = path.parent.resolve() / path.name  # which may be a link itself
+    # Not Path.resolve, which raises RuntimeError for a link that leads to itself.
+    if not Path(os.path.realpath(tree / "default.nix")).is_relative_to(tree):
         raise PinError(f"{source.url} is no catalog: its default.nix leads out of the tarball")
     try:
         names = nix.names(store, nix.Catalog(name, tarball.store_path))

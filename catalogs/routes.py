@@ -21,7 +21,7 @@ from catalogs.schemas import (
     SearchQuerySchema,
 )
 from catalogs.state import NOT_LOOKED_AT, Catalogs
-from fields import NAME_PATTERN
+from fields import MAX_NAME_LENGTH, NAME_PATTERN
 from models import AnyRow
 
 blueprint = Blueprint(
@@ -129,7 +129,7 @@ def offered(name: str, wanted: str | None, advice: str = "") -> dict[str, Any]:
     Raises NameNotFound, or InvalidInput for what is no range, with advice on how to write one.
     """
     offers = nix.Offers()
-    if re.match(NAME_PATTERN, name):
+    if len(name) <= MAX_NAME_LENGTH and re.match(NAME_PATTERN, name):
         offers = services.get(Catalogs).offers(name)
     if not offers.versions and not offers.failures:
         raise errors.NameNotFound(

@@ -7,13 +7,16 @@ from itertools import pairwise
 NEAR_NAMES = 5
 LIKELY_NAMES = 200
 SIMILAR = 0.6
+LONGEST = 200  # of a name that is compared: the time goes by the product of two lengths
 
 
 def near_names(wanted: str, names: Iterable[str]) -> tuple[str, ...]:
     """Return the names most like `wanted`, the best first, and never itself."""
+    if len(wanted) > LONGEST:
+        return ()
     lower = wanted.lower()
     parts = _parts(lower)
-    others = sorted(name for name in names if name != wanted)
+    others = sorted(name for name in names if name != wanted and len(name) <= LONGEST)
     # Comparing letter by letter would take seconds for all of nixpkgs.
     likely = nlargest(LIKELY_NAMES, others, key=lambda name: _dice(parts, _parts(name.lower())))
     scored = sorted((-_similarity(lower, name.lower()), name) for name in likely)

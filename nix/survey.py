@@ -9,12 +9,13 @@ import json
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 from nix.answers import read_answer
-from nix.errors import EvaluationFailed, NixError, NixUnavailable, TimedOut
+from nix.errors import EvaluationFailed, NixError, NixKilled, NixUnavailable, TimedOut
 from nix.evaluate import CATALOG_FAULTS, NOTHING_MORE, Allowed, Catalog, Query
 from nix.internal_json import Tick, ignore
 from nix.process import NORMAL, Priority
@@ -26,6 +27,7 @@ DESCRIPTION_LENGTH, HOMEPAGE_LENGTH, LICENSE_LENGTH = 500, 500, 200
 OUT_OF_MEMORY = ("out of memory", "std::bad_alloc")
 HOPELESS = 50  # attributes that fail in a row, after which their set is given up
 SLOW = 50  # attributes that take too long, after which the catalog is given up
+KILLS = 3  # of an evaluation in a row, after which the attribute at hand is at fault
 ARGUMENT_BYTES = 120_000  # Linux takes no argument of 131,072 (MAX_ARG_STRLEN, execve(2))
 TOLD = b"trace: pkgd:"
 # An evaluation that writes nothing to the store can't read what it would have written there.
@@ -133,6 +135,12 @@ class Survey:
 
     def members(self, sets: Sequence[str]) -> list[list[str]]:
         """Return the attributes of each set, as `names` does."""
+        for _ in range(KILLS - 1):
+            with suppress(NixKilled):
+                return self._members(sets)
+        return self._members(sets)
+
+    def _members(self, sets: Sequence[str]) -> list[list[str]]:
         wanted = json.dumps([_set(within, ()) for within in sets])
         names: list[list[str]] = self._query().ask("members", self.catalog, wanted=wanted)
         return names
@@ -142,7 +150,8 @@ class Survey:
 
         They come in order and one by one. An attribute that runs into a bound is evaluated once
         more, first in a new evaluation, since those before it may have used most of the time or
-        memory. Raises NixError where that is no attribute's fault, or where too many fail.
+        memory. So is one whose evaluation is killed, twice: a host without memory kills what it
+        likes. Raises NixError where that is no attribute's fault, or where too many fail.
         """
         question = _Question("survey", "fact", _fact, gives_up=True)
         self._ask_of_each(question, wanted, found)
@@ -164,6 +173,7 @@ class Survey:
         self, question: _Question[T], wanted: Mapping[str, Sequence[str]], found: Found[T]
     ) -> None:
         in_a_row: dict[str, int] = {}  # that fail, in one set
+        kills = 0  # in a row, with the same attribute at hand
         left = deque((within, attr) for within, attrs in wanted.items() for attr in attrs)
         while left:
             before = len(left)
@@ -172,9 +182,11 @@ class Survey:
                 continue
             check(self.store)
             is_first = len(left) == before
-            if not is_first and isinstance(error, BOUNDS):
+            kills = is_first * kills + 1 if isinstance(error, NixKilled) else 0
+            if 0 < kills < KILLS or (not is_first and isinstance(error, BOUNDS)):
                 continue
             within, attr = left.popleft()
+            kills = 0
             if question.is_read_only and UNWRITTEN.search(str(error)):
                 writing = replace(question, is_read_only=False)
                 error = self._evaluate(writing, found, deque([(within, attr)]))

@@ -48,3 +48,11 @@ def test_a_name_is_not_near_itself():
 
 def test_a_name_like_no_other_has_no_near_ones():
     assert near_names("qqq", NAMES) == near_names("q", NAMES) == ()
+
+
+def test_names_that_are_too_long_are_not_compared():
+    """The catalog of somebody who means harm could keep a process busy for minutes by one."""
+    long = "a" * 3_000
+
+    assert near_names(long, [*NAMES, f"{long}b"]) == ()
+    assert near_names("helo", [f"helo{'o' * 200}", "hello"]) == ("hello",)

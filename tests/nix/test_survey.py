@@ -178,3 +178,40 @@ def test_a_program_that_can_not_be_started_is_no_fault_of_an_attribute(
 
     with pytest.raises(nix.NixUnavailable, match="unable to fork"):
         survey.facts({"": ["a"]}, nix.Found())
+
+
+def killed(replace_program, store, tmp_path, times):
+    """Return a store whose evaluations are killed as often as this, as by a host without memory."""
+    (tmp_path / "left").write_text("x" * times)
+    script = """
+left=$(cat %s)
+case $left in x*) printf %%s "${left#x}" > %s; kill -KILL $$;; esac
+exec $real "$@"
+"""
+    return replace_program(store, "nix-instantiate", script % ((tmp_path / "left",) * 2))
+
+
+@pytest.mark.parametrize(("times", "at_fault"), [(2, []), (3, ["a"]), (5, ["a"])])
+def test_an_attribute_is_at_fault_only_if_its_evaluation_is_killed_each_time(
+    store, catalog, replace_program, tmp_path, times, at_fault
+):
+    survey = Survey(
+        killed(replace_program, store, tmp_path, times), catalog_at(catalog("{ a = 7; b = 8; }"))
+    )
+
+    found = survey.facts({"": ["a", "b"]}, nix.Found())
+
+    assert list(found.failures) == at_fault
+    assert [fact.attr for fact in found.known] == [each for each in "ab" if each not in at_fault]
+
+
+def test_the_names_of_sets_are_asked_for_again_where_that_is_killed(
+    store, catalog, replace_program, tmp_path
+):
+    survey = Survey(killed(replace_program, store, tmp_path, 2), catalog_at(catalog("{ a = 7; }")))
+
+    assert survey.names() == ["a"]
+
+    (tmp_path / "left").write_text("xxx")
+    with pytest.raises(nix.NixKilled):
+        survey.names()

@@ -59,7 +59,7 @@ def test_an_unknown_name_is_a_404_with_similar_names(client):
 
 
 @SQLITE
-@pytest.mark.parametrize("name", ["x y", "1a", "$(id)", "é", "a%00b", "<nixpkgs>"])
+@pytest.mark.parametrize("name", ["x y", "1a", "$(id)", "é", "a%00b", "<nixpkgs>", "a" * 129])
 def test_an_invalid_name_is_a_404_without_an_evaluation(replace_program, client, name):
     replace_program("nix-instantiate", "exit 1")
 

@@ -203,14 +203,27 @@ def garbled(tmp_path, _web):
     return path.as_uri()
 
 
+def a_link(tmp_path, name, to):
+    """Return the URL of a tarball with nothing but a link in it."""
+    with tarfile.open(tmp_path / "link.tar", "w") as archive:
+        link = tarfile.TarInfo(name)
+        link.type, link.linkname = tarfile.SYMTYPE, str(to)
+        archive.addfile(link)
+    return (tmp_path / "link.tar").as_uri()
+
+
 def leading_out(tmp_path, name="default.nix"):
     """Return the URL of a tarball with a link out of it to a catalog, under this name."""
     (tmp_path / "outside.nix").write_text(catalog(app="1.0.0"))
-    with tarfile.open(tmp_path / "out.tar", "w") as archive:
-        link = tarfile.TarInfo(f"catalog/{name}")
-        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "outside.nix")
-        archive.addfile(link)
-    return (tmp_path / "out.tar").as_uri()
+    return a_link(tmp_path, f"catalog/{name}", tmp_path / "outside.nix")
+
+
+def leading_out_whole(tmp_path):
+    """Return the URL of a tarball that is a link to the folder of a catalog."""
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "default.nix").write_text(catalog(app="1.0.0"))
+    return a_link(tmp_path, "catalog", folder)
 
 
 # How adding goes wrong: the arguments after the name, and what is told.
@@ -225,6 +238,11 @@ FAILURES = {
         "is no catalog: .*not a set",
     ),
     "a way out": (lambda _url, tmp, _: [leading_out(tmp)], "its default.nix leads out"),
+    "all of it out": (lambda _url, tmp, _: [leading_out_whole(tmp)], "its default.nix leads out"),
+    "a way to itself": (
+        lambda _url, tmp, _: [a_link(tmp, "catalog/default.nix", "default.nix")],
+        "is no catalog: ",
+    ),
     "a path out": (lambda _url, tmp, _: [leading_out(tmp, "../out")], "no tarball, or a damaged"),
     "no such place": (lambda url, *_: [url, "--after", "z"], "no catalog z for new to follow"),
 }
