@@ -56,6 +56,7 @@ from long_polling import FollowerSlots
 from models import DATABASE_AWAY, LOCK_SECONDS, cause, db
 from openapi import ApiDocument
 from read_cache import ReadCache
+from traffic import Traffic
 from worker import SENDERS, Pool
 from write_lock import WriteLock
 
@@ -97,6 +98,10 @@ ADDED_HEADERS = "pkgd.added_headers"  # in the environment of a request
 PAGE_HEADERS = [*SECURITY_HEADERS, ("Content-Security-Policy", api_docs.POLICY)]
 # The blueprints whose answers have none of these headers of their own.
 OF_DATA_ALONE = {"packages", "tasks", "catalogs", "profiles", "machines", "generations", "health"}
+
+
+# Of these, requests come at all times, with nobody waiting for the answer.
+OF_MONITORING = {"health", "metrics"}
 
 
 class NoSession(SessionInterface):
@@ -291,6 +296,7 @@ def init_extensions(app: Flask) -> None:
     services.add(
         app, Catalogs(store, app.config["CATALOGS"], allowed(app.config), read_pins, index_sets)
     )
+    services.add(app, Traffic(app.config["DATA_DIR"]))
     services.add(app, Lookahead())
     services.add(app, Pool(app))
     services.add(app, Throttle())
@@ -361,6 +367,8 @@ def end_request(response: Response) -> Response:
 def _end(context: Any, request: Request, response: Response) -> None:
     refusal = auth.refusal(context, response.status_code)
     add_headers(context, request, response)
+    if request.blueprint not in OF_MONITORING:
+        services.get(Traffic).note()
     metrics.count_request(context, request, response, refusal)
     log_config.log_request(request, response, refusal)
 

@@ -1,5 +1,6 @@
 """What a whole tree of nixpkgs costs: to add it as a pin, to index and verify it; what resolves."""
 
+import itertools
 import math
 import random
 import sqlite3
@@ -23,8 +24,9 @@ SAMPLE, SEED = 100, 1
 INDEX_SECONDS = 3 * 3600
 VERIFY_SECONDS = 12 * 3600
 PAUSE_SECONDS = 0.02
-ROUND = 400  # requests, in some 10 s: an attempt takes two to begin
-LOOK_SECONDS = 0.05  # while no request is measured
+ROUND = 800  # requests, in some 20 s: an attempt takes two to begin
+PACKAGES = 700  # more than are kept
+LOOK_SECONDS, ASK_SECONDS = 0.05, 30  # while no request is measured: a request has work rest
 SEARCHES = ("python", "editor", "lib", "git", "web server")
 
 
@@ -39,7 +41,7 @@ def measure(tree, sample=SAMPLE):
             service.command("init-db")
             add(service, tarball(tree, folder))
             service.start().sign_in()
-            index(service)
+            index(service, register(service))
             search(service)
             verify(service)
             resolve(service, sample)
@@ -63,30 +65,34 @@ def add(service, url):
     print(done.stdout, end="", flush=True)
 
 
-def index(service):
-    """Wait for the index; ask for a package in turns while it is made and while it rests."""
-    package = service.register()
+def register(service):
+    """Register packages before the index is begun; return their ids."""
+    drain.begin(service.data_dir)
+    package_ids = [service.register(f"package-{number}") for number in range(PACKAGES)]
+    drain.end(service.data_dir)
+    return package_ids
+
+
+def index(service, package_ids):
+    """Wait for the index; ask for packages in turns while it is made and while it rests."""
     before = database_bytes(service)
     until(lambda: pin_of(service)["index"] == "in_progress")
     began, watch = time.monotonic(), Watch(service)
-    busy, resting = [], []
-    while not is_indexed(service, busy, package, watch):
+    busy, resting = Latencies(service, watch, package_ids), Latencies(service, watch, package_ids)
+    while not is_indexed(service, busy):
         assert time.monotonic() < began + INDEX_SECONDS
         if len(busy) >= len(resting) + ROUND:
-            began += rest(service, resting, package, watch)
+            began += rest(service, resting)
     pin = pin_of(service)
     tell("the index", f"{pin['packages']:,} rows, {time.monotonic() - began:.0f} s of wall time")
     watch.tell()
     tell("the database", f"{(database_bytes(service) - before) / 10**6:.1f} MB larger")
     print(service.task_log(pin["index_task_id"]).decode().splitlines()[-1], flush=True)
-
-    for what, seconds in (("during the index", busy), ("while it rests", resting)):
-        p99 = statistics.quantiles(seconds, n=100)[98]
-        median = statistics.median(seconds)
-        tell(f"GET package {what}", f"median {1000 * median:.1f}, p99 {1000 * p99:.1f} ms")
+    busy.tell("during the index")
+    resting.tell("while it rests")
 
 
-def rest(service, latencies, package, watch):
+def rest(service, latencies):
     """Measure a round while the service is drained, and so evaluates nothing; return its seconds.
 
     What verifies the index begins right after it: only so it is known that nothing else runs.
@@ -95,15 +101,15 @@ def rest(service, latencies, package, watch):
     with stopwatch() as elapsed:
         drain.begin(service.data_dir)
         until(lambda: not web.children(recursive=True))
-        latencies += [latency(service, package, watch) for _ in range(ROUND)]
+        latencies.measure(ROUND)
         drain.end(service.data_dir)
         until(lambda: web.children(recursive=True), 30)
     return elapsed()
 
 
-def is_indexed(service, latencies, package, watch):
+def is_indexed(service, latencies):
     """Measure a few requests; return whether the index of the pin is finished."""
-    latencies += [latency(service, package, watch) for _ in range(50)]
+    latencies.measure(50)
     status = pin_of(service)["index"]
     assert status in ("none", "in_progress", "current"), status
     return status == "current"
@@ -112,18 +118,6 @@ def is_indexed(service, latencies, package, watch):
 def pin_of(service):
     """Return what the service tells of the pin."""
     return next(one for one in service.get("catalogs") if one["name"] == NAME)
-
-
-def latency(service, package, watch):
-    """Return the seconds that a request takes, after a pause.
-
-    The pause is also for the look at the processes: a thread of its own would disturb the request.
-    """
-    time.sleep(PAUSE_SECONDS)
-    watch.look()
-    began = time.monotonic()
-    service.get(f"package/{package}")
-    return time.monotonic() - began
 
 
 def database_bytes(service):
@@ -138,7 +132,7 @@ def verify(service):
     began, watch = time.monotonic(), Watch(service)
     while pin_of(service)["verification"] != "current":
         assert time.monotonic() < began + VERIFY_SECONDS
-        for _ in range(20):
+        for _ in range(round(ASK_SECONDS / LOOK_SECONDS)):
             time.sleep(LOOK_SECONDS)
             watch.look()
     tell("the rest of the verification", f"{time.monotonic() - began:.0f} s of wall time")
@@ -205,6 +199,49 @@ def offered(service, sample):
 def tell(what, figure):
     """Print a figure."""
     print(f"{what + ':':36} {figure}", flush=True)
+
+
+class Latencies:
+    """The seconds that GET package takes: of the same one, and of another one each time.
+
+    The same one is read once after each write; of more packages than it keeps, the service reads
+    each one.
+    """
+
+    def __init__(self, service, watch, package_ids):
+        """Take a service with these packages."""
+        self._service = service
+        self._watch = watch
+        self._first, *others = package_ids
+        self._others = itertools.cycle(others)
+        self._same, self._another = [], []
+
+    def __len__(self):
+        return len(self._same) + len(self._another)
+
+    def measure(self, count):
+        """Measure so many requests."""
+        for _ in range(count // 2):
+            self._same.append(self._seconds(self._first))
+            self._another.append(self._seconds(next(self._others)))
+
+    def _seconds(self, package_id):
+        """Return the seconds that a request takes, after a pause.
+
+        The pause is also for the look at the processes: a thread of its own would disturb it.
+        """
+        time.sleep(PAUSE_SECONDS)
+        self._watch.look()
+        with stopwatch() as elapsed:
+            self._service.get(f"package/{package_id}")
+        return elapsed()
+
+    def tell(self, when):
+        """Print medians and the 99th percentiles."""
+        for what, seconds in (("same package", self._same), ("another package", self._another)):
+            p99 = statistics.quantiles(seconds, n=100)[98]
+            median = statistics.median(seconds)
+            tell(f"GET {what} {when}", f"median {1000 * median:.1f}, p99 {1000 * p99:.1f} ms")
 
 
 class Watch:

@@ -20,7 +20,7 @@ from models import NO_SYNC, db, utcnow
 from task_subjects import Unindexed
 
 SLICE = 2000  # attributes in an evaluation
-ROWS = 100  # in a transaction
+ROWS = 250  # in a transaction
 SETS = 500
 MESSAGE_LENGTH = 300
 
@@ -35,7 +35,7 @@ def index(attempt: Attempt, subject: Unindexed) -> Sequence[Update]:
 
 
 class _Run(CatalogWork):
-    """An attempt to index a catalog. What is evaluated is written once a second.
+    """An attempt to index a catalog. What is evaluated is written in time.
 
     `done` tells of each set, `""` being the catalog itself, how many of its attributes are indexed.
     """

@@ -1,7 +1,7 @@
 """Work on a whole catalog, which makes way for other tasks: the base of indexing and verifying.
 
-Once every PATIENCE_SECONDS, within an evaluation too, it writes what has been evaluated, and then
-looks whether another task waits.
+Within an evaluation, too, it looks whether another task waits once every PATIENCE_SECONDS, and
+writes what has been evaluated once every KEEP_SECONDS: what others have read is then read again.
 """
 
 import time
@@ -9,13 +9,17 @@ from functools import partial
 
 import drain
 import nix
+import services
 import task_queue
 from attempts import Attempt, Outdated, Yielded
 from task_subjects import Unindexed
+from traffic import Traffic
 
-PRIORITY = nix.Priority(niceness=19, share=0.4)
+NICENESS = 19
+BUSY_SHARE = 0.2  # of the time, in which catalogs are evaluated while requests are served
 SAY_SECONDS = 5
 PATIENCE_SECONDS = 1  # for which a download waits for a thread before the work makes way
+KEEP_SECONDS = 5
 
 
 class CatalogWork:
@@ -25,15 +29,21 @@ class CatalogWork:
         """Prepare the survey. Raises Outdated if the catalog has changed or is gone."""
         self.attempt = attempt
         self.subject = subject
+        self.traffic = services.get(Traffic)
         self.said_at = self.asked_at = 0.0
+        self.kept_at = time.monotonic()
         self.survey = nix.Survey(
             attempt.store.with_tmp(attempt.tmp),
             self._catalog(),
             attempt.catalogs.allowed,
             heap=attempt.config["INDEX_BYTES"],
-            priority=PRIORITY,
+            priority=nix.Priority(NICENESS, self._share),
             tick=self._tick,
         )
+
+    def _share(self) -> float:
+        """Return the part of the time in which to evaluate at present."""
+        return BUSY_SHARE if self.traffic.is_any() else 1
 
     def check(self) -> None:
         """Raise Yielded or Outdated where this is not the time to go on."""
@@ -53,19 +63,24 @@ class CatalogWork:
     def _tick(self, text: bytes, _progress: nix.Progress) -> None:
         """Go on evaluating, unless this attempt is to end or to make way."""
         self.attempt.tick(text, self.attempt.progress)
-        if time.monotonic() >= self.asked_at + PATIENCE_SECONDS:
+        now = time.monotonic()
+        if now >= self.kept_at + KEEP_SECONDS:
+            self.kept_at = now
             self.keep()
+        if now >= self.asked_at + PATIENCE_SECONDS:
             self._make_way()
 
     def _make_way(self) -> None:
-        """Raise Yielded while another task waits, or the service is drained."""
+        """Raise Yielded while another task waits, or the service is drained; first, write."""
         self.asked_at = time.monotonic()
         kind = self.attempt.lease.kind
         is_waiting = partial(task_queue.is_other_waiting, kind, PATIENCE_SECONDS)
         if self.attempt.patiently(is_waiting):
+            self.keep()
             raise Yielded("another task waits")
         drained = drain.reason(self.attempt.data_dir)
         if drained is not None:
+            self.keep()
             raise Yielded(drained)
 
     def _catalog(self) -> nix.Catalog:

@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -30,8 +30,8 @@ LINE_BYTES = 1024 * 1024
 FLOWING_LINES, GATHER_SECONDS = 20, 0.01
 FINAL_READS = 16
 SWEEPS = 20
-# A stopped evaluation may hold a lock of the store, and nobody hears that it is to end.
-LONGEST_PAUSE_SECONDS = 1.0
+TURN_SECONDS = 0.25
+LONGEST_PAUSE_SECONDS = 1.0  # of one that may hold a lock of the store, and hears of no end
 
 SIGNALS = {number.value: number.name for number in signal.Signals}
 
@@ -40,18 +40,31 @@ log = logging.getLogger(__name__)
 Heard = Callable[[list[bytes]], None]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Priority:
-    """How a command shares the host's processors with all else.
+    """How commands that run one after another share the host's processors with all else.
 
-    `niceness` is what its priority is lowered to, 19 at most. `share` is the part of the time in
-    which it runs, or what it has written is worked on: after each turn, of some milliseconds while
-    it writes and of TICK_SECONDS at most, it is stopped. For whatever its niceness is, Linux lets a
-    program go on for up to 4 ms before one that wakes up gets the processor.
+    `niceness` is what their priority is lowered to, 19 at most. `share` returns the part of the
+    time in which they may run at present: after each turn of TURN_SECONDS they are stopped for the
+    rest. For whatever the niceness is, Linux lets a program go on for up to 4 ms before one that
+    wakes up gets the processor.
     """
 
     niceness: int = 0
-    share: float = 1
+    share: Callable[[], float] = lambda: 1
+    _resumed_at: float = field(default_factory=time.monotonic, init=False)
+
+    def rest(self, group: int) -> None:
+        """Stop a group of processes for a while, if their turn is over."""
+        turn = time.monotonic() - self._resumed_at
+        if turn < TURN_SECONDS:
+            return
+        pause = turn * (1 / self.share() - 1)
+        if pause:
+            os.killpg(group, signal.SIGSTOP)
+            time.sleep(min(pause, LONGEST_PAUSE_SECONDS))
+            os.killpg(group, signal.SIGCONT)
+        self._resumed_at = time.monotonic()
 
 
 NORMAL = Priority()
@@ -170,7 +183,7 @@ def run(
         on_exception.callback(_stop, output, grace_seconds, reap_seconds)
         if priority.niceness:
             _lower_priority(child.pid, priority.niceness)
-        _watch(output, heard, seconds, cpu_seconds, priority.share)
+        _watch(output, heard, seconds, cpu_seconds, priority)
         on_exception.pop_all()
 
     code = child.returncode or 0
@@ -246,20 +259,17 @@ def _read(child: subprocess.Popen[bytes] | Build) -> OutputReader:
 
 
 def _watch(
-    output: OutputReader, heard: Heard, seconds: float, cpu_seconds: float, share: float
+    output: OutputReader, heard: Heard, seconds: float, cpu_seconds: float, priority: Priority
 ) -> None:
     """Pass stderr on to `heard` until the child has ended. Raises TimedOut."""
     child = output.child
     bounds = _Bounds(child, seconds, cpu_seconds)
     flowing = 0  # lines since the last pause in the output
-    resumed_at = time.monotonic()
     while child.poll() is None:
         lines = output.read(TICK_SECONDS)
         heard(lines or [])
-        if share < 1 and child.returncode is None:
-            pause = (time.monotonic() - resumed_at) * (1 / share - 1)
-            _stop_for(min(pause, LONGEST_PAUSE_SECONDS), child.pid)
-            resumed_at = time.monotonic()
+        if child.returncode is None:
+            priority.rest(child.pid)
         flowing = flowing + len(lines) if lines else 0
         if flowing >= FLOWING_LINES:
             time.sleep(GATHER_SECONDS)
@@ -292,13 +302,6 @@ class _Bounds:
             self.looked_at = now
             if _cpu_seconds(self.child.pid) > self.cpu_seconds:
                 raise TimedOut(f"it took more than {self.cpu_seconds:g} s of CPU")
-
-
-def _stop_for(seconds: float, group: int) -> None:
-    """Stop a group of processes for so long."""
-    os.killpg(group, signal.SIGSTOP)
-    time.sleep(seconds)
-    os.killpg(group, signal.SIGCONT)
 
 
 def _cpu_seconds(pid: int) -> float:

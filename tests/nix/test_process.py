@@ -196,7 +196,7 @@ def test_a_command_with_a_share_is_stopped_in_turns_and_loses_nothing(pids):
     script = f"touch {pids}/$$; for n in $(seq 500); do echo $n >&2; sleep 0.002; done"
 
     with ThreadPoolExecutor() as pool:
-        running = pool.submit(sh, script, priority=Priority(share=0.5))
+        running = pool.submit(sh, script, priority=Priority(share=lambda: 0.5))
         (pid,) = until(lambda: pids_in(pids))
         until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
 
@@ -207,7 +207,7 @@ def test_a_command_with_a_share_is_not_stopped_for_long_after_a_listener_that_wa
     monkeypatch.setattr(process, "LONGEST_PAUSE_SECONDS", 0.1)
 
     # Without a bound it would be stopped for 50 s, and so time out.
-    done = sh("sleep 0.1", heard=lambda _: time.sleep(0.1), priority=Priority(share=0.002))
+    done = sh("sleep 0.1", heard=lambda _: time.sleep(0.1), priority=Priority(share=lambda: 0.002))
 
     assert done.code == 0
 
@@ -220,7 +220,7 @@ def test_a_command_that_is_stopped_in_its_turn_ends_with_its_children(pids):
             script,
             grace_seconds=0,
             heard=stop_when(lambda: len(pids_in(pids)) == 2),
-            priority=Priority(share=0.5),
+            priority=Priority(share=lambda: 0.5),
         )
 
     until(lambda: not any(map(is_running, pids_in(pids))))
