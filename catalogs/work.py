@@ -16,7 +16,7 @@ from task_subjects import Unindexed
 from traffic import Traffic
 
 NICENESS = 19
-BUSY_SHARE = 0.2  # of the time, in which catalogs are evaluated while requests are served
+BUSY_SHARE = 0.15  # of the time, in which catalogs are evaluated while requests are served
 SAY_SECONDS = 5
 PATIENCE_SECONDS = 1  # for which a download waits for a thread before the work makes way
 KEEP_SECONDS = 5

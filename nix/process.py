@@ -31,7 +31,7 @@ FLOWING_LINES, GATHER_SECONDS = 20, 0.01
 FINAL_READS = 16
 SWEEPS = 20
 TURN_SECONDS = 0.25
-LONGEST_PAUSE_SECONDS = 1.0  # of one that may hold a lock of the store, and hears of no end
+LONGEST_PAUSE_SECONDS = 1.5  # of one that may hold a lock of the store, and hears of no end
 
 SIGNALS = {number.value: number.name for number in signal.Signals}
 

@@ -2,7 +2,9 @@
 
 import os
 import re
+from contextlib import suppress
 
+import psutil
 import pytest
 from sqlalchemy import delete, func, select, update
 from support import CATALOGS, SQLITE, at, until
@@ -421,6 +423,29 @@ def test_an_index_makes_way_for_a_download_and_goes_on_where_it_was(
     assert "another task waits" in log
     assert "1 attributes are indexed already" in log
     assert indexed(app) == ["alpha", "beta", "gamma"]
+
+
+@SQLITE
+def test_an_evaluation_rests_in_turns_while_requests_are_served(
+    gate, own, app, client, pool, start_step, monkeypatch
+):
+    monkeypatch.setattr("catalogs.indexing.SLICE", 1)
+    own.write_text(packages("alpha", "beta"))
+    pool.maintain_once()
+    thread = start_step()
+    until(lambda: indexed(app) == ["alpha"])  # the evaluation of beta does not end
+
+    def rests():
+        client.get("/api/v1/packages")
+        with suppress(psutil.NoSuchProcess):
+            states = {child.status() for child in psutil.Process().children(recursive=True)}
+            return psutil.STATUS_STOPPED in states
+
+    until(rests)
+
+    gate.touch()
+    thread.join()
+    assert indexed(app) == ["alpha", "beta"]
 
 
 @SQLITE
