@@ -62,7 +62,7 @@ def survey(store: nix.Store, catalog: str, options: argparse.Namespace, tmp: Pat
     failed: dict[str, str] = {}
     slices = [{"": names[at : at + options.slice]} for at in range(0, len(names), options.slice)]
     with ThreadPoolExecutor(options.jobs) as threads:
-        for found in threads.map(asked.facts, slices):
+        for found in threads.map(lambda one: asked.facts(one, nix.Found()), slices):
             facts += found.known
             failed |= {attr: told(error) for attr, error in found.failures.items()}
     packages = [one for one in facts if one.is_package]

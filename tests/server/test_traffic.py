@@ -8,6 +8,7 @@ from support import SQLITE
 
 import services
 import traffic
+from nix.signature import of_files
 from traffic import Traffic
 
 
@@ -45,6 +46,15 @@ def test_requests_of_monitoring_are_none_that_anybody_waits_for(client, seen):
     assert not seen.is_any()
 
 
+def test_requests_change_no_catalog_that_lies_around_the_file(tmp_path):
+    Traffic(tmp_path).note()
+    before = of_files(tmp_path)
+
+    Traffic(tmp_path).note()
+
+    assert of_files(tmp_path) == before
+
+
 @SQLITE
 def test_requests_are_noted_once_in_a_while(client, monkeypatch, seen):
     client.get("/api/v1/packages")  # soon after the one that got the token
@@ -74,4 +84,4 @@ def test_a_request_is_answered_where_the_folder_takes_no_file(app, client, monke
 def age(app, seconds):
     """Make what was noted older."""
     then = time.time() - seconds
-    os.utime(app.config["DATA_DIR"] / traffic.FILE, (then, then))
+    os.utime(app.config["DATA_DIR"] / traffic.FILE, (then, 0))
