@@ -27,6 +27,7 @@ import app as pkgd
 import nix
 import pkgctl.cli  # noqa: F401 # its coverage is measured from here on
 import services
+import webhooks.posting  # noqa: F401 # and so is its, which the server imports late
 from models import db
 from read_cache import close_connections
 from worker import Pool
