@@ -165,7 +165,9 @@ def test_installing_what_can_not_be_had_registers_nothing(ctl, spec):
 
     assert (done.exit_code, "Registered" in done.stdout) == (ExitCode.NOT_FOUND, False)
     assert ctl("show", spec).exit_code == ExitCode.NOT_FOUND
-    assert ctl.rows("tasks", "--status", "queued") == []
+    # The catalog's own tasks may be queued.
+    queued = [row[1] for row in ctl.rows("tasks", "--status", "queued")]
+    assert not [subject for subject in queued if subject.startswith(("parrot", spec.split("@")[0]))]
 
 
 @pytest.mark.parametrize(
