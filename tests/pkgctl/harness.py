@@ -64,7 +64,8 @@ def running_service(folder, store_dir):
     """Run a pkgd server with the bundled catalog and the one above."""
     gates = folder / "gates"
     gates.mkdir()
-    catalog = folder / "catalog.nix"
+    catalog = folder / "catalog" / "catalog.nix"  # in a folder that the service doesn't change
+    catalog.parent.mkdir()
     write_catalog(catalog, gates)
     settings = {
         "DATA_DIR": folder / "data",
@@ -73,6 +74,7 @@ def running_service(folder, store_dir):
         "MIN_FREE_BYTES": 1,
         "WEB_PROCESSES": 1,
         "WORKER_THREADS": 4,
+        "INDEX_VERIFY": "false",  # tests count tasks
     }
     with Service(settings, measured=False) as service:
         service.catalog, service.gates = catalog, gates
