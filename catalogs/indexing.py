@@ -35,7 +35,7 @@ def index(attempt: Attempt, subject: Unindexed) -> Sequence[Update]:
 
 
 class _Run(CatalogWork):
-    """An attempt to index a catalog. What is evaluated is written in time.
+    """An attempt to index a catalog. What is evaluated is written every KEEP_SECONDS.
 
     `done` tells of each set, `""` being the catalog itself, how many of its attributes are indexed.
     """

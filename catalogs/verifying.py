@@ -52,7 +52,7 @@ class _Offer:
 
 
 class _Run(CatalogWork):
-    """An attempt to verify what an index offers. What is evaluated is written in time."""
+    """An attempt to verify what an index offers, of which it writes every KEEP_SECONDS."""
 
     def __init__(self, attempt: Attempt, subject: Unverified) -> None:
         super().__init__(attempt, subject)
